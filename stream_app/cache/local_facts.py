@@ -102,8 +102,8 @@ def local_facts(fields: Mapping[str, Scalar]) -> Facts:
     """Return the facts that are certain and that the lead lacks.
 
     Returns:
-        `company_name`, `domain` and `country` (ISO 3166-1 alpha-2), as far as they are known. Each is
-        a value and its source: `domain`, `phone` or `tld`.
+        `company_name`, `domain` and `country` (ISO 3166-1 alpha-2), as far as they are known. Each
+        is a value and its source: `domain`, `phone` or `tld`.
     """
     facts: Facts = {}
     domain = company_domain(fields)

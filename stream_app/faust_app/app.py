@@ -160,11 +160,12 @@ class App(SafeApp):
         )
 
     def agent(self, topic: str) -> Callable[[Agent], Any]:
-        """As `faust.App.agent`, for a topic by its name and an `async def` that is given `Generations`.
+        """As `faust.App.agent`, for a topic by its name, and an agent that is given `Generations`.
 
-        Keys and values are raw bytes. Each assigned partition has a stream of its own, so that a full
-        partition does not block another one. The agent has the name of its topic. It is not registered
-        for Faust's autodiscovery, which this app does not use because that takes 45 ms of a start.
+        Keys and values are raw bytes. The agent is an `async def` and has the name of its topic.
+        Each assigned partition has a stream of its own, so that a full partition does not block
+        another one. The agent is not registered for Faust's autodiscovery, which this app does not
+        use because that takes 45 ms of a start.
         """
 
         def add(function: Agent) -> Any:

@@ -137,10 +137,10 @@ class PartitionStream:
 class Generations:
     """The streams of one topic-partition, one for each generation of the group.
 
-    They end when the partition is revoked. A step of `async for records in generations` waits for the
-    first record of the next generation. The stream before it must have ended by then. Faust counts a
-    record that was taken for the next stream as in flight, so it is given up when the flow is
-    suspended.
+    They end when the partition is revoked. A step of `async for records in generations` waits for
+    the first record of the next generation. The stream before it must have ended by then. Faust
+    counts a record that was taken for the next stream as in flight, so it is given up when the
+    flow is suspended.
 
     Attributes:
         over: True if the partition was revoked, and its last stream has ended.

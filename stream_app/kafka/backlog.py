@@ -1,5 +1,6 @@
-"""Counts the records that no worker has taken: for commands, the board, the API and the metrics
-alike.
+"""Counts the records that no worker has taken, for all who show it.
+
+They are commands, the board, the API and the metrics.
 """
 
 import asyncio
@@ -127,7 +128,7 @@ class Backlog:
             async with asyncio.timeout(_WITHIN_S):
                 async for polled in reader.scan(spans, on_unreadable=unread.append):
                     for place, records in polled.items():
-                        # a run without values comes as one, with its last offset
+                        # A run of records without a value comes as one record, with its last offset.
                         for record in records:
                             offsets_read[place] += [record.offset] * records_of(record.headers)
         except TimeoutError:

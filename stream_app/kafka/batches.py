@@ -92,8 +92,9 @@ class PlainRecord(msgspec.Struct, gc=False):
 
 
 class Unpacked:
-    """The decompressed bytes of the large batches that a consumer is reading, the last used ones
-    only.
+    """The decompressed bytes of the large batches that a consumer is reading.
+
+    It keeps only those that were used last.
     """
 
     def __init__(self) -> None:
@@ -150,9 +151,9 @@ def unpack(
     inputs: Container[str],
     unpacked: Unpacked,
 ) -> Iterator[PlainRecord]:
-    """Yield the committed records of a fetch: `PartitionRecords._unpack_records` of aiokafka with
-    bounds.
+    """Yield the committed records of a fetch, within the bounds on what a producer may write.
 
+    It replaces `PartitionRecords._unpack_records` of aiokafka, which has no bounds.
     `records.next_fetch_offset` is behind each record as soon as it is yielded.
 
     Args:
@@ -191,11 +192,10 @@ def unpack(
 
 
 def _runs_merged(tp: TopicPartition, records: Iterable[PlainRecord]) -> Iterator[PlainRecord]:
-    """Yield the records of a batch, those without a value that follow each other as one, with the
-    last one's offset.
+    """Yield the records of a batch, with each run of records without a value as one.
 
-    A run ends before every offset that is a multiple of `_MOST_OF_A_RUN`: it has the same end
-    wherever reading began.
+    That one has the offset of the run's last record. A run ends before every offset that is a
+    multiple of `_MOST_OF_A_RUN`, so it has the same end wherever reading began.
     """
     first = count = 0
     last: PlainRecord | None = None
@@ -258,7 +258,7 @@ def _records_of(
             for record in _in_c(tp, in_c):
                 read += 1
                 yield record
-        # in the name of a header: Kafka takes any bytes, and Java's client replaces them
+        # The name of a header may hold any bytes: Kafka takes them, and Java's client replaces them.
         except UnicodeDecodeError:
             yield from _one_by_one(tp, batch, data_of, is_input=is_input, skip=read)
     except codecs.BatchTooLarge:
@@ -300,8 +300,9 @@ def _is_too_much(count: int, size: int) -> bool:
 
 
 def _whole(tp: TopicPartition, batch: _Batch) -> PlainRecord:
-    """Return the record that stands for a whole batch: at its last offset, so that what follows it
-    is read next.
+    """Return the record that stands for a whole batch.
+
+    It has the batch's last offset, so that what follows the batch is read next.
     """
     headers = Reduced(LeftOut("batch_too_large", first=batch.base, records=batch.count))
     raw = bytes(batch.raw)
@@ -309,8 +310,11 @@ def _whole(tp: TopicPartition, batch: _Batch) -> PlainRecord:
 
 
 def opened(tp: TopicPartition, raw: bytes) -> Iterator[PlainRecord]:
-    """Yield the records of a batch that came as one because it was too large: `raw` is the value of
-    that one.
+    """Yield the records of a batch that came as one record because it was too large.
+
+    Args:
+        tp: The partition of the batch.
+        raw: The bytes of the batch, which are the value of that one record.
 
     Raises:
         StreamAppError: It has more than `_MOST_OPENED_BYTES`, or cannot be read.
@@ -344,7 +348,7 @@ def _one_by_one(
     at = 0
     data: bytes | memoryview = b""
     for number in range(batch.count):
-        # again each time: other batches may have taken its place since the last record
+        # Fetched again each time: other batches may have taken its place since the last record.
         data = data_of()
         try:
             record, at = _read(tp, batch, data, at, is_input=is_input)

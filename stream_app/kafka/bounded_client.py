@@ -1,5 +1,4 @@
-"""aiokafka's client with a bound on the time of each request, for a cluster in which any broker may
-hang.
+"""aiokafka's client with a bound on the time of each request, because any broker may hang.
 
 aiokafka 0.14 bounds every request alike, by `request_timeout_ms`: 40 s, and for a member of a group
 longer than a rebalance. A broker that hangs keeps its connections open, so nothing else ends a
@@ -52,7 +51,7 @@ CONNECT_S: Final = 4.0
 """The bound for TCP, TLS, SASL and the exchange of versions together."""
 CREATE_S: Final = 30.0
 """The bound for the creation of topics: the broker answers when all exist."""
-# longer than the 5 s that a coordinator waits for the replicas of a committed offset
+# Longer than the 5 s that a coordinator waits for the replicas of a committed offset.
 _REQUEST_S: Final = 6.0
 _BOUNDS_S: Final = {FetchRequest: 10.0, ProduceRequest: 10.0, CreateTopicsRequest: CREATE_S}
 _BOOTSTRAP: Final = ("bootstrap", ConnectionGroup.DEFAULT)
@@ -153,7 +152,7 @@ class BoundedClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka is not fo
         except RuntimeError as error:
             if isinstance(error, KafkaError):
                 raise
-            # uvloop: the connection was closed during the request
+            # uvloop raises it when the connection was closed during the request.
             raise KafkaConnectionError(str(error)) from error
         _look_at_code(request, answer)
         return answer
@@ -226,7 +225,7 @@ class BoundedClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka is not fo
     async def _open(self, where: Any, host: str, port: int) -> Any:
         try:
             conn = await self._connect(host, port, on_close=self._on_connection_closed)
-        # a RuntimeError is aiokafka's, or uvloop's
+        # A RuntimeError is aiokafka's or uvloop's.
         except (OSError, RuntimeError, TimeoutError) as error:
             log.info("no connection to broker %s: %r", where[0], error)
             self.force_metadata_update()

@@ -26,8 +26,9 @@ _AT_START_S: Final = 30.0
 
 
 def skew_ms(appended_ms: int, sent_ms: int, answered_ms: int) -> int:
-    """Return how far our clock is at least ahead of Kafka's, in ms; below 0 it is behind, and at 0
-    they may agree.
+    """Return how far our clock is at least ahead of Kafka's, in ms.
+
+    Below 0 it is behind, and at 0 the clocks may agree.
 
     Args:
         appended_ms: Kafka's time of the append, epoch ms.
@@ -40,7 +41,7 @@ def skew_ms(appended_ms: int, sent_ms: int, answered_ms: int) -> int:
 
 
 def in_words(skew_ms: int) -> str:
-    """Return what an operator should do about a skew in ms; empty if the clocks agree well enough."""
+    """Return what to do about a skew in ms; '' if the clocks agree well enough."""
     off_s = abs(skew_ms) / 1000
     if off_s < OFF_S:
         return ""
@@ -93,10 +94,10 @@ async def ask_kafka_for_its_time(
     clock: KafkaClock,
     within_s: float,
 ) -> None:
-    """Compare the clocks by an append in a transaction that is aborted, so no consumer sees the
-    record.
+    """Compare our clock with Kafka's by an append in a transaction.
 
-    `topic` has the type LogAppendTime. Another client with the `transactional_id` is fenced.
+    The transaction is aborted, so no consumer sees the record. `topic` has the type LogAppendTime.
+    Another client with the `transactional_id` is fenced.
 
     Raises:
         KafkaError, TimeoutError: There was no answer.

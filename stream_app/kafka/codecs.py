@@ -126,15 +126,16 @@ def snappy_decode(payload: Any, most: int = MAX_UNPACKED_BYTES) -> bytes:
 
 
 def _unsnap(block: bytes, output: _Output) -> None:
-    # the codec writes no more than it declares
+    # The codec writes no more than it declares.
     if cramjam.snappy.decompress_raw_len(block) > output.room:
         raise BatchTooLarge(output.most)
     output.add(memoryview(cramjam.snappy.decompress_raw(block)))
 
 
 def lz4_decode(payload: Any, most: int = MAX_UNPACKED_BYTES) -> bytes:
-    """Decompress an LZ4 frame as Kafka's KafkaLZ4BlockInputStream does: what follows the frame is
-    ignored.
+    """Decompress an LZ4 frame as Kafka's KafkaLZ4BlockInputStream does.
+
+    Like that, it ignores what follows the frame.
     """
     output = _Output(most)
     raw = bytes(payload)
@@ -160,8 +161,11 @@ def lz4_decode(payload: Any, most: int = MAX_UNPACKED_BYTES) -> bytes:
 
 
 def _lz4_header(raw: bytes) -> tuple[int, int, int]:
-    """Return where the first block begins, how many bytes a block has at most, and how many its
-    checksum has.
+    """Read the header of an LZ4 frame.
+
+    Returns:
+        Where the first block begins, the most bytes that a block has, and the bytes of its
+        checksum.
     """
     flags = raw[4]
     block_bytes = _LZ4_BLOCK_BYTES.get(raw[5] >> 4)
@@ -176,7 +180,10 @@ def _lz4_header(raw: bytes) -> tuple[int, int, int]:
 
 
 def zstd_decode(payload: Any, most: int = MAX_UNPACKED_BYTES) -> bytes:
-    """Decompress zstd into a buffer that grows up to the bound: the codec writes no more than fits."""
+    """Decompress zstd into a buffer that grows up to the bound.
+
+    The codec writes no more than fits into the buffer.
+    """
     raw = bytes(payload)
     size = max(_FIRST_TRY, 4 * len(raw))
     while True:

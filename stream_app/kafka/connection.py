@@ -1,5 +1,4 @@
-"""The connection to Kafka: its address, the clients from their start to their safe end, answers
-that are kept a while.
+"""The connection to Kafka: its address, its clients from start to safe end, and kept answers.
 
 Every client of this program is made here, or is a `Consumer`: each runs on a `BoundedClient`.
 """
@@ -144,8 +143,10 @@ async def repeated(ask: Callable[[], Awaitable[T]], within_s: float) -> T:
 
 
 class _Admin(AIOKafkaAdminClient):  # type: ignore[misc]  # aiokafka is not followed
-    """Asks any broker where aiokafka asks one at random, and a controller that is gone no longer
-    than others.
+    """An admin client that no single lost broker can hold up.
+
+    It asks any broker where aiokafka asks one at random, and waits for a controller that is gone no
+    longer than for others.
     """
 
     async def _send_request(self, request: Any, node_id: int | None = None) -> Any:
@@ -276,8 +277,9 @@ async def end(
     attempt: asyncio.Task[None] | None,
     patience_s: float,
 ) -> None:
-    """Close the producer without sending the batches that it still holds: `stop()` would wait for
-    them forever.
+    """Close the producer without sending the batches that it still holds.
+
+    `stop()` would wait for them forever.
     """
     if attempt is not None:
         attempt.cancel()
@@ -324,8 +326,7 @@ def _futures(producer: AIOKafkaProducer) -> list[Any]:
 
 
 class Background(Generic[T]):
-    """Keeps the last answer of Kafka, and asks only when someone wants to know it and the answer is
-    old.
+    """Keeps the last answer of Kafka, and asks again only if it is old and somebody wants it.
 
     Args:
         ask: Asks Kafka. May raise BrokerUnavailable and KafkaRefused.

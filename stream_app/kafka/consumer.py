@@ -226,8 +226,9 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka ships no typ
         result.getall = partial(self._take, result)
 
     def _take(self, result: Any, max_records: int | None = None) -> list[PlainRecord]:
-        """Return the next records of a fetch, as many as the poll has room for: aiokafka's
-        `FetchResult.getall`.
+        """Return the next records of a fetch, as many as the poll has room for.
+
+        It replaces `FetchResult.getall` of aiokafka.
         """
         tp = result._topic_partition
         if self._room_bytes <= 0 or not result.check_assignment(tp) or not result.has_more():
@@ -285,10 +286,10 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka ships no typ
 
 
 def skipped_group(group: str) -> str:
-    """Return the group whose committed offsets say which batches another group passes: those that
-    end at one.
+    """Return the group whose committed offsets say which batches another group passes over.
 
-    A group with members takes offsets from them only, so that an operator needs another place.
+    Each of these offsets is the end of such a batch. A group with members takes offsets from them
+    only, so an operator needs another place to write to.
     """
     return f"{group}-skipped"
 

@@ -85,8 +85,10 @@ async def _try(
     host: str,
     port: int,
 ) -> set[Address] | KafkaRefused | str:
-    """Return the addresses of all brokers that this one advertises, or why it refuses us or does
-    not answer.
+    """Ask one broker for the addresses of all brokers.
+
+    Returns:
+        The addresses that it advertises, or why it refuses us or does not answer.
     """
     try:
         connection = await create_conn(

@@ -1,5 +1,6 @@
-"""Consumer groups as their coordinator has them, members and committed offsets, and the records
-that they leave.
+"""Consumer groups as their coordinator knows them: members, offsets, and the records left over.
+
+The records left over are those behind the group's committed offsets.
 """
 
 import asyncio

@@ -1,5 +1,6 @@
-"""SASL OAUTHBEARER: tokens for Kafka from an OAuth 2.0 endpoint (client credentials), or from AWS
-for MSK.
+"""SASL OAUTHBEARER: tokens for Kafka.
+
+They come from an OAuth 2.0 endpoint (client credentials), or for MSK from AWS.
 """
 
 import asyncio
@@ -27,9 +28,9 @@ class TokenRefused(SaslAuthenticationFailed):  # type: ignore[misc]  # aiokafka 
 
 
 class _Authenticator(OAuthAuthenticator):  # type: ignore[misc]  # aiokafka ships no types
-    """Notices a refusal: the broker sends its reason as a challenge, and no error code (RFC 7628,
-    section 3.2.2).
+    """Notices that the broker refuses a token.
 
+    The broker sends its reason as a challenge, and no error code (RFC 7628, section 3.2.2).
     aiokafka 0.14.0 takes any challenge for success
     (docs/reference/upstream/any-challenge-is-success.md).
     """

@@ -1,4 +1,4 @@
-"""Producers of records: a publisher that is idempotent, and an inbox that gives up in bounded time."""
+"""Producers of records: an idempotent publisher, and an inbox that gives up in bounded time."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence

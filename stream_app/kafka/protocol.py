@@ -1,6 +1,4 @@
-"""Requests of Kafka's protocol that aiokafka 0.14 does not have, or not in the version that is
-needed.
-"""
+"""Requests of Kafka's protocol that aiokafka 0.14 lacks, or lacks in the needed version."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -109,8 +107,10 @@ class DescribeProducers(Request[_Producers]):  # type: ignore[misc]  # aiokafka 
         )
 
     def read(self, answer: Any) -> Iterator[tuple[TopicPartition, int, dict[int, int]]]:
-        """Yield each partition with its error code and the first offset of each producer's open
-        transaction there.
+        """Read which transactions are open in each partition.
+
+        Yields: The partition, its error code, and by producer id the first offset of its open
+            transaction.
         """
         for topic, partitions, _ in answer.topics:
             for number, code, _, producers, _ in partitions:
@@ -220,8 +220,9 @@ class _DescribeGroupsV3(DescribeGroupsRequest_v3):  # type: ignore[misc]  # aiok
 
 
 class DescribeGroups(Request[DescribeGroupsRequest_v0 | _DescribeGroupsV3]):  # type: ignore[misc]
-    """Asks the coordinator of groups for them, and for what we may do with them where the broker
-    knows.
+    """Asks the coordinator of groups for their description.
+
+    It also asks what we may do with them, where the broker's version knows that.
     """
 
     API_KEY = 15
@@ -260,8 +261,9 @@ _SET: Final = 0
 
 
 class AlterTopics(Request[_Alterations]):  # type: ignore[misc]  # aiokafka is not followed
-    """Sets settings of topics and leaves all others; aiokafka's own request resets those that it
-    does not name.
+    """Sets settings of topics and leaves all others as they are.
+
+    aiokafka's own request resets those that it does not name.
     """
 
     API_KEY = 44

@@ -1,5 +1,6 @@
-"""Reads topics outside a consumer group: to their end, from a position on, as they grow, or single
-records by id.
+"""Reads topics outside a consumer group.
+
+It reads them to their end, from a position on, as they grow, or single records by id.
 """
 
 import asyncio
@@ -37,7 +38,7 @@ _MOST_RECORDS: Final = 5_000
 _SILENT_S: Final = 30.0
 _NEAR: Final = 500
 _ARCHIVE_WITHIN_S: Final = 30.0
-# most of the records are far apart, so the rest of a fetch is discarded
+# Small, because most of the records are far apart and the rest of a fetch is discarded.
 _ARCHIVE_BYTES: Final = 2**18
 _RETRY_S: Final = 0.5
 _events: Final = msgspec.json.Decoder(StatusEvent)
@@ -226,8 +227,9 @@ class Reader:
             yield records
 
     async def fetch(self, offsets: Mapping[TopicPartition, Iterable[int]]) -> list[Any]:
-        """Return the records at these offsets, without those that are not committed, not readable
-        or not kept.
+        """Return the records at these offsets.
+
+        Those that are not committed, cannot be read or are no longer kept are left out.
         """
         with self._errors():
             topics = await self._consumer.topics()

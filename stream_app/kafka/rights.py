@@ -1,7 +1,6 @@
-"""The minimal rights (ACLs) on Kafka of each process and command, compared at its start with what
-Kafka allows.
+"""The least rights (ACLs) that each process and command needs on Kafka.
 
-docs/kafka-rights.md has this table in words.
+They are compared at the start with what Kafka allows. docs/kafka-rights.md has this table in words.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Sequence, Set
@@ -271,7 +270,7 @@ async def _group(admin: Any, group: str, rights: Rights) -> list[Acl]:
     except KafkaError as error:
         if not error.retriable:
             raise
-        # a new cluster has no coordinator yet; joining the group reports missing rights
+        # A new cluster has no coordinator yet; joining the group reports missing rights.
         operations = _UNKNOWN
     return _not_in(operations, rights.acls_on("Group", group))
 

@@ -1,5 +1,4 @@
-"""Holds the topics to their plan: creates them, compares and alters them, and watches that they
-stay what they were.
+"""Holds the topics to their plan: creates, compares and alters them, and watches them.
 
 A process has to notice that a topic was deleted, created again or given more partitions while it
 runs. Rows identify records by topic, partition and offset: a worker that continued would take new
@@ -390,7 +389,7 @@ class TopicWatch:
                 try:
                     await refusal_or_silence(self._connection)
                     self._refused.reset()
-                # the process continues: other brokers may accept it
+                # The process continues, because other brokers may accept it.
                 except KafkaRefused as refused:
                     self._refused(str(refused))
                 await asyncio.sleep(_EVERY_S)

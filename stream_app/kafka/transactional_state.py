@@ -50,7 +50,7 @@ _REFUSED = (
 _FENCED = (errors.ProducerFenced, errors.InvalidProducerEpoch, errors.InvalidProducerIdMapping)
 _START_AGAIN = "this process must stop; start it again and it joins as a new one"
 _RETRY_S = 0.5
-# 50 ms of CPU for small rows, so that a reload does not delay other partitions
+# Small rows of this size take 50 ms of CPU, so that a reload does not delay other partitions.
 _FETCH_BYTES = 4 * 2**20
 _BATCH_BYTES = 256 * 2**10
 
@@ -88,21 +88,20 @@ class StateStoreLimits:
 
 
 class TransactionalState:
-    """Reads the rows of one partition of the state topic, and writes everything that belongs to the
-    partition.
+    """Reads the rows of one partition of the state topic, and writes all that the partition writes.
 
     It connects in `take_over`. Two tasks must not use it at the same time. The partition's
     `Commits` owns it.
 
     Args:
-        transactional_id: identifies the partition's producer. A later producer with this id fences
+        transactional_id: Identifies the partition's producer. A later producer with this id fences
             it.
-        state_topic: the topic of the rows.
-        known: the topics that this process has seen.
-        writes_to: the topics and partitions that transactions write to, besides that of the rows.
-        writes_to_all_of: topics that they write to in any partition that there is.
-        clock: compares Kafka's clock with the local one at each transaction.
-        view: the requests that it shares with other partitions. None: it has its own.
+        state_topic: The topic of the rows.
+        known: The topics that this process has seen.
+        writes_to: The topics and partitions that transactions write to, besides that of the rows.
+        writes_to_all_of: Topics that they write to in any partition that there is.
+        clock: Compares Kafka's clock with the local one at each transaction.
+        view: The requests that it shares with other partitions. None: it has its own.
     """
 
     def __init__(
@@ -190,13 +189,14 @@ class TransactionalState:
                 raise
 
     async def waiting(self, topic: str, offset: int, most: int) -> list[ConsumedRecord]:
-        """Return at most `most` records of this partition of another topic, from an offset to the
-        current end.
+        """Return at most `most` records of this partition of another topic, to its current end.
+
+        They begin at `offset`.
 
         Raises:
             BrokerUnavailable: Kafka did not answer in time.
         """
-        # then it is tried again below, as long as it may take
+        # On an error, it is tried again below for as long as it may take.
         with suppress(errors.KafkaError, OSError):
             begin, end, _ = await self._view.span(TopicPartition(topic, self.partition))
             if begin == end or offset == end:
@@ -279,8 +279,9 @@ class TransactionalState:
         return f"partition {self.partition} of {self._rows_at.topic} ({self.transactional_id})"
 
     def _written(self, cluster: ClusterMetadata) -> set[TopicPartition]:
-        """Return all places to which any owner has written: also those that another configuration
-        does not have.
+        """Return all places to which any owner has written.
+
+        Among them are places that another configuration does not have.
         """
         written = {TopicPartition(*place) for place in self._own}
         for topic in self._everywhere:
@@ -311,7 +312,7 @@ class TransactionalState:
             self._view.supply(client, topics)
             name = self.transactional_id
             node = await producer._sender._find_coordinator(CoordinationType.TRANSACTION, name)
-        # aiokafka's: a broker answers before it has rejoined its cluster
+        # It is aiokafka's, when a broker answers before it has rejoined its cluster.
         except AssertionError as error:
             raise errors.NodeNotReadyError(
                 f"Kafka at {self._connection.bootstrap} names no broker yet",
@@ -362,8 +363,7 @@ class TransactionalState:
         try:
             await consumer.start()
             consumer.assign([self._rows_at])
-            # A leader that does not know its high water mark yet refuses ListOffsets, but not a
-            # fetch.
+            # A leader that does not know its high-water mark yet refuses ListOffsets, but no fetch.
             end = (await consumer.end_offsets([self._rows_at]))[self._rows_at]
             while not await self._at_end(consumer, end):
                 for records in (await consumer.getmany(self._rows_at, timeout_ms=100)).values():
@@ -499,12 +499,11 @@ def places(batches: Iterable[Batch]) -> set[TopicPartition]:
 
 
 def is_fenced(producer: AIOKafkaProducer, error: BaseException | None) -> bool:
-    """Return True if `error` or the failure of the producer's sender means that a later producer
-    has this id.
+    """Return True if an error means that a later producer has this id.
 
-    The sender is asked too, because aiokafka hands out copies of its failure that have lost their
-    cause. An unknown producer id counts as fenced: the id has expired, so another producer may have
-    taken it.
+    It is `error`, or the failure of the producer's sender. The sender is asked too, because
+    aiokafka hands out copies of its failure that have lost their cause. An unknown producer id
+    counts as fenced: the id has expired, so another producer may have taken it.
     """
     return any(
         isinstance(cause, _FENCED)

@@ -347,10 +347,10 @@ class _Operator:
                 return
 
     async def _given_up(self, step: Effect) -> tuple[Effect, list[Record]]:
-        """Return the step with its answer in words, and the records that end the dead letters it names.
+        """Return the step with its answer in words, and the records that end its dead letters.
 
-        A dead letter that has no row is ended once. For any other lead, its row says whether the end
-        still concerns it.
+        A dead letter that has no row is ended once. For any other lead, its row says whether the
+        end still concerns it.
         """
         names = self._names
         answer = step.answer

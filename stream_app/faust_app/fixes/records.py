@@ -231,8 +231,8 @@ class CommitBeforeRevoke(Consumer):  # type: ignore[misc]  # faust ships no type
     async def wait_empty(self) -> None:
         """Wait until no delivered record is in flight and no commit is running, then commit.
 
-        A record is in flight until it is acked or given up. After a crash this neither waits nor commits,
-        because the consumer's thread has ended.
+        A record is in flight until it is acked or given up. After a crash this neither waits nor
+        commits, because the consumer's thread has ended.
         """
         while self._unacked_messages and not self.should_stop:
             await self._wait_for_ack(timeout=1)

@@ -121,10 +121,10 @@ class SafeConsumer(CommitBeforeRevoke, IdleFetcher, ExactOffsets, DirectHandover
     def membership(self) -> Callable[[], Coroutine[Any, Any, float]]:
         """Return what waits until the group confirms that this process still is its member.
 
-        The member is the one that got the last assignment. A heartbeat confirms it, for the seconds that
-        are returned. The wait does not end if the consumer stops, nor if the group has evicted the member,
-        although the process may have joined again: another process may have owned the partitions
-        meanwhile. The caller is cancelled then.
+        The member is the one that got the last assignment. A heartbeat confirms it, for the seconds
+        that are returned. The wait does not end if the consumer stops, nor if the group has evicted
+        the member, although the process may have joined again: another process may have owned the
+        partitions meanwhile. The caller is cancelled then.
         """
         member_id = self.member_id
 

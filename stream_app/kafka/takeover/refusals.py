@@ -77,7 +77,7 @@ class Refusals:
                     (still_open.add if producers else still_open.discard)(place)
             for what, code in _codes(request, answer):
                 error = errors.for_code(code)
-                # the broker has the batch already
+                # The latter says that the broker has the batch already.
                 if error in (errors.NoError, errors.DuplicateSequenceNumber):
                     last.pop(what, None)
                 else:

@@ -87,8 +87,9 @@ class KafkaTransactions:
         producer_id: int | None,
         seen: Mapping[TopicPartition, PartitionProducers],
     ) -> Stranded:
-        """The places where the producer (None: any) has an open transaction, and its first offset
-        there.
+        """Return the places where a producer (None: any producer) has an open transaction.
+
+        Each place has the first offset of that transaction.
         """
         begins_of: dict[tuple[str, int], int] = {}
         for place, producers in seen.items():

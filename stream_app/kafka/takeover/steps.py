@@ -1,5 +1,4 @@
-"""Takes over a transactional id, and ends the transaction that Kafka left open in it with its true
-outcome.
+"""Takes over a transactional id, and ends a transaction that Kafka left open with its true outcome.
 
 Kafka (KRaft, 4.3.1) skips the end marker of a transaction in a partition that has no leader at that
 moment (KRaftMetadataCache.getPartitionLeaderEndpoint). The transaction coordinator regards the
@@ -23,18 +22,21 @@ written in it. An ordinary fence ends it once nothing is stranded. The process k
 memory. Each step follows from Kafka's answers (`next_step`), so a take-over may be interrupted at
 any point, any number of times, and continued by any process.
 
-| Coordinator's state | Verdict of this epoch | Nothing stranded | Something stranded |
+| Coordinator's state | Verdict | Nothing stranded | Something stranded |
 |---|---|---|---|
-| PrepareCommit, PrepareAbort, PrepareEpochFence, Dead | any | wait, look again | wait, look again |
+| PrepareCommit, PrepareAbort | any | wait, look again | wait, look again |
+| PrepareEpochFence, Dead | any | wait, look again | wait, look again |
 | Ongoing | none | fence: Kafka aborts it; look again | the same |
 | Ongoing | committed, aborted | end it by the verdict, look again | the same |
 | CompleteCommit | none | fence: **taken over** | fence with the verdict committed, look again |
 | CompleteAbort | none | fence: **taken over** | fence with the verdict aborted, look again |
-| Empty, CompleteCommit | committed | fence: **taken over** | end it there as committed, look again
-|
-| Empty, CompleteAbort | aborted | fence: **taken over** | end it there as aborted, look again |
-| Empty, or an id that Kafka does not know | none | fence: **taken over** | refuse: `unknown` |
+| Empty, CompleteCommit | committed | fence: **taken over** | end it as committed, look again |
+| Empty, CompleteAbort | aborted | fence: **taken over** | end it as aborted, look again |
+| Empty, or no such id | none | fence: **taken over** | refuse: `unknown` |
 | CompleteAbort | committed, also of two epochs before | refuse: `undone` | refuse: `undone` |
+
+The verdict is that of the present epoch. A transaction that is ended "as committed" or "as aborted"
+is ended in the places where it is stranded.
 
 `unknown`: Kafka forgot an idle id (transactional.id.expiration.ms), or another program fenced it.
 It also happens if a transaction ends between a look and its fence and Kafka skips a marker at the
@@ -58,7 +60,7 @@ _PAUSE_S: Final = 0.02
 _FRESH_S: Final = 5.0  # a process that was frozen for longer may have had successors
 _RESERVED_FROM_MS: Final = 600_000
 _EPOCHS: Final = 256
-# the next fence gives another producer id, which cannot end this one's transaction
+# The next fence gives another producer id, which cannot end this one's transaction.
 _LAST_EPOCH: Final = 2**15 - 2
 _TRANSIENT: Final = {"PrepareCommit", "PrepareAbort", "PrepareEpochFence", "Dead"}
 
@@ -80,8 +82,9 @@ class LastTransaction(NamedTuple):
 
     @property
     def verdict(self) -> bool | None:
-        """True if this repair epoch commits what is stranded, False if it aborts it; None in an
-        ordinary epoch.
+        """What this repair epoch does with what is stranded: True commits it, False aborts it.
+
+        None in an ordinary epoch.
         """
         return self._carried(within=1)
 
@@ -92,8 +95,9 @@ class LastTransaction(NamedTuple):
 
     @property
     def was_to_commit(self) -> bool:
-        """True if the verdict was `committed` in this epoch, or in the one before an abort from
-        outside raised it.
+        """True if the verdict was `committed` in this epoch, or in the one before it.
+
+        The epoch before counts, because an abort from outside raises the epoch.
         """
         return self._carried(within=2) is True
 
@@ -137,9 +141,7 @@ def timeout_with_verdict(epoch: int, *, committed: bool) -> int:
 
 
 def refusal(step: NextStep, transactional_id: str, stranded: Stranded) -> str:
-    """Return why a take-over stops at `unknown` or `undone` and what an operator has to do, in one
-    line.
-    """
+    """Return one line: why a take-over stops at `unknown` or `undone`, and what to do about it."""
     if step.do == "undone":
         return (
             f"{transactional_id}: Kafka aborted the repair of a transaction that was "
@@ -182,8 +184,9 @@ class Transactions(Protocol):
     def transactional_id(self) -> str: ...
 
     async def look(self) -> tuple[LastTransaction, Stranded]:
-        """The last transaction and the partitions where it is open, both at one moment; none, if
-        `is_decided`.
+        """Return the last transaction and the places where it is open, as they were at one moment.
+
+        There are no such places if the transaction `is_decided`.
         """
 
     async def open_places(self, producer_id: int) -> Stranded:
@@ -197,11 +200,10 @@ class Transactions(Protocol):
 
 
 async def take_over(kafka: Transactions, timeout_ms: int) -> Producer:
-    """Fence every earlier producer, after each of their transactions has ended in all partitions as
-    it was decided.
+    """Fence every earlier producer, once all their transactions have ended as they were decided.
 
-    `timeout_ms` is the transaction timeout of the new producer. It must not be one of those that
-    carry a verdict.
+    A transaction has ended when it has its end marker in every partition. `timeout_ms` is the
+    transaction timeout of the new producer. It must not be one of those that carry a verdict.
 
     Raises:
         StateStoreError: An operator has to decide. Errors of the requests are raised as they are.
@@ -223,8 +225,7 @@ async def take_over(kafka: Transactions, timeout_ms: int) -> Producer:
             case "fence":
                 if (producer := await kafka.fence(timeout_ms)) is None:
                     await asyncio.sleep(_PAUSE_S)
-                # The earlier owner may have ended one more transaction between the look and the
-                # fence.
+                # The earlier owner may have ended one more transaction between the look and the fence.
                 elif not last.state or not await kafka.open_places(producer.producer_id):
                     return producer
             case "wait":

@@ -38,7 +38,7 @@ _EARLIEST = -2
 _LATEST = -1
 _READ_UNCOMMITTED: Final = 0
 _PATIENCE_S: Final = 0.5
-# below aiokafka's metadata_max_age_ms, so that one client in five minutes asks for all
+# Below aiokafka's metadata_max_age_ms, so that one client in five minutes asks for all.
 _FRESH_S: Final = 240.0
 _METADATA: Final = (
     *("_brokers", "controller", "_partitions", "_broker_partitions"),
@@ -51,8 +51,9 @@ NO_LEADER: Final = (
 
 
 class Batched(Generic[K, R]):
-    """Answers all questions that wait with one call of `ask`, which gets the union of what they ask
-    about.
+    """Answers all questions that wait with one call of `ask`.
+
+    That call gets the union of what they ask about.
 
     Args:
         ask: Called once at a time, as long as it answers soon.
@@ -93,7 +94,7 @@ class Batched(Generic[K, R]):
             return await self._ask(about)
         except KafkaError:
             raise
-        # the connection was closed under the request
+        # The connection was closed during the request.
         except (RuntimeError, asyncio.CancelledError) as closed:
             if (task := asyncio.current_task()) is not None and task.cancelling():
                 raise
@@ -169,7 +170,7 @@ class ClusterView:
 
     def _copy_to(self, client: BoundedClient) -> None:
         if self._client is not None:
-            # aiokafka replaces each of them as a whole, and changes none in place
+            # aiokafka replaces each of them as a whole, and changes none in place.
             for name in _METADATA:
                 setattr(client.cluster, name, getattr(self._client.cluster, name))
 
@@ -194,7 +195,7 @@ class ClusterView:
         update = client.force_metadata_update()
         await asyncio.wait({update, client._sync_task}, return_when=asyncio.FIRST_COMPLETED)
         if not (update.done() and update.result()):
-            # the brokers that it knows may be gone: learn of them from the addresses again
+            # The brokers that it knows may be gone: learn of them from the addresses again.
             await self.close()
             raise KafkaConnectionError("no metadata could be read")
         self._refreshed_s = monotonic()
@@ -323,8 +324,10 @@ class NewestLeaders(NamedTuple):
     topics: Mapping[int, Sequence[Mapping[str, Any]]]
 
     def require(self, nodes: Mapping[TopicPartition, int]) -> None:
-        """Raise NotLeaderForPartitionError if another broker leads a partition than the one that it
-        was read from.
+        """Check that the brokers from which partitions were read still lead them.
+
+        Raises:
+            NotLeaderForPartitionError: Another broker leads one of them.
         """
         for place, node in nodes.items():
             if self.leaders.get(place, node) != node:
