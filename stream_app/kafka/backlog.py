@@ -128,7 +128,7 @@ class Backlog:
             async with asyncio.timeout(_WITHIN_S):
                 async for polled in reader.scan(spans, on_unreadable=unread.append):
                     for place, records in polled.items():
-                        # A run of records without a value comes as one record, with its last offset.
+                        # A run of records without a value comes as one, with its last offset.
                         for record in records:
                             offsets_read[place] += [record.offset] * records_of(record.headers)
         except TimeoutError:

@@ -258,7 +258,7 @@ def _records_of(
             for record in _in_c(tp, in_c):
                 read += 1
                 yield record
-        # The name of a header may hold any bytes: Kafka takes them, and Java's client replaces them.
+        # A header's name may hold any bytes: Kafka takes them, and Java's client replaces them.
         except UnicodeDecodeError:
             yield from _one_by_one(tp, batch, data_of, is_input=is_input, skip=read)
     except codecs.BatchTooLarge:

@@ -225,7 +225,7 @@ async def take_over(kafka: Transactions, timeout_ms: int) -> Producer:
             case "fence":
                 if (producer := await kafka.fence(timeout_ms)) is None:
                     await asyncio.sleep(_PAUSE_S)
-                # The earlier owner may have ended one more transaction between the look and the fence.
+                # The earlier owner may have ended another transaction between look and fence.
                 elif not last.state or not await kafka.open_places(producer.producer_id):
                     return producer
             case "wait":
