@@ -82,12 +82,16 @@ PAGES = (
 
 
 class Html(HTMLParser):
-    """Notes what a strict content security policy forbids, the links, and the ids of a page."""
+    """Notes what a strict content security policy forbids, the links, and the ids of a page.
+
+    What a form sends by POST is not a link: a crawler asks with GET.
+    """
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.forbidden: list[str] = []
         self.links: set[str] = set()
+        self.posts: set[str] = set()
         self.ids: list[str] = []
         self.feed(text)
 
@@ -97,7 +101,9 @@ class Html(HTMLParser):
             name for name in given if name == "style" or name.startswith(("on", "hx-on"))
         ]
         self.forbidden += [f"inline {tag}"] * (tag in ("script", "style") and "src" not in given)
-        self.links |= {given[name] for name in ("href", "src", "action", "hx-get") if name in given}
+        self.links |= {given[name] for name in ("href", "src", "hx-get") if name in given}
+        if "action" in given:
+            (self.posts if given["method"] == "post" else self.links).add(given["action"])
         self.ids += [given["id"]] if "id" in given else []
 
 

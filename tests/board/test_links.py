@@ -12,6 +12,7 @@ from urllib.parse import urljoin, urlsplit
 
 import msgspec
 import pytest
+from starlette.routing import Match
 
 from stream_app import board
 from stream_app.domain.commands import CommandAnswer
@@ -172,6 +173,14 @@ def rare() -> Iterator[Made]:
     yield Made(names.lanes, b"wayne", b"of a newer version", 0, 8)
 
 
+def takes_posts(client: Client, url: str) -> bool:
+    scope = {"type": "http", "method": "POST", "path": urlsplit(url).path}
+    return any(
+        route.matches(scope)[0] is Match.FULL and "POST" in (route.methods or ())
+        for route in client.board.routes()
+    )
+
+
 async def test_every_page_is_strict_and_leads_nowhere_else_and_each_link_to_its_place(
     local: Client,
 ) -> None:
@@ -187,6 +196,8 @@ async def test_every_page_is_strict_and_leads_nowhere_else_and_each_link_to_its_
             target, _, place = urljoin(url, link).partition("#")
             assert re.match(r"/board(?:[/?]|$)", target), f"{url} links to {link}"
             places.add((url, target, place))
+        for action in page.posts:
+            assert takes_posts(local, urljoin(url, action)), f"{url} sends a form to {action}"
     assert len(pages) > len(PAGES)
     assert TRACE in pages["/board/leads/crm-17"].links
     for url, target, place in places:

@@ -79,7 +79,7 @@ NOT_NOTHING = {
     "Field": "kind most",
     "Finding": "holds",
     "Form": "asks_why",
-    "LaneView": "mode",
+    "LaneView": "bound_by mode",
     "Outlook": "is_short",
     "Position": "last",
     "Sampling": "always ratio",

@@ -323,7 +323,7 @@ def held_since(seen: LaneView) -> dict[str, int]:
 
 class _Pace(msgspec.Struct, frozen=True):
     per_s: float
-    bound_by: Literal["rate", "max_in_flight", "concurrency"] = "rate"
+    bound_by: Literal["rate", "max_in_flight", "concurrency"]
     held_ms: int = 0
 
 
@@ -333,7 +333,7 @@ def _pace(policy: InForce, lane: Lane) -> _Pace:
     limit = concurrency.current(policy.max_in_flight, lane.concurrency)
     most_per_s = concurrency.most_per_s(limit, lane.concurrency)
     if per_s <= most_per_s:
-        return _Pace(round(per_s, 2))
+        return _Pace(round(per_s, 2), "rate")
     # Two digits: a view is published when it changes, and these means change a little with each
     # call.
     bound_by: Literal["max_in_flight", "concurrency"] = "concurrency"
