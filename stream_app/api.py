@@ -205,7 +205,7 @@ async def follow_status(
     check_known(config, workspace=workspace)
     if lead_id is not None and not lead_id.strip():
         raise ValueError("lead_id is empty")
-    # the id on Kafka may be a hash
+    # The id on Kafka may be a hash.
     lead_ids = None if lead_id is None else ids_meant(lead_id.strip())
     await kafka_ready(config, "follow_status()")
     connection = connection_of(config)

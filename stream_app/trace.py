@@ -103,9 +103,8 @@ class OtlpClient:
             )
         if not answer.is_success:
             raise SpansRefused(
-                f"{self._endpoint} refuses traces (HTTP {answer.status_code}): check "
-                "trace.endpoint, whose path is "
-                "usually /v1/traces, and trace.headers_env",
+                f"{self._endpoint} refuses traces (HTTP {answer.status_code}): "
+                "check trace.endpoint, whose path is usually /v1/traces, and trace.headers_env",
             )
 
     def encoded(self, spans: Iterable[Span]) -> bytes:

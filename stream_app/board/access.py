@@ -62,9 +62,9 @@ def check_bearer(request: Request, token: bytes, *, made_here: bool) -> None:
     text = "Send the header Authorization: Bearer <token> with the token of board.token_env"
     if made_here:
         text = (
-            "No token is configured, so the board answers only the user who runs it, whose "
-            "commands find its own "
-            "token (`stream-app open --token` prints it): set board.token_env for everyone else"
+            "No token is configured, so the board answers only the user who runs it, "
+            "whose commands find its own token (`stream-app open --token` prints it): "
+            "set board.token_env for everyone else"
         )
     raise Refused(401, "no_token", text)
 
@@ -266,7 +266,7 @@ class BoardAccess:
             raise Refused(429, "too_many_logins", text)
         self._waiting += 1
         delay = asyncio.create_task(self._delay())
-        # it has been read, so that this is the end of its connection
+        # The request has been read, so what comes next is the end of its connection.
         gone = asyncio.ensure_future(request.receive())
         try:
             await asyncio.wait((delay, gone), return_when=asyncio.FIRST_COMPLETED)
@@ -331,7 +331,8 @@ class BoardAccess:
         Browsers say so in headers that pages cannot set.
         """
         site = request.headers.get("sec-fetch-site")
-        # an older browser; programs send neither header, and have no cookie that they could misuse
+        # An older browser sends no sec-fetch-site. Programs send neither header, and have no cookie
+        # that they could misuse.
         if site is None:
             origin = request.headers.get("origin", "").partition("://")[2]
             # A proxy may name our own address as the host.

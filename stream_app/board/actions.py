@@ -296,8 +296,8 @@ def _erase(site: Site, opened: FormRequest) -> Form:
         is_final=True,
     )
     hint = (
-        "leave it empty at first: if leads are linked to the person, you are asked which are of "
-        "the same person"
+        "leave it empty at first: if leads are linked to the person, "
+        "you are asked which are of the same person"
     )
     linked = Field("linked", "Linked leads to erase as well", hint=hint)
     return msgspec.structs.replace(form, fields=[*form.fields, linked])
@@ -341,7 +341,7 @@ async def _send_erasure(site: Site, send: Send, find: Find, submission: Submissi
         raise Invalid({"": "Nothing found to erase: no row and no result of this lead"})
     chosen, kept = _chosen(stored, submission.values.get("linked", ""))
     for lead in chosen:
-        # before anything is erased, so that no erasure is partial
+        # All are checked before anything is erased: no erasure is partial.
         check_known(settings, workspace=lead.workspace)
     commands: list[Command] = []
     for kind, workspace, args in erasure(chosen, (), kept):
@@ -370,8 +370,8 @@ def _chosen(stored: list[StoredLead], entered: str) -> tuple[list[StoredLead], l
     words = set(entered.split())
     if linked and (not words or (words != {_NONE} and not words <= linked.keys())):
         text = (
-            "linked to the person, but do not name this lead. Enter those that are of the same "
-            "person, or none"
+            "linked to the person, but do not name this lead. "
+            "Enter those that are of the same person, or none"
         )
         raise Invalid({"linked": f"{' '.join(linked)}: {text}"})
     chosen = [
@@ -459,8 +459,7 @@ def _cancel_import(site: Site, opened: FormRequest) -> Form:
     return Form(
         title=f"Cancel import {import_id}",
         text=f"Leads of this import in {workspace} that were published until now and are not at "
-        "Clay yet end as "
-        "suppressed. Leads at Clay go on, and results stay.",
+        "Clay yet end as suppressed. Leads at Clay go on, and results stay.",
         button="Cancel the import",
         back=imports_path(workspace=workspace, id=import_id),
         facts=(

@@ -63,8 +63,8 @@ _WAITING_ID: Final = _query(
 _ID: Final = ({**_WAITING_ID, "in": "path", "required": True},)
 _PERSON_HASH: Final = _query(
     "person",
-    "The person's hash, as `stream_app.domain.lead.identity.identify` computes it, never the "
-    "e-mail.",
+    "The person's hash, as `stream_app.domain.lead.identity.identify` "
+    "computes it, never the e-mail.",
     pattern="^[A-Za-z0-9_-]{22}$",
 )
 _PERSON: Final = ({**_PERSON_HASH, "required": True},)
@@ -101,8 +101,8 @@ _OPERATIONS: Final = (
     _Operation(
         "/waiting",
         "findWaiting",
-        "A lead that no worker has processed yet, by lead_id or person: where it waits, and "
-        "what blocks it",
+        "A lead that no worker has processed yet, by lead_id or person: "
+        "where it waits, and what blocks it",
         answers.WaitingAnswer,
         (_WAITING_ID, _PERSON_HASH, _WORKSPACE),
         (400,),
@@ -130,8 +130,8 @@ def document(version: str) -> dict[str, Any]:
             "title": "stream-app: where is my lead?",
             "version": version,
             "description": (
-                "It only reads. Each answer says how far it is behind Kafka. Times are epoch "
-                "milliseconds."
+                "It only reads. Each answer says how far it is behind Kafka. "
+                "Times are epoch milliseconds."
             ),
         },
         "servers": [{"url": "/"}],
@@ -388,8 +388,8 @@ def _id(lead_id: str) -> str:
 def _person(person: str) -> str:
     if not _HASH.fullmatch(person):
         text = (
-            "Add ?person= with the person's hash (22 characters): `stream-app status` computes "
-            "it from an e-mail"
+            "Add ?person= with the person's hash (22 characters): "
+            "`stream-app status` computes it from an e-mail"
         )
         raise Refused(400, "no_person", text)
     return person
@@ -403,8 +403,7 @@ def _someone(lead_id: str, person: str) -> tuple[str, str]:
     if not lead_id and not person:
         text = (
             "Name a lead: add ?lead_id=, or ?person= with the person's hash (22 characters), "
-            "which `stream-app status` "
-            "computes from an e-mail. GET /books counts all that waits"
+            "which `stream-app status` computes from an e-mail. GET /books counts all that waits"
         )
         raise Refused(400, "no_lead", text)
     return (_id(lead_id), "") if lead_id else ("", _person(person))

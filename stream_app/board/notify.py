@@ -27,7 +27,7 @@ from stream_app.kafka.connection import Background
 from stream_app.kafka.groups import Consumption
 from stream_app.ops import logs as log
 
-# the rest is known only while the read model follows Kafka
+# All other kinds are known only while the read model follows Kafka.
 _OURS: Final = frozenset({"gateway", "read_model"})
 BEGUN_S: Final = 60.0
 ENDED_S: Final = 120.0
@@ -278,7 +278,7 @@ class Messages:
             new.replace(self._path)
         except OSError as error:
             because = (
-                f"{self._path}: {error.strerror}: a restart sends messages again; let the board "
-                "write there"
+                f"{self._path}: {error.strerror}: a restart sends messages again; "
+                "let the board write there"
             )
             self._log.warning("messages_not_kept", because=because)

@@ -277,7 +277,7 @@ class PageMaker:
 
         Templates see only what is the same for all of a role.
         """
-        # an answer and the state below it are those of one moment
+        # One snapshot: an answer and the state below it are those of one moment.
         with self.site.queries.snapshot():
             replies = [
                 follow(
@@ -354,7 +354,7 @@ class PageMaker:
             and not is_operator
             and "operator" in self._access.roles,
             "commands": commands,  # whose answers the page shows
-            # when they were sent; 0 if it is not known
+            # When they were sent, in epoch ms; 0 if it is not known.
             "sent_ms": int(sent) if _SENT.fullmatch(sent) else 0,
             "banner": self.site.settings.board.banner,  # the name of the installation; '' for none
         }

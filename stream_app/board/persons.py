@@ -11,8 +11,8 @@ _OF_NO_LANE: Final[Mapping[str, str]] = {
         "The gateway does not answer at gateway.public_url, so callbacks of Clay may be refused."
     ),
     "moved": (
-        "The configuration names another partition than the one that its lane lives in, so its "
-        "leads wait."
+        "The configuration names another partition than the one that its lane "
+        "lives in, so its leads wait."
     ),
     "no_replay": "No replay process runs, so dead letters and deferred leads do not come back.",
     "no_worker": "No worker runs, so nothing is sent.",

@@ -70,7 +70,7 @@ def upload_page(site: Site, upload: Upload) -> PageData:
         "state": state,
         "step": _STEP.get(state, 3),
         "columns": [
-            # a chosen name is one of `FIELDS`, `KEEP`, or '' if the column is left out
+            # The chosen name is one of `FIELDS`, or `KEEP`, or '' if the column is left out.
             {
                 "title": title,
                 "chosen": name if name in FIELDS or not name else KEEP,
@@ -84,17 +84,17 @@ def upload_page(site: Site, upload: Upload) -> PageData:
             )
         ],
         "fields": FIELDS,  # what a column may be called
-        # those that may be chosen, with their destinations
+        # The workspaces that may be chosen, with their destinations.
         "workspaces": {
             name: sorted(destination.alias for destination in settings.plan.destinations_of(name))
             for name in sorted(settings.workspaces)
         },
         "share": int(share * 100),  # how much is checked or published, in percent
-        # the cost in words, as `stream-app publish` prints it
+        # The cost in words, as `stream-app publish` prints it.
         "lines": list(quote_lines(upload.quotes)) if known else [],
         "notes": notes,  # how the columns are read, in words
         "button": f"Publish {count(summary.ready, 'lead')} for about {count(credits_, 'credit')}",
-        # the button carries it: the publication that the page describes
+        # The publication that the page describes. The button sends it.
         "digest": upload.digest if known else "",
         "going": sorted(summary.workspaces) if known else [],
     }
@@ -378,8 +378,8 @@ class PublishActions:
                         raise Refused(507, "no_room", str(error)) from None
             if not done.results:
                 text = (
-                    f"No row of {received.name} has a result in {workspace}: is it the file of "
-                    "this import?"
+                    f"No row of {received.name} has a result in {workspace}: "
+                    "is it the file of this import?"
                 )
                 raise Refused(422, "no_results", text)
             unless_sent.pop_all()  # from here on the response closes the file
@@ -397,9 +397,8 @@ class PublishActions:
         if upload is None:
             text = (
                 "This file is not here any more: it was discarded, or came more than 30 "
-                "minutes ago, or the board "
-                "was restarted. Choose it again on the page Publish: leads that are "
-                "published already are recognised as duplicates"
+                "minutes ago, or the board was restarted. Choose it again on the page Publish: "
+                "leads that are published already are recognised as duplicates"
             )
             raise Refused(404, "no_upload", text)
         return upload

@@ -338,8 +338,8 @@ def _plan_of(planner: Planner, opened: FormRequest) -> Plan:
     plan = planner.find(opened.path["plan"])
     if plan is None:
         text = (
-            "This plan is older than 10 minutes, or the board was restarted: plan again on the "
-            "page Dead letters"
+            "This plan is older than 10 minutes, or the board was restarted: "
+            "plan again on the page Dead letters"
         )
         raise Refused(404, "plan_expired", text)
     return plan
@@ -358,7 +358,7 @@ def _plan(planner: Planner, opened: FormRequest) -> Form:
     view: dict[str, object] = {
         "plan": plan,
         "under_way": plan.under_way,
-        # percent of the offsets that were read
+        # The percentage of the offsets that were read.
         "share": round(plan.done / plan.total * 100, 1) if plan.total else 0.0,
         "command": f"stream-app replay select {options}",  # the command line that does the same
     }
@@ -476,11 +476,9 @@ def _ask_to_end(site: Site, opened: FormRequest) -> Form:
     more = " These are the newest; more are open." if len(records) == _MOST_ENDED else ""
     return Form(
         f"Give up {letters}",
-        "Their leads, or the records that are no leads, end and are never sent, and no alert "
-        "counts them any more. "
-        "What was booked for them stays, because Clay may have charged for it. A lead can be "
-        "published again, unless "
-        f"it may have reached Clay.{more}",
+        "Their leads, or the records that are no leads, end and are never sent, "
+        "and no alert counts them any more. What was booked for them stays, because Clay may have "
+        f"charged for it. A lead can be published again, unless it may have reached Clay.{more}",
         f"Give up {letters}",
         cause_path(which, cause),
         facts=(Fact(record or cause.reason or "no reason", letters, "given up"),),

@@ -142,9 +142,8 @@ _FRAMING_BYTES: Final = 65_536
 def too_large() -> Refused:
     """Return the refusal of a file that is too large."""
     text = (
-        f"The file has more than {MAX_FILE_BYTES // 2**20} MB, the most that this page "
-        "takes: split it, or publish it "
-        "with `stream-app publish`, which has no limit"
+        f"The file has more than {MAX_FILE_BYTES // 2**20} MB, the most that this page takes: "
+        "split it, or publish it with `stream-app publish`, which has no limit"
     )
     return Refused(413, "too_large", text)
 

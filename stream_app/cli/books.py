@@ -46,9 +46,8 @@ def show_report(report: BooksReport) -> None:
     money_table(report).show()
     if report.copies:
         show(
-            f"{count(report.copies, 'more record is a copy', 'more records are copies')} of "
-            "these: sent back, "
-            "deferred, or moved from a wrong partition",
+            f"{count(report.copies, 'more record is a copy', 'more records are copies')} of these: "
+            "sent back, deferred, or moved from a wrong partition",
         )
     for status, events in sorted(report.not_leads.items()):
         show(f"{status}: {events:,}; {_NOT_LEADS[status]}")
@@ -58,14 +57,13 @@ def show_report(report: BooksReport) -> None:
     if report.batches:
         batches = count(report.batches, "record is a batch", "records are batches")
         show(
-            f"{batches} that nobody could decompress, of "
-            f"{count(report.in_batches, 'record')} in all: "
-            "stream-app dlq list --reason batch_too_large",
+            f"{batches} that nobody could decompress, of {count(report.in_batches, 'record')} in "
+            "all: stream-app dlq list --reason batch_too_large",
         )
     for workspace, credits_ in sorted(report.saved.items()):
         show(
-            f"{workspace} saved {count(credits_, 'credit')}: earlier results answered "
-            "instead of Clay",
+            f"{workspace} saved {count(credits_, 'credit')}: "
+            "earlier results answered instead of Clay",
         )
     if report.provisional:
         leads = count(report.provisional, "lead was", "leads were")
@@ -100,9 +98,8 @@ def _show_open_costs(report: BooksReport) -> None:
         return
     guesses = count(report.open_cost_count, "POST is booked at its", "POSTs are booked at their")
     show(
-        f"{guesses} ceiling, not known: Clay did not say what the lead cost. "
-        "Where you know it: stream-app dlq resolve ID --workspace NAME --at-clay --credits N "
-        "--why TEXT",
+        f"{guesses} ceiling, not known: Clay did not say what the lead cost. Where you know it: "
+        "stream-app dlq resolve ID --workspace NAME --at-clay --credits N --why TEXT",
     )
     for cost in report.open_costs:
         amounts = (
@@ -113,8 +110,8 @@ def _show_open_costs(report: BooksReport) -> None:
         )
     if report.open_cost_count > len(report.open_costs):
         show(
-            f"  and {report.open_cost_count - len(report.open_costs)} more; --limit names "
-            "more of them",
+            f"  and {report.open_cost_count - len(report.open_costs)} more; "
+            "--limit names more of them",
         )
 
 

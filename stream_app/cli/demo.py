@@ -269,30 +269,27 @@ def _show(outcome: Outcome) -> None:
     ended = {status: ended_as.records for status, ended_as in counts.items()}
     show("")
     show(
-        f"{count(ended.get('enriched', 0), 'lead is', 'leads are')} enriched; for "
-        f"{ended.get('no_data', 0)} Clay found "
-        "nothing. Every event is on `leads.status`, every result on `leads.enriched`.",
+        f"{count(ended.get('enriched', 0), 'lead is', 'leads are')} enriched; "
+        f"for {ended.get('no_data', 0)} Clay found nothing. Every event is on `leads.status`, "
+        "every result on `leads.enriched`.",
     )
     show(
         f"Clay's own ledger {'agrees' if ledger.agrees else 'does NOT agree'} with the books: "
         f"{count(ledger.posts, 'POST')}, {count(ledger.accepted, 'lead')} accepted, "
-        f"{len(ledger.doubles)} sent twice, "
-        f"{count(ledger.charged, 'credit')} charged for answered leads ({ledger.booked:,} in "
-        "the books).",
+        f"{len(ledger.doubles)} sent twice, {count(ledger.charged, 'credit')} charged for answered "
+        f"leads ({ledger.booked:,} in the books).",
     )
     if ledger.uncertain:
         show(
-            f"{count(ledger.uncertain, 'lead')} that Clay accepted got no callback, and wait "
-            "for a human: sending them "
-            "again could pay twice.",
+            f"{count(ledger.uncertain, 'lead')} that Clay accepted got no callback, "
+            "and wait for a human: sending them again could pay twice.",
         )
     show(
         f"{count(outcome.dead_letters, 'dead letter was', 'dead letters were')} written, "
         f"{outcome.replays} replayed. "
         f"{count(ended.get('rejected_invalid', 0), 'invalid record was', 'invalid records were')} "
-        "rejected, each with "
-        f"its reason. {count(ended.get('expired', 0), 'lead', 'leads')} expired before they "
-        "could be sent.",
+        f"rejected, each with its reason. {count(ended.get('expired', 0), 'lead', 'leads')} "
+        "expired before they could be sent.",
     )
     for name, leads in (
         ("sent twice", ledger.doubles),

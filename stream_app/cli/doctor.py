@@ -68,8 +68,8 @@ def doctor(
         result = report["round_trip"] = asyncio.run(work)
         code = OK if result.ok else NO
         common.tell(
-            f"{_MARKS['ok' if result.ok else 'failed']}round trip of {result.lead_id}: "
-            f"{result.text}",
+            f"{_MARKS['ok' if result.ok else 'failed']}round trip of "
+            f"{result.lead_id}: {result.text}",
         )
     if common.json:
         show_json(report)

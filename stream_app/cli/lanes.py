@@ -198,8 +198,8 @@ def _but(view: LaneView) -> str:
     """Name the part of the lane's leads that does not move."""
     return "".join(
         (
-            f", but not {'bulk of ' if part.bulk else ''}{' and '.join(part.destinations)} "
-            f"({part.holds})"
+            f", but not {'bulk of ' if part.bulk else ''}"
+            f"{' and '.join(part.destinations)} ({part.holds})"
         )
         for part in view.partly
     )
@@ -458,8 +458,8 @@ def reload(*, audit: Audit) -> int:
     if absent := list(command.replay.values()).count(None):
         say(
             f"no replay process has answered for {absent} of "
-            f"{count(len(command.replay), 'partition')} within "
-            f"{_WAIT_S:g} s. It reads the configuration when it starts: stream-app replay",
+            f"{count(len(command.replay), 'partition')} within {_WAIT_S:g} s. "
+            "It reads the configuration when it starts: stream-app replay",
         )
     for secret in secrets:
         say(secret.text)

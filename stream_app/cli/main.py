@@ -383,13 +383,13 @@ def _missing_extra(error: ImportError, words: Sequence[str]) -> str | None:
 
     None if no extra brings it.
     """
-    # cyclopts raises an error of its own for a lazy command
+    # cyclopts raises an error of its own for a command that it imports late.
     missing = error if error.name else error.__cause__
     command = next((word for word in words if word in EXTRA_OF), None)
     package = (
         str(missing.name).partition(".")[0] if isinstance(missing, ModuleNotFoundError) else ""
     )
-    # a module of ours that is missing is a bug
+    # A module of this package that is missing is a bug.
     if command is None or package in ("", "stream_app"):
         return None
     return (
@@ -417,7 +417,7 @@ def _mute_libraries() -> None:
 
 
 def _is_not_abandoned(record: logging.LogRecord) -> bool:
-    # imports asyncio, which a help page does not need
+    # This imports asyncio, which a help page does not need.
     from stream_app.tasks import is_not_abandoned
 
     return is_not_abandoned(record)

@@ -125,8 +125,8 @@ def _change(settings: Settings, kind: _Kind, people: list[str], audit: Audit) ->
     changed, queued = asyncio.run(_send(settings, audit, kind, people))
     absent = max(0, len(people) - changed) if kind == "unsuppress" and not queued else 0
     done = (
-        f"{count(len(people) - absent, *_PEOPLE)} {'on' if kind == 'suppress' else 'off'} the "
-        "suppression list"
+        f"{count(len(people) - absent, *_PEOPLE)} "
+        f"{'on' if kind == 'suppress' else 'off'} the suppression list"
     )
     lines = [f"queued {command_id}" for command_id in queued] or [
         done + (f"; {count(absent, 'person was', 'people were')} not on it" if absent else ""),
@@ -213,7 +213,7 @@ def erase(
         audit.show({"by_hand": [], "linked": [], "queued": [], "refused": []})
         return NO
     for lead in stored:
-        # before anything is erased, so that no erasure is partial
+        # All are checked before anything is erased: no erasure is partial.
         check_known(settings, workspace=lead.workspace)
     confirm(f"erase {count(len(named), 'lead')}, and never send this person again", yes=yes)
     chosen = list(named)
@@ -221,8 +221,8 @@ def erase(
     for lead in (listed for listed in stored if not listed.is_named):
         # A producer may have named two people in one lead.
         linked = (
-            f"lead {lead.lead_id} in workspace {lead.workspace} is linked to this person, but "
-            "does not name it"
+            f"lead {lead.lead_id} in workspace {lead.workspace} is linked to this "
+            "person, but does not name it"
         )
         if not yes and answered_yes(f"{linked}: erase it as well"):
             chosen.append(lead)
@@ -272,10 +272,9 @@ def _show_erased(
             for lead in chosen
         ),
         *(
-            f"not erased: lead {lead.lead_id} in workspace {lead.workspace}, linked to this "
-            "person, which it does not "
-            f"name; if it is the same person: stream-app erase {lead.lead_id} --workspace "
-            f"{lead.workspace}"
+            f"not erased: lead {lead.lead_id} in workspace {lead.workspace}, "
+            "linked to this person, which it does not name; if it is the same person: "
+            f"stream-app erase {lead.lead_id} --workspace {lead.workspace}"
             for lead in kept
         ),
         *(f"queued {command_id}" for command_id in queued),

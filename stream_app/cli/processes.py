@@ -117,8 +117,8 @@ def open_board(*, token: bool = False, common: Common = COMMON) -> int:
         reads = token_of_reader(settings, os.environ)
         if reads is None:
             problem = (
-                "this user has no token of the board: start `stream-app board`, or set "
-                "board.token_env"
+                "this user has no token of the board: "
+                "start `stream-app board`, or set board.token_env"
             )
             raise SettingsError([problem])
         common.show({"token": reads}, reads)

@@ -341,8 +341,8 @@ def _check(
         summary = asyncio.run(work)
     for lead in changed:
         say(
-            f"line {lead.line}: the lead id cannot be used as it stands; the lead has the id "
-            f"{lead.lead_id}",
+            f"line {lead.line}: the lead id cannot be used as it stands; "
+            f"the lead has the id {lead.lead_id}",
         )
     if summary.changed > len(changed):
         more = count(summary.changed - len(changed), "more id was", "more ids were")

@@ -24,9 +24,8 @@ from stream_app.domain.model.errors import SettingsError, StreamAppError
 from stream_app.domain.model.text import count
 
 _NONE_YET: Final = (
-    "ask again when Clay has answered; `stream-app imports` shows where the leads are, and "
-    "`stream-app explain` what "
-    "holds them"
+    "ask again when Clay has answered; `stream-app imports` shows where the leads are, "
+    "and `stream-app explain` what holds them"
 )
 
 
@@ -129,8 +128,8 @@ def _report(done: Export, join: Path | None) -> None:
             " ..." if done.broken_count > len(done.broken) else ""
         )
         say(
-            f"{join}: left out {count(done.broken_count, 'row')} that cannot be read: line "
-            f"{numbers}",
+            f"{join}: left out {count(done.broken_count, 'row')} that cannot "
+            f"be read: line {numbers}",
         )
     if done.unreadable:
         say(f"{count(done.unreadable, 'result')} cannot be read by this version, and were left out")

@@ -155,8 +155,8 @@ def _step(step: Step) -> str:
 
 def _result_lines(stored: FoundResult, *, result: bool) -> Iterator[str]:
     line = (
-        f"  result for {stored.workspace}/{stored.destination}: from {stored.source}, version "
-        f"{stored.version}"
+        f"  result for {stored.workspace}/{stored.destination}: from {stored.source}, "
+        f"version {stored.version}"
     )
     line += f", {iso(stored.at_ms)}"
     if stored.age_s:
@@ -225,8 +225,8 @@ def _import_lines(publication: FoundImport) -> Iterator[str]:
     of = f" from {publication.file}" if publication.file else ""
     by = f" by {publication.who}" if publication.who else ""
     yield (
-        f"{publication.import_id}: {publication.workspace}, began "
-        f"{iso(publication.first_ms)}{of}{by}"
+        f"{publication.import_id}: {publication.workspace}, "
+        f"began {iso(publication.first_ms)}{of}{by}"
     )
     if publication.rows is not None:
         rows = count(publication.rows, "row")
@@ -236,8 +236,8 @@ def _import_lines(publication: FoundImport) -> Iterator[str]:
     rest = publication.leads - publication.moving
     full = rest * _BAR // publication.leads if publication.leads else 0
     yield (
-        f"  [{'#' * full}{'.' * (_BAR - full)}] {rest:,} of {count(publication.leads, 'lead')} "
-        "at rest"
+        f"  [{'#' * full}{'.' * (_BAR - full)}] {rest:,} of "
+        f"{count(publication.leads, 'lead')} at rest"
     )
     for name in (*COLUMNS, "unknown"):
         if leads := publication.columns.get(name):

@@ -79,10 +79,12 @@ _PREPARE: Final = (
     ),
     "CREATE TABLE runs (first INTEGER PRIMARY KEY, last INTEGER, records INTEGER, passed INTEGER)",
     "CREATE TABLE told (last INTEGER PRIMARY KEY, first INTEGER, records INTEGER)",
-    (
-        "CREATE TABLE rows (key BLOB PRIMARY KEY, partition INTEGER, record INTEGER, row BLOB) "
-        "WITHOUT ROWID"
-    ),
+    """CREATE TABLE rows (
+        key BLOB PRIMARY KEY,
+        partition INTEGER,
+        record INTEGER,
+        row BLOB
+    ) WITHOUT ROWID""",
     "BEGIN",
 )
 
@@ -154,7 +156,7 @@ class Books:
             {name: workspace.budget for name, workspace in plan.workspaces.items()},
         )
         self._events: list[tuple[int, Event, bool]] = []
-        # topic/partition -> the run that its last record belongs to
+        # topic/partition -> the run that its last record belongs to.
         self._runs: dict[str, _Run] = {}
         self._pending = defaultdict[str, dict[int | bytes, tuple[Any, ...]]](dict)
         # A database without a name is a temporary file, which SQLite writes only when its cache is
@@ -196,7 +198,7 @@ class Books:
             if not passed:
                 with suppress(ValueError):  # no record has that id
                     self._put(_COPY, self._numbers.number(envelope.origin), True)
-        # else by another program: it has no history
+        # Any other record is another program's: it has no history.
         elif lead_topic and envelope.way in ("", "given_up"):
             report.records += 1
             if consumed.left_out is not None and consumed.left_out.why == "batch_too_large":
@@ -386,12 +388,12 @@ class Books:
                      GROUP BY runs.first"""
         for number, passed, records, told, told_first in self._db.execute(counted):
             if told_first is not None and told_first < number:
-                # retention has deleted the beginning of the run, and its event counts that too
+                # Retention has deleted the beginning of the run, but its event counts that, too.
                 continue
             if not passed <= told <= records:
                 what = (
-                    f"{records} records without a value, {passed} of them passed: their events "
-                    f"count {told}"
+                    f"{records} records without a value, {passed} of them passed: "
+                    f"their events count {told}"
                 )
                 self.problem(self._numbers.record_id(number), what)
 
@@ -507,9 +509,8 @@ async def read_books(
         return books.close(Clock().now_ms())
     except sqlite3.OperationalError as error:
         raise StreamAppError(
-            f"the temporary file of the books cannot be written ({error}): set TMPDIR to a "
-            "directory with 300 MB free "
-            "for each million leads",
+            f"the temporary file of the books cannot be written ({error}): "
+            "set TMPDIR to a directory with 300 MB free for each million leads",
         ) from error
 
 

@@ -176,9 +176,8 @@ async def put_command(put: Put, records: Sequence[Record]) -> None:
     for problem in await asyncio.gather(*map(put, records), return_exceptions=True):
         if isinstance(problem, BrokerUnavailable):
             raise BrokerUnavailable(
-                "Kafka did not confirm the command. It may have arrived nevertheless: look "
-                "at the audit, or send this "
-                "form again, which does it once",
+                "Kafka did not confirm the command. It may have arrived nevertheless: "
+                "look at the audit, or send this form again, which does it once",
             ) from problem
         if problem is not None:
             raise problem

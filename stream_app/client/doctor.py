@@ -92,10 +92,8 @@ async def strangers_may_not_write(
     if open_to_all:
         raise ProbeFailed(
             f"any client that reaches Kafka may write to {', '.join(sorted(open_to_all))}, "
-            "where records take effect "
-            "without a token: set up authentication and the rights of docs/kafka-rights.md, "
-            "or keep Kafka's port on a "
-            "trusted network",
+            "where records take effect without a token: set up authentication and the rights of "
+            "docs/kafka-rights.md, or keep Kafka's port on a trusted network",
         )
     return f"only clients with credentials may write to {', '.join(sorted(topics))}"
 
@@ -159,8 +157,8 @@ async def may_join(connection: KafkaConnection, group: str, within_s: float) -> 
         # ended.
         why = _name(error if isinstance(error, TimeoutError) else error.__cause__ or error)
         raise ProbeFailed(
-            f"Kafka does not show the offsets of {group} ({why}): allow Read and Describe on "
-            "the group",
+            f"Kafka does not show the offsets of {group} ({why}): "
+            "allow Read and Describe on the group",
         ) from error
     return f"group {group} is open to us"
 
@@ -198,8 +196,7 @@ async def redis_answers(url: str, within_s: float, ca_file: str | None = None) -
     except (redis.RedisError, OSError, TimeoutError, ValueError) as error:
         raise ProbeFailed(
             f"Redis does not answer ({_name(error)}): are the URL, its password and TLS "
-            "(rediss://) right? "
-            "Without it nothing is lost; the cache only starts cold",
+            "(rediss://) right? Without it nothing is lost; the cache only starts cold",
         ) from error
     return "Redis answers"
 
@@ -223,20 +220,17 @@ async def host_answers(url: str, egress: Egress, within_s: float) -> str:
             else ""
         )
         raise ProbeFailed(
-            f"{where} has no certificate trusted here ({refused.text}): {others}if this "
-            "network inspects TLS, name its "
-            "authority's PEM file in egress.ca_file",
+            f"{where} has no certificate trusted here ({refused.text}): {others}if this network "
+            "inspects TLS, name its authority's PEM file in egress.ca_file",
         )
     if refused.reason == "proxy":
         raise ProbeFailed(
-            f"{where} cannot be reached ({refused.text}): are address, user and password in "
-            "the variable that "
-            "egress.proxy_env names right, and does the proxy allow this host?",
+            f"{where} cannot be reached ({refused.text}): are address, user and password in the "
+            "variable that egress.proxy_env names right, and does the proxy allow this host?",
         )
     raise ProbeFailed(
-        f"{where} cannot be reached{way} ({refused.text}): does a firewall block this "
-        "machine, is DNS right, or must "
-        "egress.proxy_env name a proxy?",
+        f"{where} cannot be reached{way} ({refused.text}): does a firewall block this machine, "
+        "is DNS right, or must egress.proxy_env name a proxy?",
     )
 
 
@@ -248,8 +242,8 @@ def _name(error: BaseException) -> str:
 _WITHIN_S: Final = 10.0
 
 _NO_PEPPER: Final = (
-    "no pepper: hashes of people can be guessed from a list of addresses; set privacy.pepper_env "
-    "(docs/privacy.md)"
+    "no pepper: hashes of people can be guessed from a list of addresses; "
+    "set privacy.pepper_env (docs/privacy.md)"
 )
 
 Verdict = Literal["ok", "advice", "failed", "skipped"]
@@ -464,9 +458,8 @@ async def _callbacks(settings: Settings, egress: Egress) -> AsyncIterator[Check]
     else:
         text = (
             f"the gateway itself answers at {public_url}, so that any peer could exhaust its "
-            "memory: put a reverse "
-            "proxy with TLS in front of it, such as deploy/nginx.conf, which keeps the "
-            "header Connection to itself"
+            "memory: put a reverse proxy with TLS in front of it, such as deploy/nginx.conf, "
+            "which keeps the header Connection to itself"
         )
         yield Check("proxy", "failed", text)
     for alias in waiting:

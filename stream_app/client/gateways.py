@@ -23,7 +23,7 @@ _NO_LEAD: Final = "doctor"
 _ASKED: Final = 8
 """Connections for each secret. A proxy usually takes its gateways in turn."""
 _WITHIN_S: Final = 5.0
-# a gateway answers with a line; a proxy that cannot reach it, with a page
+# A gateway answers with a line; a proxy that cannot reach it answers with a page.
 _MOST_BYTES: Final = 65_536
 _AGAIN_S: Final = 0.5
 
@@ -46,9 +46,8 @@ async def gateway_answers(settings: Settings, egress: Egress, within_s: float) -
         health = await _ask(client, within_s, "GET", f"{base}/healthz", headers=headers)
     if health.status_code != 200 or health.text != "ok":
         raise ProbeFailed(
-            f"{base}/healthz answers {health.status_code}, unlike our gateway: is "
-            "`stream-app gateway` behind "
-            "it, and does the proxy forward /healthz and /callbacks/ ?",
+            f"{base}/healthz answers {health.status_code}, unlike our gateway: "
+            "is `stream-app gateway` behind it, and does the proxy forward /healthz and /callbacks/ ?",
         )
     return (
         gateway.UNPROXIED_HEADER not in health.headers
@@ -149,15 +148,13 @@ async def _ask(
             )
     except TimeoutError as late:
         raise ProbeFailed(
-            f"{url} did not answer within {within_s:g} s: is gateway.public_url right, does "
-            "the gateway run, "
-            "and are [egress]'s proxy and authority right?",
+            f"{url} did not answer within {within_s:g} s: is gateway.public_url right, "
+            "does the gateway run, and are [egress]'s proxy and authority right?",
         ) from late
     except httpx.HTTPError as error:
         raise ProbeFailed(
-            f"{url} cannot be reached from here ({type(error).__name__}): is "
-            "gateway.public_url right, does the "
-            "gateway run, and are [egress]'s proxy and authority right?",
+            f"{url} cannot be reached from here ({type(error).__name__}): is gateway.public_url "
+            "right, does the gateway run, and are [egress]'s proxy and authority right?",
         ) from error
 
 
@@ -254,10 +251,9 @@ async def _table_secret(
     missing = sum(answer in lacks for answer in answers)
     if missing:
         text = (
-            f"{alias}: a gateway lacks {variable} and refuses this table's callbacks "
-            f"({missing} of {_ASKED} answers at "
-            f"{url}): give each gateway the configuration and its file in secrets_dir, or "
-            "the variable and a restart"
+            f"{alias}: a gateway lacks {variable} and refuses this table's callbacks ({missing} "
+            f"of {_ASKED} answers at {url}): give each gateway the configuration and its file in "
+            "secrets_dir, or the variable and a restart"
         )
         return TableSecret(alias, variable, "missing", text)
     if any(answer != good for answer in answers):
@@ -274,8 +270,8 @@ async def _table_secret(
             f"{alias}: {_ASKED} answers at {url} accept {variable}",
         )
     text = (
-        f"{alias}: the gateways have a secret of this table; {variable} is not set here, so it "
-        "was not tried"
+        f"{alias}: the gateways have a secret of this table; "
+        f"{variable} is not set here, so it was not tried"
     )
     return TableSecret(alias, variable, "unknown", text)
 

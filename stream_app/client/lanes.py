@@ -157,7 +157,7 @@ async def moved_lanes(settings: Settings, plan: Plan, workspaces: Collection[str
             for record in records:
                 if record.key not in keys or not record.value:
                     continue
-                # of another version: its owner knows the lane by its row
+                # The view may be of another version. Its owner knows the lane by its row.
                 with suppress(*UNREADABLE):
                     view = _view.decode(record.value)
                     last[view.workspace] = max(
@@ -274,7 +274,7 @@ async def _first_of(
     seen: set[TopicPartition] = set()
 
     def note(batch: UnreadableBatch) -> None:
-        # else a record before it is read first
+        # Otherwise a record before it is read first.
         if TopicPartition(batch.topic, batch.partition) not in seen:
             unreadable[batch.partition] = str(batch)
 

@@ -120,8 +120,8 @@ def find_imports(
     """
     if import_id and not is_shown(import_id):
         text = (
-            f"import {import_id}: an id with an @ or more than {LONGEST_ID} characters is not "
-            "followed"
+            f"import {import_id}: an id with an @ or more than {LONGEST_ID} "
+            "characters is not followed"
         )
         raise SettingsError([f"{text}; use `stream-app status LEAD`"])
     query = {"import_id": import_id, "workspace": workspace or ""}
@@ -235,17 +235,15 @@ def board_away(url: str, error: httpx.HTTPError) -> BoardUnavailable:
     """Return the error to raise when the board does not respond."""
     return BoardUnavailable(
         f"the board at {url} does not respond ({type(error).__name__}): start it with: "
-        "stream-app board; "
-        "if it runs elsewhere, set board.url",
+        "stream-app board; if it runs elsewhere, set board.url",
     )
 
 
 def not_the_board(url: str, status: int) -> NotTheBoard:
     """Return the error to raise when another server responds."""
     return NotTheBoard(
-        f"this is not the board: what answers at {url} is not `stream-app board` of this "
-        f"version (HTTP {status}); "
-        "check board.url, and the proxy before it",
+        f"this is not the board: what answers at {url} is not `stream-app board` of this version "
+        f"(HTTP {status}); check board.url, and the proxy before it",
     )
 
 

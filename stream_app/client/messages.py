@@ -70,9 +70,8 @@ class Receiver:
                 wait = answer.headers.get("retry-after", "")
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
             raise NotDelivered(
-                f"{self.host} does not take messages ({type(error).__name__}): check "
-                "notify.url_env, and [egress]'s "
-                "proxy and authority",
+                f"{self.host} does not take messages ({type(error).__name__}): "
+                "check notify.url_env, and [egress]'s proxy and authority",
             ) from error
         if not 200 <= status < 300:
             remedy = (
@@ -126,7 +125,7 @@ def trial_body(form: Format, now_ms: int) -> bytes:
 
 def _line(alert: Alert, status: str) -> str:
     text = f"*{alert.name}* ({alert.severity}): {alert.summary}"
-    # api.slack.com: text formatting
+    # Slack wants these three escaped (api.slack.com: text formatting).
     for character, escaped in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
         text = text.replace(character, escaped)
     return (

@@ -342,7 +342,7 @@ async def find_stored_leads(
     names = settings.names
     async with topic_reader(settings, progress) as reader:
         known = -1, -1
-        # what is new may match what was read before
+        # A row that was read before may match what this pass has found.
         while (size := (len(matches.people), len(matches.leads))) > known:
             known = size
             for topic, add in (

@@ -226,8 +226,8 @@ def _room() -> Iterator[None]:
 def no_room(error: OSError) -> str:
     """Say that the temporary folder is full, and what to do."""
     return (
-        f"the temporary folder has no room for the leads ({error.strerror}): set TMPDIR to a "
-        "larger one"
+        f"the temporary folder has no room for the leads ({error.strerror}): "
+        "set TMPDIR to a larger one"
     )
 
 

@@ -51,10 +51,11 @@ class ResultStore:
             f"PRAGMA cache_size = -{_CACHE_KIB}",
             "PRAGMA journal_mode = OFF",
             "PRAGMA synchronous = OFF",
-            (
-                "CREATE TABLE results (id INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, value "
-                "BLOB NOT NULL)"
-            ),
+            """CREATE TABLE results (
+                id INTEGER PRIMARY KEY,
+                key BLOB NOT NULL UNIQUE,
+                value BLOB NOT NULL
+            )""",
             "CREATE TABLE people (key BLOB, lead BLOB, PRIMARY KEY (key, lead)) WITHOUT ROWID",
             "BEGIN",
         ):
@@ -135,8 +136,8 @@ def _room() -> Iterator[None]:
         yield
     except sqlite3.OperationalError as error:
         raise StreamAppError(
-            f"no room for the results in the temporary folder ({error}): set TMPDIR to a "
-            "larger one",
+            f"no room for the results in the temporary folder ({error}): "
+            "set TMPDIR to a larger one",
         ) from error
 
 
@@ -147,7 +148,7 @@ MOST_FIELDS: Final = 5_000
 """Fields that have a column of their own: those that come first."""
 OTHERS: Final = "other_fields"
 """The column with all other fields of a result, as a JSON object."""
-# what client/rows.py makes of bytes that are not UTF-8
+# client/rows.py turns bytes that are not UTF-8 into these.
 _UNDECODABLE: Final = re.compile("[\ud800-\udfff]")
 
 _json: Final = msgspec.json.Encoder()

@@ -90,13 +90,12 @@ def price(settings: Settings, alias: str) -> str:
             [f"destinations.{alias}.callbacks is false: no callback can be awaited"],
         )
     return (
-        f"send one test lead to Clay through {alias}: about "
-        f"{count(destination.estimate_credits, 'credit')} and "
-        f"{count(destination.estimate_actions, 'action')}, at most "
-        f"{count(destination.ceiling_credits, 'credit')} and "
-        f"{count(destination.ceiling_actions, 'action')}, and one of the webhook's 50,000 "
-        "submissions; its row stays "
-        "in the table"
+        f"send one test lead to Clay through {alias}: "
+        f"about {count(destination.estimate_credits, 'credit')} "
+        f"and {count(destination.estimate_actions, 'action')}, "
+        f"at most {count(destination.ceiling_credits, 'credit')} "
+        f"and {count(destination.ceiling_actions, 'action')}, "
+        "and one of the webhook's 50,000 submissions; its row stays in the table"
     )
 
 
@@ -184,8 +183,8 @@ async def _cancelled(settings: Settings, workspace: str, lead_id: str, who: str)
     if any(answer.applied for answer in sent.received):
         return "The test lead is cancelled: it will not be sent"
     return (
-        "The test lead is cancelled before a worker sends it: no worker has confirmed the "
-        "command yet"
+        "The test lead is cancelled before a worker sends it: "
+        "no worker has confirmed the command yet"
     )
 
 
@@ -195,11 +194,9 @@ def _no_callback(last: StatusEvent | None, within_s: float) -> str:
         return f"no worker processed it, {waited}: does `stream-app worker` run?"
     if last.status in ("accepted", "callback_overdue", "send_uncertain"):
         return (
-            f"Clay has it ({last.status}), and no callback came, {waited}. Look at its row "
-            "in the table: did the "
-            "columns run (credits, auto-run), and what does the cell of the HTTP column say? "
-            "Compare it with: "
-            "stream-app clay-setup"
+            f"Clay has it ({last.status}), and no callback came, {waited}. "
+            "Look at its row in the table: did the columns run (credits, auto-run), "
+            "and what does the cell of the HTTP column say? Compare it with: stream-app clay-setup"
         )
     return (
         f"its last status is {last.status} ({last.text or last.reason or 'in progress'}), {waited}"

@@ -37,8 +37,8 @@ _SPELLINGS: Final = {
     "full_name": "fullname, name, contact name",
     "company_name": "company, companyname, organization, organisation, account name, firma",
     "domain": (
-        "website, web site, company domain, company website, company url, homepage, website url, "
-        "webseite"
+        "website, web site, company domain, company website, company url, "
+        "homepage, website url, webseite"
     ),
     "linkedin_url": (
         "linkedin, linkedin profile, linkedin profile url, person linkedin url, linkedinurl"
@@ -84,7 +84,7 @@ def name_columns(header: Sequence[str], mapping: Mapping[str, str]) -> list[str]
     consumed = {*mapping, *titles}
     names = []
     for title in titles:
-        # what stands in brackets, as in "E-mail (work)", does not change what the column is
+        # What stands in brackets, as in "E-mail (work)", does not change what the column is.
         usual = _usual_name(title) or _usual_name(title.partition("(")[0]) or title
         name = asked.get(title) or (title if usual in consumed else usual)
         consumed.add(name)
@@ -320,7 +320,7 @@ class _Feed:
     def __init__(self, source: IO[bytes]) -> None:
         self._lines = _lines(source)
         self._again: list[tuple[int, str | None]] = []
-        # number and text (None: too long); clear it where a row begins
+        # Number and text (None: too long) of each line. The reader clears it where a row begins.
         self.row: list[tuple[int, str | None]] = []
 
     def __iter__(self) -> _Feed:

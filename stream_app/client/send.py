@@ -133,10 +133,9 @@ class Sender:
     def _lost(self, error: BaseException) -> BrokerUnavailable:
         return BrokerUnavailable(
             f"Kafka at {self._connection.bootstrap} accepted {self.acknowledged} records, "
-            "then no more: "
-            f"{str(error) or 'no response'}. Publish the same leads again when Kafka is "
-            "back: those already sent are "
-            "recognised as duplicates, unless they were published with force",
+            f"then no more: {str(error) or 'no response'}. Publish the same leads "
+            "again when Kafka is back: those already sent are recognised as duplicates, "
+            "unless they were published with force",
         )
 
 

@@ -96,8 +96,8 @@ def clay_setup(settings: Settings, alias: str) -> dict[str, Any]:
         "dedupe_column": "callback_token" if signs else "lead_id",
         "dedupe_advice": (
             (
-                "Clay drops a second row of the same lead, but keeps a forced one, because its "
-                "token differs"
+                "Clay drops a second row of the same lead, but keeps a forced one, "
+                "because its token differs"
             )
             if signs
             else "Clay drops a second row of the same lead, also of a forced one"
@@ -152,12 +152,12 @@ def _http_column(settings: Settings, alias: str, destination: Destination) -> di
         },
         "advice": [
             (
-                "title and company_size are examples: use your own names, with a column for each "
-                "result you want."
+                "title and company_size are examples: use your own names, "
+                "with a column for each result you want."
             ),
             (
-                "status may be enriched, partial, no_data or error. If empty, it is derived from "
-                "the results."
+                "status may be enriched, partial, no_data or error. "
+                "If empty, it is derived from the results."
             ),
             "credits: what the row cost, if a column has it. If empty, the estimate is booked.",
             (
@@ -169,13 +169,13 @@ def _http_column(settings: Settings, alias: str, destination: Destination) -> di
                 "credits stay booked."
             ),
             (
-                "Run it automatically after all other columns, with the longest timeout and 2 or "
-                "3 retries."
+                "Run it automatically after all other columns, "
+                "with the longest timeout and 2 or 3 retries."
             ),
             "Each call costs 1 Action. Its cell shows our answer, including any error.",
             (
-                "Never send results back into this table: the loop ends only when the credits "
-                "are used up."
+                "Never send results back into this table: "
+                "the loop ends only when the credits are used up."
             ),
         ],
     }

@@ -62,10 +62,9 @@ async def find_unreadable(settings: Settings, record_id: str) -> UnreadableBatch
         )
     if first < offset:
         raise StreamAppError(
-            f"{topic}/{partition}: the record at offset {first} can be read, and is not "
-            "finished: start "
-            f"`stream-app {process}`, and wait until it is (stream-app explain shows what "
-            "holds it)",
+            f"{topic}/{partition}: the record at offset {first} can be read, and is not finished: "
+            f"start `stream-app {process}`, and wait until it is (stream-app "
+            "explain shows what holds it)",
         )
     raise StreamAppError(f"{topic}/{partition} can be read: the group {name} is at {position}")
 
@@ -93,9 +92,9 @@ async def skip(settings: Settings, batch: UnreadableBatch) -> bool:
         if offsets.get(place, 0) >= end:
             return True
     raise StreamAppError(
-        f"no `stream-app {process}` has passed {batch.topic}/{batch.partition}/{batch.first} "
-        "yet: it will, within a "
-        "minute after it can read that partition; the log says that the offsets are skipped",
+        f"no `stream-app {process}` has passed {batch.topic}/{batch.partition}/{batch.first} yet: "
+        "it will, within a minute after it can read that partition; "
+        "the log says that the offsets are skipped",
     )
 
 

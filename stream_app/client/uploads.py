@@ -273,9 +273,8 @@ class Uploads:
         self._sweep()
         if len(self._uploads) >= MOST_UPLOADS:
             raise TooManyUploads(
-                f"{MOST_UPLOADS} files are being published on this board: finish or discard "
-                "one, or wait "
-                f"{KEPT_S / 60:.0f} minutes",
+                f"{MOST_UPLOADS} files are being published on this board: finish or discard one, "
+                f"or wait {KEPT_S / 60:.0f} minutes",
             )
 
     def get(self, upload_id: str, who: str) -> Upload | None:
@@ -308,9 +307,8 @@ class Uploads:
         if digest != upload.digest:
             raise CostChanged(
                 "This button publishes nothing any more: columns, workspace or options of "
-                "the file were changed after "
-                "its page was shown, perhaps in another tab. Open the page of the file "
-                "again, and look at its cost",
+                "the file were changed after its page was shown, perhaps in another tab. "
+                "Open the page of the file again, and look at its cost",
             )
         if upload.state not in ("checked", "failed") or not upload.summary.ready:
             return False

@@ -52,8 +52,8 @@ def token_of_board(settings: Settings, environ: Mapping[str, str]) -> str:
     path = _lasting_path(settings, environ)
     if path is None:
         problem = (
-            "board.token_env: is required where the user has no folder of their own for the "
-            "board's token"
+            "board.token_env: is required where the user has no folder of their "
+            "own for the board's token"
         )
         raise SettingsError(
             [f"{problem}; or set board.read_model_path, beside which the board keeps one"],
@@ -91,7 +91,7 @@ def _lasting_path(settings: Settings, environ: Mapping[str, str]) -> Path | None
     """Return where the read model is kept over restarts; None: the user has no home."""
     if settings.board.read_model_path is not None:
         return Path(settings.board.read_model_path)
-    # systemd may name several folders
+    # systemd may name several folders.
     named = (
         environ.get("STATE_DIRECTORY", "").partition(":")[0]
         or environ.get("XDG_STATE_HOME")

@@ -48,8 +48,8 @@ GONE: Final[Mapping[str, str]] = MappingProxyType(
         "topics.retry_days": "remove it: leads_days counts for leads.retry, too",
         "gateway.api_token_env": "it is board.token_env now",
         "gateway.api_url": (
-            "it is board.url now: `stream-app board` serves board and look-up API on "
-            "http.board_port"
+            "it is board.url now: `stream-app board` serves board and "
+            "look-up API on http.board_port"
         ),
         **{f"gateway.{key}": f"it is board.{key} now" for key in _BOARD},
         "http.notify_port": (

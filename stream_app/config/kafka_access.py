@@ -31,9 +31,8 @@ suppressed.
 """
 
 _ROWS_ARE_LOST: Final = (
-    "the rows of its leads and the suppression list are lost, and a lead that comes again "
-    "would be paid for again: "
-    "take a new kafka.namespace (docs/backup.md, stream-app-state is gone)"
+    "the rows of its leads and the suppression list are lost, and a lead that comes again would be "
+    "paid for again: take a new kafka.namespace (docs/backup.md, stream-app-state is gone)"
 )
 _FIRST_BYTES: Final = 4_096  # of each partition; Kafka sends one batch at least
 

@@ -133,7 +133,7 @@ class Configuration:
             if before is not None and before.workspace != destination.workspace:
                 continue
             known = self.endpoints.get(alias)
-            # a lead in progress may use a webhook that was removed from the pool
+            # A lead in progress may use a webhook that was removed from the pool.
             if known is not None:
                 endpoint = Endpoint(
                     {**known.urls, **endpoint.urls},

@@ -23,7 +23,7 @@ from stream_app.domain.plan import DeliveryPolicy, Destination, Workspace
 _HEADER = re.compile(r"[A-Za-z0-9-]{1,64}")
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _NAMESPACE = re.compile(r"[A-Za-z0-9._-]{0,32}")
-# a lead's work ends this long before the rebalance timeout (docs/reference/faust.md)
+# A lead's work ends this long before the rebalance timeout (docs/reference/faust.md).
 _REBALANCE_MARGIN_S = 20.0
 _RANGED: Final = (
     "kafka",
@@ -95,8 +95,7 @@ def uncapped(settings: Settings) -> Iterator[str]:
         why = "shadow = true only counts, so nothing limits" if policy.shadow else "nothing limits"
         yield (
             f"workspaces.{name}.budget: {why} what it spends; set {' or '.join(caps[:2])}, "
-            "or unlimited = true "
-            "if it may use up all that Clay has"
+            "or unlimited = true if it may use up all that Clay has"
         )
 
 
@@ -112,7 +111,7 @@ def _kafka(settings: Settings) -> Iterator[str]:
     elif security.protocol.startswith("SASL") and not (security.username and security.password_env):
         yield f"kafka.security: protocol {security.protocol} needs username and password_env"
     hosts = [place.strip().rpartition(":")[0].strip("[]") for place in kafka.bootstrap.split(",")]
-    # beyond a container network
+    # SASL_PLAINTEXT encrypts nothing, which is harmless only within a network of containers.
     in_clear = security.protocol == "SASL_PLAINTEXT" and not all(map(is_local, hosts))
     if in_clear and security.mechanism in _IN_CLEAR:
         secret, instead = _IN_CLEAR[security.mechanism]
@@ -126,13 +125,13 @@ def _oauth(oauth: OAuth) -> Iterator[str]:
     endpoint = (oauth.token_url, oauth.client_id, oauth.client_secret_env)
     if bool(oauth.aws_region) == any(endpoint) or not (oauth.aws_region or all(endpoint)):
         yield (
-            ": OAUTHBEARER needs token_url, client_id and client_secret_env; or, for Amazon MSK, "
-            "only aws_region"
+            ": OAUTHBEARER needs token_url, client_id and client_secret_env; "
+            "or, for Amazon MSK, only aws_region"
         )
     elif oauth.token_url is not None and not _is_base(oauth.token_url):
         yield (
-            ".token_url: must be like https://login.example.com/oauth2/token, without user, "
-            "query or fragment"
+            ".token_url: must be like https://login.example.com/oauth2/token, "
+            "without user, query or fragment"
         )
     elif (
         oauth.token_url is not None
@@ -166,10 +165,8 @@ def _delivery(settings: Settings) -> Iterator[str]:
     if all_s > kafka.rebalance_timeout_s - _REBALANCE_MARGIN_S:
         yield (
             f"kafka.rebalance_timeout_s: must be {_REBALANCE_MARGIN_S:g} s above "
-            "delivery.max_request_start_age_s + "
-            f"request_timeout_s + commit_timeout_s = {all_s:g} s, or Kafka revokes "
-            "partitions of a worker that is "
-            "still finishing its leads"
+            f"delivery.max_request_start_age_s + request_timeout_s + commit_timeout_s = {all_s:g} "
+            "s, or Kafka revokes partitions of a worker that is still finishing its leads"
         )
     if kafka.session_timeout_s > kafka.rebalance_timeout_s:
         yield "kafka.session_timeout_s: must not be above kafka.rebalance_timeout_s"
@@ -190,10 +187,9 @@ def _grace(settings: Settings, table: DeliveryPolicy | Destination) -> Iterator[
         return
     if grace_s <= delivery.longest_s:
         yield (
-            ".uncertain_grace_s: must be above delivery.max_request_start_age_s + "
-            "request_timeout_s = "
-            f"{delivery.longest_s:g} s, or a lead could be sent again while its first POST "
-            "is in progress"
+            ".uncertain_grace_s: must be above delivery.max_request_start_age_s "
+            f"+ request_timeout_s = {delivery.longest_s:g} s, "
+            "or a lead could be sent again while its first POST is in progress"
         )
     if tiers_s and grace_s > tiers_s[-1]:
         yield f".uncertain_grace_s = {grace_s:g}: {_TOO_LONG}{tiers_s[-1]}"
@@ -225,8 +221,8 @@ def _retention(settings: Settings) -> Iterator[str]:
             )
     if tiers_days > fresh_days:
         yield (
-            f"delivery.freshness_days = {fresh_days}: delay tiers keep records for {tiers_days} "
-            f"days: {old}"
+            f"delivery.freshness_days = {fresh_days}: "
+            f"delay tiers keep records for {tiers_days} days: {old}"
         )
 
 
@@ -241,42 +237,40 @@ def _processes(settings: Settings) -> Iterator[str]:
     yield from (f"cache.{line}" for line in settings.cache.problems())
     if trace.endpoint is not None and not _is_base(trace.endpoint):
         yield (
-            "trace.endpoint: must be like http://127.0.0.1:4318/v1/traces, without user, query "
-            "or fragment"
+            "trace.endpoint: must be like http://127.0.0.1:4318/v1/traces, "
+            "without user, query or fragment"
         )
     elif trace.endpoint is not None and trace.headers_env and not _is_private(trace.endpoint):
         yield (
-            "trace.endpoint: must begin with https, because the headers of trace.headers_env are "
-            "sent there"
+            "trace.endpoint: must begin with https, "
+            "because the headers of trace.headers_env are sent there"
         )
     if gateway.public_url is not None and not _is_base(gateway.public_url):
         yield (
-            "gateway.public_url: must be like https://leads.example.com, without user, query or "
-            "fragment"
+            "gateway.public_url: must be like https://leads.example.com, "
+            "without user, query or fragment"
         )
     elif gateway.public_url is not None and not _is_private(gateway.public_url):
         yield "gateway.public_url: must begin with https, because tokens and results are sent there"
     if not is_loopback(gateway.host) and not gateway.behind_proxy:
         yield (
-            f"gateway.host = {gateway.host}: others reach it, and any of them could exhaust "
-            "its memory; put a reverse "
-            "proxy in front of it (deploy/nginx.conf) and set gateway.behind_proxy = true, "
-            "or listen on 127.0.0.1"
+            f"gateway.host = {gateway.host}: others reach it, and any of them could "
+            "exhaust its memory; put a reverse proxy in front of it (deploy/nginx.conf) "
+            "and set gateway.behind_proxy = true, or listen on 127.0.0.1"
         )
     yield from _board(settings.board)
     if notify.watch_gateway and (notify.url_env is None or gateway.public_url is None):
         yield (
-            "notify.watch_gateway: needs gateway.public_url, which it asks, and notify.url_env, "
-            "where it says so"
+            "notify.watch_gateway: needs gateway.public_url, which it asks, "
+            "and notify.url_env, where it says so"
         )
 
 
 def _board(board: Board) -> Iterator[str]:
     if board.url is not None and (not _is_base(board.url) or urlsplit(board.url).path.strip("/")):
         yield (
-            "board.url: must be like https://board.example.com, without user, path, query or "
-            "fragment: the pages are "
-            "below /board, the look-up API is beside it"
+            "board.url: must be like https://board.example.com, without user, path, "
+            "query or fragment: the pages are below /board, the look-up API is beside it"
         )
     elif board.url is not None and board.token_env is not None and not _is_private(board.url):
         yield "board.url: must begin with https, because the token is sent there"
@@ -284,15 +278,13 @@ def _board(board: Board) -> Iterator[str]:
         yield "board.url: is required with board.behind_proxy = true: links and cookies follow it"
     if not is_loopback(board.host) and not board.behind_proxy:
         yield (
-            f"board.host = {board.host}: others reach it without TLS; put a reverse proxy in "
-            "front of it and set "
-            "board.behind_proxy = true, or listen on 127.0.0.1"
+            f"board.host = {board.host}: others reach it without TLS; put a reverse proxy in front "
+            "of it and set board.behind_proxy = true, or listen on 127.0.0.1"
         )
     elif board.token_env is None and (board.behind_proxy or not is_loopback(board.host)):
         yield (
-            "board.token_env: is required with board.behind_proxy = true, because the proxy "
-            "would open the board to "
-            "everyone; name an environment variable with a token"
+            "board.token_env: is required with board.behind_proxy = true, because the proxy would "
+            "open the board to everyone; name an environment variable with a token"
         )
     if board.trace_url is not None and not _is_trace_url(board.trace_url):
         yield "board.trace_url: must be like https://tempo.example.com/trace/{trace_id}"
@@ -342,14 +334,12 @@ def _callbacks(settings: Settings, destination: Destination) -> Iterator[str]:
         if getattr(settings.topics, f"{kind}_days") <= waits_days:
             yield (
                 f".callback_grace_s: with callback_deadline_s it is {waits_days:.3g} days; "
-                f"topics.{kind}_days must be "
-                "above that, or the record of a parked lead expires"
+                f"topics.{kind}_days must be above that, or the record of a parked lead expires"
             )
     if settings.gateway.public_url is None:
         yield (
-            ".callbacks: Clay has no address to call back: set gateway.public_url, or "
-            "callbacks = false if this "
-            "table sends no callbacks"
+            ".callbacks: Clay has no address to call back: set gateway.public_url, "
+            "or callbacks = false if this table sends no callbacks"
         )
     if not (settings.gateway.token_keys_env or destination.callback_secrets_env):
         yield (
@@ -369,8 +359,8 @@ def _destination(alias: str, destination: Destination) -> Iterator[str]:
     for meter in ("credits", "actions"):
         if getattr(destination, f"estimate_{meter}") > getattr(destination, f"ceiling_{meter}"):
             yield (
-                f".estimate_{meter}: must not be above ceiling_{meter}, the most that one lead "
-                "costs"
+                f".estimate_{meter}: must not be above ceiling_{meter}, "
+                "the most that one lead costs"
             )
     columns = list(destination.columns.values())
     if not all(columns) or len(set(columns)) < len(columns):
@@ -398,9 +388,8 @@ def _workspaces(settings: Settings) -> Iterator[str]:
         yield from (f"workspace_defaults{line}" for line in inherited)
     if defaults.budget.unlimited:
         yield (
-            "workspace_defaults.budget.unlimited: would let a new workspace spend without a "
-            "limit that nobody chose; "
-            "write it under [workspaces.NAME.budget]"
+            "workspace_defaults.budget.unlimited: would let a new workspace spend without a limit "
+            "that nobody chose; write it under [workspaces.NAME.budget]"
         )
     yield from _strangers(settings)
 
@@ -434,8 +423,8 @@ def _strangers(settings: Settings) -> Iterator[str]:
             close = near(name, named)
             hint = f"did you mean {close[0]}?" if close else "remove it, or add its destination"
             yield (
-                f"workspaces.{name}: no destination names this workspace, so the table has no "
-                f"effect; {hint}"
+                f"workspaces.{name}: no destination names this workspace, "
+                f"so the table has no effect; {hint}"
             )
 
 
@@ -446,8 +435,8 @@ def _place(settings: Settings, name: str, workspace: Workspace) -> Iterator[str]
     partitions = settings.kafka.partitions
     if pin is not None and not 0 <= pin < partitions:
         yield (
-            f".partition = {pin}: must be from 0 to {partitions - 1} (kafka.partitions = "
-            f"{partitions})"
+            f".partition = {pin}: must be from 0 to {partitions - 1} "
+            f"(kafka.partitions = {partitions})"
         )
     if default := workspace.default_destination:
         destination = settings.destinations.get(default)
@@ -473,8 +462,8 @@ def _policies(settings: Settings, workspace: Workspace, checked: Workspace | Non
             ZoneInfo(workspace.time_zone)
         except (OSError, ValueError, KeyError):
             yield (
-                f".time_zone = {workspace.time_zone!r}: no such time zone; use a name like "
-                "'Europe/Berlin'"
+                f".time_zone = {workspace.time_zone!r}: no such time zone; "
+                "use a name like 'Europe/Berlin'"
             )
     for table in _POLICIES:
         if is_new(table):
@@ -484,8 +473,7 @@ def _policies(settings: Settings, workspace: Workspace, checked: Workspace | Non
         if is_new(table) and getattr(workspace, table).probe_lease_s <= longest_s:
             yield (
                 f".{table}.probe_lease_s: must be above delivery.max_request_start_age_s + "
-                "request_timeout_s = "
-                f"{longest_s:g} s, or a probe in progress counts as lost"
+                f"request_timeout_s = {longest_s:g} s, or a probe in progress counts as lost"
             )
 
 

@@ -92,8 +92,8 @@ def name_problems(settings: Settings) -> Iterator[str]:
             yield f"{naming.place}: must name each environment variable once"
         for _ in range(len(naming.names) - len(naming.valid)):
             yield (
-                f"{naming.place}: must be the name of an environment variable, never the secret "
-                "itself"
+                f"{naming.place}: must be the name of an environment variable, "
+                "never the secret itself"
             )
 
 

@@ -73,7 +73,7 @@ def broker_properties(*, listen: str, port: int, controller_port: int) -> dict[s
         "transaction.state.log.num.partitions": "4",
         "transaction.state.log.replication.factor": "1",
         "transaction.state.log.min.isr": "1",
-        # no record twice a second that says that nothing happened
+        # Otherwise a record says twice a second that nothing has happened.
         "metadata.max.idle.interval.ms": "0",
         "num.network.threads": "2",
         "num.io.threads": "4",
@@ -381,7 +381,7 @@ def broker_answers(port: int) -> bool:
             head = connection.makefile("rb").read(16)
     except OSError:
         return False
-    # size, correlation, throttle, brokers
+    # The four numbers are size, correlation, throttle and brokers.
     return len(head) == 16 and struct.unpack(">iiii", head)[3] > 0
 
 

@@ -159,9 +159,8 @@ def main(argv: Sequence[str]) -> int:
     tool = TOOLS.get(name)
     if tool is None and list(argv) != [FETCH]:
         usage = (
-            "python -m stream_app.dev.kafka_tools TOOL ...; TOOL is one of: "
-            f"{', '.join(TOOLS)}; or {FETCH}, alone, "
-            "which downloads what they need"
+            f"python -m stream_app.dev.kafka_tools TOOL ...; TOOL is one of: {', '.join(TOOLS)}; "
+            f"or {FETCH}, alone, which downloads what they need"
         )
         notes.print(usage, soft_wrap=True)
         return _USAGE

@@ -64,8 +64,8 @@ _CHANNELS: Final[dict[str, tuple[str, str | None, str, str]]] = {
         None,
         _WORKSPACE,
         (
-            "Leads that failed: the raw bytes of the record, and all metadata in headers. "
-            f"{_COMMITTED}"
+            "Leads that failed: the raw bytes of the record, "
+            f"and all metadata in headers. {_COMMITTED}"
         ),
     ),
     "parked": (
@@ -95,8 +95,8 @@ _CHANNELS: Final[dict[str, tuple[str, str | None, str, str]]] = {
         "command-answer.v1",
         _WORKSPACE,
         (
-            "The result of each command: who submitted it, why, what it did, and the lane after "
-            f"it. {_COMMITTED}"
+            "The result of each command: who submitted it, why, what it did, "
+            f"and the lane after it. {_COMMITTED}"
         ),
     ),
     "replayCommands": (

@@ -66,8 +66,8 @@ NOT_POST: Final = Answer(
 NOT_HERE: Final = Answer(
     404,
     "not_here",
-    "No table calls back at this address: compare the URL with what `stream-app clay-setup` "
-    "prints.",
+    "No table calls back at this address: "
+    "compare the URL with what `stream-app clay-setup` prints.",
 )
 WRONG_TYPE: Final = Answer(
     415,
@@ -89,8 +89,8 @@ TOO_SLOW: Final = Answer(408, "too_slow", "The body did not arrive in time: try 
 NO_TOKEN: Final = Answer(
     401,
     "no_token",
-    "The token is missing: add the header x-callback-token with the column callback_token of "
-    "this row.",
+    "The token is missing: add the header x-callback-token with the column "
+    "callback_token of this row.",
 )
 NO_SECRET: Final = Answer(
     401,

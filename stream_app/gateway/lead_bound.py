@@ -1,10 +1,8 @@
-"""How often one lead may call back, so that one valid token cannot fill the topic of callbacks.
+"""How often one lead may call back: one valid token cannot fill the topic of callbacks.
 
 Clay repeats a callback up to 5 times, a lead may have several rows, and people run a row again by
-hand.
-So `AT_ONCE` callbacks of a lead are taken, and one more in each `EVERY_S` after that. It is the
-bound of one
-gateway, which begins again with it, because gateways share nothing.
+hand. `AT_ONCE` callbacks of a lead are therefore taken, and one more in each `EVERY_S` after that.
+Gateways share nothing: each has a bound of its own, and begins again with it when it restarts.
 """
 
 import time

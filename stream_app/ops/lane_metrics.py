@@ -71,7 +71,7 @@ class LaneMetrics:
     ) -> None:
         self._log = log
         self._now_ms = now_ms
-        # the one that changed last at the end
+        # In the order of their last change, the latest at the end.
         self._shown: dict[str, set[tuple[Gauge, Labels]]] = {}
         self._last: dict[str, LaneView] = {}  # of those that are shown
         self._left_out: set[str] = set()

@@ -76,7 +76,7 @@ async def open_cache(settings: Settings, registry: CollectorRegistry) -> AsyncIt
     if settings.redis.url_env is None:
         yield MemoryCache()
         return
-    # 8 % of the imports of a worker that uses no Redis
+    # These would be 8 % of the imports of a worker that uses no Redis.
     from stream_app.cache.redis import RedisCache, redis_link
 
     calls = Counter(
@@ -150,7 +150,7 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
                 limits,
                 known=topics,
                 writes_to={(topic, number) for topic in own},
-                # a lead that strayed goes to the home of its workspace
+                # A lead that arrives elsewhere goes to the home of its workspace.
                 writes_to_all_of={names.retry},
                 clock=kafka_clock,
                 view=view,

@@ -49,9 +49,9 @@ def replay_page(site: Site, moment: Moment, query: Query) -> PageData:
         "progress": progress,
         "tone": _TONES[progress.state],
         "share": share_of(progress),
-        # the command line that selects the same
+        # The command line that selects the same dead letters.
         "command": f"stream-app dlq list {options_of(progress.plan.source, progress.plan.filter)}",
-        # a command was sent from this page and is not applied yet
+        # True while a command that was sent from this page is not applied yet.
         "waits": bool(asked)
         and asked not in progress.commands
         and progress.state in ("running", "stopped"),
@@ -171,7 +171,7 @@ def dead_page(site: Site, moment: Moment, query: Query) -> PageData:
         "others": queries.dead_letters(other, workspace or None).open,  # of the other topic
         "rows": rows,
         "causes": causes,
-        # how many causes this page and those before it have, if there are more
+        # How many causes this page and those before it have, if there are more; else 0.
         "after": after + ROWS if causes > after + ROWS else 0,
         "hours": stack([*named, (_COLOURS[-1], "rarer causes")], by_slot, begin_s, HOUR_S, 24, 7),
         "workspace": workspace,
@@ -231,7 +231,8 @@ def cause_page(site: Site, moment: Moment, query: Query) -> PageData:
         "cause": cause,
         "dead_letters": many,
         "rows": rows[:ROWS],
-        # whose dead letters can be given up; another program's come back by themselves, once
+        # The states whose dead letters can be given up. Those of another program come back by
+        # themselves, once.
         "can_end": {"open"} if cause.kind == "foreign" else {"open", "coming_back"},
         "last_day": last_day,
         "state": state,

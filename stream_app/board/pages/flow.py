@@ -176,7 +176,8 @@ def books_page(site: Site, moment: Moment, query: Query) -> PageData:
         columns.append(("unknown", meaning_of("unknown"), sums["unknown"]))
     names = [name for name in sorted(rows) if name > after or not after]
     return {
-        # name, meaning and number of leads; of `waiting` the records, None if unknown
+        # Name, meaning and number of leads. For `waiting` it is the number of records, None if
+        # unknown.
         "columns": columns,
         "says": None
         if on_kafka is None
@@ -185,7 +186,7 @@ def books_page(site: Site, moment: Moment, query: Query) -> PageData:
         "at_most": whole is not None and whole.at_most,  # so many records wait on Kafka, or fewer
         "rows": [(name, rows[name]) for name in names[:ROWS]],
         "after": names[ROWS - 1] if len(names) > ROWS else "",
-        # records that begin with a callback or a command, by status
+        # By status, the records that begin with a callback or a command.
         "not_leads": not_leads.most_common(),
         "unreadable": site.queries.unreadable(),
     }
@@ -209,7 +210,7 @@ def audit_page(site: Site, moment: Moment, query: Query) -> PageData:
         "filter": wanted,
         "kinds": queries.words_of_commands("kind"),
         "people": queries.words_of_commands("who"),
-        # the last answer of a worker has the kind of the command
+        # The last answer of a worker has the kind of the command.
         "rows": [
             (
                 max(orders, key=lambda order: (order.kind != REPLAY_RELOAD, order.place)),

@@ -278,7 +278,7 @@ def lane_page(site: Site, moment: Moment, query: Query) -> PageData | None:
     slot_times = [begin_s + n * MARK_S for n in range(slots_n + 1)]
     return {
         "lane": lane,
-        # what bounds a lane below its rate, in the words of `explain`
+        # What bounds a lane below its rate, in the words of `explain`.
         "pace": pace_text(lane.view) if lane.view and lane.view.bound_by != "rate" else "",
         "chart": chart,
         "span": span,
@@ -288,7 +288,7 @@ def lane_page(site: Site, moment: Moment, query: Query) -> PageData | None:
         "holds": _bands(changes, {"held": "warn", "moves": "ok"}, begin_ms, now_ms),
         "health": trend(scores, slot_times),
         "latency": trend(latencies, slot_times),
-        # the lowest health and the highest p95 of the last day, and below of each of its hours
+        # The lowest health and the highest p95 of the last day. Below, they are those of each hour.
         "worst": (min(scores.values()), max(latencies.values())) if marks else None,
         "hours": [
             (at_s * 1000, min(mark.score for mark in of_hour), max(mark.p95_ms for mark in of_hour))

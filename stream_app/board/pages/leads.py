@@ -167,12 +167,12 @@ def lead_page(
     return {
         "lead_id": lead_id,
         "lead": lead,
-        # a duplicate or a late callback may be newer, and counts for no lead
+        # A duplicate or a late callback may be newer than it, but counts for no lead.
         "now": site.queries.now_of([lead_id]),
         "histories": [_timeline(history, moment.now_ms) for history in lead.histories]
         if lead
         else [],
-        # the other leads of its person; None if there are none, and if the person was erased
+        # The other leads of its person; None if there are none, or if the person was erased.
         "same_person": _same_person(site, lead_id) if lead else None,
         "results": [place.result for place in site.queries.results(lead_id)]
         if shown is None
@@ -212,7 +212,7 @@ def _timeline(history: RecordHistory, now_ms: int) -> PageData:
             max(1, length_ms),
             now_ms,
         )
-        # no end: it waits now
+        # The last wait has no end while it lasts.
         span = {"begin_ms": mine[0].begin_ms, "end_ms": mine[-1].end_ms, "length_ms": took_ms}
         rows.append({"name": NAMES[kind], "bands": bands, "times": times, **span})
     return {

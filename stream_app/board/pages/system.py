@@ -80,8 +80,8 @@ def _checks(moment: Moment) -> Iterator[tuple[str, Tone, str, str]]:
                 "replay processes",
                 kafka.replay,
                 (
-                    "Dead letters and deferred leads do not come back until one runs. Start it: "
-                    "stream-app replay"
+                    "Dead letters and deferred leads do not come back until one runs. "
+                    "Start it: stream-app replay"
                 ),
             ),
         ):

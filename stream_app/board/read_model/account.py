@@ -181,7 +181,7 @@ class Account:
             kept.of_import = kept.imported > 0 and number in winners
         if len(members) == 1:
             return
-        # a lead may be in thousands
+        # A lead may be in thousands of imports.
         by_import: defaultdict[int, list[tuple[int, Kept]]] = defaultdict(list)
         for number, kept in members:
             if kept.imported:
@@ -312,7 +312,7 @@ class Account:
         for lead_id, members in by_lead.items():
             self._elect(members)
             for _, kept in members:
-                # those that it follows were not loaded
+                # The records that it follows were not loaded.
                 kept.follows |= kept.counts and lead_id in leads
         self._write(before, after)
 

@@ -186,8 +186,8 @@ class BoardQueries(Queries):
                 if len(rows) >= limit and newest < rows[limit - 1][0]:
                     break
                 sql = (
-                    f"{_SELECT} WHERE {where} AND (at_ms < ? OR id < ?) ORDER BY at_ms DESC, id "
-                    "DESC LIMIT ?"
+                    f"{_SELECT} WHERE {where} AND (at_ms < ? OR id < ?) "
+                    "ORDER BY at_ms DESC, id DESC LIMIT ?"
                 )
                 rows += self._all(sql, *values, at_ms, record, limit)
                 rows.sort(reverse=True)
@@ -223,8 +223,8 @@ class BoardQueries(Queries):
             (("workspace", "status", "destination"), by_destination),
         ):
             sql = (
-                f"SELECT DISTINCT {', '.join(names)} FROM status_counts WHERE {where} AND "
-                f"{condition}"
+                f"SELECT DISTINCT {', '.join(names)} FROM status_counts "
+                f"WHERE {where} AND {condition}"
             )
             for row in self._all(sql, *values):
                 yield dict(zip(names, row, strict=True))
@@ -250,8 +250,8 @@ class BoardQueries(Queries):
     ) -> tuple[int, list[RecordRow]]:
         """Return how many records a lead has, and those after a place, newest first."""
         sql = (
-            f"{_SELECT} WHERE lead_id = ? AND (at_ms, id) < (?, ?) ORDER BY at_ms DESC, id DESC "
-            "LIMIT ?"
+            f"{_SELECT} WHERE lead_id = ? AND (at_ms, id) < (?, ?) "
+            "ORDER BY at_ms DESC, id DESC LIMIT ?"
         )
         with self.snapshot():
             ((many,),) = self._all("SELECT count(*) FROM records WHERE lead_id = ?", lead_id)
@@ -260,8 +260,8 @@ class BoardQueries(Queries):
     def now_of(self, lead_ids: Iterable[str]) -> list[RecordRow]:
         """Return the record that counts for each lead, or else its newest; the newest first."""
         sql = (
-            f"{_SELECT} WHERE lead_id = ? ORDER BY rank > 0 AND counts DESC, at_ms DESC, id DESC "
-            "LIMIT 1"
+            f"{_SELECT} WHERE lead_id = ? "
+            "ORDER BY rank > 0 AND counts DESC, at_ms DESC, id DESC LIMIT 1"
         )
         with self.snapshot():
             rows = [row for lead_id in lead_ids for row in self._all(sql, lead_id)]

@@ -166,7 +166,7 @@ class Projection:
                 if time.monotonic() - looked_s >= _LOOK_EVERY_S:
                     if not self._path.exists():
                         raise sqlite3.DatabaseError("the file was removed")
-                    # aiokafka's own timeout is much longer
+                    # aiokafka's own timeout is much longer.
                     async with asyncio.timeout(_ANSWER_WITHIN_S):
                         await reading.look(self._clock.now_ms())
                     await write(partial(model.sweep, self._clock.now_ms()))
@@ -282,6 +282,6 @@ class _Reading:
         self._unproven.discard(log)
         if records[0].offset == at.last and mark(records.pop(0)) != at.mark:
             raise _Replaced(
-                f"{log.topic}/{log.partition} has another record at {at.last}: the topic was "
-                "created again",
+                f"{log.topic}/{log.partition} has another record at {at.last}: "
+                "the topic was created again",
             )

@@ -152,7 +152,7 @@ class History:
         """Delete what is older than it is kept."""
         db = self._db
         now_s = now_ms // 1000
-        # one workspace after the other, because a workspace comes first in the keys
+        # Each workspace is swept by itself, because a workspace comes first in the keys.
         workspaces = db.execute(
             """WITH RECURSIVE each(name) AS (
                    SELECT min(workspace) FROM history

@@ -33,8 +33,8 @@ from stream_app.domain.model.untrusted import UNREADABLE
 DAY_MS: Final = 86_400_000
 _HOUR_MS: Final = 3_600_000
 SAME_CAUSE: Final = (
-    "topic = ? AND kind = ? AND workspace = ? AND reason = ? AND http_status = ? AND destination "
-    "= ?"
+    "topic = ? AND kind = ? AND workspace = ? "
+    "AND reason = ? AND http_status = ? AND destination = ?"
 )
 
 _WORDS: Final = tuple(HEADERS[field] for field in ("reason", "http_status", "destination"))
@@ -161,7 +161,7 @@ class Projector:
         self._keep_last("lanes", ("workspace",), lanes, lambda record: (record.value,))
         views = []
         for record in lanes:
-            # a version that cannot read a lane reports it when it is shown
+            # A lane that this version cannot read is reported when it is shown.
             with suppress(*UNREADABLE):
                 views.append(_lane.decode(record.value or b""))
         self.history.lanes(views)

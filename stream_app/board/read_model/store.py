@@ -529,7 +529,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     try:
         for setting in (
             "journal_mode = WAL",
-            # a power cut may lose the last transactions, which are read again
+            # A power cut may lose the last transactions. They are read from Kafka again.
             "synchronous = NORMAL",
             f"cache_size = -{_CACHE_KIB}",
             f"wal_autocheckpoint = {_WAL_PAGES}",
@@ -555,8 +555,8 @@ def _lock_for_writing(path: Path) -> IO[bytes]:
         lock = path.with_name(path.name + ".lock").open("wb")
     except OSError as error:
         text = (
-            f"{path}: cannot write the read model ({error.strerror}): set {setting} to a "
-            "writable file"
+            f"{path}: cannot write the read model ({error.strerror}): "
+            f"set {setting} to a writable file"
         )
         raise StreamAppError(text) from error
     try:

@@ -241,8 +241,8 @@ async def patience(say: Callable[[str], None], what: str) -> AsyncIterator[None]
             await asyncio.sleep(_PATIENCE_S)
             say(
                 (
-                    f"{what}, after {time.monotonic() - began_s:.0f} s: a busy machine takes up "
-                    "to a minute."
+                    f"{what}, after {time.monotonic() - began_s:.0f} s: "
+                    "a busy machine takes up to a minute."
                 ),
             )
 
@@ -277,9 +277,8 @@ async def running(
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)),
         )
         say(
-            "Starting a simulated Clay: it limits, charges, fails and calls back like the "
-            "real one, only sooner, and "
-            "writes down every request.",
+            "Starting a simulated Clay: it limits, charges, "
+            "fails and calls back like the real one, only sooner, and writes down every request.",
         )
         url, control = await _simulator(children)
         if bootstrap is None:
@@ -289,8 +288,8 @@ async def running(
             settings, config = _settings(children.directory, bootstrap, url, "demo.", keep=keep)
         else:
             say(
-                f"Using your Kafka at {bootstrap}; the demo's topics are removed from it at "
-                "the end.",
+                f"Using your Kafka at {bootstrap}; "
+                "the demo's topics are removed from it at the end.",
             )
             settings, config = _settings(
                 children.directory,

@@ -192,9 +192,8 @@ async def _outage(processes: Processes, state: DemoState, display: Display) -> B
     """Let Clay answer 503 to everything. Reads the books in the middle, while the worker runs."""
     display.say(
         f"Clay goes down for {OUTAGE_S:.0f} s. A few leads fail and become dead letters; "
-        "then the breaker opens, and "
-        "the rest waits on Kafka: nothing is lost, nothing is paid. Leads that Clay already "
-        "has go on and come back.",
+        "then the breaker opens, and the rest waits on Kafka: nothing is lost, nothing is paid. "
+        "Leads that Clay already has go on and come back.",
     )
     await processes.fault(kind="status_before", status=503, for_s=OUTAGE_S)
     await _pass_time(OUTAGE_S / 2, processes, state, display)
@@ -202,13 +201,12 @@ async def _outage(processes: Processes, state: DemoState, display: Display) -> B
     held = books.columns["held"].records + books.columns["waiting"].records
     display.say(
         f"The books in the middle of it {'balance' if books.balanced else 'do NOT balance'}: "
-        f"{books.records} in, "
-        f"{books.accounted} accounted for, {held} of them waiting.",
+        f"{books.records} in, {books.accounted} accounted for, {held} of them waiting.",
     )
     await _pass_time(OUTAGE_S / 2, processes, state, display)
     display.say(
-        "Clay is back. The breaker lets a few probes through, closes, and the dead letters "
-        "are replayed.",
+        "Clay is back. The breaker lets a few probes through, closes, "
+        "and the dead letters are replayed.",
     )
     return books
 
@@ -227,8 +225,8 @@ async def _keep(processes: Processes, state: DemoState, display: Display) -> Non
     """Publish a lead every few seconds until Ctrl-C, which cancels this task."""
     display.say(
         f"Everything stays up until Ctrl-C, with a lead every {_KEPT_EVERY_S:.0f} s. "
-        f"`stream-app open --config {processes.config}` opens the board, and other commands need "
-        "this file, too.",
+        f"`stream-app open --config {processes.config}` opens the board, "
+        "and other commands need this file, too.",
     )
     display.say(
         f"To act on the board, log in with this token: {processes.operator_token}. "
@@ -253,8 +251,8 @@ async def _keep(processes: Processes, state: DemoState, display: Display) -> Non
             await _pass_time(_KEPT_EVERY_S, processes, state, display)
     except asyncio.CancelledError:
         display.say(
-            f"No more leads. The budget of {SMALL} is lifted, and the last ones get their "
-            "answers first.",
+            f"No more leads. The budget of {SMALL} is lifted, "
+            "and the last ones get their answers first.",
         )
         caps = {"caps": {"credits_per_day": None}}
         why = "the demo ends"
@@ -297,9 +295,8 @@ async def _decisions(processes: Processes, state: DemoState, display: Display) -
     await processes.mend("callbacks_lost")
     display.say(
         f"For you to decide: two leads of {rejecting} that Clay rejected, which can be sent "
-        "back from the page Dead "
-        f"letters, and a lead of {silent} whose callback Clay lost, which is parked in half "
-        "a minute.",
+        f"back from the page Dead letters, and a lead of {silent} whose callback Clay lost, "
+        "which is parked in half a minute.",
     )
 
 

@@ -214,7 +214,7 @@ class Tally:
         totals.requests[str(line.status)] += 1
         totals.accepted += line.accepted
         leads = [line.lead_id] if line.elements is None else [lead for lead, _ in line.elements]
-        # a webhook with room for some elements of an array takes the first ones
+        # A webhook with room for some elements of an array takes the first ones.
         for n, lead in enumerate(leads):
             if lead is not None:
                 count = self.of(lead)

@@ -64,11 +64,10 @@ class Callback(Settings, frozen=True, kw_only=True):
     `url`, `headers` and `body` may hold `{{placeholders}}`: a field of the payload, a column, or
     `clay_row`, `clay_run`, `clay_attempt`, `clay_credits`. Without a body it sends the two echo
     fields and all columns.
+
     A row whose `url` comes out empty, or that found nothing while `run_if = "found"`, sends nothing
-    at all
-    ("run condition not met"). Without `typed` every value arrives as text and null as "", as with
-    Clay;
-    without `escape` a quote in a value breaks the JSON, as with Clay.
+    at all ("run condition not met"). Without `typed` every value arrives as text and null as "",
+    and without `escape` a quote in a value breaks the JSON. Clay does both.
     """
 
     enabled: bool = True

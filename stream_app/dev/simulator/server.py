@@ -137,7 +137,7 @@ class Simulator:
         if webhooks:
             app.router.add_post(WEBHOOK_PATH, self._webhook)
             app.router.add_get("/", self._root)
-            # before connections close: it ends the requests that hang in them
+            # It runs before connections close, and ends the requests that hang in them.
             app.on_shutdown.append(self._close_clay)
         runner = web.AppRunner(
             app,
