@@ -761,22 +761,20 @@ class Conclusions(StateUser):
             run.waiting.pop(consumed.offset, None)
 
     async def _conclude_run(self, in_flight: InFlight, run: EmptyRun) -> None:
-        """Conclude all records of the run that wait.
+        """Conclude all records of the run that wait, but those that were concluded before a crash.
 
-        Those up to a marker were concluded before a crash.
+        A process that does not own the partition any more must not ack them either, so there is a
+        commit in each case.
         """
         taken = sorted(run.waiting.values(), key=attrgetter("offset"))
-        markers = [self._rows.marker(consumed.record_id) for consumed in taken]
-        done = max(
-            (number for number, marker in enumerate(markers, 1) if marker is not None),
-            default=0,
-        )
-        if left := taken[done:]:
+        markers = {consumed.offset: self._rows.marker(consumed.record_id) for consumed in taken}
+        left = [consumed for consumed in taken if markers[consumed.offset] is None]
+        if left:
             await self._commits.commit_last(
                 in_flight,
                 without_value(self._plan, left, self._clock.now_ms()),
             )
-        elif (marker := markers[-1]) is not None:
+        elif (marker := markers[taken[-1].offset]) is not None:
             await self._commits.commit_unchanged(in_flight, marker)
         # Those of the step only: more records of the run have come during the commit, and they wait
         # for the next turn.

@@ -99,6 +99,29 @@ async def test_records_that_come_again_after_a_crash_get_no_second_event() -> No
 
 
 @virtual_time
+async def test_the_pieces_of_a_run_that_come_again_one_by_one_get_no_second_event() -> None:
+    """A consumer gets a run in other pieces after a crash, because its polls end elsewhere."""
+    bench = Bench(Setup(callbacks=False))
+    _empty(bench, 3)
+    await bench.serve_for(10.0)
+    assert _runs(bench) == [(0, 2, 3)]
+    await bench.partition.close()
+    bench.kafka._offsets["g", "leads", 0] = 0  # the process ended before it committed the offset
+    log = bench.kafka.log("leads", 0)
+    later = log.entries[1:]
+    del log.entries[1:]
+    bench.start_over()
+    await bench.serve_for(10.0)
+    await bench.partition.close()
+    log.entries.extend(later)
+    _empty(bench, 2)
+    bench.start_over()
+    await bench.serve_for(10.0)
+    assert _runs(bench) == [(0, 2, 3), (3, 4, 2)]
+    assert bench.kafka.offset("g", "leads", 0) == 5
+
+
+@virtual_time
 async def test_records_without_a_value_on_leads_retry_are_copies_of_leads() -> None:
     """An erased lead comes back without its value: it keeps its history."""
     bench = Bench(Setup(callbacks=False))

@@ -462,10 +462,16 @@ def event_of(
 
 
 def without_value(plan: Plan, run: Sequence[ConsumedRecord], now_ms: int) -> WriteBatch:
-    """Return the batch that concludes a run of records without a value, in their order: one event,
-    and a marker.
+    """Return the batch that concludes a run of records without a value: one event for all.
 
-    Every record of it is concluded when the marker of its last one is there.
+    Each of them gets its own marker. After a crash they come again in other pieces, because polls
+    end elsewhere, so the marker of the last one alone would not tell that the first is concluded.
+
+    Args:
+        plan: The configuration.
+        run: The records as they were consumed, in the order of their offsets. Each may stand for
+            several on Kafka.
+        now_ms: The time, epoch ms.
     """
     first = run[0].first
     last = run[-1]
@@ -477,7 +483,12 @@ def without_value(plan: Plan, run: Sequence[ConsumedRecord], now_ms: int) -> Wri
     why = Reason("no_value", text)
     step = brief(plan, last, input_envelope(last), "without_value", now_ms, why, "")
     event = msgspec.structs.replace(step.events[0], **_several(first, last.offset, records))
-    return msgspec.structs.replace(step, records=[event_record(plan, event)], events=[event])
+    return msgspec.structs.replace(
+        step,
+        rows=[(mark_key(consumed.record_id), CONCLUDED) for consumed in run],
+        records=[event_record(plan, event)],
+        events=[event],
+    )
 
 
 def _several(first: int, last: int, records: int) -> dict[str, Any]:
