@@ -263,7 +263,11 @@ def functions() -> dict[str, list[FunctionType]]:
 
 
 def change_functions(mutant: Mutant, by_file: dict[str, list[FunctionType]]) -> None:
-    """Give the functions of the mutant's file its code, so that nothing needs to be imported again."""
+    """Give the functions of the mutant's file its code, so that nothing needs to be imported again.
+
+    A file that is first imported by a test, as those of some commands are, is imported with it.
+    """
+    change_import(mutant)
     path = str(ROOT / mutant.path)
     codes = dict(_codes(compile(mutant.source, path, "exec", dont_inherit=True)))
     for function in by_file[path]:

@@ -88,7 +88,7 @@ class System:
 async def trip(
     monkeypatch: pytest.MonkeyPatch,
     system: System,
-    said: list[str] | None = None,
+    told: list[str] | None = None,
     events: list[Status] | None = None,
 ) -> RoundTrip:
     monkeypatch.setattr(module, "StatusFollower", system)
@@ -101,7 +101,7 @@ async def trip(
         0.05,
         "jane",
         on_event=lambda event: None if events is None else events.append(event.status),
-        say=lambda text: None if said is None else said.append(text),
+        say=lambda text: None if told is None else told.append(text),
     )
 
 
@@ -188,12 +188,12 @@ async def test_a_broker_that_goes_away_leaves_no_lead_behind(
     *,
     is_cancelled: bool,
 ) -> None:
-    said: list[str] = []
+    told: list[str] = []
     system = System(*steps, breaks=True)
     with pytest.raises(BrokerUnavailable, match="the broker is away"):
-        await trip(monkeypatch, system, said)
+        await trip(monkeypatch, system, told)
     assert system.cancels == ([CANCEL] if is_cancelled else [])
-    assert said == ([NO_ANSWER] if is_cancelled else [])
+    assert told == ([NO_ANSWER] if is_cancelled else [])
 
 
 async def test_a_refused_lead_is_told_and_not_followed(monkeypatch: pytest.MonkeyPatch) -> None:
