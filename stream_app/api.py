@@ -139,9 +139,8 @@ async def publish(
 
     Returns:
         Counts: `rows` = `ready` + `refused`; `published` are acknowledged by Kafka; `reasons`
-            counts the refused
-        ones by reason. `import_id` is the name of the batch, and `lead_ids` has the ids of the
-        valid leads, in order.
+            counts the refused ones by reason. `import_id` is the name of the batch, and `lead_ids`
+            has the ids of the valid leads, in order.
 
     Raises:
         SettingsError: The configuration is wrong.

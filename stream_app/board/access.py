@@ -100,14 +100,23 @@ class LoginNeeded(Exception):
 
 
 class Session(msgspec.Struct, frozen=True):
-    """A login. `who`: the person's name; `began_s`: epoch s."""
+    """A login.
+
+    Attributes:
+        who: The person's name.
+        began_s: When it began, in epoch s.
+    """
 
     who: str
     began_s: int
 
 
 class Visitor(msgspec.Struct, frozen=True):
-    """Who makes a request, and in which role. `has_session`: False for one who is not known yet."""
+    """Who makes a request, and in which role.
+
+    Attributes:
+        has_session: False for a person who is not known yet.
+    """
 
     who: str
     role: Role

@@ -19,7 +19,9 @@ _FILLED: Final = 0.86  # of a column's width; the rest is the gap to the next on
 class Area(msgspec.Struct, frozen=True):
     """One series of a stacked chart.
 
-    `path`: its columns as an SVG path; `key` is also its CSS class.
+    Attributes:
+        key: Its name, which is also its CSS class.
+        path: Its columns as an SVG path.
     """
 
     key: str

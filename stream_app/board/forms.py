@@ -63,7 +63,11 @@ class Field(msgspec.Struct, frozen=True):
 
 
 class Fact(msgspec.Struct, frozen=True):
-    """What the button changes. `now`: what it will be."""
+    """What the button changes.
+
+    Attributes:
+        now: What it will be.
+    """
 
     label: str
     was: str
@@ -98,7 +102,9 @@ class Form(msgspec.Struct, frozen=True):
 class FormRequest(msgspec.Struct, frozen=True):
     """A request for a form.
 
-    `path`: the parameters of the path; `query`: the parameters of the query.
+    Attributes:
+        path: The parameters of the path.
+        query: The parameters of the query.
     """
 
     path: Mapping[str, str]
@@ -150,7 +156,9 @@ class Action(msgspec.Struct, frozen=True):
 class FormPage(msgspec.Struct, frozen=True):
     """What the template shows.
 
-    `values` and `problems`: what was entered, and what is wrong with it, by field.
+    Attributes:
+        values: What was entered, by field.
+        problems: What is wrong with it, by field.
     """
 
     form: Form

@@ -120,9 +120,7 @@ _MOST_MB: Final = MAX_FILE_BYTES // 2**20
 _FORM_BYTES: Final = 65_536
 _LONGEST_WHY: Final = 200
 _AT_ONCE_S: Final = 1.0
-"""How long a request waits for work that is usually done at once, so that its page needs no
-refresh.
-"""
+"""How long a request waits for quick work. Its page then needs no refresh."""
 
 Join = Callable[[ResultFilter, Joined, IO[str]], Awaitable[Export]]
 """Writes the rows of a file with their results."""

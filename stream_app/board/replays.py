@@ -56,7 +56,8 @@ class Plan(msgspec.Struct):
 
     Attributes:
         began_ms: When it began, epoch ms.
-        done: Offsets that were read; `total`: offsets to read, 0 until they are known.
+        done: Offsets that were read.
+        total: Offsets to read; 0 until they are known.
         ends: Partition -> the offset after the last dead letter.
         priced: The result; None until it is there.
         problem: Why there is none.

@@ -149,7 +149,11 @@ def too_large() -> Refused:
 
 
 class Received(msgspec.Struct, frozen=True):
-    """A file. `digest`: six characters that the same bytes always have."""
+    """A file.
+
+    Attributes:
+        digest: Six characters that the same bytes always have.
+    """
 
     file: IO[bytes]
     name: str

@@ -159,8 +159,7 @@ class Lane(msgspec.Struct, frozen=True):
         findings: What `stream-app explain` reports of it.
         partition: Where its records are.
         waiting: Records in that partition that no worker has taken, or `at_most` so many.
-        shared: Other workspaces have leads in that partition, so that some of these records may be
-            theirs.
+        shared: Other workspaces have leads in that partition: some of these records may be theirs.
         remedies: The commands that end what holds it: label and address below that of its commands.
         bars: Its budgets; only in `lane_rows`.
         spark: Leads that ended in every five minutes of the last hour, as a polyline; only in
@@ -193,7 +192,12 @@ class Lane(msgspec.Struct, frozen=True):
 
 
 class Overview(msgspec.Struct, frozen=True):
-    """All lanes. `everywhere`: what concerns all of them; `counts`: leads by status."""
+    """All lanes.
+
+    Attributes:
+        everywhere: What concerns all of them.
+        counts: Leads by status.
+    """
 
     lanes: list[Lane]
     everywhere: list[Finding]
@@ -290,9 +294,8 @@ def lane_facts(
 ) -> LaneFacts:
     """Return what `explain` needs.
 
-    `with_others`: name the workspaces in the same partition, unless they are many. `unreadable`:
-        the lane
-    published a state that this version cannot read, so that `view` is None.
+    `with_others` names the workspaces in the same partition, unless they are many. If the lane
+    published a state that this version cannot read, it is `unreadable`, and `view` is None.
     """
     home = site.home(workspace, view)
     residents = site.settings.plan.residents(home)
@@ -462,7 +465,10 @@ def bars_of(lane: Lane, forecasts: Mapping[str, Forecast], now_ms: int) -> list[
 
 
 def forecasts_of(view: LaneView, minutes: Collection[Slot], now_ms: int) -> dict[str, Forecast]:
-    """Forecast the credits of a lane. `minutes`: what was booked lately, as far as it is known."""
+    """Forecast the credits of a lane.
+
+    `minutes` has what was booked lately, as far as it is known.
+    """
     forecasts: dict[str, Forecast] = {}
     for name in ("credits_day", "credits_month"):
         if (meter := view.meters.get(name)) is None:

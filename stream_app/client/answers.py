@@ -221,7 +221,11 @@ class WaitingAnswer(Answer, frozen=True, kw_only=True):
 
 
 class LanesAnswer(Answer, frozen=True, kw_only=True):
-    """`GET /lanes`. `unreadable`: the number of lanes whose state this version cannot read."""
+    """`GET /lanes`.
+
+    Attributes:
+        unreadable: The number of lanes whose state this version cannot read.
+    """
 
     lanes: list[LaneView]
     unreadable: int
@@ -230,7 +234,8 @@ class LanesAnswer(Answer, frozen=True, kw_only=True):
 class StatusCount(msgspec.Struct, frozen=True):
     """The number of leads with this status.
 
-    `column`: where the books count them; '' if they are no leads.
+    Attributes:
+        column: Where the books count them; '' if they are no leads.
     """
 
     workspace: str
@@ -264,14 +269,15 @@ class FoundImport(msgspec.Struct, frozen=True):
     """The leads of one workspace that were published under one import id.
 
     Attributes:
-        first_ms: The first event of its leads, epoch ms; `last_ms`: the last one.
+        first_ms: The first event of its leads, epoch ms.
+        last_ms: The last event of its leads, epoch ms.
         file: The name of the published file; '' if it is unknown, as `who`.
         rows: The rows of the file, of all workspaces; null if the publisher has not counted them,
             as `refused` and `published`.
         refused: Rows that were not published.
         published: Leads that were to be published when the publication began.
-        columns: What has become of its leads, each lead once. `waiting`: published, and not taken
-            by a worker yet.
+        columns: What has become of its leads, each lead once. Those that are `waiting` are
+            published and not taken by a worker yet.
         credits: What they have cost.
     """
 
@@ -303,7 +309,11 @@ class FoundImport(msgspec.Struct, frozen=True):
 
 
 class ImportsAnswer(Answer, frozen=True, kw_only=True):
-    """`GET /imports`: the newest first. `more`: there are older ones."""
+    """`GET /imports`: the newest first.
+
+    Attributes:
+        more: True if there are older ones.
+    """
 
     imports: list[FoundImport]
     more: bool
@@ -331,14 +341,17 @@ class ByState(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def can_be_sent(self) -> bool:
-        """True if some of them have not ended, so that a plan to send them back can find any."""
+        """True if some of them have not ended: a plan to send them back can find these."""
         return self.open + self.coming_back > 0
 
 
 class Cause(ByState, frozen=True):
     """Dead letters of one cause.
 
-    `kind`: failed, poison, policy or foreign. `first_ms`, `last_ms`: epoch ms.
+    Attributes:
+        kind: `failed`, `poison`, `policy` or `foreign`.
+        first_ms: When the first one was appended, in epoch ms.
+        last_ms: When the last one was appended, in epoch ms.
     """
 
     kind: str
@@ -401,7 +414,8 @@ class Account(msgspec.Struct, frozen=True):
     Attributes:
         statuses: Each lead once, by workspace, destination and status.
         ended: Leads that came to rest in the last day, by workspace and status.
-        dlq: Dead letters of `leads.dlq`; `parked`: of `leads.parked`.
+        dlq: Dead letters of `leads.dlq`.
+        parked: Dead letters of `leads.parked`.
         imports: The imports, newest first.
         days: Money by day, workspace and destination.
     """

@@ -45,9 +45,10 @@ _PROGRAMS: Final[Mapping[str, str]] = {
 class SentCommand(msgspec.Struct, frozen=True):
     """A command on Kafka, and its answers by partition.
 
-    None: no answer in time; the command stays queued.
+    An answer of None did not come in time; the command stays queued.
 
-    `replay`: the answers of the replay processes, which get reloads only.
+    Attributes:
+        replay: The answers of the replay processes, which get reloads only.
     """
 
     command: Command

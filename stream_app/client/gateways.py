@@ -47,7 +47,8 @@ async def gateway_answers(settings: Settings, egress: Egress, within_s: float) -
     if health.status_code != 200 or health.text != "ok":
         raise ProbeFailed(
             f"{base}/healthz answers {health.status_code}, unlike our gateway: "
-            "is `stream-app gateway` behind it, and does the proxy forward /healthz and /callbacks/ ?",
+            "is `stream-app gateway` behind it, "
+            "and does the proxy forward /healthz and /callbacks/ ?",
         )
     return (
         gateway.UNPROXIED_HEADER not in health.headers

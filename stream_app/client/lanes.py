@@ -37,7 +37,8 @@ _view: Final = msgspec.json.Decoder(LaneView)
 class LanesReport(msgspec.Struct, frozen=True):
     """The facts, and the forecasts of the budget by workspace and meter.
 
-    `more`: lanes on later pages.
+    Attributes:
+        more: Lanes on later pages.
     """
 
     facts: Facts

@@ -84,7 +84,12 @@ class Receiver:
 
 
 class Alert(msgspec.Struct, frozen=True):
-    """Something that a person must act on. `name`: a stable code; `since_ms`: epoch ms."""
+    """Something that a person must act on.
+
+    Attributes:
+        name: A stable code.
+        since_ms: Since when it holds, in epoch ms.
+    """
 
     name: str
     severity: Literal["critical", "warning"]

@@ -321,9 +321,9 @@ async def export(
 ) -> Export:
     """Write the results to `out`.
 
-    `join`: write all rows of this file, each with its result if it has one. `stage` reports
-    progress, `say` is called with a line while Kafka does not respond. `raw`: do not escape CSV
-    cells that a spreadsheet would run as formulas.
+    `join` is a file of which all rows are written, each with its result if it has one. `stage`
+    reports progress, and `say` is called with a line while Kafka does not respond. With `raw`, CSV
+    cells that a spreadsheet would run as formulas are not escaped.
 
     Raises:
         SettingsError: The file's header is invalid, or no row of it can name its workspace.

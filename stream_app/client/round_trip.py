@@ -44,7 +44,11 @@ It matters if `doctor` is killed before it can cancel the lead.
 
 
 class RoundTrip(msgspec.Struct, frozen=True):
-    """The result. `ok`: the callback came; else `text` has the remedy."""
+    """The result of a round trip.
+
+    Attributes:
+        ok: True if the callback came; else `text` has the remedy.
+    """
 
     lead_id: str
     ok: bool

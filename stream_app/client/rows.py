@@ -314,7 +314,7 @@ def _records(feed: _Feed, reader: Any, names: list[str]) -> Iterator[Row]:
 class _Feed:
     """Lines of text for csv.reader.
 
-    It keeps the lines of the current row in `row`, so that they can be read again.
+    It keeps the lines of the current row in `row`, because they may be read again.
     """
 
     def __init__(self, source: IO[bytes]) -> None:

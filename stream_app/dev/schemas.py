@@ -142,8 +142,8 @@ def asyncapi() -> dict[str, Any]:
             "title": "stream-app",
             "version": __version__,
             "description": (
-                "Leads go in on Kafka, each is POSTed to Clay at most once, and every step comes out "
-                "on Kafka. Names have the configured namespace as prefix. New versions only add "
+                "Leads go in on Kafka, each is POSTed to Clay at most once, "
+                "and every step comes out on Kafka. Names have the configured namespace as prefix. New versions only add "
                 "fields: ignore unknown ones. Times are milliseconds since the epoch, UTC."
             ),
         },

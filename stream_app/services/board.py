@@ -189,10 +189,9 @@ async def serving(
 ) -> AsyncIterator[list[Route]]:
     """Yield the routes of look-up API and board.
 
-    Meanwhile the read model follows Kafka, and messages go to people.
-
-    `token`: reads the board and its API. `put`: writes the commands of operators to Kafka; None:
-        the board only reads.
+    Meanwhile the read model follows Kafka, and messages go to people. The `token` reads the board
+    and its API. `put` writes the commands of operators to Kafka; if it is None, the board only
+    reads.
     """
     names = settings.names
     partitions = settings.kafka.partitions

@@ -315,7 +315,7 @@ def _burn(slots: Sequence[Slot], step_s: int, meter: Meter, bar: Bar, now_ms: in
     """Return the credits booked since the period began. The last point is the lane's own sum.
 
     What the history lacks (an opening balance, a correction, or what is older than it) was booked
-    at an unknown time, so that the line begins with the history.
+    at an unknown time: the line begins with the history.
     """
     begin_s = meter.begins_ms // 1000
     end_s = meter.ends_ms // 1000

@@ -59,7 +59,12 @@ def _json(values: Iterable[object]) -> str:
 
 
 class Letter(msgspec.Struct, gc=False):
-    """A dead letter. `returns`: it comes back by itself; `state`: an index of `STATES`."""
+    """A dead letter.
+
+    Attributes:
+        returns: True if it comes back by itself.
+        state: An index of `STATES`.
+    """
 
     id: int
     cause: int
@@ -251,12 +256,11 @@ class Account:
             )
 
     def forget(self, numbers: Collection[int], before_ms: int) -> None:
-        """Delete records with their events.
+        """Delete the records whose last event was before `before_ms`, with their events.
 
-        If one of them counts, all records of its lead that are as old go with it.
-
-        So none of those is elected only to go next, and a lead that came any number of times is
-        looked through once. `before_ms`: these records had their last event before that time.
+        If one of them counts, all records of its lead that are as old go with it. None of those is
+        then elected only to go next, and a lead that came any number of times is looked through
+        once.
         """
         gone = self._delete(numbers)
         leads, imports = _lost(gone)

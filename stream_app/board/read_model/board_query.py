@@ -64,7 +64,8 @@ class DeadLetterRow(msgspec.Struct, frozen=True):
 class Slot(msgspec.Struct, frozen=True):
     """The leads that came to rest with one status in one slot of time, or its credits.
 
-    `at_s`: its begin.
+    Attributes:
+        at_s: The begin of the slot, in epoch s.
     """
 
     at_s: int
@@ -89,7 +90,11 @@ class DatedChange(msgspec.Struct, frozen=True):
 
 
 class Order(msgspec.Struct, frozen=True):
-    """A command and its answer. `place`: its position in the list."""
+    """A command and its answer.
+
+    Attributes:
+        place: Its position in the list.
+    """
 
     place: tuple[int, int, int]
     at_ms: int
@@ -106,9 +111,10 @@ class Order(msgspec.Struct, frozen=True):
 
 
 class CommandFilter(msgspec.Struct, frozen=True):
-    """Which commands to list: '' for any.
+    """Which commands to list. '' stands for any.
 
-    `day`: as 2026-11-29, in UTC; a text that is no day counts as ''.
+    Attributes:
+        day: A day in UTC, such as 2026-11-29. A text that is no day counts as ''.
     """
 
     workspace: str = ""
@@ -130,7 +136,9 @@ class CommandFilter(msgspec.Struct, frozen=True):
 class NotReadable(msgspec.Struct, frozen=True):
     """Records of a topic that this version could not read.
 
-    `last`: the position of the last one, at `last_ms`.
+    Attributes:
+        last: The position of the last one.
+        last_ms: When it was appended, in epoch ms.
     """
 
     topic: str

@@ -86,7 +86,11 @@ _BUSY_S: Final = 5.0
 
 
 class FoundRecord(msgspec.Struct, frozen=True):
-    """A waiting record of the lead. `blocked`: the unreadable batch before it."""
+    """A waiting record of the lead.
+
+    Attributes:
+        blocked: The unreadable batch before it.
+    """
 
     lead_id: str
     workspace: str

@@ -78,8 +78,8 @@ class Projector:
 
     Attributes:
         writers: What writes the records of each topic, in the order of each partition.
-        catches_up: Kafka has not been read to its end yet, so that the rows of people wait in
-            `people_unsorted`.
+        catches_up: Kafka has not been read to its end yet. The rows of people wait in
+            `people_unsorted` until then.
     """
 
     def __init__(

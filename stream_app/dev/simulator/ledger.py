@@ -72,7 +72,8 @@ class RequestLine(Line):
 class RowLine(Line):
     """The end of a row.
 
-    `state`: `done`, `errors`, `out_of_credits`, `not_run` (auto-run is off) or `deduped`.
+    Attributes:
+        state: `done`, `errors`, `out_of_credits`, `not_run` (auto-run is off) or `deduped`.
     """
 
     webhook: str
