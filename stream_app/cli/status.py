@@ -99,11 +99,9 @@ def _lines(search: LeadSearch, *, result: bool) -> Iterator[str]:
             yield from _history_lines(history)
         if lead.booked_in_all is not None:
             yield f"  all records together: {count(lead.booked_in_all, 'credit')}"
-        if lead.history_count > len(lead.histories):
-            yield (
-                "  and "
-                f"{count(lead.history_count - len(lead.histories), 'older history', 'older histories')}"
-            )
+        older = lead.history_count - len(lead.histories)
+        if older > 0:
+            yield f"  and {count(older, 'older history', 'older histories')}"
         for answer in lead.results:
             yield from _result_lines(answer, result=result)
     for waiting in search.waiting.leads if search.waiting else []:
