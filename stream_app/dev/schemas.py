@@ -143,8 +143,9 @@ def asyncapi() -> dict[str, Any]:
             "version": __version__,
             "description": (
                 "Leads go in on Kafka, each is POSTed to Clay at most once, "
-                "and every step comes out on Kafka. Names have the configured namespace as prefix. New versions only add "
-                "fields: ignore unknown ones. Times are milliseconds since the epoch, UTC."
+                "and every step comes out on Kafka. Names have the configured namespace as prefix. "
+                "New versions only add fields: ignore unknown ones. "
+                "Times are milliseconds since the epoch, UTC."
             ),
         },
         "defaultContentType": "application/json",
