@@ -220,3 +220,21 @@ async def test_a_closed_port_or_a_host_that_hangs_is_no_answer(
     monkeypatch.setattr("stream_app.clay.client._HOST_WITHIN_S", 0.2)
     async with serve(HANG) as server:
         assert not await HostCheck(Egress.of())(server.url)
+
+
+@pytest.mark.parametrize("is_tls", [True, False])
+async def test_a_proxy_that_refuses_the_credentials_is_no_answer_of_the_host(
+    is_tls: bool,
+    authority: Authority,
+) -> None:
+    answer = b"HTTP/1.1 404 X\r\ncontent-length: 0\r\n\r\n"
+    async with (
+        forward_proxy(CREDENTIALS) as (proxy, at),
+        serve(READ, answer, HANG, tls=authority.tls if is_tls else None) as server,
+    ):
+        good = Egress.of(authority.file, f"http://{WITH_CREDENTIALS}{at}")
+        bad = Egress.of(authority.file, f"http://ada:other@{at}")
+        assert await HostCheck(good)(server.url)
+        assert not await HostCheck(bad)(server.url)
+        assert [status for _, status in proxy.asked] == [200, 407]
+        assert len(server.requests) == 1
