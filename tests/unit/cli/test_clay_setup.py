@@ -95,3 +95,18 @@ def test_the_columns_are_those_that_are_sent(
     assert setup(config, "people", capsys)["webhook"]["columns"][-1]["name"] == "traceparent"
     assert people["dedupe_column"] == "callback_token"
     assert setup(config, "quiet", capsys)["dedupe_column"] == "lead_id"
+
+
+def test_an_unknown_destination_names_those_that_there_are(
+    config: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["clay-setup", "person", "--config", config]) == 2
+    assert "there is no [destinations.person]; there are: people, static, quiet" in (
+        capsys.readouterr().err
+    )
+    empty = tmp_path / "empty.toml"
+    empty.write_text("")
+    assert main(["clay-setup", "people", "--config", str(empty)]) == 2
+    assert "there are: none is configured" in capsys.readouterr().err

@@ -17,6 +17,7 @@ from stream_app.client.people import (
     hashes_of,
     on_the_list,
     persons_in,
+    remains,
 )
 from stream_app.config import Settings
 from stream_app.domain.delivery.state_machine import ROW_VERSION, Delivery, delivery_key
@@ -27,6 +28,7 @@ from stream_app.domain.model.errors import SettingsError
 from stream_app.domain.model.messages import Scalar
 from stream_app.domain.model.outcome import Poison
 from stream_app.domain.model.records import ConsumedRecord
+from stream_app.domain.model.topics import COMMANDS_DAYS, Retention, wait_days
 from tests.integration.test_look import settings_of
 from tests.partition.test_fallback import ADA, Bench
 from tests.partition.virtual import virtual_time
@@ -333,3 +335,44 @@ def test_an_id_that_several_workspaces_have_needs_a_workspace(
     else:
         named = [lead.workspace for lead in asyncio.run(looking) if lead.lead_id == lead_id]
         assert sorted(named) == owners
+
+
+def test_what_remains_is_told_with_the_day_until_which_kafka_keeps_it() -> None:
+    """Kafka deletes whole segments, so that a record may live a day longer than its retention."""
+    kept = Retention(
+        leads_days=3,
+        bulk_days=5,
+        dlq_days=8,
+        deferred_days=9,
+        parked_days=40,
+        status_days=31,
+        callbacks_days=11,
+        audit_days=77,
+    )
+    settings = msgspec.structs.replace(Reader.settings, topics=kept)
+    names = settings.names
+    left = remains(settings)
+    days = {row.place: row.days for row in left}
+    assert days.pop("Clay") is None
+    assert days.pop(names.state) is None
+    assert days.pop(names.enriched) == 2
+    assert days.pop(names.commands) == COMMANDS_DAYS + 1
+    for tier_s in settings.replay.tiers_s:
+        assert days.pop(names.wait(tier_s)) == wait_days(settings.replay.tiers_s) + 1
+    assert days == {
+        names.leads: 4,
+        names.retry: 4,
+        names.bulk: 6,
+        names.dlq: 9,
+        names.deferred: 10,
+        names.parked: 41,
+        names.callbacks: 12,
+        names.audit: 78,
+        names.status: 32,
+    }
+    what = {row.place: row.what for row in left}
+    assert {what[place] for place in (names.audit, names.status, names.commands)} == {
+        "ids and hashes",
+    }
+    assert "as it was published" in what[names.parked]
+    assert "Clay's answer" in what[names.callbacks]

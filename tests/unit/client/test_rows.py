@@ -99,6 +99,38 @@ def test_jsonl_takes_leads_and_flat_objects() -> None:
     ]
 
 
+def test_a_line_of_an_export_is_its_lead_and_its_own_text_is_kept() -> None:
+    """Who writes the refused rows needs the text as it stood in the file."""
+    data = (
+        b'\xef\xbb\xbf{"record_id":"d/0/7","headers":{},"lead":{"email":"a@b.example"}}\n'
+        b'{"record_id":"d/0/8","headers":{},"lead":null}\n'
+        b'{"record_id":"of another system","email":"c@d.example"}\n'
+        b'{"headers":"bold","email":"e@f.example"}\n'
+    )
+    seen = list(read_jsonl(io.BytesIO(data)))
+    assert [outcome(row) for row in seen] == [
+        {"fields": {"email": "a@b.example"}},
+        "no_lead",
+        {"fields": {"record_id": "of another system", "email": "c@d.example"}},
+        {"fields": {"headers": "bold", "email": "e@f.example"}},
+    ]
+    assert [row.raw for row in seen] == data.splitlines(keepends=True)
+
+
+def test_blank_cells_beyond_the_header_are_no_fault() -> None:
+    """Spreadsheets write them behind the last column that was ever used."""
+    seen = csv_rows(b"email,notes\na@b.example,x,,\n,,,\nc@d.example\ne@f.example,,,y\n")
+    assert [(row.line, outcome(row)) for row in seen] == [
+        (2, {"fields": {"email": "a@b.example", "notes": "x"}}),
+        (4, {"fields": {"email": "c@d.example"}}),
+        (5, "too_many_cells"),
+    ]
+    assert seen[-1].raw == "e@f.example,,,y\n"
+    assert isinstance(seen[-1].draft, Unreadable)
+    assert seen[-1].draft.text == "The row has 4 cells, the header 2"
+    assert seen[0].cells == ("a@b.example", "x", "", "")
+
+
 def test_jsonl_with_nesting_and_long_lines() -> None:
     data = (
         b'{"a":'

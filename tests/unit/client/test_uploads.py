@@ -5,6 +5,7 @@ deleted.
 import asyncio
 import csv
 import io
+import re
 import tempfile
 import threading
 import time
@@ -212,3 +213,100 @@ async def test_a_failed_publication_can_be_repeated(
     assert lead.import_id == upload.import_id
     assert lead.import_summary == ImportSummary(1, 0, 1, "leads.csv", "jane")
     assert not kept.send(upload, upload.digest)
+
+
+async def test_a_publication_that_is_stopped_says_so_and_is_not_discarded_before(
+    kept: Uploads,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun = threading.Event()
+
+    async def never_ends(batch: Any, *_: Any) -> int:
+        begun.set()
+        while [lead async for lead in _each(batch)]:
+            pass
+        return 0
+
+    async def _each(batch: Any) -> AsyncIterator[Any]:
+        for lead in batch:
+            yield lead
+            await asyncio.to_thread(stopping.wait, 30 * BUSY)
+
+    stopping = threading.Event()
+    monkeypatch.setattr(uploads, "send_batch", never_ends)
+    monkeypatch.setattr(uploads, "kafka_ready", AsyncMock())
+    upload = await checked(kept, ADA + b"eve@example.com,Eve,x\n")
+    assert upload.summary.ready == 2
+    assert kept.send(upload, upload.digest)
+    assert await asyncio.to_thread(begun.wait, 30 * BUSY)
+    kept.discard(upload)
+    assert kept.get(upload.id, "jane") is upload, "its thread still reads the file"
+    await kept.settled(upload, 0.01)
+    assert upload.state == "sending", "a wait ends with its time"
+    stop = asyncio.create_task(kept.stop(upload))
+    await asyncio.sleep(0)
+    stopping.set()
+    await stop
+    assert upload.state == "stopped"  # type: ignore[comparison-overlap]  # it was sending before
+    source = upload._source
+    kept.discard(upload)
+    assert kept.get(upload.id, "jane") is None
+    assert source.closed
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (OSError(28, "No space left"), "No space left"),
+        (ValueError("the header changed"), "the header changed"),
+        (KeyError("ada@example.com"), "a bug (KeyError): the log of the board says where"),
+    ],
+)
+async def test_a_check_that_fails_gives_the_columns_back(
+    kept: Uploads,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: Exception,
+    says: str,
+) -> None:
+    """Also after a bug the next file is worked on, and no personal data is told."""
+
+    async def fails(*_: Any, **__: Any) -> None:
+        raise error
+
+    with monkeypatch.context() as broken:
+        broken.setattr(uploads, "check_rows", fails)
+        upload = await checked(kept, ADA)
+    assert upload.state == "columns"
+    assert says in upload.problem
+    assert "ada@example.com" not in upload.problem
+    logged = "".join(capsys.readouterr())
+    assert ("upload_failed" in logged) is isinstance(error, KeyError)
+    assert "ada@example.com" not in logged
+    kept.check(upload, upload.names, PublishOptions("acme", import_id=upload.import_id))
+    await settled(upload)
+    assert upload.state == "checked"  # type: ignore[comparison-overlap]  # it was checked again
+    assert upload.problem == ""
+    assert upload.share == 1
+
+
+async def test_the_button_knows_all_that_its_page_has_shown(kept: Uploads) -> None:
+    """Whatever the page says of a publication, the button of another page does not publish it."""
+    upload = await checked(kept, ADA)
+    digests = {upload.digest}
+    shown = upload.names, upload.options
+    for names, options in (
+        ([*upload.names[:-1], ""], upload.options),
+        (upload.names, PublishOptions("globex", import_id=upload.import_id)),
+        (upload.names, PublishOptions("acme", import_id="another")),
+    ):
+        kept.check(upload, names, options)
+        await settled(upload)
+        digests.add(upload.digest)
+    assert len(digests) == 4
+    kept.check(upload, *shown)
+    await settled(upload)
+    assert upload.digest in digests, "the same file, columns and options"
+    assert re.fullmatch("[0-9a-f]{32}", upload.digest)
+    other = await checked(kept, ADA)
+    assert other.digest not in digests, "another upload of the same file"
