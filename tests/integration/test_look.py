@@ -7,13 +7,20 @@ import msgspec
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from stream_app.client.lanes import moved_lanes, read_lanes
+from stream_app.client.lanes import (
+    command_log,
+    last_views,
+    moved_lanes,
+    only_workspace,
+    read_lanes,
+)
 from stream_app.config import Settings
 from stream_app.dev.kafka import Broker
 from stream_app.domain.commands import CommandAnswer
 from stream_app.domain.dead_letter.orders import Pause
 from stream_app.domain.lane.view import LaneView
 from stream_app.domain.limits.meters import Meter
+from stream_app.domain.model.topics import Retention
 from tests.support.config import one_way, settings_in
 from tests.support.kafka import create_planned
 
@@ -67,7 +74,8 @@ async def test_each_lane_is_shown_with_its_forecast_and_waiting_leads(
             )
 
         await publish("busy", 0, 12 * MINUTE_MS, 1_000)  # at the very first offset
-        await publish("busy", 0, 0, 1_240)
+        for minutes, spent in ((9, 1_060), (6, 1_120), (3, 1_180), (0, 1_240)):
+            await publish("busy", 0, minutes * MINUTE_MS, spent)
         await publish("quiet", 1, 700 * MINUTE_MS, 5)
         await publish("quiet", 1, 600 * MINUTE_MS, 7)
         for _ in range(3):
@@ -131,3 +139,71 @@ async def test_a_workspace_that_comes_back_with_another_home_is_named_by_every_w
         f"workspace busy has its lane in partition 1, the configuration says 0: {advice}",
     ]
     assert await moved_lanes(settings, settings.plan, {"quiet", "beside"}) == []
+
+
+async def test_the_log_of_commands_has_each_outcome_once_oldest_first(
+    kafka: Broker,
+    namespace: str,
+    tmp_path: Path,
+) -> None:
+    """A command to all partitions has an answer of each, and some may differ."""
+    settings = settings_of(tmp_path, kafka.bootstrap, namespace)
+    await create_planned(settings)
+    answers = [
+        CommandAnswer("c3", True, 9, 1, workspace="quiet"),
+        CommandAnswer("c2", True, 5, 1, text="2 people"),
+        CommandAnswer("c2", True, 6, 0, text="2 people"),
+        CommandAnswer("c2", False, 7, 1, text="too many"),
+        CommandAnswer("c1", True, 4, 0, workspace="busy"),
+    ]
+    async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap) as producer:
+        for answer in answers:
+            value = msgspec.json.encode(answer)
+            await producer.send_and_wait(settings.names.audit, value, b"", answer.partition)
+
+    async def seen(workspace: str | None, limit: int) -> list[list[tuple[str, int]]]:
+        log = await command_log(settings, workspace, limit)
+        return [[(answer.id, answer.at_ms) for answer in alike] for alike in log]
+
+    whole = [[("c1", 4)], [("c2", 5), ("c2", 6)], [("c2", 7)], [("c3", 9)]]
+    assert await seen(None, 9) == whole
+    assert await seen(None, 2) == whole[2:]
+    assert await seen("busy", 9) == whole[:1]
+
+
+async def test_a_lane_that_was_quiet_for_hours_has_its_last_view_and_a_broken_one_is_named(
+    kafka: Broker,
+    namespace: str,
+    tmp_path: Path,
+) -> None:
+    """Of those of the last minutes all are read; older ones are in the part that is compacted."""
+    settings = settings_of(tmp_path, kafka.bootstrap, namespace)
+    names = settings.names
+    now_ms = int(time.time() * 1000)
+    await create_planned(settings)
+    async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap) as producer:
+        for name, partition, ago_min, value in (
+            ("quiet", 1, 700, view("quiet", 1, now_ms - 700 * MINUTE_MS, 5)),
+            ("beside", 1, 650, view("beside", 1, now_ms - 650 * MINUTE_MS, 6)),
+            ("quiet", 1, 600, view("quiet", 1, now_ms - 600 * MINUTE_MS, 7)),
+            ("beside", 1, 500, b'{"workspace": "beside", "partition": 1.5}'),
+            ("busy", 0, 400, b"{of a later version"),
+            ("busy", 0, 0, view("busy", 0, now_ms, 8)),
+        ):
+            at_ms = now_ms - ago_min * MINUTE_MS
+            key = name.encode()
+            await producer.send_and_wait(names.lanes, value, key, partition, timestamp_ms=at_ms)
+    views = await last_views(settings)
+    spent = {name: last.meters["credits_day"].spent for name, last in views.items()}
+    assert spent == {"quiet": 7, "busy": 8}
+    other = msgspec.structs.replace(settings, topics=Retention(dlq_days=99))
+    seen = await read_lanes(other, lambda _: None)
+    lanes = {lane.workspace: lane for lane in seen.facts.lanes}
+    assert {name for name, lane in lanes.items() if lane.view_unreadable} == {"beside"}
+    assert lanes["beside"].view is None
+    (problem,) = seen.facts.topics
+    assert names.dlq in problem
+    only = only_workspace(seen, "busy")
+    assert [lane.workspace for lane in only.facts.lanes] == ["busy"]
+    assert only.forecasts.keys() == {"busy"}
+    assert only_workspace(seen, None) is seen
