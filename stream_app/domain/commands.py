@@ -124,8 +124,9 @@ class Resolve(Struct, frozen=True, omit_defaults=True):
 
 
 class Reload(Struct, frozen=True):
-    """Have workers and replay reload configuration and secrets, with new webhooks, tokens and
-    workspaces.
+    """Have workers and replay reload configuration and secrets.
+
+    They take over new webhooks, tokens and workspaces.
     """
 
 
@@ -179,7 +180,7 @@ class Entry(Struct, frozen=True):
     says: str = ""  # what it does, in words
     number: str = ""  # `whole number` or `number`; '' if a number is no answer
     limits: str = ""  # the limits of the number, in words that follow `answers`
-    # what may be entered, besides a number, and what it stands for
+    # What may be entered, besides a number, and what it stands for.
     words: Mapping[str, bool | str | None] = {}
     required: bool = False  # the command needs it
     default: str = ""  # what it is if nothing is entered; '' if nothing is changed then
@@ -215,7 +216,7 @@ class Entry(Struct, frozen=True):
         if (word := text.lower()) in self.words:
             return self.words[word]
         with suppress(msgspec.ValidationError):
-            # of `null`, which is no word
+            # It is None for the text `null`, which is no word.
             if (value := msgspec.convert(text, self.kind, strict=False)) is not None:
                 return cast(object, value)
         raise ValueError(f"{entered!r} is not {self.answers}{self.limits}")
@@ -247,7 +248,7 @@ def entries(kind: CommandKind) -> tuple[Entry, ...]:
     for field in cast(inspect.StructType, inspect.type_info(ARGUMENTS[kind])).fields:
         hint = hints[field.name]
         key = field.encode_name
-        # its keys are entries, and there None is a value: no limit
+        # The keys of a dict are entries, and None is a value there: no limit.
         if isinstance(field.type, inspect.DictType):
             names, value = get_args(hint)
             for name in get_args(names):
@@ -300,8 +301,9 @@ def _entry(entry: Entry, kind: inspect.Type) -> Entry:
 
 
 class Command(Struct, frozen=True, omit_defaults=True):
-    """An operator's command to a lane, on `leads.commands`, keyed by workspace, in the workspace's
-    home partition.
+    """An operator's command to a lane.
+
+    It is on `leads.commands`, keyed by workspace, in the workspace's home partition.
 
     Attributes:
         id: Chosen by the sender. A command that arrives twice, by redelivery or by mistake, is
@@ -328,8 +330,10 @@ class Command(Struct, frozen=True, omit_defaults=True):
 
 
 class CommandAnswer(Struct, frozen=True, omit_defaults=True):
-    """The outcome of a command, on `leads.audit`, keyed like it: one each, in the transaction that
-    applied it.
+    """The outcome of a command.
+
+    It is on `leads.audit`, keyed like the command. Each command has one, which is written in the
+    transaction that applied the command.
 
     Attributes:
         id: The id of the command, or its place on Kafka if it could not be read.
@@ -432,8 +436,9 @@ def refusal(
     *,
     is_answered: bool,
 ) -> CommandResult | None:
-    """Return why a command is not applied whatever it says: it was answered before, or is more than
-    a day old.
+    """Return why a command is refused, whatever it says; None if it is not.
+
+    It was answered before, or is more than a day old.
     """
     if is_answered:
         return CommandResult(

@@ -1,5 +1,6 @@
-"""The operator's settings as frozen values: workspaces, destinations and limits, as the
-configuration file has them.
+"""The operator's settings as frozen values: workspaces, destinations and limits.
+
+They are as the configuration file has them.
 """
 
 from collections.abc import Collection
@@ -34,8 +35,9 @@ class Actor(msgspec.Struct, frozen=True):
 
 
 class Change(msgspec.Struct, frozen=True):
-    """A key of a lane's policy that an operator changed at run time, such as
-    `budget.credits_per_day`.
+    """A key of a lane's policy that an operator changed at run time.
+
+    Such a key is `budget.credits_per_day`.
 
     Attributes:
         was: The value in the configuration at that time. When the configuration has another value,
@@ -111,8 +113,9 @@ class CachePolicy(Policy, frozen=True):
 
 
 class Destination(msgspec.Struct, frozen=True, dict=True):
-    """A Clay table that receives leads, as its table in the configuration, and what follows from
-    its secrets.
+    """A Clay table that receives leads, as the configuration has it.
+
+    It also has what follows from the table's secrets.
 
     Attributes:
         alias: The name of the destination in the configuration.
@@ -303,7 +306,7 @@ class Shares(msgspec.Struct, frozen=True):
 
 
 class Sizes(msgspec.Struct, frozen=True):
-    """Limits in bytes of an input record, of a request to Clay, and of the value of a dead letter."""
+    """Limits in bytes of an input record, a request to Clay, and the value of a dead letter."""
 
     lead: int = 102_400
     payload: int = MAX_PAYLOAD_BYTES
@@ -327,7 +330,7 @@ class Plan(msgspec.Struct, frozen=True, dict=True):
     shares: Shares = Shares()  # the shares of a lane's sends
     replay: ReplayPolicy = ReplayPolicy()  # when dead letters and deferred leads come back
     app: str = ""  # the version that is written into headers and events
-    # the keys that sign callback tokens; None if no table echoes a token
+    # The keys that sign callback tokens; None if no table echoes a token.
     callback_keys: Keys | None = None
     cache: CachePolicy = CachePolicy()  # how long cached results count
     sizes: Sizes = Sizes()  # limits of records and requests
@@ -369,7 +372,7 @@ class Plan(msgspec.Struct, frozen=True, dict=True):
         name = workspace.name
         if name not in self.workspaces and pin is not None:
             self.pins[name] = pin
-        # before the change: they are computed when first used
+        # Before the change, because they are computed when they are first used.
         homes = self._homes
         residents = self._residents
         self.workspaces[name] = workspace

@@ -21,7 +21,7 @@ from stream_app.domain.plan import CachePolicy
 
 DAY_MS: Final = 86_400_000
 MOST_FIELDS: Final = 256
-# the largest usual cell of a Clay table (docs/reference/clay.md, "Inbound")
+# The largest usual cell of a Clay table (docs/reference/clay.md, "Inbound").
 MOST_VALUE_BYTES: Final = 8_192
 MOST_ENTRY_BYTES: Final = 65_536
 
@@ -69,9 +69,9 @@ def company_slot(workspace: str, company: str) -> str:
 
 
 def slots_of(result: Result) -> tuple[list[str], str | None]:
-    """Return the keys under which a result is cached: of all identifiers of its person, and of its
-    company.
+    """Return the keys under which a result is cached.
 
+    They are those of all identifiers of its person, and that of its company.
     A name counts only if the lead had nothing stronger: two people of one name may work at one
     company.
     """
@@ -126,8 +126,9 @@ def merge(one: Entry, other: Entry) -> Entry:
 
 
 def bounded(entry: Entry) -> Entry:
-    """Return an entry within the limits: of too many fields the newest, of too many bytes the
-    smallest.
+    """Return an entry within the limits.
+
+    If it has too many fields, the newest stay; if it has too many bytes, the smallest stay.
     """
     if len(entry.fields) <= MOST_FIELDS and len(encode(entry)) <= MOST_ENTRY_BYTES:
         return entry
@@ -158,9 +159,9 @@ def freshness(policy: CachePolicy, at_ms: int, now_ms: int) -> Freshness:
 
 
 def answer(policy: CachePolicy, person: Entry, company: Entry, now_ms: int) -> Found | None:
-    """Return what may be served for a person: only fresh fields if any own field is fresh, else
-    stale ones too.
+    """Return what may be served for a person.
 
+    If any field of the person's own is fresh, it is the fresh fields only, else stale ones too.
     Company fields alone are no answer.
     """
     worth = {name: freshness(policy, field.at_ms, now_ms) for name, field in person.fields.items()}
@@ -176,8 +177,9 @@ def answer(policy: CachePolicy, person: Entry, company: Entry, now_ms: int) -> F
 
 
 def shared(policy: CachePolicy, person: Entry, company: Entry, now_ms: int) -> Entry:
-    """Return what the company's entry adds: fresh fields that the person lacks or has with an older
-    time.
+    """Return what the company's entry adds to the person's.
+
+    These are the fresh fields that the person lacks, or has with an older time.
     """
     return Entry(
         {

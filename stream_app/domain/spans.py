@@ -110,8 +110,9 @@ class Sampling(msgspec.Struct, frozen=True):
 
 
 def headers_of(text: str) -> dict[str, str]:
-    """Read headers from `name=value`, several separated by commas, as OTEL_EXPORTER_OTLP_HEADERS
-    has them.
+    """Read headers from `name=value`, several separated by commas.
+
+    OTEL_EXPORTER_OTLP_HEADERS has this form.
 
     Raises:
         ValueError: The text has another form, or a value cannot be sent. The error does not repeat
@@ -133,10 +134,11 @@ def headers_of(text: str) -> dict[str, str]:
 
 
 def clay_of(allowed_hosts: Sequence[str]) -> dict[str, Value]:
-    """Return the attributes of POSTs to webhooks of this host; none if there are several, as
-    webhooks are secret.
+    """Return the attributes of POSTs to webhooks of this host.
 
-    `allowed_hosts` are `host` or `host:port`.
+    Args:
+        allowed_hosts: Each is `host` or `host:port`. If there are several, there are no attributes,
+            because webhooks are secret.
     """
     if len(allowed_hosts) != 1:
         return {}

@@ -20,8 +20,7 @@ Sums = dict[str, list[int]]
 
 
 class LaneAccount(msgspec.Struct, frozen=True):
-    """The money of a lane in one day or month: from its row, from rows (reserved) and from events
-    (spent).
+    """The money of a lane in one day or month, as its row, its leads' rows and its events have it.
 
     Attributes:
         reserved: What the lane's row has reserved.
@@ -46,8 +45,9 @@ class LaneAccount(msgspec.Struct, frozen=True):
 
 
 class OpenCost(msgspec.Struct, frozen=True):
-    """An unconfirmed cost: neither Clay nor an operator has confirmed what was booked for a POST of
-    the lead.
+    """An unconfirmed cost of a lead.
+
+    Neither Clay nor an operator has confirmed what was booked for one of its POSTs.
     """
 
     workspace: str

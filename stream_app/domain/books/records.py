@@ -1,5 +1,4 @@
-"""The account of records: the history of each, what it counts as, which one counts for its lead,
-what is wrong with it.
+"""The account of records: the history of each record, what it counts as, and what is wrong with it.
 
 A lead is what its workspace, destination and id name. It may have many records: copies, strays,
 dead letters that were sent back. It is counted once, with the status of the record that took its
@@ -124,7 +123,7 @@ _ROWLESS: Final[frozenset[Status]] = frozenset(
 )
 """Ended without a row, or with a row that another record of the lead may have taken over."""
 
-# the history and its row were read while they were changing, so they cannot be compared
+# The history and its row were read while they were changing, so they cannot be compared.
 IN_MOTION: Final = "moving"
 
 
@@ -155,8 +154,9 @@ def books_line(records: int, leads: int) -> str:
 
 
 class StatusCount(msgspec.Struct):
-    """Leads with a status or in a column, their records, and how many of those have a row with the
-    same status.
+    """Leads with a status or in a column, and their records.
+
+    It also counts how many of the records have a row with the same status.
     """
 
     leads: int = 0
@@ -173,13 +173,21 @@ class Totals:
     """Adds leads and records up by column. The input records are the sum of `columns`."""
 
     def __init__(self) -> None:
-        # also those without a record
+        # Columns without a record are there, too.
         self.columns: dict[str, StatusCount] = {name: StatusCount() for name in COLUMNS}
-        # by status: callbacks that settled no lead, erasures, corrections
+        # By status: callbacks that settled no lead, erasures, corrections.
         self.not_leads: Counter[str] = Counter()
 
     def add(self, status: str, leads: int, records: int = 0, rows: int = 0, *, final: bool) -> None:
-        """Add leads with this status, and records, of which `rows` have a row with the same status."""
+        """Add leads with this status, and their records.
+
+        Args:
+            status: The status.
+            leads: How many leads.
+            records: How many records they have.
+            rows: How many of the records have a row with the same status.
+            final: True if the leads' destination has no callbacks.
+        """
         name = column(status, final=final)
         if name:
             self.columns.setdefault(name, StatusCount()).add(leads, records, rows)
@@ -221,7 +229,7 @@ class Event(msgspec.Struct, gc=False):
     records: Amount = 0
 
 
-# raises one of `UNREADABLE` (domain/model/untrusted.py)
+# It raises one of `UNREADABLE` (domain/model/untrusted.py).
 decode_event: Final = msgspec.json.Decoder(Event).decode
 
 
@@ -234,7 +242,7 @@ class RecordHistory(msgspec.Struct, array_like=True, gc=False):
     status: str = ""  # the last status; "" without an event
     seq: int = 0  # sequence number of the last event; 0 without an event
     at_ms: int = 0  # time of the last event, epoch ms
-    # the first event is `rerouted`: it is in another partition than the rest and may be late
+    # The first event is `rerouted`: it is in another partition than the rest and may be late.
     rerouted: bool = False
     headless: bool = False  # the first event that was read has a sequence number above 1
     trace_id: str = ""
@@ -425,11 +433,11 @@ class Kept(RecordHistory, array_like=True, gc=False):
     imported: int = 0  # the number of its import; 0 for none
     letter: int = 0  # the number of the dead letter that it is a copy of; 0 for none
     rank: Rank = NO_LEAD  # how it stands to the row of its lead
-    # the place of the event by which it got its rank, in its partition of `leads.status`
+    # The place of the event by which it got its rank, in its partition of `leads.status`.
     took: int = 0
     counts: bool = False  # it is the record that counts for its lead
     of_import: bool = False  # it is the record that counts for its lead among those of its import
-    # it counts in place of another record of its lead, which may have dead letters
+    # It counts in place of another record of its lead, which may have dead letters.
     follows: bool = False
 
 
@@ -445,11 +453,10 @@ def rank_of(history: Kept) -> Rank:
 
 
 def elect(records: Iterable[tuple[int, Kept]]) -> set[int]:
-    """Return the numbers of the records that count, of those with the same lead id: one for each
-    destination.
+    """Return the numbers of the records that count, of those with the same lead id.
 
-    A record that names no destination, because it could not be read, counts only if no other record
-    does.
+    There is one for each destination. A record that names no destination, because it could not be
+    read, counts only if no other record does.
     """
     best: dict[tuple[str, str], tuple[Rank, int, int]] = {}
     for number, kept in records:

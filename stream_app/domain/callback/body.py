@@ -73,9 +73,9 @@ _OUTCOMES: Final[dict[str, Outcome]] = {
     word: outcome for outcome, words in WORDS.items() for word in words
 }
 _NESTED: Final = ("fields", "data")
-# as domain.lead.identity.identify makes them
+# Lead ids as domain.lead.identity.identify makes them.
 _LEAD_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-# and no word or number beside it
+# Names of columns in double braces, with no word or number beside them.
 _TEMPLATE: Final = re.compile(r"(?:[^\w{}]*+\{\{[^{}]*+\}\})+[^\w{}]*+")
 _WORDS_OR_NUMBERS: Final = ("status", "credits", "credits_used", "actions", "attempt")
 _MOST: Final = 1_000_000
@@ -87,8 +87,7 @@ _skip: Final = msgspec.json.Decoder(msgspec.Raw)
 
 
 def repair(text: str) -> str | None:
-    """Repair JSON that a template broke by inserting unescaped text, if only one reading is
-    possible.
+    """Repair JSON that a template broke with unescaped text, if only one reading is possible.
 
     A typical HTTP column has the body `{"title": "{{Title}}", "credits": {{Credits}}}`. A title
     with quotes or line breaks, or an empty cell, breaks the JSON. In one flat object these faults
@@ -100,11 +99,11 @@ def repair(text: str) -> str | None:
     - a missing value, which becomes null: `"credits": ,`
     - a comma after the last value.
 
-    Anything else is refused, because a wrong guess would become wrong data.
+    Anything else is refused, because a wrong guess would become wrong data. The time is linear in
+    the length of the text.
 
     Returns:
-        The text as good JSON, or None: it is no flat object, or could be read in two ways. Takes
-        linear time.
+        The text as good JSON. None if it is no flat object, or could be read in two ways.
     """
     opens = _OPENS.match(text)
     if opens is None:
@@ -137,8 +136,9 @@ def _value(text: str, at: int) -> tuple[str, int] | None:
 
 
 def _end_of_text(text: str, at: int) -> int | None:
-    """Return the position of the closing quote: the first one before the next member or the end of
-    the object.
+    """Return the position of the closing quote.
+
+    It is the first quote before the next member or the end of the object.
     """
     within = 0
     for match in _QUOTE.finditer(text, at):
@@ -251,8 +251,9 @@ def _body(lead_id: object, token: object, text: str, broken: bool) -> Body | Bad
 
 
 def _scalar(raw: msgspec.Raw) -> object:
-    """Return the member's value: `...` for a list, an object or a number out of range, None for a
-    missing one.
+    """Return the value of a member.
+
+    It is `...` for a list, an object or a number out of range, and None for a missing value.
     """
     member = bytes(raw)
     if member[:1] in (b"[", b"{"):
@@ -281,8 +282,9 @@ def callback_of(
     at_ms: int,
     forced_origin: str = "",
 ) -> Callback | BadBody:
-    """Return the callback of a body whose token was verified, with the `forced_origin` from that
-    token.
+    """Return the callback of a body whose token was verified.
+
+    It has the `forced_origin` that the token names.
     """
     document, repaired = _decoded(body)
     if isinstance(document, BadBody):
@@ -387,8 +389,9 @@ def _fields(document: Mapping[str, Any]) -> dict[str, Scalar] | BadBody:
 
 
 def _outcome(status: object, fields: Mapping[str, Scalar], failed: bool) -> Outcome:
-    """Return the outcome that the status claims if the results support it; without a status, from
-    the results.
+    """Return the outcome that the status claims, if the results support it.
+
+    Without a status, the results alone decide.
     """
     claimed = (
         _OUTCOMES.get(re.sub(r"[\s-]+", "_", status.strip().lower()))
@@ -404,8 +407,9 @@ def _outcome(status: object, fields: Mapping[str, Scalar], failed: bool) -> Outc
 
 
 def _count(value: object) -> int | None:
-    """Return a cost rounded up, so that the budget is never too optimistic; None if the value is
-    not a number.
+    """Return a cost rounded up; None if the value is not a number.
+
+    It is rounded up so that the budget is never too optimistic.
     """
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return None

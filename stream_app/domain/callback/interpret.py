@@ -18,7 +18,7 @@ from stream_app.domain.model.records import ConsumedRecord, Record
 from stream_app.domain.model.untrusted import decode
 from stream_app.domain.plan import Destination, InForce, Plan
 
-# well below the topic's limit, so that no callback can block a partition
+# Well below the topic's limit, so that no callback can block a partition.
 _MOST_RESULT_BYTES: Final = 900_000
 _MOST_COST: Final = 1_000_000
 _decoder: Final = msgspec.json.Decoder(Callback)
@@ -65,8 +65,9 @@ def booked(
     callback: Callback,
     now_ms: int,
 ) -> tuple[Lane, Reservation | None, Reservation | None]:
-    """Return the lane with its reservation for the lead settled, or with what was booked for it
-    before corrected.
+    """Return the lane after a callback has told the cost of a lead.
+
+    The lead's reservation is settled. If a cost was booked for the lead before, it is corrected.
 
     Returns:
         The lane, the cost of the lead now, and the difference to what was booked before. Both costs
@@ -169,8 +170,10 @@ def due_ms(row: Delivery, destination: Destination, lane: Lane) -> int:
 
 
 def overdue(policy: InForce, lane: Lane, destination: str, accepted_ms: int) -> tuple[Lane, bool]:
-    """Return the lane with one more overdue lead, and True if the destination must now be suspended
-    and reported.
+    """Count one more overdue lead.
+
+    Returns:
+        The lane, and True if the destination must now be suspended and reported.
     """
     health = callback_health.record_overdue(lane.callback_health, destination, accepted_ms)
     lane = msgspec.structs.replace(lane, callback_health=health)
@@ -196,8 +199,9 @@ def suspend_destination(
     text: str,
     now_ms: int,
 ) -> Lane:
-    """Return the lane with this destination suspended because no callback comes; if another one is
-    too, all are.
+    """Return the lane with this destination suspended because no callback comes.
+
+    If another destination is suspended too, all are.
     """
     alias = destination.alias
     fresh = suspension.begin(

@@ -124,11 +124,10 @@ _named: Final = msgspec.json.Decoder(_Named)
 
 
 def addressed_to(headers: Headers, key: bytes | None, value: bytes | None) -> tuple[str, str]:
-    """Return workspace and destination of a dead letter that is sent back; '' for one that it does
-    not name.
+    """Return workspace and destination of a dead letter that is sent back; '' if it names none.
 
-    The headers decide for one that continues its own history. The value decides for any other: it
-    starts a new one.
+    The headers decide for a dead letter that continues its own history. The value decides for any
+    other, because that starts a new history.
     """
     workspace = (key or b"").decode("utf-8", "replace")
     if kind_of(headers) in ("failed", "deferred"):
@@ -138,8 +137,9 @@ def addressed_to(headers: Headers, key: bytes | None, value: bytes | None) -> tu
 
 
 def lead_id_of(headers: Headers, value: bytes | None) -> str:
-    """Return the lead's id as rows have it; '' if there is none or if it is derived from the
-    person.
+    """Return the lead's id as rows have it.
+
+    It is '' if there is none, or if it is derived from the person.
     """
     if lead_id := text(headers, HEADERS["lead_id"]):
         return lead_id
@@ -205,7 +205,7 @@ class Tally:
 
     def __init__(self, now_ms: int) -> None:
         self.count = 0
-        # of people on the suppression list; the caller counts them, as it reads values
+        # Those of people on the suppression list; the caller counts them, as it reads values.
         self.suppressed = 0
         self.groups: dict[tuple[bytes, ...], Group] = {}
         self.ages: Counter[str] = Counter()
@@ -239,7 +239,7 @@ class Tally:
         return sorted(self.groups.values(), key=lambda group: -group.count)
 
     def _new(self, cause: tuple[bytes, ...], headers: Headers) -> Group:
-        # other programs may write any number of keys and reasons
+        # Other programs may write any number of keys and reasons.
         if len(self.groups) >= _MOST_GROUPS:
             cause = (b"", b"(others)", b"", b"", b"")
             if cause in self.groups:

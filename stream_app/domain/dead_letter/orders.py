@@ -1,14 +1,15 @@
-"""Replays as operators preview, order, pause or resume them, with what they cost; and dead letters
-that they give up.
+"""Replays as operators preview, order, pause or resume them, and dead letters that they give up.
 
-A preview says which leads would be sent, their cost, the remaining budget, the duration. Everything
-else is a row of the replay state:
+A preview says which leads would be sent, their cost, the remaining budget and the duration.
+Everything else is a row of the replay state:
 
     pause         ->  Pause: until an operator resumes all replays
-    command/<id>  ->  ReplayCommand: written by the operator, deleted in the transaction that has
-    applied it sent/<place>  ->  a dead letter without a row that was sent back or given up
-    (domain/dead_letter/replay.py) replay/<id>   ->  ReplayProgress: written by the replay process
-    only, in the transaction that sends dead letters
+    command/<id>  ->  ReplayCommand: written by the operator, deleted in the transaction that
+                      has applied it
+    sent/<place>  ->  a dead letter without a row that was sent back or given up
+                      (domain/dead_letter/replay.py)
+    replay/<id>   ->  ReplayProgress: written by the replay process only, in the transaction
+                      that sends dead letters
 
 One replay runs at a time: a later one stops it.
 """
@@ -61,7 +62,9 @@ MEANING: Final[dict[Fate, str]] = {
     "replaced": "were replaced: their leads were published again",
     "no_row": "are not known any more: publish them as new leads",
     "waits_for_ask": "were refused for good: only with --disposition poison, policy or foreign",
-    "cannot_go": "can never be sent as they are (no lead, no identity, too old, or no such destination)",
+    "cannot_go": (
+        "can never be sent as they are (no lead, no identity, too old, or no such destination)"
+    ),
     "over_limit": "would go, too, but for --limit",
 }
 
@@ -116,16 +119,15 @@ def can_be_given_up(kind: Kind, origin: str, seq: int, row: Delivery | None) -> 
 
 
 def pace(policy: InForce, share: float, asked_per_s: float | None) -> float:
-    """Return how many dead letters are sent back per second: the requested rate, else `share` of
-    the lane's rate.
+    """Return how many dead letters are sent back per second.
+
+    It is the requested rate; without one, `share` of the lane's rate.
     """
     return asked_per_s or policy.rate.rate_per_s * share
 
 
 class PricedPlan(msgspec.Struct):
-    """The whole preview of a replay: what would become of the selected dead letters, and at what
-    price.
-    """
+    """The preview of a replay: what becomes of the selected dead letters, and at what price."""
 
     dead_letters: int  # how many dead letters were selected
     fates: Counter[Fate]  # how many there are of each fate
@@ -193,8 +195,9 @@ class ReplayPlan(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ReplayCommand(msgspec.Struct, frozen=True, omit_defaults=True):
-    """An operator's command to the replay process, on `stream-app-replay-state`, keyed by
-    `command/<id>`, partition 0.
+    """An operator's command to the replay process.
+
+    It is on `stream-app-replay-state`, keyed by `command/<id>`, in partition 0.
 
     Attributes:
         id: Chosen by the sender, at most 64 characters. A command that arrives twice is applied
@@ -219,10 +222,10 @@ class ReplayCommand(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ReplayProgress(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A replay that an operator ordered, on `stream-app-replay-state`, keyed by `replay/<id>`, in
-    partition 0.
+    """A replay that an operator ordered.
 
-    The topic is compacted: the last value of a key counts.
+    It is on `stream-app-replay-state`, keyed by `replay/<id>`, in partition 0. The topic is
+    compacted: the last value of a key counts.
 
     Attributes:
         at_ms: When it was ordered, epoch ms.
@@ -317,8 +320,9 @@ def progress_row(progress: ReplayProgress) -> tuple[bytes, bytes]:
 
 
 def read_progress(key: bytes | None, value: bytes | None) -> ReplayProgress | None:
-    """Return the progress in a row of the replay state; None if it is another row, a deletion, or
-    unreadable.
+    """Return the progress in a row of the replay state.
+
+    It is None if the row is another one, a deletion, or unreadable.
     """
     if not (key or b"").startswith(PROGRESS):
         return None
@@ -333,7 +337,7 @@ class ReplayOrders:
 
     def __init__(self, rows: Iterable[tuple[bytes, bytes | None]] = ()) -> None:
         self.replays: dict[str, ReplayProgress] = {}  # by id
-        # by the key of the row; None: it cannot be read
+        # By the key of the row; None if it cannot be read.
         self.commands: dict[bytes, ReplayCommand | None] = {}
         for key, value in rows:
             self.apply(key, value)
@@ -404,7 +408,7 @@ class ReplayOrders:
         return Effect(rows, answer, command.dead_letters if command.kind == "give_up" else ())
 
     def _effect(self, command: ReplayCommand, now_ms: int) -> tuple[list[ReplayProgress], str, str]:
-        """Return the changed replays, why nothing was changed (a code), and the outcome in words."""
+        """Return the changed replays, a code if nothing was changed, and the outcome in words."""
         replay = self.replays.get(command.replay)
         by = Actor(command.who, command.why, command.at_ms)
         if command.kind == "start":
@@ -477,10 +481,10 @@ class ReplayOrders:
 
 
 def begun(replay: ReplayProgress, priced: PricedPlan, now_ms: int) -> ReplayProgress:
-    """Return a replay with its dead letters counted, or refused (at its start) or stopped (if it
-    was resumed).
+    """Return a replay with its dead letters counted, or the reason why it does not begin.
 
-    `priced` are the dead letters that it has still to send.
+    A replay that may not begin is refused at its start, and stopped if it was resumed. `priced` has
+    the dead letters that it has still to send.
     """
     text = _not_to_be_sent(replay, priced)
     if text:

@@ -79,13 +79,12 @@ def tier_s(policy: ReplayPolicy, rest_ms: int) -> int | None:
 
 
 def returning(envelope: Envelope, record_id: str, epoch: int = 0) -> Envelope | None:
-    """Return the envelope under which a dead letter or deferred lead returns; None: it waits for a
-    person.
+    """Return the envelope under which a dead letter or deferred lead returns.
 
-    A failed one counts a replay. If it was written before the present rewind epoch, it is the first
-    replay of that epoch and due at once. A deferred one counts none. One without a disposition was
-    written by another program. We do not know whether it failed or was poison, so it returns as an
-    input (`as_input`).
+    None if it waits for a person. A failed lead counts a replay. If it was written before the
+    present rewind epoch, it is the first replay of that epoch and due at once. A deferred lead
+    counts none. A record without a disposition was written by another program. We do not know
+    whether it failed or was poison, so it returns as an input (`as_input`).
     """
     if envelope.way in RETURNS:
         return envelope.onward()
@@ -123,12 +122,12 @@ def goes_on(envelope: Envelope) -> bool:
 
 
 def redriven(envelope: Envelope, record_id: str) -> Envelope:
-    """Return the envelope under which an operator sends a dead letter back, with a fresh set of
-    replays.
+    """Return the envelope under which an operator sends a dead letter back.
 
-    Its `seq` proves that nothing has happened to the lead since: the pipeline accepts it only while
-    it is the lead's latest dead letter, so a second redrive has no effect. A deferred lead only
-    becomes due at once. One whose history has ended starts a new one.
+    The dead letter gets its full number of replays again. The envelope's `seq` proves that nothing
+    has happened to the lead since: the pipeline accepts it only while this is the lead's latest
+    dead letter, so a second redrive has no effect. A deferred lead only becomes due at once. One
+    whose history has ended starts a new one.
     """
     if envelope.way == "deferred" and goes_on(envelope):
         return envelope.onward(not_before_ms=0, redriven_from=record_id)
@@ -152,17 +151,20 @@ def giving_up(
     workspaces: Container[str],
     text: str,
 ) -> tuple[bytes, bytes, Envelope]:
-    """Return key, value and envelope of the record that ends a dead letter which an operator gives
-    up.
+    """Return the record that ends a dead letter which an operator gives up.
 
     Its value is the text and no lead, because nothing is sent. It names the lead as the events of
-    that do. Its `seq` says, as in `redriven`, of which dead letter of the lead the operator speaks.
-    A dead letter of another program has no history, so that its end is a history of its own.
+    that dead letter do. Its `seq` says, as in `redriven`, which dead letter of the lead the
+    operator means. A dead letter of another program has no history, so its end is a history of its
+    own.
 
     Args:
         dead_letter: The dead letter, with the key that it has on Kafka.
         workspaces: The configured workspaces.
         text: Who gives it up, and why.
+
+    Returns:
+        The key, the value and the envelope of the record.
     """
     envelope = read_envelope(dead_letter)
     headers = headers_of(dead_letter.headers)
@@ -181,8 +183,9 @@ def giving_up(
 
 
 def given_up_text(value: bytes | None) -> str:
-    """Return who gave a dead letter up, and why, from the value of the record that ends it; '' if
-    it has no text.
+    """Return who gave a dead letter up, and why; '' if the record that ends it has no text.
+
+    `value` is the value of that record.
     """
     try:
         return decode(_text, value)
@@ -211,11 +214,10 @@ class Epoch(NamedTuple):
 
 
 def read_epoch(key: bytes, value: bytes | None) -> Epoch | None:
-    """Return what a row of the replay state says about an epoch; None if it is another row, deleted
-    or unreadable.
+    """Return what a row of the replay state says about an epoch.
 
-    Without a row the group's own offset counts. A worker knows the dead letters that it has taken
-    back already.
+    It is None if the row is another one, deleted or unreadable. Without a row the group's own
+    offset counts. A worker knows the dead letters that it has taken back already.
     """
     kind, *place = key.split(b"/")
     if kind != b"dlq" or value is None:
@@ -231,7 +233,7 @@ class Begin(msgspec.Struct, frozen=True):
     """How the replay app starts on a partition of the dead letters."""
 
     epoch: int = 0  # the rewind epoch
-    # the progress to record before anything is published; None: nothing new
+    # The progress to record before anything is published; None if there is nothing new.
     record: Came | None = None
     skip_to: int = 0  # records before it were replayed, although the group has lost its offset
     seen_to: int = 0  # records before it were replayed at least once, in any epoch
@@ -266,10 +268,10 @@ _BURST_MS: Final = 1_000
 
 
 class Pace:
-    """Limits each workspace's replays to `share` of its rate, with a burst of one second after a
-    pause.
+    """Limits each workspace's replays to `share` of its rate.
 
-    A dead letter whose key names no workspace may belong to any of them. It gets the lowest rate.
+    After a pause, a burst of one second may follow. A dead letter whose key names no workspace may
+    belong to any of them, so it gets the lowest rate.
     """
 
     def __init__(self, rates_per_s: Mapping[str, float], share: float = 1.0) -> None:
@@ -304,7 +306,7 @@ class _Hold(msgspec.Struct):
     until_ms: int = 0
     probed_ms: int = 0
     next_ms: float = 0.0  # when the last lead that waits for it asks
-    # origins of leads that probed
+    # The origins of leads that were probes.
     probes: deque[str] = msgspec.field(default_factory=lambda: deque(maxlen=_PROBES))
 
 
@@ -371,8 +373,9 @@ _text: Final = msgspec.json.Decoder(str)
 
 
 class SuppressionList:
-    """The suppression list and all erased leads of all partitions, for programs that only read the
-    state topic.
+    """The suppression list and all erased leads of all partitions.
+
+    It is for programs that only read the state topic.
     """
 
     def __init__(self) -> None:
@@ -402,10 +405,10 @@ class SuppressionList:
             self._partitions[person] = bits
 
     def names(self, headers: Headers, key: bytes | None, value: bytes | None, at_ms: int) -> bool:
-        """Return True if a dead letter belongs to a suppressed person or an erased lead, even if
-        its value is broken.
+        """Return True if a dead letter belongs to a suppressed person or an erased lead.
 
-        `at_ms` (its append, epoch ms) is used if it does not say when its lead was published.
+        It is found even if the value is broken. `at_ms` (the append of the dead letter, epoch ms)
+        is used if the dead letter does not say when its lead was published.
         """
         if self._partitions and any(person in self._partitions for person in people_in(value)):
             return True
@@ -417,8 +420,9 @@ class SuppressionList:
 
 
 def sent_row(dead_letter: ConsumedRecord) -> tuple[bytes, bytes]:
-    """Return key and value of the row that records that this dead letter was sent back as a new
-    input, or given up.
+    """Return the row that says that a dead letter was sent back as a new input, or given up.
+
+    It is a key and its value.
     """
     return SENT + dead_letter.record_id.encode(), b"%d" % dead_letter.timestamp_ms
 

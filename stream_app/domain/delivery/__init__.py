@@ -1,3 +1,1 @@
-"""The delivery of one lead: what its record means, its state machine, its headers, and what each
-step writes.
-"""
+"""The delivery of one lead: what its record means, its state machine, its headers, its writes."""

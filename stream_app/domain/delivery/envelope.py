@@ -121,7 +121,7 @@ MEANING: Final[dict[str, str]] = {PREFIX + name: meaning for name, meaning in _H
 """Header -> its meaning."""
 
 _HASHED_KEY: Final = re.compile(rb"key-[A-Za-z0-9_-]{22}")
-# the reason of a dead letter whose workspace is not configured
+# The reason of a dead letter whose workspace is not configured.
 UNKNOWN_WORKSPACE: Final = "unknown_workspace"
 _ORIGIN_OF_0_1_0: Final = "origin"
 _VERSION_OF_0_1_0: Final = "app-version"
@@ -167,13 +167,14 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     trace_id: str = ""
     app: str = ""
     format: int = FORMAT
-    # the caller's span, from `traceparent`; only of an input record, as it is in no header of ours
+    # The caller's span, from `traceparent`. Only an input record has it: it is in no header of ours.
     parent_id: str = ""
     sampled: bool = False  # the caller has sampled its span; only of an input record, too
 
     def onward(self, **changes: object) -> Envelope:
-        """Return the envelope of the next record of the history, without the `text` and `excerpt`
-        of this one.
+        """Return the envelope of the next record of the history.
+
+        It is without the `text` and `excerpt` of this one.
         """
         return replace(self, **{"text": "", "excerpt": "", **changes})
 
@@ -239,11 +240,14 @@ def read_envelope(consumed: ConsumedRecord) -> Envelope:
 
 
 def check_format(headers: Mapping[str, bytes | None], record_id: str) -> None:
-    """Raise UnknownFormat if a version of this program wrote the record in a format that this one
-    does not read.
+    """Check that this program reads the format of a record.
 
     A record of another program has no format, and neither has one of a build before the first
     release with formats.
+
+    Raises:
+        UnknownFormat: A version of this program wrote it in a format that this version does not
+        read.
     """
     later = read_number((headers.get(HEADERS["format"]) or b"").decode("utf-8", "replace"))
     if later > FORMAT:
@@ -331,7 +335,8 @@ class WorkspaceKeys:
         return [key.decode() for key in self._names]
 
     def restore(self, key: bytes | None) -> bytes | None:
-        """Return the name of the configured workspace that this key is the hash of; else the key
-        itself.
+        """Return the name of the configured workspace that this key is the hash of.
+
+        If there is none, return the key itself.
         """
         return self._names.get(key, key) if key else key

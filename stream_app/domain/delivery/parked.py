@@ -1,5 +1,4 @@
-"""Settles one lead as an operator says: it is at Clay and cost so much, it is not at Clay, or it is
-given up.
+"""Settles one lead as an operator says: it is at Clay at a cost, not at Clay, or given up.
 
 Without a callback, the ceiling of a lead was booked. A parked lead that is at Clay or given up
 waits for nobody any more; one that is not at Clay stays parked until it is sent.
@@ -179,8 +178,9 @@ def _not_booked(
     consumed: ConsumedRecord,
     now_ms: int,
 ) -> Settled:
-    """Return the step of an operator who says that a lead is not at Clay, when nothing was ever
-    booked for it.
+    """Return the step of an operator who says that a lead is not at Clay.
+
+    It is for a lead for which nothing was ever booked.
     """
     text = f"nothing is booked for it; {_STILL_PARKED}"
     event = event_of(
@@ -193,8 +193,9 @@ def _not_booked(
 
 
 def _correction(row: Delivery, consumed: ConsumedRecord, now_ms: int) -> Delivery:
-    """Return what the event of a command says that does not move the lead: it is the history of the
-    command.
+    """Return what the event of a command says if the command does not move the lead.
+
+    That event is part of the history of the command, and not of the lead.
     """
     origin = consumed.record_id
     return Delivery(row.version, "cost_corrected", origin, 1, now_ms, now_ms, trace_of(origin))

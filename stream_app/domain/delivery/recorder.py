@@ -1,8 +1,7 @@
-"""What the pipeline writes about a record: the row of its lead, the events of its steps, and copies
-of its bytes.
+"""What the pipeline writes about a record: its lead's row, the events of its steps, and copies.
 
-A record that needs admission is an `Applicant`. Admission asks it for the step that it writes
-ahead.
+A copy has the bytes of the record. A record that needs admission is an `Applicant`, which admission
+asks for the step that it writes ahead.
 """
 
 from __future__ import annotations
@@ -69,7 +68,7 @@ def failure(outcome: Refused | Uncertain | Poison, due_at_ms: int | None = None)
 class Duration(msgspec.Struct, frozen=True, gc=False):
     """How long a lead took, for metrics."""
 
-    # `callback`: from the acceptance by Clay; `done`: from the first event
+    # `callback`: from the acceptance by Clay; `done`: from the first event.
     until: Literal["callback", "done"]
     destination: str  # the alias of its destination
     ms: int  # the time in ms, over all retries and replays
@@ -82,7 +81,7 @@ class WriteBatch(msgspec.Struct, frozen=True, gc=False):
     records: list[Record]
     events: list[StatusEvent]  # the status events among the records, for metrics
     workspace: str = ""  # the workspace whose lane changed; '' if none did
-    # how long the lead took, if these steps show it, for metrics
+    # How long the lead took, if these steps show it, for metrics.
     durations: tuple[Duration, ...] = ()
 
 
@@ -200,8 +199,7 @@ class DeliveryRecorder(Generic[LeadT_co]):
             )
 
     def come_back(self, back: Envelope, now_ms: int, spent: Reservation | None = None) -> None:
-        """Continue the history of a lead that returned from a delay or was sent back by an
-        operator.
+        """Continue the history of a lead that returned from a delay or that an operator sent back.
 
         The row takes over the counts of `back`, the headers of the copy that returned. `spent` is
         what was booked of an earlier send that was still reserved.
@@ -274,7 +272,7 @@ class DeliveryRecorder(Generic[LeadT_co]):
             resolved.lead_id,
             why,
         )
-        # few steps have these, and a call with more than 15 keywords builds a dict first
+        # Few steps have these, and a call with more than 15 keywords builds a dict first.
         more: dict[str, object] = {}
         if spent is not None:
             more.update(
@@ -304,8 +302,9 @@ class DeliveryRecorder(Generic[LeadT_co]):
         self._events.append(msgspec.structs.replace(event, **more) if more else event)
 
     def step(self, *records: Record) -> WriteBatch:
-        """Return the batch to commit: the row, its uncommitted events and `records`; the first time
-        the aliases too.
+        """Return the batch to commit: the row, its uncommitted events, and `records`.
+
+        The first time it has the aliases, too.
         """
         events = self._events
         self._events = []
@@ -508,11 +507,11 @@ def brief(
     destination: Destination | None = None,
     lead: Lead | Unreadable | None = None,
 ) -> WriteBatch:
-    """Return the batch of a record that has no row: one event, and a marker that makes a redelivery
-    a no-op.
+    """Return the batch of a record that has no row.
 
-    `records` are written in the same transaction. The event names `destination` if it is given.
-    `lead` is what could be read: its import is in the event.
+    It has one event, and a marker that makes a redelivery a no-op. `records` are written in the
+    same transaction. The event names `destination` if it is given. `lead` is what could be read:
+    its import is in the event.
     """
     import_id, summary = _NO_IMPORT if lead is None else import_of(lead)
     left_out = consumed.left_out
@@ -556,11 +555,16 @@ def rejected(
     lead_id: str,
     now_ms: int,
 ) -> Record:
-    """Return the dead letter of a record that is not a lead, or not one that this configuration
-    knows.
+    """Return the dead letter of a record that is no lead that this configuration knows.
 
-    `workspace`: that it names, if that may be shown; else ''. `lead_id`: as in its event; '' if it
-        is not known.
+    Args:
+        plan: The configuration.
+        consumed: The record.
+        envelope: The record's envelope.
+        bad: Why it is no valid lead.
+        workspace: The workspace that it names, if that may be shown; else ''.
+        lead_id: The lead's id as in its event; '' if it is not known.
+        now_ms: The present time, epoch ms.
     """
     value = consumed.value
     most = plan.sizes.dead_letter
@@ -594,11 +598,11 @@ def strayed(
     now_ms: int,
     why: Reason,
 ) -> Record:
-    """Return the copy of a record that arrived in the wrong partition, addressed to its workspace's
-    partition.
+    """Return the copy of a record that arrived in the wrong partition.
 
-    If it is lost, the copy goes to `leads.parked`. Otherwise it goes to `leads.retry`, because the
-    headers on an input topic are not trusted.
+    The copy is addressed to the partition of the record's workspace. If the record is lost, the
+    copy goes to `leads.parked`. Otherwise it goes to `leads.retry`, because the headers on an input
+    topic are not trusted.
     """
     failed_ms = now_ms if lost else 0
     onward = resolved.envelope.onward(

@@ -1,5 +1,6 @@
-"""What a record of a lead means: its destination, row key, identity, request for Clay; and if it is
-a duplicate.
+"""What a record of a lead means: its destination, row key, identity and request for Clay.
+
+It also says whether the record is a duplicate.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ def resolve_lead(
     envelope: Envelope,
     lead: Lead,
 ) -> ResolvedLead | Unreadable:
-    """Return the lead with its destination and identity, or why this configuration has none for it."""
+    """Return the lead with its destination and identity, or why this configuration has none."""
     workspace = plan.workspaces.get(lead.workspace or "")
     if workspace is None:
         named = label(lead.workspace or "")
@@ -172,12 +173,11 @@ def find_lead_ref(
     lead: Lead | Unreadable,
     find: Find,
 ) -> LeadRef | None:
-    """Return the lead of a record that cannot be sent; None if the record has no history and is to
-    be rejected.
+    """Return the lead of a record that cannot be sent.
 
-    The lead is found by the headers, else by what can be read of the value. A history has begun if
-    it has a row or if its record comes back. The destination may have left the configuration.
-    `find` returns the row of a lead.
+    None if the record has no history and is to be rejected. The lead is found by the headers, else
+    by what can be read of the value. A history has begun if it has a row or if its record comes
+    back. The destination may have left the configuration. `find` returns the row of a lead.
     """
     workspace = (consumed.key or b"").decode("utf-8", "replace")
     alias = envelope.destination

@@ -175,8 +175,9 @@ def open_costs(row: Delivery) -> tuple[Reservation, ...]:
 
 
 def set_apart(row: Delivery) -> dict[str, object]:
-    """Return the changes of a row that is sent again: a callback corrects the cost of the new POST
-    from now on.
+    """Return the changes of a row that is sent again.
+
+    From now on a callback corrects the cost of the new POST.
     """
     if row.booked is None or not _is_guess(row.booked):
         return {}
@@ -240,8 +241,9 @@ def mark_key(record_id: str) -> bytes:
 
 
 def marked_record(key: bytes) -> tuple[str, int, int] | None:
-    """Return topic, partition and offset of the record of a marker; None for the key of another
-    kind of row.
+    """Return topic, partition and offset of the record that a marker stands for.
+
+    It is None for the key of another kind of row.
     """
     if not key.startswith(b"o/"):
         return None
@@ -250,7 +252,10 @@ def marked_record(key: bytes) -> tuple[str, int, int] | None:
 
 
 def passed_key(topic: str) -> bytes:
-    """Return the key of the row with the group's offset in a topic when older markers were deleted."""
+    """Return the key of the row with the group's offset in a topic.
+
+    It is the offset at the time when older markers were deleted.
+    """
     return f"c/{topic}".encode()
 
 
@@ -346,7 +351,7 @@ def match_callback(row: Delivery | None, outcome: Status) -> Meeting:
 
 Verdict = Literal[
     "fresh",  # no history counts for this lead: begin one
-    # only a dead letter that Clay never had counts for this lead: end it, and begin a history
+    # Only a dead letter that Clay never had counts for this lead: end it, and begin a history.
     "replaces",
     "resume",  # its own history was interrupted before a POST: continue it
     "return",  # it returns from a delay, and its row waits for it
@@ -391,8 +396,9 @@ def _is_dead_letter(row: Delivery) -> bool:
 
 
 def may_be_at_clay(row: Delivery | None) -> bool:
-    """Return True for a dead letter that no publication replaces, because an earlier POST may have
-    reached Clay.
+    """Return True for a dead letter that no publication replaces.
+
+    An earlier POST of its lead may have reached Clay.
     """
     return row is not None and _is_dead_letter(row) and row.sends > 0
 
@@ -405,7 +411,7 @@ def _classify_own_history(row: Delivery, envelope: Envelope) -> Verdict:
             # Valid only for the lead's latest dead letter.
             return "return" if envelope.seq == row.seq else "done"
         if row.state == "parked" and row.sends:
-            # Clay may have it: a rewind never sends it again, only an operator who names it
+            # Clay may have it, so a rewind never sends it again. Only an operator who names it does.
             return "done"
         successor = in_copy[0] > in_row[0] or in_copy == (in_row[0], in_row[1] + 1)
         return "return" if envelope.way == "replayed" and successor else "done"
@@ -426,8 +432,9 @@ Read = Callable[[bytes], bytes | None]  # returns the row of a key, as bytes; No
 
 
 def next_version(lead: tuple[str, str, str], row: Delivery, read: Read) -> int:
-    """Return the version of the next result: one more than the last of this lead over all its
-    deliveries.
+    """Return the version of the next result of a lead.
+
+    It is one more than the last version over all deliveries of the lead.
 
     Args:
         lead: Workspace, destination and id.
@@ -501,6 +508,6 @@ class Reason(msgspec.Struct, frozen=True, gc=False):
     text: str = ""  # the reason in words, scrubbed
     http_status: int | None = None  # Clay's status, if it answered
     due_at_ms: int | None = None  # when the lead continues automatically, epoch ms
-    # the estimated credits that were saved because an earlier result answered the lead
+    # The estimated credits that were saved because an earlier result answered the lead.
     saved: int | None = None
     excerpt: str = ""  # the beginning of Clay's answer, scrubbed

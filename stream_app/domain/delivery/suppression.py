@@ -1,9 +1,8 @@
-"""Leads that must not be sent: people on the suppression list, and leads that an operator cancelled
-or erased.
+"""Leads that must not be sent: of people on the suppression list, cancelled, or erased.
 
 The list holds hashes of people. Every partition has the whole list, because any partition may
-receive any person. A cancellation or erasure applies to records that were published before it. The
-same lead may be published again afterwards.
+receive any person. An operator's cancellation or erasure applies to records that were published
+before it. The same lead may be published again afterwards.
 """
 
 from collections.abc import Callable
@@ -31,8 +30,8 @@ class Suppression(msgspec.Struct, frozen=True):
     """The value of a row, which says why a lead must not be sent. The time is epoch ms."""
 
     reason: Literal["suppressed", "cancelled", "erased"]  # why the lead must not be sent
-    # since when, for a person; of a cancelled or erased lead, records published until then are
-    # affected
+    # For a person: since when. For a cancelled or erased lead: records that were published until
+    # then are affected.
     at_ms: TimeMs
     command: str  # the id of the command, whose answer on `leads.audit` has the details
     who: str  # the operator
@@ -75,8 +74,9 @@ def is_unwanted(
     find: Callable[[bytes], Suppression | None],
     alias: Alias,
 ) -> bool:
-    """Return True if nothing of this record may be written again: its lead was erased, or its
-    person is suppressed.
+    """Return True if nothing of this record may be written again.
+
+    Its lead was erased, or its person is suppressed.
     """
     destination = who.destination
     if is_erased(find(erased_row(destination.workspace, who.lead_id)), first_at_ms):
@@ -87,8 +87,9 @@ def is_unwanted(
 
 
 def people_in(value: bytes | None) -> tuple[str, ...]:
-    """Return all hashes of the person in a record, even if it is not a lead; () if it names no
-    person.
+    """Return all hashes of the person in a record, even if the record is not a lead.
+
+    They are () if it names no person.
     """
     try:
         return people(decode(_named, value).fields)
@@ -126,7 +127,7 @@ def suppression_reason(
         # A cancellation ignores what was published or redriven after it.
         redriven = case.envelope.way == "redriven" and suppression.reason == "cancelled"
         published_ms = case.consumed.timestamp_ms if redriven else case.envelope.origin_ms
-        # its history is new, its data is old
+        # Its history is new, but its data is old.
         if suppression.reason == "erased" and case.envelope.dead_letter:
             published_ms = (
                 read_number(case.consumed.header(HEADERS["origin_ms"]) or "") or published_ms

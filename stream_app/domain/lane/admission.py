@@ -142,7 +142,7 @@ def decide(
     tripped, permit = breaker.permit(policy.breaker, lane.breaker, now_ms, mode)
     if isinstance(permit, Wait):
         until_ms = permit.until_ms
-        # its probes may answer at any moment: their lease is only the last one
+        # Its probes may answer at any moment: their lease is only the last one.
         if tripped.phase == "half_open":
             until_ms = min(until_ms, now_ms + int(policy.breaker.open_s * 1000))
         hold = held(BREAKER_OPEN, why_open(lane), until_ms)
@@ -211,8 +211,9 @@ def would_hold(
 
 
 def at_limit(policy: InForce, lane: Lane, stall: StallDetector, now_ms: int) -> Held:
-    """Return the hold of a lead while as many requests are in flight as may be: they end soon, or
-    Clay stalls.
+    """Return the hold of a lead while as many requests are in flight as may be.
+
+    Either they end soon, or Clay stalls.
     """
     certain_ms = concurrency.certain_ms(stall, lane.concurrency)
     return _stalled(policy, lane, stall, now_ms) or held(

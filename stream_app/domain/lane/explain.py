@@ -50,7 +50,7 @@ class LaneFacts(msgspec.Struct, frozen=True):
     asked: int = 0  # commands without an answer
     unreadable: str = ""  # the batch before which the partition has stopped, in words
     shared_with_more: int = 0  # how many others there are besides
-    # when the oldest record that waits in that partition came, epoch ms; 0 if unknown
+    # When the oldest record that waits in that partition came, epoch ms; 0 if unknown.
     oldest_ms: int = 0
     view_unreadable: bool = False  # its last published state cannot be read, so that `view` is None
     at_most: bool = False  # fewer records may wait there than `waiting` says
@@ -114,8 +114,9 @@ class Finding(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def explain(facts: Facts) -> list[Finding]:
-    """Return everything that holds leads, global causes first; then lanes that move, with what
-    waits for them.
+    """Return everything that holds leads, global causes first.
+
+    Then follow the lanes that move, with what waits for them.
     """
     of_lanes = (
         _with_backlog(finding, lane) for lane in facts.lanes for finding in _of_lane(lane, facts)
@@ -236,7 +237,7 @@ def _of_lane(lane: LaneFacts, facts: Facts) -> Iterator[Finding]:
         )
     yield from (_in_part(part, lane, view) for part in parts)
     yield from _suspended_webhooks(lane, view, facts.at_ms)
-    # an unreadable lane would run, but nothing of its partition reaches it
+    # An unreadable lane would run, but nothing of its partition reaches it.
     if view.holds or lane.unreadable:
         return
     works = facts.worker.members > 0
@@ -326,7 +327,7 @@ def pace_text(view: LaneView) -> str:
 
 
 def _per_s(view: LaneView) -> float:
-    # a view that an earlier version published has only its rate
+    # A view that an earlier version published has only its rate.
     return view.sends_per_s or view.rate_per_s
 
 

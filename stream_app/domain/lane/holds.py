@@ -1,8 +1,8 @@
-"""The reasons to hold leads of a lane, one row each: what the hold is, what lifts it, and what
-people read about it.
+"""The reasons to hold leads of a lane, one row each.
 
-Rules, views, commands, the board, metrics and messages look a reason up here, so that a new reason
-is a new row. `remains` decides for all of them whether a hold is over once its time has passed.
+A row says what the hold is, what lifts it, and what people read about it. Rules, views, commands,
+the board, metrics and messages look a reason up here, so that a new reason is a new row. `remains`
+decides for all of them whether a hold is over once its time has passed.
 """
 
 from collections.abc import Mapping
@@ -190,7 +190,9 @@ _REASONS: Final = (
         code=concurrency.REASON,
         lifted_by="event",
         waits_for="outage",
-        lifts="the next answer; if none comes, the circuit breaker opens when the requests time out",
+        lifts=(
+            "the next answer; if none comes, the circuit breaker opens when the requests time out"
+        ),
         status="held_outage",
     ),
     HoldReason(
@@ -229,8 +231,9 @@ def reason_of(code: str) -> HoldReason:
 
 
 def code_of(holds: str, mode: Mode) -> str:
-    """Return the code of a hold that admission answers: an operator's breaker is another reason
-    than an outage.
+    """Return the code of a hold that admission answers.
+
+    If an operator opened the circuit breaker, that is another reason than an outage.
     """
     return FORCED_OPEN if holds == BREAKER_OPEN and mode == "open" else holds
 

@@ -53,7 +53,7 @@ class Lane(msgspec.Struct, frozen=True, omit_defaults=True):
 
     workspace: str
     partition: Whole
-    # a plain default would be left out of the row
+    # A plain default would be left out of the row.
     version: Whole = msgspec.field(default_factory=lambda: LANE_VERSION)
     breaker: breaker.Breaker = breaker.Breaker()
     health: window.Window = window.Window()
@@ -74,9 +74,7 @@ class Lane(msgspec.Struct, frozen=True, omit_defaults=True):
     held_since: dict[str, TimeMs] = {}
 
     def in_force(self, configured: Workspace) -> InForce:
-        """Return the policy that the rules apply: the configured one with what operators have
-        changed.
-        """
+        """Return the policy that the rules apply: the configured one with operators' changes."""
         return in_force(configured, self.changes)
 
 
@@ -111,9 +109,7 @@ def host_checked(policy: InForce, lane: Lane, answers: bool, now_ms: int) -> Lan
 
 
 def moved_text(workspace: str, partition: int, home: int) -> str:
-    """Say that a workspace has its lane in this partition, and what to do, because its home is
-    another one.
-    """
+    """Say that a workspace has its lane in another partition than its home, and what to do."""
     return (
         f"workspace {workspace} has its lane in partition {partition}, the configuration "
         f"says {home}: "
@@ -122,11 +118,10 @@ def moved_text(workspace: str, partition: int, home: int) -> str:
 
 
 def for_new_owner(lane: Lane, now_ms: int, previous: Lane | None = None) -> Lane:
-    """Return the lane for its new owner: no tokens, because the previous owner may have spent them
-    just now.
+    """Return the lane for its new owner.
 
-    `previous` is the lane as this process last knew it, not fully committed. A Retry-After in it
-    still holds.
+    It has no tokens, because the previous owner may have spent them just now. `previous` is the
+    lane as this process last knew it, not fully committed. A Retry-After in it still holds.
     """
     bucket = rate.empty_after_takeover(lane.rate, now_ms)
     health = callback_health.taken_over(lane.callback_health, now_ms)
@@ -177,11 +172,14 @@ def sends_per_s(policy: InForce, lane: Lane) -> float:
 
 
 def postpone(horizon: Horizon, at_ms: int, per_s: float, *, returned: bool) -> tuple[Horizon, int]:
-    """Return when one more deferred lead comes back, not before `at_ms` (epoch ms), and the horizon
-    with it.
+    """Return when one more deferred lead comes back, and the horizon with it.
 
-    A lead that returned before comes back ahead of new ones, because it is older. `per_s`: the
-    sends of the lane in a second, at most 1,000 by its configuration.
+    Args:
+        horizon: When the leads that were deferred before come back.
+        at_ms: The lead does not come back before this time, epoch ms.
+        per_s: The sends of the lane in a second, at most 1,000 by its configuration.
+        returned: True for a lead that returned before. It comes back ahead of new ones, because
+            it is older.
     """
     after_ms = (
         max(at_ms, horizon.returned_ms)

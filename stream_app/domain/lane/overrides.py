@@ -56,8 +56,9 @@ class Reset(Struct, frozen=True):
 
 
 class ChangeBudget(Struct, frozen=True, omit_defaults=True):
-    """Change limits from the next lead on: to a number, to `none` for no limit, or to what is
-    `configured`.
+    """Change limits from the next lead on.
+
+    A limit becomes a number, `none` for no limit, or what is `configured`.
     """
 
     caps: dict[Cap, _Amount | AsConfigured | None] = {}
@@ -176,8 +177,9 @@ are the options.
 
 
 class Answer(Struct, frozen=True):
-    """The lane after an order, and the outcome in one line; not `done`: refused, and nothing
-    changed.
+    """The lane after an order, and the outcome in one line.
+
+    If it is not `done`, the order was refused and nothing changed.
     """
 
     lane: Lane

@@ -1,5 +1,6 @@
-"""Quotes the cost of leads before they are published or sent back, against the remaining budget,
-and their time.
+"""Quotes the cost and time of leads before they are published or sent back.
+
+A quote compares the cost with the remaining budget.
 """
 
 import math
@@ -40,9 +41,9 @@ class Quote(msgspec.Struct, frozen=True):
 
     workspace: str
     parts: list[Part]  # one entry per destination
-    # what is left of each capped budget; a budget that is absent has no limit
+    # What is left of each capped budget. A budget that is absent has no limit.
     left: dict[MeterName, int]
-    # the lane was asked: `left` and the rate are its own, and not only those of the configuration
+    # The lane was asked: `left` and the rate are its own, and not only those of the configuration.
     known: bool
     seconds: float  # how long the leads take at the lane's rate, or at that of replays
     holds: str = ""  # what holds the lane now, in words; '' if it moves
@@ -126,8 +127,9 @@ def quote_of_replay(
     pace_per_s: float,
     now_ms: int,
 ) -> Quote:
-    """Return the quote for leads of one workspace that are sent back, at most `pace_per_s` of them
-    per second.
+    """Return the quote for leads of one workspace that are sent back.
+
+    At most `pace_per_s` of them are sent back per second.
     """
     pace_per_s = min(pace_per_s, rate.current(policy.rate, lane.rate))
     return _quote(policy, parts, meters(policy.budget, lane.budget, now_ms), pace_per_s, now_ms)

@@ -246,8 +246,9 @@ def book_callback(
 
 
 def probe_succeeded(policy: InForce, lane: Lane, destination: str, now_ms: int) -> Lane:
-    """Return the lane after a probe showed that this destination is healthy: resumed, unless others
-    are not.
+    """Return the lane after a probe showed that this destination is healthy.
+
+    The lane resumes, unless other destinations are not healthy.
     """
     missing = callback_health.still_missing(lane.callback_health, destination)
     if lane.suspension is None or lane.suspension.reason != callback_health.REASON or not missing:
@@ -270,7 +271,7 @@ def _probe_accepted(policy: InForce, lane: Lane, grant: Grant, now_ms: int) -> L
         if destination.callbacks:
             later = suspension.postpone_probe(policy.suspension, suspended, now_ms)
             return msgspec.structs.replace(lane, suspension=later)
-        # it never calls back, so it proves nothing about the others
+        # That destination never calls back, so it proves nothing about the others.
         if destination.alias != suspended.destination:
             return _with_probe_released(lane, grant, now_ms)
     return probe_succeeded(policy, lane, destination.alias, now_ms)

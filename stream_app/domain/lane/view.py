@@ -31,7 +31,7 @@ from stream_app.domain.model.ranges import Wait
 from stream_app.domain.model.text import count
 from stream_app.domain.plan import Actor, Change, Destination, InForce, Workspace, byline, in_force
 
-# the time in `LaneView.turns` of a destination whose next lead goes now, as a probe
+# The time in `LaneView.turns` of a destination whose next lead goes now, as a probe.
 AS_PROBE: Final = 1
 
 
@@ -174,18 +174,15 @@ class LaneView(msgspec.Struct, frozen=True, omit_defaults=True):
     positions: dict[str, Position] = {}
 
     def in_force(self, configured: Workspace) -> InForce:
-        """Return the policy that the lane applies: the configured one with what operators have
-        changed.
-        """
+        """Return the policy that the lane applies: the configured one with operators' changes."""
         return in_force(configured, self.changes)
 
     def at(self, now_ms: int) -> Self:
-        """Return the view as it is at a later time, for everything that tells a person or a program
-        of the lane.
+        """Return the view as it is at a later time.
 
-        A hold that time lifts is over once its time has passed, although the lane publishes that a
-        moment later. One that a probe lifts is not: the lane stays held until a lead comes, and
-        that lead goes as a probe.
+        Everything that tells a person or a program of the lane uses it. A hold that time lifts is
+        over once its time has passed, although the lane publishes that a moment later. A hold that
+        a probe lifts is not: the lane stays held until a lead comes, and that lead goes as a probe.
         """
         parts = tuple(rest for part in self.partly if (rest := part.at(now_ms)) is not None)
         seen = self if parts == self.partly else msgspec.structs.replace(self, partly=parts)
@@ -314,8 +311,9 @@ def view(
 
 
 def held_since(seen: LaneView) -> dict[str, int]:
-    """Return since when the lane is held, by reason: the next owner of its row could not know it
-    from the rest.
+    """Return since when the lane is held, by reason.
+
+    The next owner of the lane's row could not know it from the rest of the row.
     """
     since = {part.holds: part.since_ms for part in seen.partly}
     return since | {seen.holds: seen.since_ms} if seen.holds else since
@@ -354,8 +352,9 @@ def _answer(
     stall: StallDetector,
     hot: bool = True,
 ) -> Held | None:
-    """Return what admission would answer to a lead of the destination; None if it goes, now or with
-    the next token.
+    """Return what admission would answer to a lead of the destination.
+
+    It is None if the lead goes now or with the next token.
     """
     _, answer = decide(policy, lane, destination, now_ms, 0, hot, stall)
     if isinstance(answer, Held):
@@ -391,7 +390,7 @@ def _whole(
         beneath := _beneath(policy, lane, destinations[0])
     ):
         return Held(beneath.reason, beneath.text, max(beneath.until_ms, held.until_ms))
-    # a suspension may end before an operator lets the breaker decide again
+    # A suspension may end before an operator lets the breaker decide again.
     if mode_of(policy, lane) == "open":
         return Held(BREAKER_OPEN, why_open(lane), 0)
     if held.reason == BREAKER_OPEN and lane.breaker.phase == "half_open":
@@ -429,8 +428,9 @@ def _turns(
     answers: Mapping[str, Held | None],
     now_ms: int,
 ) -> Iterator[tuple[str, int]]:
-    """Yield when the next lead may go to each destination that takes leads not at all, or only as
-    probes.
+    """Yield when the next lead may go to each destination that is held.
+
+    A destination is held if it takes no leads, or takes them only as probes.
     """
     mode = mode_of(policy, lane)
     tripped = lane.breaker.phase != "closed" and mode == "auto"
@@ -443,8 +443,9 @@ def _turns(
 
 
 def _held_in_part(policy: InForce, lane: Lane) -> Held | None:
-    """Return the hold of a lane whose next lead goes only as a probe, or only to another
-    destination.
+    """Return the hold of a lane that is held in part.
+
+    Its next lead goes only as a probe, or only to another destination.
     """
     if lane.suspension is not None:
         return Held(
@@ -458,7 +459,10 @@ def _held_in_part(policy: InForce, lane: Lane) -> Held | None:
 
 
 def _beneath(policy: InForce, lane: Lane, destination: Destination) -> Held | None:
-    """Return the hold that is left when one that time lifts is over: its probe could not go before."""
+    """Return the hold that is left when one that time lifts is over.
+
+    Its probe could not go before.
+    """
     pool = destination.webhook_ids
     due_ms = quota.due_ms(policy.quota, lane.quota, pool)
     if due_ms and not quota.has_one_in_use(policy.quota, lane.quota, pool):

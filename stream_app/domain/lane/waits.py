@@ -143,8 +143,9 @@ def waits(events: Sequence[Event], *, moves: bool, queued_ms: int = 0) -> list[W
 
 
 def held_now(wait: Wait, destination: str, view: LaneView, now_ms: int) -> Wait:
-    """Return a wait of now with what its lane says of it: the event is as old as the hold, and the
-    lane knows more.
+    """Return a wait of now with what its lane says of it.
+
+    The event is as old as the hold, and the lane knows more.
     """
     if wait.end_ms is not None or wait.kind not in ("budget", "pause", "outage"):
         return wait
@@ -165,15 +166,14 @@ def held_now(wait: Wait, destination: str, view: LaneView, now_ms: int) -> Wait:
 
 
 def replays_paused(by: Actor) -> str:
-    """Return what holds every dead letter and deferred lead while an operator has paused all
-    replays.
-    """
+    """Return what holds dead letters and deferred leads while an operator has paused replays."""
     return f"replays are paused by {by.who}{f': {by.why}' if by.why else ''}"
 
 
 def held_by_pause(wait: Wait, by: Actor) -> Wait:
-    """Return the wait of now of a record that the replay process brings back, while all replays are
-    paused.
+    """Return the wait of now of a record, while all replays are paused.
+
+    The record is one that the replay process brings back.
     """
     return msgspec.structs.replace(
         wait,
@@ -185,8 +185,9 @@ def held_by_pause(wait: Wait, by: Actor) -> Wait:
 
 
 def sums(timeline: Sequence[Wait], now_ms: int) -> list[tuple[WaitKind, int, int]]:
-    """Return the length in ms and the number of the waits of each kind that occurs, in the order of
-    the first ones.
+    """Return the length in ms and the number of the waits of each kind.
+
+    The kinds that occur are in the order of their first waits.
     """
     lengths: defaultdict[WaitKind, list[int]] = defaultdict(list)
     for wait in timeline:

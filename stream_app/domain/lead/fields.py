@@ -28,8 +28,9 @@ only.
 
 
 def is_free_mail(host: str) -> bool:
-    """Return True if a host (lower case, punycode) is a free-mail domain or below one, as
-    `mail.btinternet.com` is.
+    """Return True if a host (lower case, punycode) is a free-mail domain, or below one.
+
+    `mail.btinternet.com` is below one.
     """
     while host:
         if host in FREE_MAIL:
@@ -59,8 +60,9 @@ def normalise(fields: Mapping[str, Scalar]) -> dict[str, Scalar]:
 
 
 def has_too_many_marks(fields: Mapping[str, Scalar]) -> bool:
-    """Return True if a value that is to be cleaned has more combining marks in a row than can be
-    put in order fast.
+    """Return True if a value that is to be cleaned has too many combining marks in a row.
+
+    So many marks cannot be put in order fast.
     """
     return any(
         isinstance(value, str)
@@ -87,8 +89,9 @@ def _lower(text: str) -> str:
 
 
 def clean_email(text: str) -> str:
-    """Return a mail address in lower case with a punycode domain and without `mailto:`; "" if it is
-    none.
+    """Return a mail address in lower case, with a punycode domain and without `mailto:`.
+
+    It is "" if the text is no mail address.
     """
     address = _lower(text)
     if match := _MAILTO.match(address):
@@ -114,9 +117,7 @@ def clean_domain(text: str) -> str:
 
 
 def clean_linkedin(text: str) -> str:
-    """Return `https://www.linkedin.com/in/<slug>`; "" if the URL is not a person's page on
-    LinkedIn.
-    """
+    """Return `https://www.linkedin.com/in/<slug>`; "" if the URL is of no person's page there."""
     match = _LINKEDIN.match(tidy(text))
     if not match:
         return ""
@@ -136,7 +137,7 @@ def _host(text: str) -> str:
             "。",
             ".",
         )
-        # in punycode it is longer still, and that takes quadratic time
+        # In punycode it is longer still, and to encode it takes quadratic time.
         if len(host) > _LONGEST_HOST:
             return ""
         host = ".".join(_ascii_label(label) for label in host.split("."))

@@ -71,7 +71,10 @@ def identify(lead: Lead, *, cleaned: bool = False) -> Identity | None:
 
 
 def says_who(lead: Lead) -> bool:
-    """Return True if `identify` would find an identity in cleaned fields, at a tenth of the cost."""
+    """Return True if `identify` would find an identity in cleaned fields.
+
+    It costs a tenth of `identify`.
+    """
     fields = lead.fields
     if fields.get("linkedin_url") or fields.get("email"):
         return True
@@ -119,8 +122,9 @@ def is_of_person(lead_id: str) -> bool:
 
 
 def ids_meant(lead_id: str) -> tuple[str, ...]:
-    """Return the ids that rows may have for an id that somebody looks for: it may be one of ours,
-    or a producer's.
+    """Return the ids that rows may have for an id that somebody looks for.
+
+    It may be one of our ids, or one of a producer's.
     """
     return tuple(dict.fromkeys((plain_id(lead_id), given_id(lead_id))))
 
@@ -139,10 +143,10 @@ def people(fields: Mapping[str, Scalar]) -> tuple[str, ...]:
 
 
 def hashes(fields: Mapping[str, Scalar]) -> tuple[str, ...]:
-    """Return the same hashes by kind: LinkedIn URL, e-mail, name with domain; '' for one that is
-    missing.
+    """Return the same hashes by kind: LinkedIn URL, e-mail, name with domain.
 
-    Only the first two are unique to a person: two people of one name may work at one company.
+    One that is missing is ''. Only the first two are unique to a person: two people of one name may
+    work at one company.
     """
     return _digests(normalise(fields))
 
@@ -163,8 +167,9 @@ def _digests(cleaned: Mapping[str, Scalar]) -> tuple[str, str, str]:
 
 
 def company_domain(fields: Mapping[str, Scalar]) -> str:
-    """Return the domain of the person's company: the given one, else the e-mail's unless it is free
-    mail; else "".
+    """Return the domain of the person's company.
+
+    It is the given one; without one, that of the e-mail address unless it is free mail; else "".
     """
     given = fields.get("domain")
     email = fields.get("email")
@@ -181,8 +186,9 @@ def company(fields: Mapping[str, Scalar]) -> str:
 
 
 def is_plain_id(text: str) -> bool:
-    """Return True if `identify` may have made this id: it is valid as a key and is no address or
-    URL.
+    """Return True if `identify` may have made this id.
+
+    Such an id is valid as a key and is no address or URL.
     """
     return _PLAIN_ID.fullmatch(text) is not None
 
@@ -205,7 +211,7 @@ def person_key(workspace: str, destination: str, identifier: str) -> bytes:
 class Person(msgspec.Struct, frozen=True, gc=False):
     """What is known of a lead's person."""
 
-    # keys of the alias rows of all identifiers, those of the lead itself first
+    # The keys of the alias rows of all identifiers, those of the lead itself first.
     aliases: tuple[bytes, ...] = ()
     rows: tuple[bytes, ...] = ()  # keys of the rows of the person's leads
 
@@ -230,10 +236,9 @@ def person_of(own: tuple[bytes, ...], alias: Alias) -> Person:
 
 
 def pointed(own: tuple[bytes, ...], row: bytes, alias: Alias) -> list[tuple[bytes, bytes]]:
-    """Return the alias rows to write with the first step of a new lead: its own identifiers lead to
-    its row.
+    """Return the alias rows to write with the first step of a new lead.
 
-    What each of them was linked to before stays linked.
+    The lead's own identifiers lead to its row. What each of them was linked to before stays linked.
     """
     return [
         (
@@ -250,10 +255,10 @@ def pointed(own: tuple[bytes, ...], row: bytes, alias: Alias) -> list[tuple[byte
 
 
 def linked(own: tuple[bytes, ...], row: bytes, alias: Alias) -> list[tuple[bytes, bytes]]:
-    """Return the alias rows to write when a lead is sent: its person's identifiers lead to one
-    another and to its row.
+    """Return the alias rows to write when a lead is sent.
 
-    They are [] if the identifiers do so already.
+    Its person's identifiers lead to one another and to its row. If they do so already, there are no
+    rows to write.
     """
     aliases = person_of(own, alias).aliases
     if len(aliases) > MOST_IDENTIFIERS:
@@ -268,8 +273,9 @@ def linked(own: tuple[bytes, ...], row: bytes, alias: Alias) -> list[tuple[bytes
 
 
 def unlinked(value: bytes, row: bytes, hashes: Collection[str]) -> bytes | None:
-    """Return the value of an alias row without a lead's row and these identifiers; None if no lead
-    is left in it.
+    """Return the value of an alias row without a lead's row and these identifiers.
+
+    It is None if no lead is left in the row.
     """
     gone = {row, *(name.encode() for name in hashes)}
     words = [word for word in value.split() if word not in gone]

@@ -1,5 +1,4 @@
-"""Reads a lead, with the import that it belongs to, from the bytes of a record, and builds the row
-for Clay.
+"""Reads a lead and its import from the bytes of a record, and builds the row for Clay.
 
 Nothing here raises on bad input: any bytes give a `Lead` or an `Unreadable`.
 """
@@ -27,9 +26,9 @@ from stream_app.domain.model.untrusted import (
     check_depth,
 )
 
-# the largest payload that Clay accepts (docs/reference/clay.md, "Inbound")
+# The largest payload that Clay accepts (docs/reference/clay.md, "Inbound").
 MAX_LEAD_BYTES: Final = 102_400
-# the largest usual cell of a Clay table, as UTF-8 (docs/reference/clay.md, "Inbound")
+# The largest usual cell of a Clay table, as UTF-8 (docs/reference/clay.md, "Inbound").
 MAX_CELL_BYTES: Final = 8_192
 LONGEST_ID: Final = 200
 _LONGEST_WORD: Final = 80
@@ -82,8 +81,9 @@ def what_is_left_out(
     consumed: ConsumedRecord,
     max_bytes: int = MAX_LEAD_BYTES,
 ) -> Unreadable | None:
-    """Return why a record cannot be sent because its reader has left something out of it; None: it
-    has not.
+    """Return why a record cannot be sent because its reader has left something out of it.
+
+    It is None if nothing was left out.
     """
     left_out = consumed.left_out
     if left_out is None:
@@ -143,7 +143,7 @@ def _checked(lead: Lead, workspace: str) -> Lead | Unreadable:
     if not _WORKSPACE.fullmatch(workspace):
         return Unreadable("bad_workspace", "A workspace is 1 to 64 of A-Z a-z 0-9 . _ -")
     for value in (*lead.fields.values(), lead.not_after_ms):
-        # Python has no limit, other JSON readers have
+        # Python has no limit, but other JSON readers do.
         if isinstance(value, int) and not -(2**63) <= value < 2**64:
             return Unreadable(
                 "number_out_of_range",
@@ -196,8 +196,9 @@ def clay_row(
     columns: Mapping[str, str],
     echo: Mapping[str, str],
 ) -> dict[str, Scalar] | Unreadable:
-    """Return the flat object to send to Clay: cleaned fields under column names, and what its
-    callback must echo.
+    """Return the flat object to send to Clay.
+
+    It has the cleaned fields under their column names, and what the callback must echo.
 
     Args:
         fields: The lead's fields.
@@ -224,7 +225,7 @@ def clay_row(
 
 
 def new_import_id(now_ms: int, suffix: str) -> str:
-    """Return the name of an import without one: its date (UTC), and a suffix that makes it unique."""
+    """Return a name for an import without one: its date (UTC), and a suffix to make it unique."""
     return f"{datetime.fromtimestamp(now_ms / 1000, UTC):%Y-%m-%d}-{suffix}"
 
 
@@ -234,8 +235,9 @@ def is_shown(import_id: str) -> bool:
 
 
 def import_of(lead: Lead | Unreadable | _OfImport) -> tuple[str, ImportSummary | None]:
-    """Return the import of a lead, as its first event shows it: the name and what the publisher
-    counted.
+    """Return the import of a lead, as its first event shows it.
+
+    It is the name, and what the publisher counted.
     """
     if isinstance(lead, Unreadable):
         return lead.of_import
@@ -248,8 +250,9 @@ def import_of(lead: Lead | Unreadable | _OfImport) -> tuple[str, ImportSummary |
 
 
 def shown_workspace(name: str) -> str:
-    """Return the name of a workspace that is not configured, for people; '' if it may be personal
-    data.
+    """Return the name of a workspace that is not configured, for people.
+
+    It is '' if the name may be personal data.
     """
     return name if _WORKSPACE.fullmatch(name) and label(name) == name else ""
 

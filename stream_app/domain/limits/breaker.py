@@ -28,7 +28,7 @@ Verdict = Literal["ok", "failure", "slow"]
 Cause = Literal["", "consecutive_failures", "failure_rate", "slow_rate", "probe_failed", "forced"]
 Mode = Literal["auto", "open", "closed", "shadow"]
 
-# failures further apart than this belong to different outages, unless they hold it open
+# Failures further apart than this belong to different outages, unless they hold it open.
 _ONE_OUTAGE_MS = 60_000
 _ASK_AGAIN_MS = 60_000  # while it is forced open: only an operator ends that
 OF_FAILURES: Final = frozenset[Cause]({"consecutive_failures", "failure_rate", "probe_failed"})
@@ -244,8 +244,13 @@ def forced(state: Breaker, mode: Literal["open", "closed"], now_ms: int) -> Brea
 
 
 def record_failure(state: Outage | None, reason: str, cause: Cause, now_ms: int) -> Outage:
-    """Return the outage after one more failed call, while the circuit breaker was open by `cause`;
-    '': closed.
+    """Return the outage after one more failed call.
+
+    Args:
+        state: The outage so far, None if there is none.
+        reason: Why the call failed.
+        cause: What had opened the circuit breaker; '' if it was closed.
+        now_ms: The present time, epoch ms.
     """
     if state is None or (cause not in OF_FAILURES and now_ms - state.last_ms > _ONE_OUTAGE_MS):
         return Outage(reason, now_ms, now_ms, 1)

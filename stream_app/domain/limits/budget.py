@@ -1,9 +1,9 @@
-"""The budget: caps on Data Credits or Actions for each day of the operator or month of Clay's
-billing.
+"""The budget: caps on Data Credits or Actions, for days and for months.
 
-Reserve, then settle or refund. A reservation belongs to the day and month in which it was made, and
-is settled there however late. Earlier periods keep their sums for a while. So a clock that steps
-back over midnight finds what was spent and not a fresh budget.
+Days are those of the operator, months those of Clay's billing. Reserve, then settle or refund. A
+reservation belongs to the day and month in which it was made, and is settled there however late.
+Earlier periods keep their sums for a while. So a clock that steps back over midnight finds what was
+spent and not a fresh budget.
 """
 
 import re
@@ -18,7 +18,7 @@ import msgspec
 from stream_app.domain.model.numbers import Amount, Whole
 from stream_app.domain.model.ranges import Policy, Range, exact
 
-# 9999-01-01: a clock beyond it, or before 1970, is read as that limit
+# 9999-01-01: a clock beyond it, or before 1970, is read as that limit.
 _LAST_MS = 253_370_764_800_000
 _CACHE_MS = 900_000
 _KEPT = 2  # the present window and the one before it, in case the clock steps back
@@ -45,8 +45,9 @@ CREDIT_CAPS: Final = CAPS[:2]
 
 
 class BudgetPolicy(Policy, frozen=True):
-    """Caps in whole units (None: no limit), in days of `tz` and in months that begin on
-    `billing_day`.
+    """Caps in whole units (None: no limit).
+
+    They are for days of `tz`, and for months that begin on `billing_day`.
 
     Attributes:
         tz: The time zone of days.
@@ -216,7 +217,10 @@ class Period(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Budget(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The latest periods in order of time; `*_folded`: the latest period that was dropped, or ""."""
+    """The latest periods in the order of time.
+
+    `days_folded` and `months_folded` name the latest period that was dropped, or are "".
+    """
 
     days: tuple[Period, ...] = ()
     months: tuple[Period, ...] = ()
@@ -242,7 +246,7 @@ class Refused(msgspec.Struct, frozen=True):
 
     reason: Reason  # the meter without room, or "clock"
     until_ms: int  # when to ask again, epoch ms
-    # when a deferred lead should return, if that is sooner: only reservations are in its way
+    # When a deferred lead should return, if that is sooner: only reservations are in its way.
     back_ms: int = 0
 
 
@@ -269,8 +273,8 @@ def reserve(
     if day is None or month is None:
         if any(getattr(policy, cap) is not None for cap in CAPS):
             return Refused("clock", now_ms + _CLOCK_AGAIN_MS)
-        # Without a cap it does not matter in which period a lead is booked: the clock was in the
-        # newest a moment ago.
+        # Without a cap it does not matter in which period a lead is booked. The clock was in the
+        # newest period a moment ago.
         day = day or state.days[-1]
         month = month or state.months[-1]
     reserved_day = _reserved(policy, day, cost)
@@ -302,10 +306,12 @@ def correct(
     now_ms: int,
     day: bool,
 ) -> Budget | Refused:
-    """Book what was spent elsewhere (or, below 0, returned) in this month, and in this day if
-    `day`.
+    """Book what was spent elsewhere (or, below 0, returned) in this month.
 
-    Refused("clock") if the clock is behind the books. No period's use falls below 0.
+    It is booked in this day, too, if `day` is True. No period's use falls below 0.
+
+    Returns:
+        The budget, or Refused("clock") if the clock is behind the books.
     """
     now = periods_at(policy.tz, policy.billing_day, now_ms)
     ahead = periods_at(policy.tz, policy.billing_day, now_ms + _STEP_BACK_MS)
@@ -385,9 +391,7 @@ def _refusal(
     now: Periods,
     hot: bool,
 ) -> Refused | None:
-    """Return which cap these periods exceed, the new reservation included; None if they exceed
-    none.
-    """
+    """Return which cap these periods exceed with the new reservation; None if they exceed none."""
     kept = 0.0 if hot else policy.hot_share
     if (cap := policy.credits_per_month) is not None and _credits(policy, month) > bulk_part(
         cap,
@@ -491,8 +495,9 @@ def _is_done(window: Period) -> bool:
 
 
 def _booked(state: Budget, reservation: Reservation, cost: Cost) -> Budget:
-    """Return the budget with a cost in the place of a reservation, in the periods of the
-    reservation.
+    """Return the budget with a cost in the place of a reservation.
+
+    The cost is booked in the periods of the reservation.
     """
     days = _settled(state.days, reservation.day, reservation, cost)
     months = _settled(state.months, reservation.month, reservation, cost)

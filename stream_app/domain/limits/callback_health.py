@@ -40,7 +40,7 @@ class DestinationCallbacks(msgspec.Struct, frozen=True, omit_defaults=True):
     overdue: Whole = 0  # overdue leads that were accepted after it
     oldest_ms: TimeMs = 0  # when the oldest of them was accepted
     reported_ms: TimeMs = 0  # when missing callbacks were reported; 0 if they were not
-    # when the last report that has ended was made; leads accepted before it prove nothing
+    # When the last report that has ended was made; leads accepted before it prove nothing.
     ignored_until_ms: TimeMs = 0
 
 
@@ -68,8 +68,9 @@ def record_callback(state: CallbackHealth, destination: str, now_ms: int) -> Cal
 
 
 def record_overdue(state: CallbackHealth, destination: str, accepted_ms: int) -> CallbackHealth:
-    """Return the state with one more overdue lead of the destination, which was accepted at that
-    time.
+    """Return the state with one more overdue lead of the destination.
+
+    Clay accepted that lead at `accepted_ms` (epoch ms).
     """
     before = of(state, destination)
     if accepted_ms <= max(before.last_ms, before.ignored_until_ms):
@@ -153,11 +154,13 @@ def causes(
     webhooks: Mapping[str, Webhook],
     spent: int,
 ) -> str:
-    """Return the likely causes of missing callbacks in order, each with its evidence and what to
-    do.
+    """Return the likely causes of missing callbacks in order, with their evidence and what to do.
 
-    `webhooks`: the pool of the table, by id. `spent`: credits that this lane has booked in this
-        month.
+    Args:
+        state: What is known of the callbacks.
+        destination: The destination whose callbacks are missing.
+        webhooks: The pool of the table, by id.
+        spent: The credits that this lane has booked in this month.
     """
     callbacks = of(state, destination)
     others = sorted(

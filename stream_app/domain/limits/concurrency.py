@@ -1,5 +1,6 @@
-"""How many POSTs may be in flight: what the rate needs at the time that each takes, and less while
-Clay is slow.
+"""How many POSTs may be in flight: what the rate needs, and less while Clay is slow.
+
+What the rate needs depends on the time that each POST takes.
 
 A gradient algorithm, as in Netflix's concurrency-limits (Gradient2). While answers take about their
 usual time, the limit grows to twice what the rate keeps in flight (Little's law). So a process that
@@ -68,9 +69,7 @@ def current(most: int, state: Concurrency) -> int:
 
 
 def most_per_s(limit: int, state: Concurrency) -> float:
-    """Return how many calls a second can be made while `limit` of them may be in flight (Little's
-    law).
-    """
+    """Return how many calls a second `limit` calls in flight allow (Little's law)."""
     return limit * 1000 / state.held_ms if state.held_ms else math.inf
 
 

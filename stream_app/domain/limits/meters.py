@@ -1,6 +1,4 @@
-"""The budget for display: four meters, when a meter will be used up, and what a lead costs on
-average.
-"""
+"""The budget for display: four meters, when each will be used up, and the mean cost of a lead."""
 
 from __future__ import annotations
 
@@ -24,9 +22,9 @@ _SLOWEST = 0.02  # share of the newest lead once many are known: about the last 
 _PRIOR = 5  # the configuration's estimate weighs as much as so many leads
 _HOUR_MS = 3_600_000  # so much of a day has passed before its pace says anything
 _DAY_MS = 24 * _HOUR_MS  # and so much of a month
-# the pace of a day is that of so much time, as the CLI cannot read all views of an hour
+# The pace of a day is that of so much time, as the CLI cannot read all views of an hour.
 SAMPLED_MS: Final = 900_000
-# a shorter time says nothing: one file of leads is sent in it, and no other may follow
+# A shorter time says nothing: one file of leads is sent in it, and no other may follow.
 _LEAST_MS = 600_000
 _PARTS = 3  # of the time seen; where one of them booked nothing, the others were a burst
 _CREDITS: Final = attrgetter(
@@ -95,8 +93,9 @@ class Sample(msgspec.Struct, frozen=True):
 
 
 class Forecast(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The pace of a meter: for a day, the pace of the last minutes; for a month, the mean since it
-    began.
+    """The pace of a meter.
+
+    For a day it is the pace of the last minutes; for a month, the mean since the month began.
 
     Attributes:
         per_hour: Units booked in an hour; of a month, those that are reserved count, too.
@@ -109,10 +108,10 @@ class Forecast(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Estimate(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The mean cost of a lead of a destination, learned from `leads` callbacks, in fractions of
-    credits and Actions.
+    """The mean cost of a lead of a destination, in fractions of credits and Actions.
 
-    A budget never relies on it: it reserves the destination's ceiling, so that a cap is hard.
+    It was learned from `leads` callbacks. A budget never relies on it: the budget reserves the
+    destination's ceiling, so that a cap is hard.
     """
 
     credits: Real
@@ -152,17 +151,18 @@ def meters(policy: BudgetPolicy, state: Budget, now_ms: int) -> dict[MeterName, 
 
 
 def forecast(samples: Sequence[Sample], now_ms: int) -> Forecast | None:
-    """Return the forecast of one meter; None if its day or month is too young, or if too little of
-    it was seen.
+    """Return the forecast of one meter.
 
-    Only the pace of the present day or month counts, as another one says nothing about it, and none
-    is known before an hour of the day or a day of the month has passed: the first leads of a
-    morning would use up any budget. A burst has no pace either, because what comes after it is not
-    known: a day's budget has a forecast only while all of the time seen booked something, or
-    nothing at all.
+    It is None if the meter's day or month is too young, or if too little of it was seen. Only the
+    pace of the present day or month counts, because another one says nothing about it. No pace is
+    known before an hour of the day or a day of the month has passed: the first leads of a morning
+    would use up any budget. A burst has no pace either, because what comes after it is not known: a
+    day's budget has a forecast only while all of the time seen booked something, or nothing at all.
 
-    `samples` is what was seen of the meter in the last `SAMPLED_MS`, oldest first; of a month only
-    the last one counts.
+    Args:
+        samples: What was seen of the meter in the last `SAMPLED_MS`, oldest first. Of a month only
+            the last one counts.
+        now_ms: The present time, epoch ms.
     """
     if not samples or now_ms >= samples[-1].meter.ends_ms:
         return None
@@ -174,7 +174,7 @@ def forecast(samples: Sequence[Sample], now_ms: int) -> Forecast | None:
     used = last.spent + last.reserved
     if is_day:
         seen = [sample for sample in samples if sample.meter.period == last.period]
-        # the board does not know what was reserved
+        # The board does not know what was reserved.
         since_ms = seen[0].at_ms
         used = last.spent - seen[0].meter.spent
         if used > 0 and _is_burst(seen, now_ms):

@@ -1,5 +1,6 @@
-"""The rate: a token bucket per workspace that shrinks on 429, recovers afterwards, and honours
-Retry-After.
+"""The rate: a token bucket per workspace, which follows Clay's answers.
+
+It shrinks on 429, recovers afterwards, and honours Retry-After.
 """
 
 import re
@@ -23,7 +24,7 @@ _NEAR = 0.9  # of the rate that was too much, if Clay's limit is not known
 _HOLD_S = 110.0  # near the limit the rate grows slowly for so long, then ever faster
 _SLOWLY = 0.02
 _EVER_MORE = 0.06
-# the lowest rate, however often Clay says 429; that of the configuration where it is lower
+# The lowest rate, however often Clay says 429; that of the configuration where it is lower.
 FLOOR_PER_S: Final = 0.5
 _DECREASE = 0.75  # the factor of a 429 that measures nothing
 _RECOVER_PER_S = 0.05  # what each second without a 429 adds while the rate is below Clay's limit
@@ -183,11 +184,10 @@ def on_429(
 
 
 def _inflow(policy: RatePolicy, state: Rate, now_ms: int) -> float:
-    """Return what flowed into Clay's bucket per second since the last 429, when it was empty as
-    now; 0: not known.
+    """Return what flowed into Clay's bucket per second since the last 429; 0 if that is not known.
 
-    A block may have filled that bucket: then what was sent afterwards exceeds the inflow by the
-    burst.
+    The bucket was empty at that 429, as it is now. A block may have filled it meanwhile: then what
+    was sent afterwards exceeds the inflow by the burst.
     """
     sent = state.sent - 1  # Clay did not take the last one
     if (

@@ -1,5 +1,4 @@
-"""A lane that Clay refuses, or whose leads become dead letters in a row, is suspended until a probe
-succeeds.
+"""Suspends a lane that Clay refuses, or whose leads become dead letters in a row.
 
 No lead is lost: they wait on Kafka. One probe at a time is sent when it is due. Its success lifts
 the suspension.
@@ -145,7 +144,7 @@ def holds(state: Suspension | None, destination: str) -> bool:
 
 
 def due_ms(state: Suspension) -> int:
-    """Return when the next probe may go, epoch ms: not before the lease of the last one has ended."""
+    """Return when the next probe may go, epoch ms: when the lease of the last one has ended."""
     return max(state.probe_at_ms, state.lease_until_ms)
 
 
@@ -179,8 +178,9 @@ def permit(
 
 
 def postpone_probe(policy: SuspensionPolicy, state: Suspension, now_ms: int) -> Suspension:
-    """Return the suspension after a probe that proved nothing: the next one is due after twice the
-    interval.
+    """Return the suspension after a probe that proved nothing.
+
+    The next probe is due after twice the interval.
     """
     backoff_ms = min(2 * state.backoff_ms, int(policy.probe_cap_s * 1000))
     return msgspec.structs.replace(
@@ -255,8 +255,9 @@ class FloodGuardPolicy(Policy, frozen=True):
 
 
 class FloodGuard(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The last dead letters: how many in a row had the same `cause` since Clay last accepted a
-    lead.
+    """The last dead letters: how many in a row had the same `cause`.
+
+    The count begins again when Clay accepts a lead.
     """
 
     cause: str = ""

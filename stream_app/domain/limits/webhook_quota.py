@@ -1,10 +1,9 @@
-"""The quota: counts the submissions of each webhook, and picks the next webhook of a destination's
-pool.
+"""The quota: counts the submissions of each webhook, and picks the next one of a pool.
 
-Clay stops a webhook after 50,000 submissions, forever and often silently, so it is replaced before
-that. A webhook that answers 404 is suspended: the next one of the pool takes its leads, and a lead
-is sent to it as a probe now and then. The caller names a webhook by an opaque id, because its URL
-is a secret.
+A pool is a destination's. Clay stops a webhook after 50,000 submissions, forever and often
+silently, so it is replaced before that. A webhook that answers 404 is suspended: the next one of
+the pool takes its leads, and a lead is sent to it as a probe now and then. The caller names a
+webhook by an opaque id, because its URL is a secret.
 """
 
 from collections.abc import Mapping
@@ -18,7 +17,7 @@ from stream_app.domain.model import text as texts
 from stream_app.domain.model.numbers import Whole
 from stream_app.domain.model.ranges import Policy, Range, Wait
 
-# submissions after which Clay accepts no more (docs/reference/clay.md, "Inbound")
+# Submissions after which Clay accepts no more (docs/reference/clay.md, "Inbound").
 LIFETIME: Final = 50_000
 
 
@@ -73,11 +72,13 @@ def pick(
     pool: tuple[str, ...],
     now_ms: int,
 ) -> tuple[Quota, Picked | Wait | None]:
-    """Return the first webhook of the pool for a lead: one in use, or a suspended one whose probe
-    is due.
+    """Return the first webhook of the pool for a lead.
 
-    Keep the returned state if the lead is sent, or on Wait: all that is left is suspended until
-    then. None: nothing is left.
+    It is one in use, or a suspended one whose probe is due.
+
+    Returns:
+        The state, and the webhook. `Wait` in its place: all that is left is suspended until then.
+        None: nothing is left. Keep the state if the lead is sent, or on `Wait`.
     """
     until_ms: list[int] = []
     for webhook_id in pool:
@@ -106,8 +107,9 @@ def has_one_in_use(policy: QuotaPolicy, state: Quota, pool: tuple[str, ...]) -> 
 
 
 def due_ms(policy: QuotaPolicy, state: Quota, pool: tuple[str, ...]) -> int:
-    """Return when the first suspended webhook of the pool may be probed, epoch ms; 0 if none may
-    ever be.
+    """Return when the first suspended webhook of the pool may be probed, epoch ms.
+
+    It is 0 if none may ever be.
     """
     webhooks = (of(state, webhook_id) for webhook_id in pool)
     return min(
@@ -138,8 +140,9 @@ def gone(
 
 
 def probed(state: Quota, webhook_id: str, probe: Probe, is_accepted: bool, now_ms: int) -> Quota:
-    """Return the state after a probe that was not a 404: the webhook is in use again if Clay
-    accepted the lead.
+    """Return the state after a probe that was not a 404.
+
+    The webhook is in use again if Clay accepted the lead.
     """
     suspended = of(state, webhook_id).suspension
     if suspended is None:

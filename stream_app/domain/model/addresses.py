@@ -20,7 +20,7 @@ _LABEL: Final = re.compile(r"[A-Za-z0-9_-]+")
 _NUMBER: Final = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
 MIN_CHARACTERS: Final = 32
 HOW_TO_MAKE: Final = 'make one with: python3 -c "import secrets; print(secrets.token_urlsafe(32))"'
-# 32 random hex digits have 14 different ones on average, fewer than 8 once in 10^9
+# 32 random hex digits have 14 different ones on average, and fewer than 8 once in 10^9.
 _MIN_DIFFERENT: Final = 8
 
 PUBLIC_SECRETS: Final = frozenset(
@@ -150,10 +150,10 @@ def is_loopback_url(url: str) -> bool:
 
 
 def is_local(host: str) -> bool:
-    """Return True for this machine and for names without a dot, such as a container's name in its
-    network.
+    """Return True for this machine and for names without a dot.
 
-    The resolver takes a number such as 2130706433 or 0x7f000001 as the address of any host.
+    Such a name is that of a container in its network. The resolver takes a number such as
+    2130706433 or 0x7f000001 as the address of any host.
     """
     return is_loopback(host) or bool(_LABEL.fullmatch(host) and not _NUMBER.fullmatch(host))
 

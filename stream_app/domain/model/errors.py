@@ -51,9 +51,7 @@ class NotTheBoard(BoardUnavailable):
 
 
 class UnknownFormat(StreamAppError):
-    """A record that another version of this program wrote, in a format that this version does not
-    read.
-    """
+    """Another version of this program wrote a record in a format that this one does not read."""
 
 
 class UnreadableBatch(StreamAppError):

@@ -250,11 +250,11 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Callback(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A callback that the gateway received from Clay for one lead, on `leads.callbacks`, keyed by
-    workspace.
+    """A callback that the gateway received from Clay for one lead.
 
-    The gateway has verified which lead it is about. The worker decides whether it still matters,
-    because it may come twice, days late, or before an earlier attempt.
+    It is on `leads.callbacks`, keyed by workspace. The gateway has verified which lead it is about.
+    The worker decides whether it still matters, because it may come twice, days late, or before an
+    earlier attempt.
 
     Attributes:
         at_ms: When it arrived, epoch ms.

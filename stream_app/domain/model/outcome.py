@@ -1,5 +1,4 @@
-"""What the outcome of one POST to Clay means: a closed union, and the table that maps a status to
-it.
+"""What the outcome of one POST to Clay means: a closed union, and the table from status to outcome.
 
 The table is in docs/reference/clay.md, "What the outcome of a POST means". The pipeline reacts to
 the type and never to a status. A request that is not provably unsent is `Uncertain`, because
@@ -229,7 +228,7 @@ def scrub(text: str, limit: int = 200, known: Iterable[str] = ()) -> str:
         key=lambda value: (len(value), value),
         reverse=True,
     ):
-        # a pattern for each of thousands of values takes seconds
+        # A pattern for each of thousands of values would take seconds.
         if len(value) > 1 and _folded(value) in folded:
             line = re.sub(rf"(?<!\w){re.escape(value)}(?!\w)", "[sent]", line, flags=re.IGNORECASE)
     line = _EMAIL.sub("[email]", line.replace("%40", "@"))
@@ -241,8 +240,10 @@ def scrub(text: str, limit: int = 200, known: Iterable[str] = ()) -> str:
 
 
 def _one_line(text: str) -> str:
-    """Unescape, fold compatibility forms, remove tags and control characters, and cut between
-    words.
+    """Return foreign text as one line that is safe to show.
+
+    It is unescaped, compatibility forms are folded, tags and control characters are removed, and it
+    is cut between words.
     """
     readable = _UNICODE_ESCAPE.sub(
         lambda escape: chr(int(escape[1], 16)),

@@ -45,8 +45,9 @@ def current() -> Pseudonyms:
 
 
 def fingerprint() -> str | None:
-    """Return what tells the pepper of this process from another one, and does not reveal it; None
-    without a pepper.
+    """Return what tells the pepper of this process from another one; None without a pepper.
+
+    It does not reveal the pepper.
     """
     return digest("fingerprint of the pepper") if _Process.current.key else None
 
@@ -57,8 +58,9 @@ def digest(*parts: str) -> str:
 
 
 def plain_digest(*parts: str) -> str:
-    """Return the digest without a pepper, for parts that are hashes already or are visible
-    elsewhere.
+    """Return the digest without a pepper.
+
+    It is for parts that are hashes already or are visible elsewhere.
     """
     return _digest(b"", parts)
 

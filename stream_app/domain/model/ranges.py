@@ -1,4 +1,7 @@
-"""The bounds of numbers: `seconds: Annotated[float, Range(1, 60)] = 5.0`, waits, and exact shares."""
+"""The bounds of numbers, waits, and exact shares.
+
+A field has its bounds in its type: `seconds: Annotated[float, Range(1, 60)] = 5.0`.
+"""
 
 from fractions import Fraction
 from functools import cache, lru_cache

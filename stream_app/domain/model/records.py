@@ -1,5 +1,6 @@
-"""A record of Kafka, read or to be written, with what follows from it: hash of the key, place, ids
-of its trace.
+"""A record of Kafka, read or to be written.
+
+It comes with what follows from it: the hash of its key, its place, the ids of its trace.
 """
 
 import re
@@ -35,8 +36,9 @@ class KafkaRecord(Protocol):
 
 
 class LeftOut(msgspec.Struct, frozen=True, gc=False):
-    """What a reader has left out of a record, because a producer wrote more than a process can
-    hold.
+    """What a reader has left out of a record.
+
+    A producer may write more than a process can hold.
 
     Attributes:
         why: `too_many_headers`: its headers, `key_too_long`: its key and its headers,
@@ -90,7 +92,7 @@ class ConsumedRecord(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def record_id(self) -> str:
-        """`topic/partition/offset`: identifies the record as an origin and in messages to people."""
+        """`topic/partition/offset`: the record's name as an origin and in messages to people."""
         return f"{self.topic}/{self.partition}/{self.offset}"
 
     @property
@@ -152,7 +154,10 @@ class Record(msgspec.Struct, frozen=True, gc=False):
 
 @lru_cache(4096)
 def murmur2(key: bytes) -> int:
-    """Return Kafka's hash of a key, unsigned 32 bits (org.apache.kafka.common.utils.Utils.murmur2)."""
+    """Return Kafka's hash of a key, unsigned 32 bits.
+
+    It is that of org.apache.kafka.common.utils.Utils.murmur2.
+    """
     mix = 0x5BD1E995
     mask = 0xFFFFFFFF
     body = len(key) & ~3
@@ -181,20 +186,22 @@ def span_id(origin: str, seq: int) -> str:
 
 
 def traceparent(trace_id: str, origin: str) -> str:
-    """Return the `traceparent` of whatever continues the trace of a lead: its root span is the
-    parent.
+    """Return the `traceparent` of whatever continues the trace of a lead.
+
+    The lead's root span is the parent.
     """
     return f"00-{trace_id}-{span_id(origin, 0)}-01"
 
 
 def parse_record_id(text: str) -> tuple[str, int, int] | None:
-    """Return topic, partition and offset of `topic/partition/offset`; None if the text has another
-    form.
+    """Return topic, partition and offset of `topic/partition/offset`.
+
+    It is None if the text has another form.
     """
     match = _PLACE.fullmatch(text)
     return (match[1], int(match[2]), int(match[3])) if match else None
 
 
 def read_number(text: str) -> int:
-    """Return the number in a header; 0 if it is not a number or has more digits than any of ours."""
+    """Return the number in a header; 0 if it is no number or has more digits than any of ours."""
     return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else 0

@@ -62,11 +62,10 @@ def system_row(partitions: int) -> bytes:
 
 
 def deletion_problem(begin: int) -> str:
-    """Say what is wrong with a partition of the state whose first offset is not 0; '' if nothing
-    is.
+    """Say what is wrong with a partition of the state whose first offset is not 0.
 
-    Compaction leaves the first offset where it is. Only retention, or Kafka's own tool, removes
-    records from there.
+    It is '' if nothing is wrong. Compaction leaves the first offset where it is. Only retention, or
+    Kafka's own tool, removes records from there.
     """
     if not begin:
         return ""

@@ -1,6 +1,4 @@
-"""Text for people: counts in sentences, lines that fit a terminal, and foreign text made safe to
-show.
-"""
+"""Text for people: counts in sentences, lines that fit a terminal, and safe foreign text."""
 
 import re
 import textwrap
@@ -80,9 +78,8 @@ def for_json(document: str) -> str:
 
 
 def for_spreadsheet(text: str) -> str:
-    """Return a CSV cell that no spreadsheet evaluates: an apostrophe precedes the start of a
-    formula.
+    """Return a CSV cell that no spreadsheet evaluates.
 
-    Numbers and phone numbers stay unchanged.
+    An apostrophe precedes the start of a formula. Numbers and phone numbers stay unchanged.
     """
     return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text

@@ -71,8 +71,9 @@ def sign(
 
 
 def problem_of(keys: Keys, token: str) -> TokenProblem | None:
-    """Return why a token cannot be valid for any lead, as far as this shows before the lead is
-    known.
+    """Return why a token cannot be valid for any lead; None if it may be valid for one.
+
+    This is as much as the token shows before the lead is known.
     """
     parts = _parts(keys, token)
     return parts if isinstance(parts, str) else None
@@ -95,8 +96,10 @@ def verify(
 
 
 def _parts(keys: Keys, token: str) -> tuple[str, bytes, str] | TokenProblem:
-    """Return the id of the key, its secret, and the origin of a forced lead; or what is wrong with
-    the token.
+    """Return what a token consists of, or what is wrong with it.
+
+    Returns:
+        The id of the key, its secret, and the origin of a forced lead.
     """
     key_id, _, rest = token.partition(".")
     mac, forced, encoded = rest.partition(".")

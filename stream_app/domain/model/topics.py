@@ -61,8 +61,9 @@ COMMANDS_DAYS: Final = 14  # how long `leads.commands` keeps its records
 
 
 def wait_days(tiers_s: Sequence[int]) -> int:
-    """Return how many days a delay tier keeps its records: at least twice the longest delay, or
-    leads would expire.
+    """Return how many days a delay tier keeps its records.
+
+    It is at least twice the longest delay, because leads would expire otherwise.
     """
     return max(3, ceil(2 * max(tiers_s, default=0) / 86_400))
 
@@ -195,11 +196,10 @@ def plan(
 
 
 def _timed(days: int, max_bytes: int) -> dict[str, str]:
-    """Return settings of a topic that keeps its records by time, with the broker's clock as
-    timestamp.
+    """Return settings of a topic that keeps its records by time.
 
-    With the clock of a producer, a wrong clock could delete leads at once, and a delay tier could
-    not measure how long a record has waited.
+    Its timestamps are of the broker's clock. With the clock of a producer, a wrong clock could
+    delete leads at once, and a delay tier could not measure how long a record has waited.
     """
     return {
         "cleanup.policy": "delete",
@@ -216,11 +216,12 @@ def shared_partitions(
     partitions: int,
     pinned: Container[str],
 ) -> list[str]:
-    """Return one line for each partition with several workspaces, with pins that would separate
-    them.
+    """Return one line for each partition with several workspaces, with pins that separate them.
 
-    `homes`: workspace -> its home partition. `pinned`: the workspaces that the configuration gives
-        a partition.
+    Args:
+        homes: Workspace -> its home partition.
+        partitions: The number of partitions.
+        pinned: The workspaces to which the configuration gives a partition.
     """
     residents: dict[int, list[str]] = defaultdict(list)
     for workspace, home in sorted(homes.items()):
@@ -264,7 +265,10 @@ _AT_MOST: Final = frozenset(("max.compaction.lag.ms", "min.cleanable.dirty.ratio
 
 
 def differences(plan: Sequence[TopicPlan], seen: Mapping[str, ExistingTopic]) -> list[str]:
-    """Return one line for each way in which a topic has less than a process needs, with what to do."""
+    """Return one line for each way in which a topic lacks what a process needs.
+
+    The line says what to do.
+    """
     return by_topics(
         [(topic.name, text) for topic in plan for text in _lacking(topic, seen.get(topic.name))],
     )
@@ -290,8 +294,9 @@ def _lacking(topic: TopicPlan, existing: ExistingTopic | None) -> Iterator[str]:
 
 
 def more_than_planned(plan: Sequence[TopicPlan], seen: Mapping[str, ExistingTopic]) -> list[str]:
-    """Return one line for each setting that is not as planned and yet enough, such as a longer
-    retention.
+    """Return one line for each setting that is not as planned and yet enough.
+
+    Such a setting is a longer retention.
     """
     text = "that is enough; stream-app topics --apply --yes sets it"
     return by_topics(
@@ -305,8 +310,9 @@ def more_than_planned(plan: Sequence[TopicPlan], seen: Mapping[str, ExistingTopi
 
 
 def unequal(topic: TopicPlan, existing: ExistingTopic, *, enough: bool) -> dict[str, str]:
-    """Return the planned settings that a topic has otherwise: those that are enough, or those that
-    are not.
+    """Return the planned settings that a topic has otherwise.
+
+    `enough` selects those that are enough, else those that are not are returned.
     """
     return {
         key: wanted
@@ -352,8 +358,9 @@ def by_topics(problems: Sequence[tuple[str, str]]) -> list[str]:
 
 
 def home_partition(workspace: str, partitions: int, pins: Mapping[str, int]) -> int:
-    """Return the home partition of a workspace: its pin, else the one of Kafka's default
-    partitioner.
+    """Return the home partition of a workspace.
+
+    It is the workspace's pin; without one, the partition of Kafka's default partitioner.
     """
     pin = pins.get(workspace)
     return pin if pin is not None else (murmur2(workspace.encode()) & 0x7FFFFFFF) % partitions

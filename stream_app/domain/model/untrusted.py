@@ -53,9 +53,7 @@ class NestedTooDeep(ValueError):
 
 
 def is_stream_safe(text: str) -> bool:
-    """Return True if no more than `MOST_MARKS` combining marks follow each other, once the text is
-    decomposed.
-    """
+    """Return True if at most `MOST_MARKS` combining marks follow each other in decomposed text."""
     if text.isascii() or max(text) < _FIRST_MARK:
         return True
     marks = {
@@ -74,8 +72,9 @@ def stream_safe(text: str) -> str:
 
 
 def _shape(character: str) -> str:
-    """Return the compatibility decomposition with one sign for every combining mark, and one for
-    everything else.
+    """Return the shape of a character's compatibility decomposition.
+
+    It has one sign for every combining mark, and another one for everything else.
     """
     if not unicodedata.decomposition(character):
         return _MARK if unicodedata.combining(character) else _LETTER
