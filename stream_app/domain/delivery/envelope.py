@@ -167,7 +167,7 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     trace_id: str = ""
     app: str = ""
     format: int = FORMAT
-    # The caller's span, from `traceparent`. Only an input record has it: it is in no header of ours.
+    # The caller's span, from `traceparent`. Only an input record has it, as no header of ours does.
     parent_id: str = ""
     sampled: bool = False  # the caller has sampled its span; only of an input record, too
 

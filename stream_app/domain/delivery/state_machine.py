@@ -411,7 +411,7 @@ def _classify_own_history(row: Delivery, envelope: Envelope) -> Verdict:
             # Valid only for the lead's latest dead letter.
             return "return" if envelope.seq == row.seq else "done"
         if row.state == "parked" and row.sends:
-            # Clay may have it, so a rewind never sends it again. Only an operator who names it does.
+            # Clay may have it, so a rewind never sends it again. Only an operator may, by name.
             return "done"
         successor = in_copy[0] > in_row[0] or in_copy == (in_row[0], in_row[1] + 1)
         return "return" if envelope.way == "replayed" and successor else "done"

@@ -17,7 +17,7 @@ from stream_app.domain.limits.meters import Estimate, Meter, first_estimate, met
 from stream_app.domain.model.text import count
 from stream_app.domain.plan import InForce, Workspace
 
-# credits of today
+# Names of meters for people, such as "credits of today".
 _METERS: Final = {name: words.replace(" ", " of ", 1) for name, words in METERS.items()}
 
 
