@@ -89,7 +89,6 @@ class Commits:
         after it, or neither is.
         """
         committed = self.submit(step, in_flight)
-        # Behind `submit`: the next holder of the lock decides by the rows of this step.
         in_flight.unlock()
         await committed
 

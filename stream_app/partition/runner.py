@@ -112,6 +112,23 @@ class RecordRunner(StateUser):
         A record starts when its predecessor no longer waits for admission. Where workspaces share
         the partition, records are taken ahead, and the predecessor is that of the workspace. So the
         leads of a workspace do not wait until a burst of another one before them is processed.
+
+        What bounds what:
+
+        - `line`: which records start one after the other, by the event `passed` of the one before.
+        - `Limiter`: the records that have begun, by number and bytes, over all topics of leads, and
+          over commands and callbacks. It is taken in `_begin` and given back in `_leave`. Where
+          no record is taken ahead, the next one is not even read before there is a place.
+        - `TakenAhead`: the records of this topic that were read and have not begun, by number and
+          bytes. It matters where workspaces share the partition.
+        - `EmptyRun`: input records without a value that follow each other need one step for all.
+        - `lives` and the passed offset: a record that was read before a recovery is not started if
+          another worker may have concluded it meanwhile.
+        - `AckTracker`: only the finished prefix of the stream is acked.
+        - `_when_suspended`: before a rebalance, records that only wait are given up.
+
+        The leads that wait for their lane are bounded by `AdmissionQueue`, and the POSTs of a lane
+        by its slots there.
         """
         acks = AckTracker(stream)
         limiter = self._limiters[source]
