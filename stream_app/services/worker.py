@@ -4,8 +4,9 @@ It closes them in reverse order.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, Counter
@@ -26,7 +27,7 @@ from stream_app.domain.model.text import count
 from stream_app.domain.model.topics import MAX_CARRIED_BYTES
 from stream_app.domain.plan import Plan
 from stream_app.domain.result import DAY_MS
-from stream_app.faust_app.app import build_app
+from stream_app.faust_app.app import App, build_app
 from stream_app.faust_app.run import (
     alarm_of,
     assigned,
@@ -105,60 +106,39 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
     logger = log.get("worker")
     configuration = Configuration(settings, read)
     plan = configuration.plan
-    connection = connection_of(settings)
-    egress = settings.make_egress()
     names = plan.topics
-    sources = sources_of(names)
+    connection = connection_of(settings)
     registry = process_registry()
     metrics = WorkerMetrics(registry, logger)
+
+    async def refresh() -> None:
+        if (reloaded := await configuration.refresh()) is not NOTHING_NEW:
+            logger.info("configuration", text=reloaded.text)
+
     async with AsyncExitStack() as stack:
-        # Kafka, Clay and the cache.
         await check_kafka(settings, "worker", logger)
+        # The Faust app joins the group and feeds the partitions. It comes first, because each
+        # partition asks it about the group and ends it after a bug. It assigns none until it runs.
+        app = build_app(names.worker_app, connection, settings.kafka)
+        app.gaps.on_expired = metrics.expired
         topics = KnownTopics(plan.partitions)
+        clock = KafkaClock(lambda text: logger.error("clock_is_off", text=text))
         view = ClusterView(connection)
         stack.push_async_callback(view.close)
-        clock = Clock()
-        kafka_clock = KafkaClock(lambda text: logger.error("clock_is_off", text=text))
+        egress = settings.make_egress()
         client = await stack.enter_async_context(clay_client(settings, egress))
         host_check = HostCheck(egress)
         stack.push_async_callback(host_check.close)
         clay = Webhooks(client, configuration.endpoints, metrics.posted, host_check)
         cache = await stack.enter_async_context(open_cache(settings, registry))
-        # The topics to which the owner of a partition copies the raw bytes of its leads.
-        carrying = [
-            names.dlq,
-            names.deferred,
-            names.parked,
-            *(names.wait(tier) for tier in settings.replay.tiers_s),
-        ]
-        # The topics, besides the state, of which an owner writes only to its own partition.
-        own = {names.status, names.enriched, names.lanes, names.audit, *carrying}
+        local_clock = Clock()
         previous = dict[str, Lane]()
-        most_bytes = dict.fromkeys((names.retry, *carrying), MAX_CARRIED_BYTES - 1024)
-        limits = StateStoreLimits(
-            transact_s=settings.delivery.commit_timeout_s,
-            topic_max_record_bytes=most_bytes,
-        )
 
-        # The owners of the assigned partitions. Kafka assigns none before the app below exists.
-        def build_partition(number: int) -> PartitionOwner:
-            state = TransactionalState(
-                connection,
-                f"{names.worker_app}-{number}",
-                names.state,
-                number,
-                limits,
-                known=topics,
-                writes_to={(topic, number) for topic in own},
-                # A lead that arrives elsewhere goes to the home of its workspace.
-                writes_to_all_of={names.retry},
-                clock=kafka_clock,
-                view=view,
-            )
-            parts = WorkerParts(
+        def parts_now() -> WorkerParts:
+            return WorkerParts(
                 plan=plan,
                 clay=clay,
-                clock=clock,
+                clock=local_clock,
                 observer=metrics,
                 alarm=alarm_of(app),
                 still_member=app.consumer.membership(),
@@ -167,85 +147,15 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
                 local=local_facts,
                 previous=previous,
             )
-            return PartitionOwner(number, state, parts)
 
-        async def refresh() -> None:
-            if (reloaded := await configuration.refresh()) is not NOTHING_NEW:
-                logger.info("configuration", text=reloaded.text)
-
-        async def moved(new: Plan) -> list[str]:
-            """All workers refuse a lane that is moved.
-
-            Its owner knows it from its row, the others from its view.
-            """
-            problems = [
-                problem
-                for owner in list(owned.values())
-                for problem in owner.state.lanes.moved(new)
-            ]
-            added = new.workspaces.keys() - plan.workspaces.keys()
-            if problems or not added:
-                return problems
-            # A partition that is assigned during this await is not in `problems`. `Lanes` looks
-            # again when it loads its rows, and when the reload is applied.
-            try:
-                async with asyncio.timeout(_LANES_WITHIN_S):
-                    return await moved_lanes(settings, new, added)
-            except (BrokerUnavailable, KafkaRefused, TimeoutError):
-                return [
-                    (
-                        "Kafka did not say where the lanes of "
-                        f"{count(len(added), 'new workspace')} are: reload again"
-                    ),
-                ]
-
-        worker = Worker(build_partition, refresh)
+        worker = Worker(partition_builder(settings, parts_now, topics, clock, view), refresh)
         # Behind Clay and the cache on the stack, so it runs before they are closed: partitions may
         # have POSTs under way.
         stack.push_async_callback(lambda: worker.revoked(set(worker.partitions)))
-        owned = worker.partitions
-        configuration.moved = moved
-
-        # The Faust app, which joins the group and feeds the partitions.
-        app = build_app(names.worker_app, connection, settings.kafka)
+        configuration.moved = partial(lanes_that_move, settings, plan, worker.partitions)
         app.add_state_table(names.state, worker)
         define_agents(app, names, worker)
-        app.gaps.on_expired = metrics.expired
-
-        # Metrics and readiness.
-        metrics.observe(
-            lambda: sum(one.state.admission.in_flight for one in list(owned.values())),
-            lambda: sum(len(one.state.rows) for one in list(owned.values())),
-        )
-        backlog = BacklogCount(
-            connection,
-            lambda: committed(app),
-            lambda: {
-                (topic, number): position
-                for number, one in list(owned.items())
-                for topic, position in one.state.intake.positions(sources).items()
-            },
-        )
-        registry.register(WaitingRecords(backlog.counts, sources))
-        registry.register(UnreadablePartitions(lambda: unreadable_partitions(app)))
-        registry.register(
-            ParkedLeads(lambda: [one.state.rows.parked for one in list(owned.values())]),
-        )
-        watchdog = Watchdog(
-            longest_step_s(settings),
-            lambda: membership(app) | worker.under_way(assigned(app)),
-            StallGauge(registry, logger),
-        )
-
-        kafka_answers = Watchdog(_SILENT_S, lambda: heartbeats(app), lambda _: None)
-
-        async def not_ready() -> str | None:
-            damaged = [str(batch) for batch in unreadable(app).values()]
-            reasons = dict.fromkeys(
-                [*kafka_answers.stalled, *watchdog.stalled, *damaged, *worker.failing],
-            )
-            return "; ".join(reasons) or (None if owned else "no partition is assigned yet")
-
+        not_ready, observers = observe_worker(settings, app, worker, registry, metrics)
         http = settings.http
         port = await stack.enter_async_context(
             serve_ops(http.host, http.worker_port, registry, not_ready),
@@ -256,30 +166,27 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
             plan.partitions,
             cache,
             settings.cache,
-            lambda: list(owned),
-            clock.now_ms,
+            lambda: list(worker.partitions),
+            local_clock.now_ms,
         )
 
         def write_lanes_again() -> None:
-            for one in list(owned.values()):
-                one.state.lanes.publish_all()
+            for owner in list(worker.partitions.values()):
+                owner.state.lanes.publish_all()
 
         topic_watch = TopicWatch(
             connection,
             topics,
-            [*sources, names.state],
+            [*sources_of(names), names.state],
             plan.partitions,
             compacted=[names.state],
             on_lost={names.lanes: write_lanes_again},
         )
-
         # Run until a signal, or until one of these tasks fails.
         background = (
-            watchdog.run(),
-            kafka_answers.run(),
+            *(run() for run in observers),
             topic_watch.run(),
-            backlog.run(),
-            say_at_start(connection, f"{names.worker_app}-clock", names.audit, kafka_clock),
+            say_at_start(connection, f"{names.worker_app}-clock", names.audit, clock),
             _restarted(filler.run),
         )
         logger.info(
@@ -290,6 +197,140 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
         )
         await run_app(app, broker_wait_s=settings.kafka.broker_wait_s, beside=background)
         logger.info("worker_stopped")
+
+
+def partition_builder(
+    settings: Settings,
+    parts_now: Callable[[], WorkerParts],
+    topics: KnownTopics,
+    clock: KafkaClock,
+    view: ClusterView,
+) -> Callable[[int], PartitionOwner]:
+    """Return a function that creates the owner of the partition with a number.
+
+    Args:
+        settings: The configuration.
+        parts_now: Returns what the partitions share, as the member of the group that this process
+            is at that moment.
+        topics: The topics that this process has seen.
+        clock: Compares Kafka's clock with the local one.
+        view: The requests to Kafka that the partitions share.
+    """
+    names = settings.names
+    # The topics to which the owner of a partition copies the raw bytes of its leads.
+    carrying = [
+        names.dlq,
+        names.deferred,
+        names.parked,
+        *(names.wait(tier) for tier in settings.replay.tiers_s),
+    ]
+    # The topics, besides the state, of which an owner writes only to its own partition.
+    own = {names.status, names.enriched, names.lanes, names.audit, *carrying}
+    limits = StateStoreLimits(
+        transact_s=settings.delivery.commit_timeout_s,
+        topic_max_record_bytes=dict.fromkeys((names.retry, *carrying), MAX_CARRIED_BYTES - 1024),
+    )
+
+    def build(number: int) -> PartitionOwner:
+        store = TransactionalState(
+            connection_of(settings),
+            f"{names.worker_app}-{number}",
+            names.state,
+            number,
+            limits,
+            known=topics,
+            writes_to={(topic, number) for topic in own},
+            # A lead that arrives elsewhere goes to the home of its workspace.
+            writes_to_all_of={names.retry},
+            clock=clock,
+            view=view,
+        )
+        # Not before the assignment: `still_member` confirms the member that this partition was
+        # assigned to, and none that this process has been or becomes.
+        return PartitionOwner(number, store, parts_now())
+
+    return build
+
+
+def observe_worker(
+    settings: Settings,
+    app: App,
+    worker: Worker,
+    registry: CollectorRegistry,
+    metrics: WorkerMetrics,
+) -> tuple[Callable[[], Awaitable[str | None]], list[Callable[[], Coroutine[Any, Any, None]]]]:
+    """Register the metrics of the partitions.
+
+    Returns:
+        What says why the worker is not ready (None: it is), and what has to run for that and for
+        the metrics.
+    """
+    owned = worker.partitions
+    sources = sources_of(settings.names)
+    metrics.observe(
+        lambda: sum(owner.state.admission.in_flight for owner in list(owned.values())),
+        lambda: sum(len(owner.state.rows) for owner in list(owned.values())),
+    )
+    backlog = BacklogCount(
+        connection_of(settings),
+        lambda: committed(app),
+        lambda: {
+            (topic, number): position
+            for number, owner in list(owned.items())
+            for topic, position in owner.state.intake.positions(sources).items()
+        },
+    )
+    registry.register(WaitingRecords(backlog.counts, sources))
+    registry.register(UnreadablePartitions(lambda: unreadable_partitions(app)))
+    registry.register(
+        ParkedLeads(lambda: [owner.state.rows.parked for owner in list(owned.values())]),
+    )
+    watchdog = Watchdog(
+        longest_step_s(settings),
+        lambda: membership(app) | worker.under_way(assigned(app)),
+        StallGauge(registry, log.get("worker")),
+    )
+    kafka_answers = Watchdog(_SILENT_S, lambda: heartbeats(app), lambda _: None)
+
+    async def not_ready() -> str | None:
+        damaged = [str(batch) for batch in unreadable(app).values()]
+        reasons = dict.fromkeys(
+            [*kafka_answers.stalled, *watchdog.stalled, *damaged, *worker.failing],
+        )
+        return "; ".join(reasons) or (None if owned else "no partition is assigned yet")
+
+    return not_ready, [watchdog.run, kafka_answers.run, backlog.run]
+
+
+async def lanes_that_move(
+    settings: Settings,
+    plan: Plan,
+    owned: Mapping[int, PartitionOwner],
+    new: Plan,
+) -> list[str]:
+    """Return why a worker must not adopt the plan `new` in place of `plan`.
+
+    All workers refuse a lane that is moved. Its owner knows it from its row, the others from its
+    view.
+    """
+    problems = [
+        problem for owner in list(owned.values()) for problem in owner.state.lanes.moved(new)
+    ]
+    added = new.workspaces.keys() - plan.workspaces.keys()
+    if problems or not added:
+        return problems
+    # A partition that is assigned during this await is not in `problems`. `Lanes` looks again when
+    # it loads its rows, and when the reload is applied.
+    try:
+        async with asyncio.timeout(_LANES_WITHIN_S):
+            return await moved_lanes(settings, new, added)
+    except (BrokerUnavailable, KafkaRefused, TimeoutError):
+        return [
+            (
+                "Kafka did not say where the lanes of "
+                f"{count(len(added), 'new workspace')} are: reload again"
+            ),
+        ]
 
 
 def clay_client(settings: Settings, egress: Egress) -> ClayClient:
