@@ -16,7 +16,8 @@ import pytest
 
 from stream_app.board.read_model.query import Queries
 from stream_app.board.read_model.store import ReadModel, Sources
-from stream_app.client.books import STATUSES
+from stream_app.client.books import STATUSES, Books
+from stream_app.config import Kafka, Settings
 from stream_app.domain.books.money import BooksReport
 from stream_app.domain.books.records import (
     COLUMN,
@@ -29,9 +30,10 @@ from stream_app.domain.books.records import (
 )
 from stream_app.domain.delivery.state_machine import NEXT, Delivery
 from stream_app.domain.lane.lane import Lane
-from stream_app.domain.model.messages import RESEND, RESEND_ORDERED, Status
+from stream_app.domain.model.messages import RESEND, RESEND_ORDERED, Status, StatusEvent
 from stream_app.domain.model.records import ConsumedRecord, Headers
 from stream_app.domain.model.topics import Retention
+from stream_app.domain.plan import Workspace
 from tests.board.model_records import Made
 from tests.simulation.bases import bases, rare
 from tests.simulation.schedule import Schedule, drawn
@@ -360,3 +362,112 @@ def test_memory_a_lead_is_bounded() -> None:
     assert figures["balanced"]
     assert figures["leads"] == LEADS
     assert figures["bytes_per_lead"] < 200, "objects a lead would take more"
+
+
+# ------------------------------------------------------------------------- records without a value
+
+
+LOG: Final = "leads/1"
+
+
+def run_of(
+    passed: int,
+    *events: tuple[int, int, int],
+    more: Sequence[ConsumedRecord] = (),
+) -> BooksReport:
+    """The books of records 4 to 8 without a value, of which the group has passed so many.
+
+    An event has the first and the last offset that it is about, and how many records.
+    """
+    settings = Settings(workspaces={"acme": Workspace("acme")}, kafka=Kafka(partitions=2))
+    books = Books(settings.plan)
+    books.partition(1, exact=True, kept=True)
+    empty = [ConsumedRecord("leads", 1, offset, b"acme", None) for offset in range(4, 9)]
+    for record in (*empty, *more):
+        books.record(record, passed=record.offset < 4 + passed)
+    for seq, (first, last, records) in enumerate(events, 1):
+        told = StatusEvent(
+            f"{LOG}/{last}#1",
+            "",
+            "without_value",
+            seq=1,
+            at_ms=5,
+            origin=f"{LOG}/{last}",
+            workspace="acme",
+            first_offset=first,
+            last_offset=last,
+            records=records,
+        )
+        books.event(1, msgspec.json.encode(told), f"status/1/{seq}")
+    return books.close(9)
+
+
+@pytest.mark.parametrize(
+    ("passed", "events"),
+    [
+        (0, []),
+        (2, [(4, 5, 2)]),
+        (2, [(4, 8, 5)]),
+        (5, [(4, 5, 2), (6, 8, 3)]),
+        (5, [(1, 8, 8)]),  # retention has deleted the first three
+    ],
+)
+def test_records_without_a_value_are_told_by_the_events_of_their_run(
+    passed: int,
+    events: list[tuple[int, int, int]],
+) -> None:
+    report = run_of(passed, *events)
+    assert wrong(report) == []
+    assert report.without_value == 5
+    assert report.records == 0, "they are no leads"
+
+
+@pytest.mark.parametrize(
+    ("passed", "events", "told"),
+    [
+        (2, [], 0),
+        (2, [(4, 4, 1)], 1),
+        (5, [(4, 5, 2), (6, 7, 2)], 4),
+        (5, [(4, 8, 6)], 6),
+    ],
+)
+def test_records_without_a_value_that_no_event_counts_are_named(
+    passed: int,
+    events: list[tuple[int, int, int]],
+    told: int,
+) -> None:
+    report = run_of(passed, *events)
+    assert wrong(report) == [
+        f"{LOG}/4 (): 5 records without a value, {passed} of them passed: their events count {told}",
+    ]
+    assert not report.balanced
+
+
+def test_a_lead_ends_the_run_of_records_without_a_value() -> None:
+    lead = ConsumedRecord("leads", 1, 9, b"acme", b"{}")
+    later = [ConsumedRecord("leads", 1, offset, b"acme", None) for offset in (10, 11)]
+    report = run_of(7, (4, 8, 5), (10, 10, 1), more=[lead, *later])
+    assert not [problem for problem in report.problems if problem.where != f"{LOG}/9"]
+    assert report.without_value == 7
+    assert report.records == 1
+    report = run_of(8, (4, 8, 5), more=[lead, *later])
+    named = {problem.where: problem.what for problem in report.problems}
+    assert named[f"{LOG}/10"] == (
+        "2 records without a value, 2 of them passed: their events count 0"
+    )
+    assert f"{LOG}/4" not in named
+
+
+def test_what_became_of_the_leads_is_told_in_the_order_of_the_statuses() -> None:
+    """Whatever became of the first record."""
+    ends: tuple[Status, ...] = ("suppressed", "duplicate", "rejected_invalid")
+    books = Books(Settings(kafka=Kafka(partitions=2)).plan)
+    books.partition(1, exact=True, kept=True)
+    for offset, status in enumerate(ends, 4):
+        books.record(ConsumedRecord("leads", 1, offset, b"acme", b"{}"), passed=True)
+        origin = f"{LOG}/{offset}"
+        ended = StatusEvent(f"{origin}#1", f"crm-{offset}", status, 1, 5, origin, "acme")
+        books.event(1, msgspec.json.encode(ended), f"status/1/{offset}")
+    in_order = [status for status in STATUSES if status in ends]
+    assert in_order != list(ends)
+    assert list(books.close(9).statuses) == in_order
