@@ -29,10 +29,11 @@ from stream_app.domain.lane.view import LaneView
 from stream_app.domain.limits.meters import Forecast
 from stream_app.domain.model.messages import Callback, Lead, Result, StatusEvent
 
-FOLDERS = ("board", "cache", "clay", "domain", "partition")
+FOLDERS = ("board", "cache", "clay", "client", "domain", "gateway", "partition")
 FILLED = """
 board.lookup.Lookup board.read_model.account.Letter board.read_model.on_kafka.Search
 board.read_model.project._Result board.replays.Plan cache.filler.CacheFiller cache.redis.RedisCache
+client.books._Partition client.books._Run client.publish.PublishSummary client.results.Export
 domain.books.records.Kept domain.books.money.BooksReport domain.books.records.Event
 domain.books.records.RecordHistory domain.books.records.StatusCount domain.callback.body._Claim
 domain.dead_letter.causes.Group domain.dead_letter.causes._Named domain.dead_letter.replay._Hold
@@ -84,6 +85,8 @@ NOT_NOTHING = {
     "Position": "last",
     "Sampling": "always ratio",
     "Settlement": "alone",
+    "Step": "times",
+    "StoredLead": "is_named",
     "Unreadable": "of_import",
     "Visitor": "has_session",
 }
