@@ -179,6 +179,8 @@ class Gateway(msgspec.Struct, frozen=True):
             all verify.
         max_body_bytes: Maximum size of a callback.
         read_timeout_s: Time for a callback to arrive completely.
+        hold_s: So long does a callback wait for its answer while Kafka is away. It stays in memory
+            after that.
     """
 
     host: str = "127.0.0.1"
@@ -187,6 +189,7 @@ class Gateway(msgspec.Struct, frozen=True):
     token_keys_env: tuple[str, ...] = ()
     max_body_bytes: Annotated[int, Range(1_024, MAX_INPUT_BYTES // 2)] = 262_144
     read_timeout_s: Annotated[float, Range(0.1, 60)] = 10.0
+    hold_s: Annotated[float, Range(1, 90)] = 50.0
 
 
 class Board(msgspec.Struct, frozen=True):

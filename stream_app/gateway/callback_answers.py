@@ -13,6 +13,7 @@ from stream_app.domain.model.tokens import TokenProblem
 from stream_app.gateway.lead_bound import EVERY_S
 
 RETRY_AFTER_S: Final = 30
+"""When to call back again where the store or the gateway was the reason."""
 UNPROXIED: Final = "stream-app-unproxied"
 """What `doctor` sends in the header Connection, which is for one connection only: a proxy keeps it
 to itself.
@@ -35,21 +36,21 @@ class Answer(msgspec.Struct, frozen=True):
         code: A stable word for metrics and logs.
         close: True if the connection closes after it, because the request may not have been read to
             its end.
+        retry_after_s: When it makes sense to call back again, in seconds.
     """
 
     status: int
     code: str
     text: str
     close: bool = False
+    retry_after_s: int | None = None
 
     @property
     def headers(self) -> dict[str, str]:
         """Headers in addition to the usual ones."""
         headers = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
-        if self.status == 503:
-            headers["retry-after"] = str(RETRY_AFTER_S)
-        if self.status == 429:
-            headers["retry-after"] = str(EVERY_S)
+        if self.retry_after_s is not None:
+            headers["retry-after"] = str(self.retry_after_s)
         if self.status == 405:
             headers["allow"] = "POST"
         if self.close:
@@ -112,11 +113,30 @@ TOO_OFTEN: Final = Answer(
     "too_often",
     "Not received: this row has called back too often. What came before is kept; a row may "
     "call back again in an hour.",
+    retry_after_s=EVERY_S,
 )
+# 429, and not 503, where a later call may succeed: a Clay column repeats its call after a 503 only
+# if the table's author has set that.
 KAFKA_AWAY: Final = Answer(
-    503,
+    429,
     "kafka_away",
-    "Not received: our store does not respond. Try again in a minute.",
+    "Held in memory: our store does not respond. It is stored as soon as the store responds, "
+    "and running this row again in a minute does no harm.",
+    retry_after_s=RETRY_AFTER_S,
+)
+HOLDING_FULL: Final = Answer(
+    429,
+    "holding_full",
+    "Not received: our store does not respond, and too many callbacks are held already. Run "
+    "this row again when the store responds.",
+    retry_after_s=RETRY_AFTER_S,
+)
+TOO_MANY: Final = Answer(
+    429,
+    "too_many",
+    "Not received: too many callbacks at once. Run this row again in a minute.",
+    close=True,
+    retry_after_s=RETRY_AFTER_S,
 )
 CRASHED: Final = Answer(
     500,

@@ -1,15 +1,16 @@
-"""Receives Clay's callbacks: reads them within limits, verifies them, stores them, then answers.
+"""Receives Clay's callbacks: reads them within limits, verifies and stores them, then answers.
 
-They are stored on Kafka. `POST /callbacks/<workspace>/<destination>`. `_answer` shows the whole
-sequence. It checks the head before it reads the body, and the token before it decodes the body, so
-an unproved request costs little memory and CPU. A callback that arrives twice, late or out of order
-is stored like any other: the worker decides what it means.
+They are stored on Kafka, or held in memory until Kafka is back. `POST
+/callbacks/<workspace>/<destination>`. `_answer` shows the whole sequence. It checks the head before
+it reads the body, and the token before it decodes the body, so an unproved request costs little
+memory and CPU. A callback that arrives twice, late or out of order is stored like any other: the
+worker decides what it means.
 """
 
 import asyncio
 import hmac
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
@@ -25,19 +26,23 @@ from structlog.typing import FilteringBoundLogger
 
 from stream_app.config.model import Gateway
 from stream_app.domain.callback.body import BadBody, Body, callback_of, read_body
-from stream_app.domain.model.errors import BrokerUnavailable
 from stream_app.domain.model.messages import Callback
 from stream_app.domain.model.records import Record
 from stream_app.domain.model.tokens import Keys, Verified, problem_of, verify
 from stream_app.domain.model.topics import MAX_INPUT_BYTES
 from stream_app.gateway import callback_answers as answers
 from stream_app.gateway.callback_answers import Answer
+from stream_app.gateway.holding import MOST_CALLBACKS, Holding
 from stream_app.gateway.lead_bound import LeadBound
 from stream_app.gateway.tables import PREFIX, Table, Tables
 
+MOST_CONNECTIONS: Final = MOST_CALLBACKS + 1_000
+"""Connections of a gateway. Those above `MOST_CALLBACKS` are answered while all places are taken."""
 _LARGEST_RECORD_BYTES: Final = MAX_INPUT_BYTES - 4_096
 _json: Final = msgspec.json.Encoder()
-_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10)
+_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60)
+_MOST_READ_BYTES: Final = 64 * 2**20
+"""Bytes of bodies that are being read and decoded at once."""
 _RECEIVED: Final = frozenset({"enriched", "partial", "no_data", "enrich_error"})
 _SAY_AGAIN_AFTER_S: Final = 60.0
 
@@ -113,22 +118,38 @@ class GatewayMetrics:
         self._responses.labels(status).inc()
 
 
+class _Callback(msgspec.Struct, frozen=True):
+    """A verified callback, as it is stored.
+
+    Attributes:
+        lead: What `LeadBound` counts.
+        stored: The answer once it is on Kafka.
+    """
+
+    callback_id: str
+    record: Record
+    lead: tuple[str, str, str, str]
+    stored: Answer
+    is_repaired: bool
+
+
 @define(eq=False, repr=False)
 class Receiver:
     """An ASGI app for every path under `tables.PREFIX`. `tables` may be replaced while it runs.
 
-    `put` returns when a record is stored, within a bounded time, and raises BrokerUnavailable if
-    that is uncertain. `limits` are those of one callback; `ops.http` bounds how many are under way.
+    `holding` stores what is verified. `limits` are those of one callback; `ops.http` bounds how many
+    are under way.
     """
 
     tables: Tables
     _topic: str
-    _put: Callable[[Record], Awaitable[None]]
+    _holding: Holding
     _now_ms: Callable[[], int]
     _limits: Gateway
     _metrics: GatewayMetrics
     _bound: LeadBound = field(init=False, factory=LeadBound)
     _decoding: asyncio.Lock = field(init=False, factory=asyncio.Lock)
+    _read_bytes: int = field(init=False, default=0)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = time.perf_counter()
@@ -165,9 +186,37 @@ class Receiver:
             return answers.WRONG_TYPE
         if problem := _problem(request, table, keys):
             return problem
-        raw = await self._body(request)
-        if not isinstance(raw, bytes):
-            return raw
+        callback = await self._callback(request, table, keys)
+        return await self._keep(callback, table) if isinstance(callback, _Callback) else callback
+
+    async def _callback(
+        self,
+        request: Request,
+        table: Table,
+        keys: Keys | None,
+    ) -> _Callback | Answer | None:
+        """Read and verify a callback, or return the answer that refuses it.
+
+        The body and what was decoded of it are released with this call, because the callback may be
+        held for a long time. None if the peer disconnected.
+        """
+        body = bytearray()
+        try:
+            refused = await self._read(request, body)
+            return refused or await self._decoded(request, table, keys, bytes(body))
+        except ClientDisconnect:
+            return None
+        finally:
+            self._read_bytes -= len(body)
+
+    async def _decoded(
+        self,
+        request: Request,
+        table: Table,
+        keys: Keys | None,
+        raw: bytes,
+    ) -> _Callback | Answer:
+        """Verify a body and decode it."""
         body = read_body(raw)
         if isinstance(body, BadBody):
             return answers.refused(body)
@@ -178,19 +227,27 @@ class Receiver:
         # Counted before the first await: the same token may come in many requests at once.
         if not self._bound.take(*lead):
             return answers.TOO_OFTEN
-        callback = await self._callback(body, table, origin)
-        answer = (
-            answers.refused(callback)
-            if isinstance(callback, BadBody)
-            else await self._keep(callback, table)
-        )
-        if answer.status != 200:
+        callback = await self._decode(body, table, origin)
+        if isinstance(callback, BadBody):
             self._bound.give_back(*lead)
-        return answer
+            return answers.refused(callback)
+        value = _json.encode(callback)
+        if len(value) > _LARGEST_RECORD_BYTES:
+            self._bound.give_back(*lead)
+            return answers.TOO_LARGE
+        return _Callback(
+            callback.id,
+            Record(self._topic, table.workspace.encode(), value, (), table.partition),
+            lead,
+            answers.received(callback),
+            callback.repaired,
+        )
 
-    async def _body(self, request: Request) -> bytes | Answer | None:
-        """Return the body, the answer that rejects it, or None if the peer disconnected."""
-        body = bytearray()
+    async def _read(self, request: Request, body: bytearray) -> Answer | None:
+        """Read the body into `body`. Returns the answer that rejects it, or None.
+
+        Raises ClientDisconnect.
+        """
         most = self._limits.max_body_bytes
         declared = request.headers.get("content-length", "")
         if declared.isdecimal() and (len(declared) > 18 or int(declared) > most):
@@ -200,14 +257,15 @@ class Receiver:
                 async for chunk in request.stream():
                     if len(body) + len(chunk) > most:
                         return answers.TOO_LARGE
+                    if self._read_bytes + len(chunk) > _MOST_READ_BYTES:
+                        return answers.TOO_MANY
                     body += chunk
+                    self._read_bytes += len(chunk)
         except TimeoutError:
             return answers.TOO_SLOW
-        except ClientDisconnect:
-            return None
-        return bytes(body)
+        return None
 
-    async def _callback(self, body: Body, table: Table, origin: str) -> Callback | BadBody:
+    async def _decode(self, body: Body, table: Table, origin: str) -> Callback | BadBody:
         """Decode a verified body. An expensive one is decoded in a thread, one at a time."""
         arguments = (body, table.workspace, table.destination, self._now_ms(), origin)
         if not body.costly:
@@ -215,20 +273,19 @@ class Receiver:
         async with self._decoding:
             return await asyncio.to_thread(callback_of, *arguments)
 
-    async def _keep(self, callback: Callback, table: Table) -> Answer:
-        value = _json.encode(callback)
-        if len(value) > _LARGEST_RECORD_BYTES:
-            return answers.TOO_LARGE
+    async def _keep(self, callback: _Callback, table: Table) -> Answer:
+        """Store a callback, or hold it."""
         try:
-            await self._put(
-                Record(self._topic, table.workspace.encode(), value, (), table.partition),
-            )
-        except BrokerUnavailable as error:
-            self._metrics.say("callback_not_kept", "", str(error))
-            return answers.KAFKA_AWAY
-        if callback.repaired:
+            kept = await self._holding.keep(callback.callback_id, callback.record)
+        except Exception:
+            self._bound.give_back(*callback.lead)
+            raise
+        if kept == "full":
+            self._bound.give_back(*callback.lead)
+            return answers.HOLDING_FULL
+        if callback.is_repaired:
             self._metrics.repaired(_label_of(table))
-        return answers.received(callback)
+        return callback.stored if kept == "stored" else answers.KAFKA_AWAY
 
 
 def _header_token(request: Request) -> str:
@@ -288,6 +345,19 @@ def _is_json(content_type: str) -> bool:
     return kind in ("application/json", "") or (
         kind.startswith("application/") and kind.endswith("+json")
     )
+
+
+def refuse_more(metrics: GatewayMetrics) -> ASGIApp:
+    """Build the app that refuses a request because too many are under way, before it is read."""
+
+    async def refused(scope: Scope, receive: Receive, send: Send) -> None:
+        answer = answers.TOO_MANY
+        metrics.answered("other", answer.code, 0.0)
+        metrics.responded(answer.status)
+        response = PlainTextResponse(f"{answer.text}\n", answer.status, answer.headers)
+        await response(scope, receive, send)
+
+    return refused
 
 
 def build_asgi(receiver: ASGIApp, on_response: Callable[[int], None]) -> ASGIApp:

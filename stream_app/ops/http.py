@@ -8,8 +8,9 @@ import asyncio
 import logging
 import resource
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sized
 from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
 from typing import Final
 
 import uvicorn
@@ -21,10 +22,12 @@ from stream_app import __version__
 from stream_app.domain.model.errors import StreamAppError
 
 LIMIT_CONCURRENCY: Final = 256
-"""Connections that are served at once; uvicorn answers 503 above it."""
+"""Connections that are served at once, unless a server has a limit of its own; uvicorn answers 503
+above it.
+"""
 
 _BACKLOG: Final = 2_048
-_FILES: Final = 8_192
+_FILES: Final = 16_384
 _DROPPED_BYTES: Final = 64 * 2**20
 _DROPPED_WITHIN_S: Final = 2.0
 
@@ -40,12 +43,21 @@ def _is_news(record: logging.LogRecord) -> bool:
 logging.getLogger("uvicorn.error").addFilter(_is_news)
 
 
-class _Server(uvicorn.Server):
-    """Leaves signals to the process, and says when it serves."""
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A server's own limit of connections that are served at once, and the app that refuses more."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    connections: int
+    refusal: ASGIApp
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to the process, and says when it serves and when it no longer listens."""
+
+    def __init__(self, config: uvicorn.Config, on_closed: Callable[[], None] | None) -> None:
         super().__init__(config)
         self.serves = asyncio.Event()
+        self._on_closed = on_closed
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -55,13 +67,32 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         self.serves.set()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # First: who is told to call again must not reach this process.
+        for listener in self.servers:
+            listener.close()
+        for listening in sockets or []:
+            listening.close()
+        if self._on_closed is not None:
+            self._on_closed()
+        await super().shutdown(sockets)
+
 
 @asynccontextmanager
-async def serve_http(app: ASGIApp, host: str, port: int, *, grace_s: int) -> AsyncIterator[int]:
+async def serve_http(
+    app: ASGIApp,
+    host: str,
+    port: int,
+    *,
+    grace_s: int,
+    limit: Limit | None = None,
+    on_closed: Callable[[], None] | None = None,
+) -> AsyncIterator[int]:
     """Serve until the block ends; yields the port (`port` 0: any free one).
 
     Requests under way when the block ends have `grace_s` to finish. Every other connection closes
-    at once.
+    at once. `limit` replaces LIMIT_CONCURRENCY. `on_closed` is called when the block has ended and
+    no new connection can come.
 
     Raises:
         StreamAppError: The port is taken.
@@ -69,7 +100,9 @@ async def serve_http(app: ASGIApp, host: str, port: int, *, grace_s: int) -> Asy
     listener = _listen(host, port)
     _allow_files()
     config = uvicorn.Config(
-        guarded(app),
+        guarded(
+            app if limit is None else _limited(app, limit, lambda: server.server_state.connections)
+        ),
         http="httptools",
         ws="none",
         lifespan="off",
@@ -78,10 +111,10 @@ async def serve_http(app: ASGIApp, host: str, port: int, *, grace_s: int) -> Asy
         proxy_headers=False,
         server_header=False,
         backlog=_BACKLOG,
-        limit_concurrency=LIMIT_CONCURRENCY,
+        limit_concurrency=LIMIT_CONCURRENCY if limit is None else None,
         timeout_graceful_shutdown=grace_s,
     )
-    server = _Server(config)
+    server = _Server(config, on_closed)
     serving = asyncio.create_task(server.serve(sockets=[listener]), name="http")
     await server.serves.wait()
     try:
@@ -95,6 +128,16 @@ async def serve_http(app: ASGIApp, host: str, port: int, *, grace_s: int) -> Asy
             connection.transport.abort()
         if server.server_state.tasks:
             await asyncio.wait(server.server_state.tasks, timeout=1)
+
+
+def _limited(app: ASGIApp, limit: Limit, connections: Callable[[], Sized]) -> ASGIApp:
+    """Have a request refused while more connections are open than the limit."""
+
+    async def served(scope: Scope, receive: Receive, send: Send) -> None:
+        too_many = len(connections()) > limit.connections
+        await (limit.refusal if too_many else app)(scope, receive, send)
+
+    return served
 
 
 def guarded(app: ASGIApp) -> ASGIApp:

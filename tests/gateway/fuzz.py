@@ -35,8 +35,8 @@ from tests.gateway.support import TABLES, Gateway, scope_of
 from tests.support.nginx import Nginx
 from tests.support.pace import BUSY
 
-LIMITS = Limits(max_body_bytes=16_384, read_timeout_s=0.05)
-THROUGH_NGINX = Limits(max_body_bytes=16_384, read_timeout_s=5)
+LIMITS = Limits(max_body_bytes=16_384, read_timeout_s=0.05, hold_s=0.02)
+THROUGH_NGINX = Limits(max_body_bytes=16_384, read_timeout_s=5, hold_s=0.2)
 AT_ONCE = 100
 Answer = tuple[int | None, bytes]
 """Status and text; None: the gateway did not answer."""
@@ -150,6 +150,17 @@ def check(ledger: Ledger, gateway: Gateway, sent: list[Sent], answers: list[Answ
             ledger.faults.append(f"kept as {callback} without a token of it")
 
 
+async def check_held(ledger: Ledger, gateway: Gateway, sent: list[Sent]) -> None:
+    """Have Kafka take again what is held of these requests, and check it."""
+    gateway.shelf.fails_with = None
+    if await gateway.holding.write_rest(10):
+        ledger.faults.append(f"held and not written: {[one.raw()[:200] for one in sent]}")
+    for callback in gateway.shelf.callbacks():
+        if not is_proven(callback, sent):
+            ledger.faults.append(f"held as {callback} without a token of it")
+    gateway.shelf.records.clear()
+
+
 async def fuzz(requests: int, seed: int) -> tuple[Ledger, Gateway]:
     """Send this many requests. Return their ledger, and the gateway with its counters."""
     rng = random.Random(seed)
@@ -164,6 +175,7 @@ async def fuzz(requests: int, seed: int) -> tuple[Ledger, Gateway]:
             ledger.faults.append(f"request {ledger.requests}: {error!r} at {sent}")
             continue
         check(ledger, gateway, [sent], [answer])
+        await check_held(ledger, gateway, [sent])
     counted = gateway.counted()
     responses = gateway.responses()
     if sum(counted.values()) != ledger.callbacks:
@@ -243,6 +255,7 @@ async def fuzz_through_nginx(requests: int, seed: int) -> tuple[Ledger, Gateway]
                 )
                 answers = await asyncio.gather(*(answer_through(nginx.port, one) for one in sent))
                 check(ledger, gateway, sent, answers)
+                await check_held(ledger, gateway, sent)
     return ledger, gateway
 
 

@@ -13,6 +13,7 @@ from stream_app.config.model import Gateway as Limits
 from stream_app.domain.model.messages import Callback
 from stream_app.domain.model.records import Record
 from stream_app.domain.model.tokens import Keys, sign
+from stream_app.gateway.holding import Holding
 from stream_app.gateway.receiver import GatewayMetrics, Receiver, build_asgi
 from stream_app.gateway.tables import Table, Tables
 from stream_app.ops import logs as log
@@ -78,10 +79,11 @@ class Gateway:
         metrics = GatewayMetrics(self.registry, log.get("test"))
         limits = limits or Limits(max_body_bytes=65_536, read_timeout_s=5)
         tables = Tables(TABLES, keys, PARTITIONS)
+        self.holding = Holding(self.shelf.put, limits.hold_s, self.registry)
         self.receiver = Receiver(
             tables,
             "leads.callbacks",
-            self.shelf.put,
+            self.holding,
             lambda: AT_MS,
             limits,
             metrics,

@@ -37,6 +37,18 @@ class Behind:
         return int(answer.split()[1]) if answer.startswith(b"HTTP/") else 0, answer
 
 
+class FewPlaces(Nginx):
+    """nginx with fewer places for each address, so that a test need not take thousands."""
+
+    PLACES = 20
+
+    def configuration(self, folder: Path) -> str:
+        text = super().configuration(folder)
+        limit = "limit_conn peers 6000;"
+        assert limit in text
+        return text.replace(limit, f"limit_conn peers {self.PLACES};")
+
+
 @pytest.fixture(scope="module")
 def ports() -> Iterator[tuple[int, Nginx]]:
     port = free_port()
@@ -123,24 +135,84 @@ async def until_200(behind: Behind, words: bytes) -> float:
     return time.monotonic() - began
 
 
-async def test_a_gateway_that_is_away_is_a_502_and_one_elsewhere_is_found(
+async def test_a_gateway_that_is_away_is_a_429_and_one_elsewhere_is_found(
     ports: tuple[int, Nginx],
 ) -> None:
     port, nginx = ports
     gateway = Gateway(limits=LIMITS)
     before = Behind(gateway, nginx)
-    assert (await before.say(request(GOOD)))[0] == 502
-    nginx.names.hosts["gateway"] = "127.0.0.77"
+    status, answer = await before.say(request(GOOD))
+    assert status == 429, "which a Clay column repeats by itself"
+    assert b"Retry-After: 30" in answer
+    assert b"no gateway answers" in answer
+    assert (await before.say(request(method="GET", path="/healthz")))[0] == 502, (
+        "elsewhere the status stays what it is"
+    )
+    nginx.names.hosts["gateway"] = ("127.0.0.77",)
     try:
         async with serve_http(gateway.app, "127.0.0.77", port, grace_s=1):
             assert await until_200(before, request(GOOD)) < 15 * BUSY, (
                 "nginx asks its name server again every 2 s"
             )
     finally:
-        nginx.names.hosts["gateway"] = "127.0.0.1"
+        nginx.names.hosts["gateway"] = ("127.0.0.1",)
         async with serve_http(gateway.app, "127.0.0.1", port, grace_s=1):
             await until_200(before, request(method="GET", path="/healthz"))
     assert gateway.counted()["enriched"] == 1
+
+
+async def test_a_connection_that_one_gateway_refuses_goes_to_the_other(
+    ports: tuple[int, Nginx],
+) -> None:
+    port, nginx = ports
+    gateway = Gateway(limits=LIMITS)
+    both = Behind(gateway, nginx)
+    nginx.names.hosts["gateway"] = ("127.0.0.1", "127.0.0.78")
+    try:
+        async with serve_http(gateway.app, "127.0.0.78", port, grace_s=1):
+            await until_200(both, request(method="GET", path="/healthz"))
+            for _ in range(20):
+                assert (await both.say(request(GOOD)))[0] == 200
+    finally:
+        nginx.names.hosts["gateway"] = ("127.0.0.1",)
+
+
+async def test_one_address_has_a_bounded_number_of_places_and_no_other_address_loses_by_it() -> (
+    None
+):
+    async def stalled(address: str) -> asyncio.StreamWriter:
+        _, writer = await asyncio.open_connection(
+            "127.0.0.1",
+            nginx.port,
+            local_addr=(address, 0),
+        )
+        writer.write(request(GOOD)[:-20])
+        await writer.drain()
+        return writer
+
+    async def ask(address: str) -> int:
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1",
+            nginx.port,
+            local_addr=(address, 0),
+        )
+        writer.write(request(GOOD))
+        answer = await reader.read()
+        writer.close()
+        return int(answer.split()[1])
+
+    port = free_port()
+    gateway = Gateway(limits=LIMITS)
+    with FewPlaces(port, shared="127.0.0.1/32") as nginx:
+        async with serve_http(gateway.app, "127.0.0.1", port, grace_s=1):
+            held = [await stalled("127.0.0.5") for _ in range(FewPlaces.PLACES)]
+            while await ask("127.0.0.5") != 429:  # noqa: ASYNC110 - nothing in this process says when
+                await asyncio.sleep(0.05)
+            assert await ask("127.0.0.6") == 200
+            shared = [await stalled("127.0.0.1") for _ in range(FewPlaces.PLACES)]
+            assert await ask("127.0.0.1") == 200, "a balancer's address is that of many peers"
+            for writer in [*held, *shared]:
+                writer.close()
 
 
 async def test_doctor_knows_whether_a_proxy_answers(

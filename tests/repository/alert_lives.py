@@ -202,7 +202,9 @@ LIVES: Final = {
     "NoGateway": _up("gateway"),
     "NoBoard": _up("board"),
     "NoTrace": _up("trace"),
-    "CallbacksNotKept": _callbacks("kafka_away", brief=1),
+    "CallbacksNotKept": Life(
+        {'stream_app_callbacks_held_oldest_seconds{instance="g1"}': _gauge(0, 61)},
+    ),
     "CallbacksNotProved": _callbacks("wrong_token", brief=3),
     "BreakerOpen": Life({'stream_app_lane_breaker{workspace="acme"}': _gauge(0, 2)}),
     "BreakerForced": Life(

@@ -30,11 +30,11 @@ _START_WITHIN_S: Final = 30.0
 
 
 class NameServer:
-    """Answers for every name of `hosts` with its address, for one second, on a UDP port of
+    """Answers for every name of `hosts` with its addresses, for one second, on a UDP port of
     loopback.
     """
 
-    def __init__(self, hosts: dict[str, str]) -> None:
+    def __init__(self, hosts: dict[str, tuple[str, ...]]) -> None:
         self.hosts = hosts
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.bind((LOOPBACK, 0))
@@ -56,19 +56,18 @@ class NameServer:
             labels.append(asked[at + 1 : at + 1 + length].decode())
             at += length + 1
         question = asked[12 : at + 5]
-        address = self.hosts.get(".".join(labels))
+        addresses = self.hosts.get(".".join(labels), ())
         head = asked[:2] + struct.pack(
             ">HHHHH",
-            0x8180 if address else 0x8183,
+            0x8180 if addresses else 0x8183,
             1,
-            1 if address else 0,
+            len(addresses),
             0,
             0,
         )
-        record = (
+        record = b"".join(
             b"\xc0\x0c" + struct.pack(">HHIH", 1, 1, 1, 4) + socket.inet_aton(address)
-            if address
-            else b""
+            for address in addresses
         )
         return head + question + record
 
@@ -107,18 +106,27 @@ class Nginx:
     """nginx in front of a gateway, and of a board; a context manager.
 
     `port` is the gateway's at nginx, `board_port` the board's; `behind` are their own.
-    `names.hosts` says where both are: tests change it.
+    `names.hosts` says where both are: tests change it. `shared` is the network whose peers have no
+    limit of their own.
     """
 
-    def __init__(self, gateway_port: int, board_port: int = 1, *, host: str = LOOPBACK) -> None:
+    def __init__(
+        self,
+        gateway_port: int,
+        board_port: int = 1,
+        *,
+        host: str = LOOPBACK,
+        shared: str = "127.0.0.0/8",
+    ) -> None:
         self.behind = {"gateway": gateway_port, "board": board_port}
         self._host = host
+        self._shared = shared
         self.port = free_port()
         self.board_port = free_port()
 
     def __enter__(self) -> Self:
         self._children = ChildProcesses("nginx")
-        self.names = NameServer(dict.fromkeys(self.behind, self._host))
+        self.names = NameServer(dict.fromkeys(self.behind, (self._host,)))
         try:
             self.process = start_nginx(
                 self._children,
@@ -140,6 +148,7 @@ class Nginx:
             "gateway:9103;": f"gateway:{self.behind['gateway']};",
             "board:9107;": f"board:{self.behind['board']};",
             "/tmp/nginx": f"{folder}/nginx",
+            "127.0.0.0/8 1;": f"{self._shared} 1;",
         }.items():
             assert name in text, f"deploy/nginx.conf has no {name!r} any more"
             text = text.replace(name, value)

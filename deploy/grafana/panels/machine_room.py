@@ -156,6 +156,30 @@ MACHINE_ROOM: Final = Dashboard(
                 span=6,
             ),
             Panel(
+                "Callbacks held",
+                "Callbacks in memory that wait for Kafka, and those lost when a gateway ended.",
+                "short",
+                {
+                    "held, {{instance}}": f"stream_app_callbacks_held{{{PODS}}}",
+                    "lost, {{instance}}": f"stream_app_callbacks_lost_total{{{PODS}}}",
+                },
+                span=6,
+            ),
+            Panel(
+                "Bytes of held callbacks",
+                "Bytes of the bodies of callbacks in memory that wait for Kafka.",
+                "bytes",
+                {"{{instance}}": f"stream_app_callbacks_held_bytes{{{PODS}}}"},
+                span=6,
+            ),
+            Panel(
+                "Oldest held callback",
+                "How long the oldest callback has waited for Kafka.",
+                "s",
+                {"{{instance}}": f"stream_app_callbacks_held_oldest_seconds{{{PODS}}}"},
+                span=6,
+            ),
+            Panel(
                 "Gateways by configuration",
                 "How many have the same tables, secrets and keys. More than one line: some "
                 "did not adopt a change yet.",

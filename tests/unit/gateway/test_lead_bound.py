@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_app.domain.model.errors import BrokerUnavailable
+from stream_app.gateway import holding
 from stream_app.gateway.lead_bound import AT_ONCE, EVERY_S, MOST_LEADS, LeadBound
 from tests.gateway.support import Gateway, good
 
@@ -62,11 +62,11 @@ async def test_the_repeats_of_clay_and_several_rows_of_a_lead_are_taken(gateway:
             assert (await gateway.post(good(attempt=attempt))).status_code == 200
 
 
-async def test_a_callback_that_was_not_kept_does_not_count(gateway: Gateway) -> None:
-    gateway.shelf.fails_with = BrokerUnavailable("away")
-    for _ in range(3 * AT_ONCE):
-        assert (await gateway.post(good())).status_code == 503
-    gateway.shelf.fails_with = None
+async def test_a_callback_without_a_place_does_not_count(gateway: Gateway) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(holding, "MOST_CALLBACKS", 0)
+        for _ in range(3 * AT_ONCE):
+            assert "too many callbacks are held" in (await gateway.post(good())).text
     for _ in range(AT_ONCE):
         assert (await gateway.post(good())).status_code == 200
     assert (await gateway.post(good())).status_code == 429

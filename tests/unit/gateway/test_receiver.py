@@ -11,10 +11,11 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
+from stream_app.config.model import Gateway as Limits
 from stream_app.domain.model.errors import BrokerUnavailable
 from stream_app.domain.model.tokens import Keys, TokenProblem, Verified, sign
 from stream_app.domain.model.topics import home_partition
-from stream_app.gateway import receiver
+from stream_app.gateway import holding, lead_bound, receiver
 from stream_app.gateway.tables import Table, Tables
 from tests.gateway.fuzz import fuzz
 from tests.gateway.support import (
@@ -175,18 +176,54 @@ async def test_a_token_that_comes_to_such_a_table_must_be_right() -> None:
     assert (await keyless.post(good())).status_code == 401, "without keys no token is good"
 
 
-async def test_kafka_away_is_said_and_nothing_is_pretended() -> None:
-    gateway = Gateway()
+SHORT = Limits(max_body_bytes=65_536, read_timeout_s=5, hold_s=0.05)
+
+
+async def test_kafka_away_is_said_and_the_callback_stays_held() -> None:
+    gateway = Gateway(limits=SHORT)
     gateway.shelf.fails_with = BrokerUnavailable("away")
     answer = await gateway.post(good())
-    assert answer.status_code == 503
+    assert answer.status_code == 429, "the only status of ours that a Clay column repeats by itself"
     assert answer.headers["retry-after"] == "30"
+    assert "Held in memory" in answer.text
     async with gateway.client() as client:
         assert (await client.get("/healthz")).status_code == 200
         assert (await client.get("/metrics")).status_code == 404, (
             "it names customers: it is on the port for operations"
         )
     assert gateway.counted() == {"kafka_away": 1}
+    assert gateway.registry.get_sample_value("stream_app_callbacks_held") == 1
+
+
+async def test_a_held_callback_counts_for_its_lead_and_one_without_a_place_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lead_bound, "AT_ONCE", 2)
+    monkeypatch.setattr(holding, "MOST_CALLBACKS", 1)
+    gateway = Gateway(limits=SHORT)
+    gateway.shelf.fails_with = BrokerUnavailable("away")
+    for _ in range(2):
+        assert "Held in memory" in (await gateway.post(good("a"))).text
+    for _ in range(3):
+        assert "too many callbacks are held" in (await gateway.post(good("b"))).text
+    assert "too often" in (await gateway.post(good("a"))).text
+    assert gateway.counted() == {"kafka_away": 2, "holding_full": 3, "too_often": 1}
+
+
+async def test_bodies_that_are_read_at_once_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def half() -> AsyncIterator[bytes]:
+        yield b" " * 600
+        answer = await gateway.post(b" " * 600)
+        assert answer.status_code == 429
+        assert answer.headers["retry-after"] == "30"
+        yield b"x"
+
+    monkeypatch.setattr(receiver, "_MOST_READ_BYTES", 1_000)
+    gateway = Gateway()
+    async with gateway.client() as client:
+        assert (await client.post(URL, content=half())).status_code == 400
+    assert (await gateway.post(b" " * 900)).status_code == 400, "what was read is released"
+    assert gateway.counted() == {"too_many": 1, "not_json": 1, "empty": 1}
 
 
 async def test_a_crash_of_ours_is_answered_and_counted() -> None:

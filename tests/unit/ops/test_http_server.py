@@ -8,6 +8,7 @@ from unittest.mock import AsyncMock
 import httpx
 import pytest
 from prometheus_client import CollectorRegistry, Counter
+from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from stream_app.domain.model.errors import StreamAppError
@@ -132,6 +133,46 @@ async def test_256_are_served_at_once_and_more_get_503() -> None:
         held.go_on.set()
         assert all([(await pending).endswith(b"ok") for pending in asking])
         assert (await say(port, GET)).endswith(b"ok")
+
+
+@on_uvloop
+async def test_a_server_has_a_limit_of_its_own_and_refuses_in_its_own_words() -> None:
+    async def refusal(scope: Scope, receive: Receive, send: Send) -> None:
+        await PlainTextResponse("too many", 429)(scope, receive, send)
+
+    held = Held()
+    limit = http.Limit(http.LIMIT_CONCURRENCY + 10, refusal)
+    async with http.serve_http(held, "127.0.0.1", 0, grace_s=1, limit=limit) as port:
+        asking = [asyncio.create_task(say(port, GET)) for _ in range(limit.connections)]
+        await until(lambda: held.arrived == len(asking))
+        answer = await say(port, GET)
+        assert answer.startswith(b"HTTP/1.1 429")
+        assert answer.endswith(b"too many")
+        held.go_on.set()
+        assert all([(await pending).endswith(b"ok") for pending in asking])
+        assert (await say(port, GET)).endswith(b"ok")
+
+
+@on_uvloop
+async def test_who_is_answered_at_the_end_cannot_reach_the_server_any_longer() -> None:
+    async def asks_again() -> None:
+        await asking
+        with pytest.raises(OSError, match=r"refused|Connect call failed"):
+            await asyncio.open_connection("127.0.0.1", port)
+
+    held = Held()
+    async with http.serve_http(
+        held,
+        "127.0.0.1",
+        0,
+        grace_s=5,
+        on_closed=held.go_on.set,
+    ) as port:
+        asking = asyncio.create_task(say(port, GET))
+        again = asyncio.create_task(asks_again())
+        await until(lambda: held.arrived == 1)
+    assert (await asking).endswith(b"ok")
+    await again
 
 
 @on_uvloop
