@@ -17,6 +17,12 @@ from stream_app.domain.plan import Destination
 from stream_app.kafka.rights import Rights, rights_of
 
 _API: Final = "kafka.strimzi.io/v1"
+# What makes a Clay column wait for an answer and call again (docs/callbacks.md). Its timeout is
+# longer than the gateway holds a callback, and below Clay's bound of 100,000 ms.
+_COLUMN_WAITS_MS: Final = 95_000
+_COLUMN_STATUSES: Final = "408, 429, 500, 501, 502, 503 and 504"
+_COLUMN_ERRORS: Final = "ECONNREFUSED, ECONNRESET and ETIMEDOUT"
+_COLUMN_RETRIES: Final = 5
 _TYPES: Final = {"Topic": "topic", "Group": "group", "TransactionalId": "transactionalId"}
 
 
@@ -169,8 +175,13 @@ def _http_column(settings: Settings, alias: str, destination: Destination) -> di
                 "credits stay booked."
             ),
             (
-                "Run it automatically after all other columns, "
-                "with the longest timeout and 2 or 3 retries."
+                "Run it automatically after all other columns, with a Response timeout of "
+                f"{_COLUMN_WAITS_MS:,} ms."
+            ),
+            (
+                "Have it repeat calls, because by default Clay repeats one once, and not after a "
+                f"5xx: {_COLUMN_RETRIES} retries, on the status codes {_COLUMN_STATUSES} and the "
+                f"errors {_COLUMN_ERRORS}. Name all of them: what you set replaces the defaults."
             ),
             "Each call costs 1 Action. Its cell shows our answer, including any error.",
             (

@@ -276,6 +276,19 @@ def test_services_are_restarted_and_have_time_to_stop() -> None:
     assert int(OURS["worker"]["stop_grace_period"].removesuffix("s")) > longest_s + 10
 
 
+def test_there_are_two_gateways_and_nginx_waits_longer_than_they_hold() -> None:
+    assert SERVICES["gateway"]["scale"] == 2
+    nginx = (ROOT / "deploy" / "nginx.conf").read_text()
+    for_callbacks = nginx.partition("location /callbacks/ {")[2].partition("}")[0]
+    (waits_s,) = re.findall(r"proxy_read_timeout (\d+)s;", for_callbacks)
+    assert int(waits_s) > settings("gateway").gateway.hold_s
+    (connections,) = re.findall(r"worker_connections (\d+);", nginx)
+    (files,) = re.findall(r"worker_rlimit_nofile (\d+);", nginx)
+    assert 2 * int(connections) < int(files), "each connection may have a file for its body"
+    (of_one_address,) = re.findall(r"limit_conn peers (\d+);", for_callbacks)
+    assert int(of_one_address) >= 6_000, "100 callbacks a second that wait for 50 s are 5,000"
+
+
 def test_a_slow_kafka_makes_no_service_unhealthy() -> None:
     """`up --wait` ends at the first service that is. Kafka has as long as its own check allows."""
     check = SERVICES["kafka"]["healthcheck"]

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from stream_app.cli.main import main
+from stream_app.config.model import Gateway as Limits
 from stream_app.dev.simulator.callbacks import body_text, fill
 from stream_app.domain.model.tokens import sign
 from tests.gateway.support import KEYS, SECRET, Gateway
@@ -77,6 +78,20 @@ async def test_a_column_that_is_set_up_so_is_received(
         {"title": 'Head of "R&D"'},
     ]
     assert http["method"] == "POST"
+
+
+def test_the_column_waits_longer_than_we_hold_and_repeats_what_we_answer(
+    config: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    advice = " ".join(setup(config, "people", capsys)["http_column"]["advice"])
+    assert "95,000 ms" in advice
+    assert Limits().hold_s < 95 < 100, "which is Clay's own bound"
+    for retried in ("408", "429", "500", "501", "502", "503", "504"):
+        assert retried in advice
+    for retried in ("ECONNREFUSED", "ECONNRESET", "ETIMEDOUT"):
+        assert retried in advice
+    assert "5 retries" in advice
 
 
 def test_the_columns_are_those_that_are_sent(

@@ -17,6 +17,7 @@ from helm_python import Chart
 from helm_python.errors import HelmRenderError, HelmValuesError
 
 from stream_app.config.board_files import messages_path, model_path
+from stream_app.config.model import Gateway
 from tests.support.narrow import present
 from tests.unit.deploy.chart_values import CONFIG, SETS, SMALLEST
 from tests.unit.deploy.rendered import ROOT, find, objects, pods, processes, settings
@@ -246,6 +247,29 @@ def test_clay_reaches_callbacks_and_health_and_nothing_else(chart: Chart) -> Non
     assert not [item for item in objects(chart, SMALLEST) if item["kind"] == "Ingress"], (
         "nothing is public by default"
     )
+
+
+def test_the_ingress_waits_longer_than_the_gateway_holds_and_says_429_where_it_may(
+    chart: Chart,
+) -> None:
+    public = SETS["public"]["callbacksIngress"]
+    plain = {name: value for name, value in public.items() if name != "annotations"}
+    rendered = objects(chart, SETS["public"] | {"callbacksIngress": plain})
+    annotations = find(rendered, "Ingress", "-callbacks")["metadata"]["annotations"]
+    prefix = "nginx.ingress.kubernetes.io/"
+    assert float(annotations[f"{prefix}proxy-read-timeout"]) > Gateway().hold_s
+    assert annotations[f"{prefix}proxy-next-upstream"] == "error timeout"
+    assert not [name for name in annotations if "snippet" in name], "a controller may refuse them"
+
+    rendered = objects(chart, SETS["public"] | {"callbacksIngress": plain | {"snippets": True}})
+    more = find(rendered, "Ingress", "-callbacks")["metadata"]["annotations"]
+    assert more.items() > annotations.items()
+    configuration = (ROOT / "deploy" / "nginx.conf").read_text()
+    for line in more[f"{prefix}configuration-snippet"].splitlines():
+        assert f" {line}\n" in configuration, "as nginx does, which the tests of the proxy ask"
+    assert "location @away" in more[f"{prefix}server-snippet"]
+    board = find(rendered, "Ingress", "-board")["metadata"]["annotations"]
+    assert not [name for name in board if "snippet" in name]
 
 
 def test_a_change_of_the_configuration_restarts_the_pods(chart: Chart) -> None:
