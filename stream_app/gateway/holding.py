@@ -31,7 +31,7 @@ Kept = Literal["stored", "held", "full"]
 """stored: on Kafka. held: in memory, and written when Kafka is back. full: there is no place."""
 
 
-@define(eq=False)
+@define(eq=False, repr=False)
 class _Place:
     """One callback that is not on Kafka yet.
 

@@ -101,7 +101,7 @@ async def serve_http(
     _allow_files()
     config = uvicorn.Config(
         guarded(
-            app if limit is None else _limited(app, limit, lambda: server.server_state.connections)
+            app if limit is None else _limited(app, limit, lambda: server.server_state.connections),
         ),
         http="httptools",
         ws="none",
