@@ -69,7 +69,7 @@ def _timed(leads: int, work: Callable[[int], None]) -> float:
 
 
 class _Busy:
-    """One lane that takes a lead every 5 ms, each answered 50 leads later and called back at once."""
+    """One lane that takes a lead every 5 ms, answered 50 leads later and called back at once."""
 
     def __init__(self) -> None:
         self.policy, self.destinations, self.lane = _setting()

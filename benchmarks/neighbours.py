@@ -44,7 +44,7 @@ _ILL = "w0"
 
 
 class Row(msgspec.Struct):
-    """One case: seconds from publication to `accepted`; `deferred`: leads of the lane in trouble."""
+    """One case: seconds until `accepted`; `deferred`: leads of the lane in trouble."""
 
     trouble: str
     lanes: int

@@ -27,7 +27,7 @@ sys.meta_path.insert(0, Absent())
 
 @cache
 def brought_by_extras() -> list[str]:
-    """Return the modules that are installed here, and would not be after `pip install stream-app`."""
+    """Return the modules that are installed, and would not be after `pip install stream-app`."""
     missing = ["stream-app"]
     names = set[str]()
     while missing:

@@ -33,7 +33,7 @@ OF_VIEWERS = {"/board/leads", "/board/leads/{lead_id:path}"}
 
 
 def test_what_changes_something_is_for_operators(with_operator: Client) -> None:
-    """tests/unit/board/test_who_may.py holds each route to that, with every role, Host and method."""
+    """tests/unit/board/test_who_may.py holds each route to that, with every role and method."""
     routes = [route for route in with_operator.board.routes() if "POST" in (route.methods or set())]
     acts = {
         route.path

@@ -223,7 +223,7 @@ async def _api_lanes(board: Board) -> list[dict[str, Any]]:
 
 
 def _views(made: InTrouble) -> list[LaneView]:
-    """The view that was published when the trouble began, and one that the worker published since."""
+    """The view published when the trouble began, and one that the worker published since."""
     first = made.seen(BEGAN_MS + MINUTE_MS)
     return [first, made.seen(NOW_MS - MINUTE_MS, first)]
 

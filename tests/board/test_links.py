@@ -254,7 +254,7 @@ async def test_every_count_leads_to_exactly_that_many(local: Client) -> None:
 
 
 async def count(client: Client, target: str) -> int:
-    """How many there are: the rows of a list in all its pages, or the numbers at a place, added up."""
+    """How many there are: the rows of a list in all pages, or the numbers at a place, added up."""
     parts = urlsplit(target)
     text = (await client.get(target)).text
     if parts.fragment:

@@ -16,7 +16,7 @@ from tests.support.pace import BUSY
 
 
 async def test_boards_wait_for_one_another_and_not_without_bound(local: Client) -> None:
-    """One page is made at a time, beside the event loop, and too many at once are refused at once."""
+    """One page is made at a time, beside the event loop, and too many at once are refused."""
     began = threading.Event()
     go_on = threading.Event()
     threads = local.board._maker.threads

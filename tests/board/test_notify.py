@@ -1,4 +1,4 @@
-"""What messages are made of: the findings that the board shows; and its templates and static files."""
+"""Messages are made of the findings that the board shows; templates and static files are whole."""
 
 import re
 import tomllib

@@ -192,7 +192,7 @@ async def test_a_tab_publishes_what_it_shows_and_nothing_else(
     kafka: Kafka,
     other: dict[str, str],
 ) -> None:
-    """Two tabs show one file: the button of the first must not publish what the second has chosen."""
+    """Two tabs show one file: the button of the first must not publish what the second chose."""
     path = await checked(operator, "email,title\nada@example.com,CTO\n", workspace="initech")
     first = digest_on((await operator.get(path)).text)
     await post(operator, f"{path}/columns", data=other)

@@ -152,7 +152,7 @@ class LaneStop(NamedTuple):
 
 
 async def read_stops(line: Fleet, windows: Iterable[Window]) -> list[LaneStop]:
-    """Return the longest stop of each lane in each window, without lanes that their budget stops."""
+    """Return the longest stop of each lane in each window; lanes without budget are left out."""
     waits: dict[str, list[tuple[int, int]]] = defaultdict(list)
     never_ms = now_ms()
     for topic in (line.settings.names.leads, line.settings.names.bulk):

@@ -1,4 +1,4 @@
-"""Reads the evidence from Kafka at the end: records, events, rows and the offsets of both groups."""
+"""Reads the evidence from Kafka at the end: records, events, rows and offsets of both groups."""
 
 from collections import Counter
 from typing import Any

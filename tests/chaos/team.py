@@ -239,7 +239,7 @@ class Team:
             )
 
     def _look_at_words(self, member: Member) -> None:
-        """One that ends by itself gives the cause in one line, and no process leaves a traceback."""
+        """One that ends by itself gives the cause in one line, and none leaves a traceback."""
         printed = member.output()
         at = next((i for i, text in enumerate(printed) if "Traceback" in text), None)
         if at is not None:

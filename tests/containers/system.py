@@ -197,7 +197,7 @@ class System:
             os.environ.update(self._before)
 
     def _configure(self) -> None:
-        """Write .env as the file's first comment does, with places of our own, and name the files."""
+        """Write .env as the file's first comment does, with our own places, and name the files."""
         self.shell(first_comment()[0], 60)
         places = {name: str(free_port()) for name in PORTS}
         places |= {"STREAM_APP_IMAGE": self.project, "COMPOSE_PROJECT_NAME": self.project}

@@ -150,7 +150,7 @@ async def filled(line: Pipeline, url: str, entries: int, within_s: float = 60) -
 
 
 async def results(line: Pipeline, prefix: str = "lead") -> dict[str, list[tuple[int, Result]]]:
-    """Return the results of the leads whose id has this prefix, each with the time of its record."""
+    """Return the results of leads whose id has this prefix, each with the time of its record."""
     by_lead: dict[str, list[tuple[int, Result]]] = defaultdict(list)
     for record in await line.read(line.settings.names.enriched):
         if record.value is not None and (result := _result.decode(record.value)).lead_id.startswith(

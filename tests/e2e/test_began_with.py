@@ -23,7 +23,7 @@ class Namespace(Fleet):
     """A fleet whose configuration changes between two starts."""
 
     def configure(self, before: str, now: str) -> None:
-        """Replace a part of the configuration, for processes and commands that start from now on."""
+        """Replace a part of the configuration, for processes and commands that start afterwards."""
         assert before in self._toml
         self._toml = self._toml.replace(before, now)
         self.settings = self._settings()

@@ -251,7 +251,7 @@ async def test_a_batch_with_a_broken_checksum_holds_its_partition_until_it_is_sk
 
 
 def break_checksum(kafka: Broker, topic: str, partition: int, offset: int) -> None:
-    """Change the last byte of the batch that begins there, on the disk of a broker on this machine."""
+    """Change the last byte of the batch that begins there, on the disk of a local broker."""
     output = kafka.run_tool(
         "org.apache.kafka.tools.LogDirsCommand",
         "--describe",

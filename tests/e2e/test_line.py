@@ -1,4 +1,4 @@
-"""The pipeline on real Kafka with real processes: Clay gets no lead twice, and histories come out."""
+"""Real Kafka and real processes: Clay gets no lead twice, and histories come out."""
 
 import asyncio
 import csv

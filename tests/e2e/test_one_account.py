@@ -189,7 +189,7 @@ async def test_board_api_commands_and_an_own_count_agree(
 
 
 def _counted(columns: dict[str, int]) -> dict[str, int]:
-    """Count the leads by what has become of them: those that wait are together, wherever they do."""
+    """Count the leads by what became of them: those that wait are together, wherever they do."""
     known = Counter({name: columns[name] for name in ("enriched", "duplicate", "rejected")})
     known["open"] = sum(columns[name] for name in ("held", "under_way", "waiting"))
     return dict(known)

@@ -1,4 +1,4 @@
-"""Workers join and leave under load: nothing is lost, nothing is sent twice, and lanes move soon."""
+"""Workers join and leave under load: nothing is lost or sent twice, and lanes move soon."""
 
 import asyncio
 import time

@@ -301,7 +301,7 @@ async def test_a_refusal_while_a_process_runs_is_logged_and_shown(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """As after a change of the password: the process keeps trying, because it may be changed back."""
+    """As after a change of the password: the process retries, because it may be changed back."""
     options = {
         "security_protocol": "SASL_SSL",
         "ssl_context": tls(secure.ca_pem),

@@ -1,4 +1,4 @@
-"""The gateway behind deploy/nginx.conf: what reaches it, what does not, and how it is found again."""
+"""The gateway behind deploy/nginx.conf: what reaches it, what does not, how it is found again."""
 
 import asyncio
 import json

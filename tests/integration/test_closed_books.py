@@ -181,7 +181,7 @@ async def test_a_full_disk_says_how_much_room_the_books_need(
 
 
 def test_a_batch_that_cannot_be_read_is_named_and_not_counted() -> None:
-    """Of the state or of the events it ends the books: without all of them they cannot be closed."""
+    """Of the state or the events it ends the books: without all of them they cannot be closed."""
     settings = settings_for("nowhere:1", "")
     names = settings.names
     collected = Books(settings.plan)

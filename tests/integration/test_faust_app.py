@@ -330,7 +330,7 @@ async def test_an_exception_of_the_owner_ends_the_app(
 
 
 async def test_markers_and_aborted_records_are_skipped(bench: Bench) -> None:
-    """Aborted records are not delivered, gaps are harmless, and the committed offset passes them."""
+    """Aborted records are not delivered, gaps do no harm, and the committed offset passes them."""
     batches = [
         (number % 3 != 1, [b"%d-%d" % (number, lead) for lead in range(3)]) for number in range(20)
     ]

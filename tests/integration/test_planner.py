@@ -1,4 +1,4 @@
-"""A replay from the board on real Kafka: its plan, price and extent, and that it is ordered once."""
+"""A replay from the board on real Kafka: its plan, price and extent; it is ordered once."""
 
 import asyncio
 import json

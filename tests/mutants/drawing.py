@@ -209,7 +209,7 @@ def _part(node: Any) -> _Part:
 
 
 def _no_target(tree: ast.AST) -> Iterator[_Part]:
-    """Annotations, protocols, `__repr__`, and keywords that change nothing while the code is right."""
+    """Annotations, protocols, `__repr__`, and keywords that change nothing in right code."""
     for node in ast.walk(tree):
         part: Any = None
         if isinstance(node, ast.arg | ast.AnnAssign):

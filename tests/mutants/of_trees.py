@@ -32,7 +32,7 @@ _NO_CALLS: Final = frozenset(
 
 
 class Change(NamedTuple):
-    """One change: what stands from `begin` to `end` (line from 1, column in bytes) becomes `text`."""
+    """One change: `begin` to `end` (line from 1, column in bytes) becomes `text`."""
 
     kind: str
     begin: tuple[int, int]

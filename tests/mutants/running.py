@@ -37,7 +37,7 @@ FOLDERS: Final = (
         for name in ("checks", "planner", "round_trip", "access")
     ),
 )
-"""The last ones are of the client, which does most of its work on Kafka: they share the broker of the run."""
+"""The last ones are of the client, which works on Kafka: they share the broker of the run."""
 # They judge what an import makes, wherever else it is used: fields, defaults, what may change.
 OF_IMPORTS: Final = (
     *("tests/unit/test_frozen.py", "tests/unit/schemas"),
@@ -99,7 +99,7 @@ class Reach:
 
 
 class _Fast:
-    """A pytest plugin that keeps the tests that need no process of their own: no Redis, Chromium or further broker."""
+    """A pytest plugin that keeps tests without a Redis, Chromium or further broker of their own."""
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_modifyitems(self, items: list[Any]) -> None:
@@ -263,7 +263,7 @@ def functions() -> dict[str, list[FunctionType]]:
 
 
 def change_functions(mutant: Mutant, by_file: dict[str, list[FunctionType]]) -> None:
-    """Give the functions of the mutant's file its code, so that nothing needs to be imported again.
+    """Give the functions of the mutant's file its code, so that nothing is imported again.
 
     A file that is first imported by a test, as those of some commands are, is imported with it.
     """

@@ -168,7 +168,7 @@ async def test_a_waiting_lead_expires_on_time() -> None:
 
 @virtual_time
 async def test_returned_bulk_leads_neither_use_the_hot_share_nor_block_hot_replays() -> None:
-    """A lead has room for 40 credits of 80 where it is bulk: two leads, by whatever topic it comes."""
+    """Bulk has room for 40 credits of 80: two leads, by whatever topic they come."""
     bench = Bench(Setup(max_in_flight=9), budget=BudgetPolicy(credits_per_day=80, hot_share=0.5))
     bench.lanes["acme"] = msgspec.structs.replace(
         bench.lanes["acme"],

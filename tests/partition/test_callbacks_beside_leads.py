@@ -104,7 +104,7 @@ async def test_the_results_of_two_forced_deliveries_of_a_lead_have_two_versions(
 async def test_the_cost_of_a_forced_delivery_can_be_corrected_after_the_callback_of_the_plain_one() -> (
     None
 ):
-    """The callback of the plain delivery leaves the forced one as the one that a correction finds."""
+    """After the callback of the plain delivery, a correction still finds the forced one."""
     bench = Bench()
     bench.publish("id0", "p0")
     bench.publish("id0", "p0", force=True)

@@ -1,4 +1,4 @@
-"""A lane that is held for an hour, or whose webhook is gone: which other leads go on, and how soon."""
+"""A lane that is held for an hour, or whose webhook is gone: which other leads go on, how soon."""
 
 import asyncio
 from collections.abc import Iterator

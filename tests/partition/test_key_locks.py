@@ -48,7 +48,7 @@ async def test_records_that_share_a_key_are_decided_in_their_order() -> None:
 
 @virtual_time
 async def test_copies_share_commits() -> None:
-    """The first is written ahead and settled; all others share a commit with it or with each other."""
+    """The first is written ahead and settled; all others share a commit with it or each other."""
     bench = Bench(Setup(max_in_flight=100))
     for number in range(COPIES):
         bench.publish(f"id{number}", "p0")

@@ -1,4 +1,4 @@
-"""Lane views: published once, when committed, and correct after a restart, a failure and midnight."""
+"""Lane views: published once, when committed; correct after a restart, a failure and midnight."""
 
 import asyncio
 

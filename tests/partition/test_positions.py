@@ -131,7 +131,7 @@ async def test_a_successor_says_what_it_finds_concluded_and_what_still_waits() -
 
 @virtual_time
 async def test_a_held_lead_is_taken_when_its_hold_is_recorded() -> None:
-    """It is counted among the held leads from then on, also by a successor, which reads it again."""
+    """It counts among the held leads from then on, also by a successor, which reads it again."""
     bench = await Shared.started()
     await bench.order("pause")
     bench.leads("acme", 2)

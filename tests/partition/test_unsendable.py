@@ -1,4 +1,4 @@
-"""Leads that cannot be sent: parked or rejected, reported once, and found by their ids and imports."""
+"""Leads that cannot be sent: parked or rejected, reported once, found by ids and imports."""
 
 from typing import Any
 
@@ -222,7 +222,7 @@ async def test_only_the_first_event_names_the_import_and_its_summary_without_per
 
 @virtual_time
 async def test_a_lead_that_came_astray_names_its_import_in_its_first_event_here_as_well() -> None:
-    """A reader of the events may see those of its home before the one that says where it was first."""
+    """A reader may see the events of its home before the one that says where it was first."""
     bench = Bench(Setup(callbacks=False))
     lead = b'{"lead_id": "id0", "fields": {"email": "ada@example.com"}, "import_id": "march"}'
     came = Envelope(origin="leads/1/7", way="rerouted", seq=1, hops=1)

@@ -1,4 +1,4 @@
-"""The alerts: on metrics that exist, with a section on each, and run by Prometheus's own promtool."""
+"""The alerts: on metrics that exist, each with a section, and run by Prometheus's promtool."""
 
 import re
 from pathlib import Path

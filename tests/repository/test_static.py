@@ -66,7 +66,7 @@ CORE_MAY_NOT_CALL = re.compile(r"(open|print|input|(date|datetime)\.(now|utcnow|
     [
         ("-m", "ruff", "check"),
         ("-m", "ruff", "format", "--check"),
-        # One argument a line where a call does not fit. The formatter warns of this rule, so it is apart.
+        # One argument a line where a call does not fit. The formatter warns of it, so it is apart.
         ("-m", "ruff", "check", "--select", "COM812"),
         ("-m", "mypy"),
         ("-c", "from importlinter.cli import lint_imports_command as run; run(['--no-cache'])"),
@@ -198,7 +198,7 @@ def names_given_in(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def names_in(folder: Path) -> Iterator[str]:
-    """Yield every module that is imported in a folder, also inside functions, except optional ones."""
+    """Yield each module that is imported in a folder, also in functions, except optional ones."""
     for path in folder.rglob("*.py"):
         nodes = nodes_of(path)
         tries = [

@@ -26,7 +26,7 @@ MAY_WRITE = {
     [("actionlint", "-no-color"), ("zizmor", "--offline", "--no-progress")],
 )
 def test_a_linter_finds_nothing(command: tuple[str, ...]) -> None:
-    """zizmor wants pinned actions, among others, and no credentials that a checkout leaves behind."""
+    """zizmor wants pinned actions, among others, and no credentials left by a checkout."""
     program = shutil.which(command[0], path=str(Path(sys.executable).parent)) or shutil.which(
         command[0],
     )

@@ -37,7 +37,7 @@ class History:
 
 @dataclass(slots=True)
 class Called:
-    """A callback on its topic, about the lead of `origin`: `concluded` once its mark is committed."""
+    """A callback on its topic, about the lead of `origin`: `concluded` once it is committed."""
 
     origin: str
     post: Post

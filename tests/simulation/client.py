@@ -215,7 +215,7 @@ class MemoryLedger:
         return (await take_over(transactions, ORDINARY_TIMEOUT_MS)).epoch
 
     def _commit(self, epoch: int) -> dict[tuple[str, int], int]:
-        """The end, and a look at whether it was written everywhere: two requests to a real Kafka."""
+        """The end, and whether it was written everywhere: two requests to a real Kafka."""
         self._kafka.end(self.transactional_id, epoch, commit=True)
         return self._kafka.open_places(self.transactional_id)
 
@@ -311,7 +311,7 @@ class MemoryInlet:
         self._log.readers.append(wake)
 
     def suspend(self) -> None:
-        """The group rebalances or the worker stops: no more records, what waits is to be given up."""
+        """The group rebalances or the worker stops: no more records, and what waits is given up."""
         self.suspended.set()
 
     async def drained(self) -> None:

@@ -365,6 +365,6 @@ class MemoryKafka:
 
 
 def begin_system(kafka: MemoryKafka, plan: Plan) -> None:
-    """Let each partition have what its first owner writes, so that a test may add rows of its own."""
+    """Let each partition have what its first owner writes, so that a test may add rows."""
     for number in range(plan.partitions):
         kafka.produce(number, Record(plan.topics.state, SYSTEM_KEY, system_row(plan.partitions)))

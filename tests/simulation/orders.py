@@ -39,7 +39,7 @@ class Order:
 
 
 def drawn_orders(rng: Random, capped: bool) -> tuple[Order, ...]:
-    """Something now and then; whatever holds a lane is lifted again, so that a run comes to rest."""
+    """Something now and then; what holds a lane is lifted again, so that a run comes to rest."""
     if rng.random() < 0.6:
         return ()
     begins = rng.choice((0.0, 0.3, 1.0, 3.0))
@@ -128,7 +128,7 @@ class OrderChecks:
         self.corrections: dict[str, StatusEvent] = {}
 
     def reported(self, event: StatusEvent) -> bool:
-        """Whether an event is of a command that corrects the cost of a lead, and is checked here."""
+        """Whether an event is of a command that corrects a lead's cost, and is checked here."""
         if event.status == "confirmed":
             self.confirmed += 1
         if event.status != "cost_corrected":

@@ -18,7 +18,7 @@ from tests.simulation.schedule import Arrival, Schedule, Setup
 
 
 def suppressed_by_another_name() -> Iterable[Schedule]:
-    """The e-mail is suppressed, the lead to be sent has the LinkedIn URL that came with it before."""
+    """The e-mail is suppressed; the lead to be sent has the LinkedIn URL that once came with it."""
     first = Arrival(0.0, "acme", "a", "p1", known_by="el")
     then = Arrival(5.0, "acme", "b", "p1", known_by="l")
     orders = (Order(2.0, "", "suppress", "p1"),)

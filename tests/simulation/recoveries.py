@@ -32,7 +32,7 @@ def missed_once(base: Schedule = COMMITTED) -> list[Schedule]:
 
 
 def aborted() -> list[Schedule]:
-    """A commit does not arrive, and the abort of that transaction by the next fence has no markers."""
+    """A commit does not arrive, and the abort by the next fence writes no markers."""
     schedules: list[Schedule] = []
     for lost in simulate(COMMITTED).commits:
         base = replace(COMMITTED, name=f"aborted@{lost}", losses=((lost, "lost"),))

@@ -304,7 +304,7 @@ def test_what_retention_forgets_counts_no_more(
 
 
 def _of_records(numbers: Numbers) -> Numbers:
-    """What the last statuses of records decide; money and what has not arrived are kept for longer."""
+    """What last statuses of records decide; money and what has not arrived are kept for longer."""
     return {
         name: value
         for name, value in numbers.items()

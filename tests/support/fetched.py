@@ -1,4 +1,4 @@
-"""Batches as a broker returns them, and what our consumer makes of their bytes, without a broker."""
+"""Batches as a broker returns them, and what our consumer makes of them, without a broker."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, Final

@@ -97,7 +97,7 @@ class LocalRedis:
 
 
 def _port_with_bus() -> int:
-    """Return a free port whose cluster bus has a free one too, which no outgoing connection takes."""
+    """Return a free port whose cluster bus is free too, which no outgoing connection takes."""
     ports = (free_port() for _ in range(100))
     return next(
         port

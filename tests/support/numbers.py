@@ -61,7 +61,7 @@ def with_number(value: Any, place: Place, number: float) -> Any:
 
 
 def encode(value: Any) -> bytes:
-    """Return the document as JSON with whole numbers of any size, which msgspec refuses to write."""
+    """Return the document as JSON with whole numbers of any size, which msgspec refuses."""
     numbers: list[str] = []
 
     def marked(part: Any) -> Any:

@@ -45,7 +45,7 @@ class Program:
 
 @cache
 def find_browser() -> str | None:
-    """Return the Chromium of the system, else the one that `playwright install chromium` brought."""
+    """Return the Chromium of the system, else that of `playwright install chromium`."""
     for name in ("chromium", "chromium-browser", "google-chrome"):
         if (program := shutil.which(name)) is not None:
             return program

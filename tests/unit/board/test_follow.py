@@ -301,7 +301,7 @@ async def test_the_model_has_what_is_on_kafka_also_after_a_topic_was_created_aga
 
 @pytest.fixture
 def stopped_at_the_end(kafka: type[FakeReader], tmp_path: Path) -> None:
-    """A model that has read all records, but was stopped before it could know that these are all."""
+    """A model that has read all records, but was stopped before it could know that."""
     record = person(sources().names, "hash", "crm-3")
     kafka.logs[TopicPartition(record.topic, 0)] = [record]
     model = ReadModel(tmp_path / "model.sqlite", sources())

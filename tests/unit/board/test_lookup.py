@@ -80,7 +80,7 @@ class Api:
         made_here: bool = False,
         headers: Mapping[str, str] = {},
     ) -> httpx.Response:
-        """One request to a board that has `token`, and may have made it; the request has `given`."""
+        """One request, which has `given`, to a board that has `token`, and may have made it."""
 
         async def kafka() -> Consumption:
             return Consumption(Group("Stable", 1), Group("Stable", 1), {("leads", 0): Unread(12)})

@@ -70,7 +70,7 @@ async def test_unread_bytes_of_a_kept_connection_are_seen(
     is_tls: bool,
     unasked: bytes,
 ) -> None:
-    """The lead is sent in the turn of the loop in which the connection's 408, or its end, arrives."""
+    """The lead is sent in the turn of the loop in which the connection's 408 or end arrives."""
     speak = threading.Event()
     spoke = threading.Event()
     arrived = []

@@ -1,4 +1,4 @@
-"""`stream-app open`: it opens a browser where there is one, and else says how to reach the board."""
+"""`stream-app open`: it opens a browser if there is one, and else says how to reach the board."""
 
 import webbrowser
 from collections.abc import Iterator

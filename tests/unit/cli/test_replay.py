@@ -19,7 +19,7 @@ def told(
     state: ReplayState,
     text: str = "",
 ) -> list[ReplayCommand]:
-    """Have the replay process give one answer and then no more; returns the commands that it gets."""
+    """Have the replay process give one answer and then no more; return the commands it gets."""
     got: list[ReplayCommand] = []
 
     async def submit_and_follow(

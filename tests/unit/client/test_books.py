@@ -339,7 +339,7 @@ def board_counts(tape: Tape, path: Path) -> Totals:
     ids=lambda schedule: schedule.name,
 )
 def test_both_count_each_lead_in_the_same_column(schedule: Schedule, tmp_path: Path) -> None:
-    """The batches in which the board reads are drawn in tests/simulation/test_account_histories.py."""
+    """tests/simulation/test_account_histories.py draws the batches in which the board reads."""
     tape = simulated(schedule)
     report = tape.close()
     board = board_counts(tape, tmp_path / "model.sqlite")

@@ -1,4 +1,4 @@
-"""A row becomes the record that the worker will read, or is refused with the worker's own reason."""
+"""A row becomes the record that the worker reads, or is refused with the worker's reason."""
 
 import asyncio
 from contextlib import closing

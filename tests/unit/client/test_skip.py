@@ -1,4 +1,4 @@
-"""`stream-app skip` passes exactly the batch at which a group has stopped, whether its processes run or not."""
+"""`stream-app skip` passes exactly the batch at which a group, running or not, has stopped."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -22,7 +22,7 @@ PLACE: Final = TopicPartition("leads", 1)
 
 
 class Kafka:
-    """What groups have committed, what a reader finds behind it, and what was committed for whom."""
+    """What groups have committed, what a reader finds after it, what was committed for whom."""
 
     offsets: ClassVar[dict[str, dict[TopicPartition, int]]]
     state: ClassVar[str]

@@ -1,4 +1,4 @@
-"""Each key of 0.1.0 works as before, or says what to do instead: a renamed one names its new word."""
+"""Each key of 0.1.0 works, or says what to do instead: a renamed one names its new word."""
 
 import re
 from pathlib import Path

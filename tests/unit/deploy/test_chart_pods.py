@@ -90,7 +90,7 @@ def test_the_image_is_the_one_that_the_release_pushes(chart: Chart) -> None:
 
 
 def test_python_is_not_process_1(chart: Chart) -> None:
-    """Process 1 gets no SIGTERM that it has no handler for; Python needs a moment until it has one."""
+    """Process 1 gets no SIGTERM without a handler, and Python needs a moment until it has one."""
     services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
     assert all(service["init"] is True for service in services.values() if "build" in service)
     for values in SETS.values():

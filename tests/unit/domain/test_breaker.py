@@ -64,7 +64,7 @@ def _closed_again(state: Breaker, now_ms: int) -> Breaker:
 
 
 class BreakerMachine(RuleBasedStateMachine):
-    """The model knows each call's permit, how often it opened, and which leases can still be alive."""
+    """The model knows each call's permit, how often it opened, and which leases may be alive."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -115,7 +115,7 @@ class BreakerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.state.phase == "closed" and self.mode in ("auto", "shadow"))
     @rule()
     def outage(self) -> None:
-        """Straight to the interesting part: half-open, without what the closed phase left behind."""
+        """Straight to the interesting part: half-open, without what the closed phase left."""
         before = self.state
         self.state = _fail(
             before,

@@ -1,4 +1,4 @@
-"""Headers: producers' are not believed, a dead letter's are read back, and hostile ones do no harm."""
+"""Headers: producers' are not believed, a dead letter's are read back, hostile ones do no harm."""
 
 import re
 

@@ -233,7 +233,7 @@ def test_a_suspension_lasts_longer_than_the_budget_that_keeps_its_probe_back() -
 
 
 def test_an_attempt_in_a_run_of_others_failures_is_an_outages() -> None:
-    """A lead could use up its attempts before the breaker opened, and an outage made a dead letter."""
+    """A lead used up its attempts before the breaker opened: an outage made a dead letter."""
     lane = LANE
     runs = []
     for _ in range(3):

@@ -367,7 +367,7 @@ class Replays(RuleBasedStateMachine):
 
     @rule(process=st.integers(0, 1))
     def take_over(self, process: int) -> None:
-        """A process starts, or starts again after a crash: it fences the other and reads the rows."""
+        """A process starts, perhaps after a crash: it fences the other and reads the rows."""
         self.owner += 1
         self.sessions[process] = (self.owner, ReplayOrders(self.rows.rows.items()))
 

@@ -1,4 +1,4 @@
-"""What is personal does not show: hashes keyed by a pepper, and the texts of commands and imports."""
+"""Personal data does not show: hashes keyed by a pepper, texts of commands and imports."""
 
 import msgspec
 import pytest

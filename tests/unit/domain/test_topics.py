@@ -128,7 +128,7 @@ def in_words(resource: str, names: set[str], every: Set[str]) -> str:
 
 
 def rows() -> list[str]:
-    """The page's table, a row for each process and command; those with the same rights share one."""
+    """The page's table: a row for each process and command; those with the same rights share."""
     rights = rights_of(TopicNames(), DELAYS_S)
     every = rights["topics"].create
     programs_of: dict[str, list[str]] = defaultdict(list)

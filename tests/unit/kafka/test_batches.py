@@ -202,7 +202,7 @@ async def test_a_batch_that_is_too_large_comes_as_one_record(
     consumer: Consumer,
     codec: str,
 ) -> None:
-    """Its offset is the last one, so that the offset that is committed is behind the whole batch."""
+    """Its offset is the last one, so that the committed offset is behind the whole batch."""
     bomb = batch_of([(b"acme", bytes(MAX_UNPACKED_BYTES // 4), [])] * 5, codec=codec, base=3)
     raw = batch_of([(b"acme", LEAD, [])], base=2) + bomb + batch_of([(b"acme", LEAD, [])], base=8)
     for start in (2, 3, 6):
@@ -278,7 +278,7 @@ async def test_a_poll_ends_after_so_many_bytes(
 
 
 async def test_batches_of_many_partitions_are_not_all_kept_decompressed(consumer: Consumer) -> None:
-    """Each partition is in the middle of its batch, as when workers take turns or a lane is held."""
+    """Each partition is in the middle of its batch, as after a rebalance or with a held lane."""
     raw = batch_of([(b"acme", b"%06d" % number * 100, []) for number in range(20_000)])
     places = [TopicPartition("leads", number) for number in range(6)]
     results = [fetch_result(consumer, raw, place=place) for place in places]

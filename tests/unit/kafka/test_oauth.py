@@ -1,4 +1,4 @@
-"""Tokens for Kafka: when they are fetched, shared and renewed, and what is said when there is none."""
+"""Tokens for Kafka: when they are fetched, shared and renewed; what is said when there is none."""
 
 import asyncio
 import base64

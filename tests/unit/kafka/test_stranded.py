@@ -1,4 +1,4 @@
-"""Each row of the table in kafka/takeover/steps.py, and what the time-out of a transaction can say."""
+"""Each row of the table in kafka/takeover/steps.py, and what a transaction's time-out can say."""
 
 import asyncio
 

@@ -155,7 +155,7 @@ def test_which_reports_are_dropped(text: str, error: Exception | None, kept: boo
 
 @pytest.fixture(autouse=True)
 def _loggers() -> Iterator[None]:
-    """`run_process` configures logging for its process: restore what the tests after these expect."""
+    """`run_process` configures logging for its process: restore what later tests expect."""
     structlog_config = structlog.get_config()
     handlers = logging.root.handlers[:]
     level = logging.root.level
