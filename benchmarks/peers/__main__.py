@@ -177,7 +177,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.peers",
         description=(__doc__ or "").split("\n")[0],
-        epilog="example: python -m benchmarks.peers --only stream-app --only FastStream --case kills",
+        epilog=(
+            "example: python -m benchmarks.peers --only stream-app --only FastStream --case kills"
+        ),
     )
     names = [system.name for system in SYSTEMS]
     parser.add_argument(

@@ -72,9 +72,14 @@ KEYBOARD: Final = """(controls) => {
     return window.expected.size;
 }"""
 """Notes the controls that the focus has not reached; returns their number."""
-SMALL_TARGETS: Final = """[...document.querySelectorAll("a[href], button, summary, select, input:not([type=hidden])")]
-    .filter((each) => each.checkVisibility({ visibilityProperty: true }) && !each.classList.contains("skip"))
-    .filter((each) => { const { width, height } = each.getBoundingClientRect(); return width < 24 || height < 24; })
+SMALL_TARGETS: Final = """[
+        ...document.querySelectorAll("a[href], button, summary, select, input:not([type=hidden])")]
+    .filter((each) => each.checkVisibility({ visibilityProperty: true }))
+    .filter((each) => !each.classList.contains("skip"))
+    .filter((each) => {
+        const { width, height } = each.getBoundingClientRect();
+        return width < 24 || height < 24;
+    })
     .map((each) => each.outerHTML)"""
 """What a thumb must hit on a phone, and cannot."""
 NOTE_TEXTS: Final = """window.drawn = [];

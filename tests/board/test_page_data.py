@@ -291,9 +291,7 @@ def test_a_budget_is_a_bar_with_what_becomes_of_it(
     )
 
 
-def test_a_forecast_is_of_what_was_booked_in_the_last_minutes_if_the_board_knows_enough_of_them() -> (
-    None
-):
+def test_a_forecast_is_of_what_was_just_booked_if_the_board_knows_enough_of_it() -> None:
     view = msgspec.structs.replace(
         VIEW,
         meters={"credits_day": meter(1_000, 100), "credits_month": meter(None, 500)},

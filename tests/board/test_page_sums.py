@@ -1,4 +1,4 @@
-"""What pages add up, which rows they show, and which commands they print, from numbers made by hand."""
+"""What pages add up, the rows they show, and the commands they print, from numbers made by hand."""
 
 from collections import defaultdict
 from collections.abc import Mapping

@@ -23,7 +23,10 @@ from tests.board.scene import OPERATOR_TOKEN, Outbox
 from tests.board.test_actions import send
 from tests.support.pace import BUSY
 
-CAUSE = "/board/dead/act/plan?from=dlq&kind=failed&reason=http_503&workspace=acme&destination=acme-people"
+CAUSE = (
+    "/board/dead/act/plan?from=dlq&kind=failed&reason=http_503"
+    "&workspace=acme&destination=acme-people"
+)
 CHOSEN = {
     "from": "dlq",
     "kind": "failed",

@@ -39,7 +39,10 @@ async def test_one_of_two_disks_is_full(
     Kafka uses a disk that failed again only after a restart.
     """
     status = f"{namespace}leads.status"
-    fault = rf"{status}/\d (did not take it: KafkaStorageError, its log cannot be written|has no leader): look at"
+    fault = (
+        rf"{status}/\d (did not take it: KafkaStorageError, its log cannot be written"
+        "|has no leader): look at"
+    )
     try:
         with small_disk() as disk:
             large = tmp_path / "large"

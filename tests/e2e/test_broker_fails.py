@@ -67,7 +67,10 @@ async def test_connections_are_reset_repeatedly(broker: ProxiedKafka, namespace:
 @pytest.mark.long
 async def test_too_few_replicas(broker: ProxiedKafka, namespace: str, tmp_path: Path) -> None:
     """NOT_ENOUGH_REPLICAS: the status topic needs both replicas, and a broker is gone."""
-    where = rf"{namespace}leads\.status/\d did not take it: NotEnoughReplicasError, fewer of its replicas are in sync"
+    where = (
+        rf"{namespace}leads\.status/\d did not take it: "
+        "NotEnoughReplicasError, fewer of its replicas are in sync"
+    )
     async with loaded(broker, namespace, says=where) as line:
         status = line.settings.names.status
         async with second_broker(broker, tmp_path / "second"):

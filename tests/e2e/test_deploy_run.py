@@ -191,7 +191,9 @@ def compose_kafka() -> tuple[LocalKafka, dict[str, str]]:
     places = {
         "listeners": f"{advertised},CONTROLLER://{controller}",
         "advertised.listeners": advertised,
-        "listener.security.protocol.map": f"{ours['listener.security.protocol.map']},PLAINTEXT:PLAINTEXT",
+        "listener.security.protocol.map": (
+            f"{ours['listener.security.protocol.map']},PLAINTEXT:PLAINTEXT"
+        ),
         "controller.quorum.voters": f"1@{controller}",
     }
     overrides = {name: value for name, value in ours.items() if name not in PLACES} | places

@@ -252,7 +252,9 @@ async def test_a_lane_without_callbacks_is_suspended(
         callbacks=True,
         script=TABLE + f"[plan]\ncredits = {200 if cause == 'credits' else 6_000}\n",
         workspace=f"callback_health = {{ overdue = {overdue} }}",
-        destination=f"callback_deadline_s = {deadline_s}\ncallback_grace_s = 120\nestimate_credits = 9",
+        destination=(
+            f"callback_deadline_s = {deadline_s}\ncallback_grace_s = 120\nestimate_credits = 9"
+        ),
         rate_per_s=rate_per_s,
         burst=burst,
     ) as line:

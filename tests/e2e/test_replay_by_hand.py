@@ -157,7 +157,7 @@ async def rewound(line: Pipeline) -> None:
 
 
 async def correct_a_parked_lead(line: Pipeline) -> None:
-    """Export parked leads, and publish one again with another field, which replaces its dead letters."""
+    """Export parked leads, and publish one with another field, which replaces its dead letters."""
     file = line.directory / "parked.jsonl"
     code, exported = await line.ask("dlq", "export", str(file), "--from", "parked")
     assert code == 0

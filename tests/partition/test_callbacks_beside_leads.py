@@ -30,7 +30,7 @@ async def test_callbacks_do_not_wait_behind_leads_that_fill_the_limiter() -> Non
 
 @pytest.mark.parametrize(("credits", "goes_on"), [(21, False), (20, True)])
 @virtual_time
-async def test_a_lane_that_a_costly_lead_has_stopped_goes_on_when_a_probe_costs_no_more_than_the_ceiling(
+async def test_a_lane_that_a_costly_lead_stopped_goes_on_when_a_probe_costs_at_most_the_ceiling(
     credits: int,
     goes_on: bool,
 ) -> None:
@@ -101,9 +101,7 @@ async def test_the_results_of_two_forced_deliveries_of_a_lead_have_two_versions(
 
 
 @virtual_time
-async def test_the_cost_of_a_forced_delivery_can_be_corrected_after_the_callback_of_the_plain_one() -> (
-    None
-):
+async def test_a_forced_delivery_can_be_corrected_after_the_callback_of_the_plain_one() -> None:
     """After the callback of the plain delivery, a correction still finds the forced one."""
     bench = Bench()
     bench.publish("id0", "p0")

@@ -144,9 +144,7 @@ async def test_pending_commands_are_applied_before_the_first_lead() -> None:
 
 
 @virtual_time
-async def test_a_kafka_that_is_away_at_first_delays_pending_commands_and_the_leads_behind_them() -> (
-    None
-):
+async def test_a_kafka_that_is_away_at_first_delays_commands_and_the_leads_behind_them() -> None:
     bench = Bench()
     bench.publish("a", "p1")
     bench.command("pause")
@@ -295,9 +293,7 @@ async def test_a_cancelled_lead_ends_where_it_waits_and_may_be_published_again()
 
 
 @virtual_time
-async def test_a_suppressed_person_is_never_sent_under_any_id_or_force_until_taken_off_the_list() -> (
-    None
-):
+async def test_a_suppressed_person_is_not_sent_by_id_or_force_until_taken_off_the_list() -> None:
     bench = Bench()
     (ada,) = people({"email": "Ada@Example.com"})
     await bench.start()

@@ -364,7 +364,7 @@ def test_the_age_of_a_result_in_words(age_s: int, words: str) -> None:
 
 @pytest.mark.parametrize("shared", [False, True])
 @virtual_time
-async def test_a_lead_that_arrives_during_the_bootstrap_is_not_answered_if_its_person_was_suppressed(
+async def test_a_lead_that_comes_during_the_bootstrap_is_not_answered_if_it_is_suppressed(
     shared: bool,
 ) -> None:
     """The command is older than the take-over.

@@ -164,9 +164,7 @@ async def test_a_webhook_that_is_gone_is_left_at_once_and_the_lead_goes_to_the_n
 
 
 @virtual_time
-async def test_leads_wait_for_the_only_webhook_that_gives_404_and_go_when_a_probe_or_an_operator_brings_it_back() -> (
-    None
-):
+async def test_leads_wait_for_the_only_webhook_until_a_probe_or_operator_brings_it_back() -> None:
     bench = Bench(Setup(webhooks=1))
     bench.clay.acme = [Gone(404, 5)] * 2
     await bench.start()

@@ -361,9 +361,7 @@ async def test_a_record_that_comes_between_owners_does_not_hold_up_a_suspension(
 
 
 @virtual_time
-async def test_four_records_for_each_lead_in_flight_are_under_way_and_the_next_waits_for_one_to_end() -> (
-    None
-):
+async def test_four_records_for_each_lead_in_flight_are_under_way_and_the_next_waits() -> None:
     bench = Bench(Setup(max_in_flight=1))
     started = list[int]()
     may_end = asyncio.Semaphore(0)

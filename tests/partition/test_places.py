@@ -91,9 +91,7 @@ def test_a_failed_transaction_is_repeated_at_once_and_further_ones_after_longer_
 
 
 @virtual_time
-async def test_only_the_finished_beginning_of_a_stream_is_acked_and_nothing_behind_what_was_given_up() -> (
-    None
-):
+async def test_only_the_finished_beginning_is_acked_and_nothing_behind_what_was_given_up() -> None:
     stream = RecordingStream(ack_s={1: 5.0})
     acks = AckTracker(stream)
     records = [

@@ -40,9 +40,7 @@ class ManyRows:
 
 
 @virtual_time
-async def test_a_partition_with_many_rows_recovers_although_reading_them_takes_longer_than_a_session() -> (
-    None
-):
+async def test_a_partition_recovers_although_reading_its_rows_takes_longer_than_a_session() -> None:
     """Only the fence must come while the worker is in the group.
 
     The partition stays its own until the next fence.
@@ -185,9 +183,7 @@ class RefusesTheFirst(SlowClay):
 
 
 @virtual_time
-async def test_after_a_recovery_a_sent_lead_does_not_wait_for_the_next_attempt_of_an_earlier_one() -> (
-    None
-):
+async def test_after_a_recovery_a_sent_lead_does_not_wait_for_a_retry_of_an_earlier_one() -> None:
     link = LosesOneAt()
     bench = Bench(Setup(callbacks=False), link=link, clay=RefusesTheFirst)
     bench.publish_leads(2)

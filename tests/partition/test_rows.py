@@ -180,9 +180,7 @@ def test_markers_are_found_by_any_of_their_records_and_only_those_of_the_partiti
     assert held.drop_passed({"leads": 99}.get) == []
 
 
-def test_markers_go_in_the_order_in_which_they_were_set_and_a_topic_without_a_stream_delays_no_other() -> (
-    None
-):
+def test_markers_go_in_the_order_they_were_set_and_a_topic_without_a_stream_delays_none() -> None:
     held = rows(
         *(
             (mark_key(f"{place}"), b"1")

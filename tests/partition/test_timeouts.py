@@ -82,7 +82,7 @@ async def test_a_lead_is_overdue_once_then_parked_with_its_bytes_and_charged() -
 
 
 @virtual_time
-async def test_a_lead_that_clay_took_is_not_sent_again_by_a_rewind_when_it_was_parked_without_an_answer() -> (
+async def test_a_lead_that_clay_took_and_that_was_parked_unanswered_is_not_sent_by_a_rewind() -> (
     None
 ):
     bench = Bench()
@@ -126,9 +126,7 @@ async def test_a_dead_letter_says_that_its_record_is_gone() -> None:
 
 
 @virtual_time
-async def test_waiting_leads_are_found_again_by_a_successor_and_time_without_an_owner_does_not_count() -> (
-    None
-):
+async def test_a_successor_finds_waiting_leads_and_time_without_an_owner_does_not_count() -> None:
     bench = Bench()
     bench.publish("id0", "p0")
     await bench.serve_for(10.0)

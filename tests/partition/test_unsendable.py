@@ -124,7 +124,7 @@ async def test_a_lead_goes_back_to_where_it_failed_though_the_default_is_another
 
 @pytest.mark.parametrize("force", [False, True])
 @virtual_time
-async def test_an_uncertain_lead_of_a_removed_destination_keeps_its_reservation_until_a_human_decides(
+async def test_an_uncertain_lead_of_a_removed_destination_stays_reserved_until_a_human_decides(
     force: bool,
 ) -> None:
     """Neither its lane nor its row forgets the cost, and both say the same."""
@@ -152,9 +152,7 @@ async def test_an_uncertain_lead_of_a_removed_destination_keeps_its_reservation_
 
 
 @virtual_time
-async def test_an_input_whose_worker_died_while_it_was_sent_and_that_cannot_be_read_now_is_uncertain() -> (
-    None
-):
+async def test_an_input_that_was_being_sent_and_cannot_be_read_any_more_is_uncertain() -> None:
     bench = Bench(clay_takes_s=100.0)
     bench.publish("id0", "a")
     await bench.serve_for(1.0)

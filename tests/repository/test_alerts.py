@@ -38,8 +38,11 @@ RULE = {
     for rule in group["rules"]
 }
 SECTION = re.compile(
-    r"^### (\w+)\n\n(Critical|Warning)\. Begins after (\d+) min(?:utes?)?, is over within (\d+)\.\n\n"
-    r"\*\*What it means\.\*\* .+?\n\n\*\*How to see it\.\*\* .+?\n\n\*\*What to do\.\*\* .+?\n(?=\n##|\Z)",
+    r"^### (\w+)\n\n"
+    r"(Critical|Warning)\. Begins after (\d+) min(?:utes?)?, is over within (\d+)\.\n\n"
+    r"\*\*What it means\.\*\* .+?\n\n"
+    r"\*\*How to see it\.\*\* .+?\n\n"
+    r"\*\*What to do\.\*\* .+?\n(?=\n##|\Z)",
     re.MULTILINE | re.DOTALL,
 )
 SECTIONS = {match[1]: match for match in SECTION.finditer(PAGE)}

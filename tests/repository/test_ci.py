@@ -18,7 +18,9 @@ PROGRAM = """#!/bin/sh
 name=$(basename "$0")
 echo "$name $*" >> "{log}"
 case "$name $*" in
-"python3 -m venv "*) mkdir -p "$3/bin"; for each in pip python pytest uv; do ln -s "{program}" "$3/bin/$each"; done ;;
+"python3 -m venv "*)
+    mkdir -p "$3/bin"
+    for each in pip python pytest uv; do ln -s "{program}" "$3/bin/$each"; done ;;
 esac
 case "$name $*" in
 {fails}) exit 1 ;;

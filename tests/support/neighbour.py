@@ -1,8 +1,9 @@
 """A stand-in for a system of ours that runs on the same machine as the tests.
 
 `python -m tests.support.neighbour COMMAND ...` holds the default ports of the configuration and of
-the simulator while the command runs, and returns its exit code. If anything asked one of the ports,
-it says which and returns 1: a test that asks a default port meets the user's own system sooner or later.
+the simulator while the command runs, and returns its exit code. If anything asked one of the
+ports, it says which and returns 1: a test that asks a default port meets the user's own system sooner or
+later.
 """
 
 import inspect

@@ -199,7 +199,9 @@ LANE: Final = Dashboard(
                 "pool in time.",
                 "short",
                 {
-                    "{{destination}}": f"min by (destination) (stream_app_lane_submissions_left{{{LANES}}})",
+                    "{{destination}}": (
+                        f"min by (destination) (stream_app_lane_submissions_left{{{LANES}}})"
+                    ),
                 },
                 "bars",
                 12,

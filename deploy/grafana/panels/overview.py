@@ -126,9 +126,12 @@ OVERVIEW: Final = Dashboard(
                 "The part of the POSTs that Clay accepted.",
                 "percentunit",
                 {
-                    "accepted": f'sum(rate(stream_app_post_seconds_count{{outcome="accepted",{RELEASE}}}'
-                    "[$__rate_interval]))"
-                    f" / sum(rate(stream_app_post_seconds_count{{{RELEASE}}}[$__rate_interval]))",
+                    "accepted": (
+                        "sum(rate(stream_app_post_seconds_count"
+                        f'{{outcome="accepted",{RELEASE}}}[$__rate_interval]))'
+                        " / sum(rate(stream_app_post_seconds_count"
+                        f"{{{RELEASE}}}[$__rate_interval]))"
+                    ),
                 },
                 span=6,
                 most=1,
@@ -184,7 +187,9 @@ OVERVIEW: Final = Dashboard(
                 "Those that Kafka keeps. The open ones wait for an operator: `stream-app dlq`.",
                 "short",
                 {
-                    "{{state}}": f'max by (state) (stream_app_dead_letters_kept{{topic="dlq",{RELEASE}}})',
+                    "{{state}}": (
+                        f'max by (state) (stream_app_dead_letters_kept{{topic="dlq",{RELEASE}}})'
+                    ),
                 },
                 "stack",
                 12,

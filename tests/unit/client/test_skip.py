@@ -145,7 +145,8 @@ def test_the_batch_at_which_the_group_of_a_topic_has_stopped_is_found(
         (
             "leads/0/9",
             4,
-            "leads/0: the record at offset 4 can be read, and is not finished: start `stream-app worker`",
+            "leads/0: the record at offset 4 can be read, and is not finished: "
+            "start `stream-app worker`",
         ),
     ],
 )

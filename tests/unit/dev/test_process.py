@@ -20,8 +20,8 @@ import signal, sys, time
 from stream_app.dev.process import ChildProcesses
 signal.signal(signal.SIGINT, signal.default_int_handler)
 children = ChildProcesses("test-parent")
-child = children.spawn([sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"],
-                       log=children.directory / "log")
+sleeper = "import time; print('up', flush=True); time.sleep(60)"
+child = children.spawn([sys.executable, "-c", sleeper], log=children.directory / "log")
 print(child.pid, children.directory, flush=True)
 time.sleep(60)
 """

@@ -277,9 +277,7 @@ def test_trips_on_rates_from_the_minimum_of_calls_on(
     assert (state.phase, state.cause) == (("open", cause) if cause else ("closed", ""))
 
 
-def test_a_host_that_does_not_answer_makes_probes_rarer_and_one_that_answers_again_makes_one_due() -> (
-    None
-):
+def test_a_host_that_does_not_answer_makes_probes_rarer_and_an_answer_makes_one_due() -> None:
     state = _fail(Breaker())
     assert breaker.host_checked(POLICY, state, True, NOW_MS + 100) is state, (
         "only the webhook is ill"

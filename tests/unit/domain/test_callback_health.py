@@ -52,7 +52,7 @@ def missing(state: callback_health.CallbackHealth, destination: str = "people") 
 def test_callbacks_are_missing_if_and_only_if_enough_leads_since_the_last_one_are_overdue(
     steps: list[int | None],
 ) -> None:
-    """None: a callback at the time of the step's place. A number: a lead accepted then is overdue."""
+    """None: a callback at the time of the step. A number: a lead accepted then is overdue."""
     state = callback_health.CallbackHealth()
     last_ms = 0
     since: list[int] = []

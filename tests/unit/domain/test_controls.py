@@ -255,9 +255,7 @@ def _news(before: Lane, after: Lane, policy: Workspace = WIDE) -> list[str]:
     return [news.kind for news in seen.news if news.kind.startswith("budget_")]
 
 
-def test_a_soft_limit_crossed_by_an_order_a_configuration_or_the_cost_of_a_lead_is_reported_once() -> (
-    None
-):
+def test_a_soft_limit_crossed_by_an_order_a_configuration_or_a_cost_is_reported_once() -> None:
     lowered = _done(SPENT_200, controls.ChangeBudget({"credits_per_day": 200}), WIDE)
     assert _news(SPENT_200, lowered) == ["budget_95"]
     assert _news(SPENT_200, _done(SPENT_200, controls.Correct(credits=790), WIDE)) == ["budget_95"]

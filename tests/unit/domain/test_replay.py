@@ -163,9 +163,7 @@ def seen(at_ms: int, **turns: int) -> LaneView:
     return LaneView("acme", 0, at_ms, "open", "healthy", 100.0, 8.0, turns=turns)
 
 
-def test_leads_of_a_held_destination_look_one_by_one_and_one_a_second_comes_when_a_probe_is_due() -> (
-    None
-):
+def test_leads_of_a_held_destination_look_one_by_one_and_come_when_a_probe_is_due() -> None:
     turns = Turns({"acme": 4.0})
     main = Envelope(origin="leads/0/1", destination="main")
     other = Envelope()

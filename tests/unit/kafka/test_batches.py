@@ -302,7 +302,8 @@ from stream_app.domain.model.records import consumed_record
 
 def peak_mb():
     status = Path("/proc/self/status")
-    if status.exists():  # what getrusage says includes the peak of the process that started this one
+    # What getrusage says includes the peak of the process that started this one.
+    if status.exists():
         return int(status.read_text().partition("VmHWM:")[2].split()[0]) >> 10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 20
 

@@ -47,7 +47,9 @@ WRITTEN_ANEW = {
     "faust.transport.consumer.Consumer._new_offset": "1d2c7ea89a7ad4f1",
     "faust.transport.consumer.Consumer.verify_all_partitions_active": "4e0e46f5c297305d",
     "faust.transport.consumer.Consumer.wait_empty": "e4662fe24f094819",
-    "faust.transport.drivers.aiokafka.AIOKafkaConsumerThread._create_worker_consumer": "c2701bfc3e6f6cad",
+    "faust.transport.drivers.aiokafka.AIOKafkaConsumerThread._create_worker_consumer": (
+        "c2701bfc3e6f6cad"
+    ),
     "mode.services.Service.wait_first": "feade6a31f8a6789",
 }
 

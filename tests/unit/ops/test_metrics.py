@@ -28,7 +28,7 @@ def emit(metrics: WorkerMetrics, *events: StatusEvent) -> None:
 
 
 @pytest.mark.parametrize("reason", sorted(RESENDS))
-def test_a_lead_that_policy_or_an_operator_resends_is_counted_and_reported_as_a_possible_double_spend(
+def test_a_lead_that_policy_or_an_operator_resends_is_reported_as_a_possible_double_spend(
     reason: str,
 ) -> None:
     registry = CollectorRegistry()
@@ -240,12 +240,13 @@ VIEW = LaneView(
 
 
 def _samples(registry: CollectorRegistry) -> dict[str, float]:
-    return {
-        f"{sample.name.removeprefix('stream_app_lane_')}{sorted(sample.labels.values())}": sample.value
-        for family in registry.collect()
-        for sample in family.samples
-        if not sample.name.endswith("_created")
-    }
+    samples: dict[str, float] = {}
+    for family in registry.collect():
+        for sample in family.samples:
+            if not sample.name.endswith("_created"):
+                name = sample.name.removeprefix("stream_app_lane_")
+                samples[f"{name}{sorted(sample.labels.values())}"] = sample.value
+    return samples
 
 
 def test_a_lane_is_shown_as_it_was_last_published() -> None:

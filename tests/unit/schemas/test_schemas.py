@@ -69,7 +69,7 @@ def test_no_promised_field_is_gone(name: str) -> None:
 
 
 def broken(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """How `new` fails those who wrote or read by `old`: fields removed, retyped or newly required."""
+    """How `new` fails who wrote or read by `old`: fields removed, retyped or newly required."""
     before = _object(old)
     after = _object(new)
     lines = []
