@@ -324,7 +324,7 @@ def test_stepping_back_into_a_day_never_used_or_forgotten_is_refused_until_time_
     assert isinstance(budget.reserve(policy, state, ONE, now_ms), Refused)
 
 
-def test_without_a_cap_a_clock_behind_the_books_holds_nothing_in_the_newest_period() -> None:
+def test_without_a_cap_a_clock_behind_holds_nothing_and_the_newest_period_takes_the_lead() -> None:
     policy = BudgetPolicy()
     midnight_ms = _ms("2026-12-01T00:00")
     state, first = _reserved(policy, Budget(), midnight_ms + 1)
