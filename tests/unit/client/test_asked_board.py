@@ -59,14 +59,14 @@ class Board:
         return httpx.Response(status, content=json.dumps(LAG | body).encode())
 
 
-def found(*leads: FoundLead) -> tuple[int, dict[str, Any]]:
+def answer_with(*leads: FoundLead) -> tuple[int, dict[str, Any]]:
     return 200, {"leads": msgspec.to_builtins(list(leads))}
 
 
 def test_a_person_is_asked_for_before_the_id_and_before_what_waits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    board = Board(monkeypatch, leads=[found(), UNKNOWN], waiting=WAITING)
+    board = Board(monkeypatch, leads=[answer_with(), UNKNOWN], waiting=WAITING)
     search = find(SETTINGS, " Ada@Acme.example ", "acme")
     assert board.asked[0].startswith("/leads?person=")
     assert board.asked[1].startswith("/leads/")
@@ -83,7 +83,7 @@ def test_a_person_is_asked_for_before_the_id_and_before_what_waits(
 
 def test_what_is_found_of_a_person_ends_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
     other = msgspec.structs.replace(LEAD, lead_id="crm-18")
-    board = Board(monkeypatch, leads=[found(LEAD, other)])
+    board = Board(monkeypatch, leads=[answer_with(LEAD, other)])
     search = find(SETTINGS, "https://www.linkedin.com/in/ada")
     assert [lead.lead_id for lead in search.leads] == ["crm-17", "crm-18"]
     assert search.waiting is None, "it was not needed"

@@ -223,11 +223,11 @@ async def test_a_publication_that_is_stopped_says_so_and_is_not_discarded_before
 
     async def never_ends(batch: Any, *_: Any) -> int:
         begun.set()
-        while [lead async for lead in _each(batch)]:
+        while [lead async for lead in _records(batch)]:
             pass
         return 0
 
-    async def _each(batch: Any) -> AsyncIterator[Any]:
+    async def _records(batch: Any) -> AsyncIterator[Any]:
         for lead in batch:
             yield lead
             await asyncio.to_thread(stopping.wait, 30 * BUSY)
