@@ -15,6 +15,8 @@ from stream_app.client.publish import (
     Refusal,
     announced,
     check_rows,
+    column_lines,
+    no_workspace,
 )
 from stream_app.client.rows import Draft, Row
 from stream_app.config import Kafka, Settings
@@ -208,3 +210,129 @@ def test_rows_with_imports_of_their_own_have_no_summary() -> None:
     }
     summary.own_imports = 1
     assert summary.import_summaries() == {}
+
+
+def counted(
+    *drafts: Draft,
+    options: PublishOptions = ACME,
+) -> tuple[PublishSummary, list[tuple[int, int]]]:
+    """Check the rows; return the counts, and what each report of progress had counted."""
+    seen: list[tuple[int, int]] = []
+    rows = [Row(line, draft) for line, draft in enumerate(drafts, 2)]
+    work = check_rows(
+        rows,
+        Checker(SETTINGS, options),
+        lambda _: None,
+        on_progress=lambda summary: seen.append((summary.rows, summary.ready)),
+    )
+    return asyncio.run(work), seen
+
+
+def test_the_counts_of_a_file_add_up() -> None:
+    own: Draft = {"fields": {"email": "c@d.example", "Phone": "1"}, "import_id": "march"}
+    beta: Draft = {"fields": {"email": "e@f.example"}, "workspace": "beta"}
+    bad: Draft = {"fields": {"email": "no address", "Spare": "x"}}
+    worse: Draft = {"fields": {"email": "a@b"}}
+    changed: Draft = {"fields": {"email": "g@h.example"}, "lead_id": "g@h.example"}
+    options = PublishOptions(workspace="acme", import_id="may")
+    summary, _ = counted(email(), own, beta, bad, worse, changed, email(), options=options)
+    assert summary.rows == 7
+    assert summary.ready == 5
+    assert summary.refused == 2
+    assert summary.reasons == {"bad_email": 2}
+    assert summary.going == {("acme", "people"): 4, ("beta", "beta-people"): 1}
+    assert summary.workspaces == {"acme": 4, "beta": 1}
+    assert summary.changed == 1
+    assert summary.own_imports == 1
+    assert list(summary.fields) == ["email", "Phone"], "those of the leads, not of what is refused"
+    assert summary.import_summaries("f", "jane") == {}, "the rows name an import of their own"
+    plain, _ = counted(email(), beta, bad, options=options)
+    assert plain.import_summaries("may.csv", "jane") == {
+        "acme": ImportSummary(3, 1, 1, "may.csv", "jane"),
+        "beta": ImportSummary(3, 1, 1, "may.csv", "jane"),
+    }
+
+
+def test_progress_is_told_while_a_long_file_is_checked() -> None:
+    summary, seen = counted(*[email(), {"fields": {"email": "no"}}] * 600)
+    assert summary.rows == 1_200
+    assert seen == [(500, 250), (1_000, 500)]
+
+
+def lines_about(
+    titles: list[str],
+    names: list[str],
+    *drafts: Draft,
+    columns: dict[str, str] | None = None,
+    correct: str = "use --map",
+) -> list[str]:
+    people = Destination("people", "acme", webhooks_env=("A",), columns=columns or {})
+    settings = msgspec.structs.replace(SETTINGS, destinations={"people": people})
+    summary, _ = counted(*drafts)
+    return list(column_lines(settings, titles, names, summary, correct))
+
+
+def test_a_column_of_addresses_without_a_usual_name_is_hinted_at() -> None:
+    """Above half of the rows must have one: notes name an address now and then."""
+    rows: list[Draft] = [{"fields": {"Write to": "a@b.example", "phone": "1"}}] * 3
+    none: list[Draft] = [{"fields": {"phone": "1"}}] * 3
+    says = "the column Write to holds e-mail addresses: "
+    titles = ["Write to", "phone"]
+    assert f"{says}add --map email='Write to'" in lines_about(titles, titles, *rows, *none[:2])
+    assert f"{says}name it so" in lines_about(titles, titles, *rows, correct="name it so")
+    assert not [line for line in lines_about(titles, titles, *rows, *none) if "holds" in line]
+    with_email: list[Draft] = [{"fields": {"Write to": "a@b.example", "email": "a@b.example"}}]
+    assert not [line for line in lines_about(titles, titles, *with_email) if "holds" in line]
+    mapped = ["email", "phone"]
+    assert lines_about(titles, mapped, *rows)[0] == "columns: Write to -> email"
+
+
+def test_what_the_columns_were_named_and_what_clay_does_not_get_is_listed() -> None:
+    row: Draft = {
+        "fields": {"email": "a@b.example", "Emial": "x", "Shoe size": "40", "first_name": "Ada"},
+        "lead_id": "crm-1",
+    }
+    titles = ["E-Mail", "Emial", "", "Shoe size", "", "Vorname"]
+    names = ["email", "Emial", "", "Shoe size", "", "first_name"]
+    own = "no usual name, so it stays a field of its own"
+    assert lines_about(titles, names, row, columns={"email": "E", "Emial": "F"}) == [
+        "columns: E-Mail -> email, Vorname -> first_name",
+        "left out, since the header has no title there: column 3, 5",
+        f"Emial: {own}; is it email? Then name it so, or use --map",
+        f"Shoe size: {own}",
+        (
+            "not sent to Clay, since destinations.people.columns does not name it: "
+            "Shoe size, first_name"
+        ),
+    ]
+    assert lines_about([], [], row) == [
+        f"Emial: {own}; is it email? Then name it so",
+        f"Shoe size: {own}",
+    ], "JSON has no header, and without columns all fields are sent"
+
+
+@pytest.mark.parametrize(
+    ("workspaces", "says"),
+    [
+        (["a"], ""),
+        (["b", "a"], "no row names its workspace: pass --workspace, one of a, b"),
+        (
+            [f"w{number:02}" for number in range(13)],
+            "one of w00, w01, w02, w03, w04, w05, w06, w07, w08, w09 and 3 more",
+        ),
+        (
+            [f"w{number}" for number in range(10)],
+            "one of w0, w1, w2, w3, w4, w5, w6, w7, w8, w9",
+        ),
+    ],
+)
+def test_a_file_without_workspaces_names_those_to_choose_from(
+    workspaces: list[str],
+    says: str,
+) -> None:
+    settings = Settings(workspaces={name: Workspace(name) for name in workspaces})
+    missing = no_workspace(settings, ["email"], None)
+    assert missing.endswith(says)
+    assert bool(missing) is bool(says)
+    assert no_workspace(settings, ["email", "workspace"], None) == ""
+    assert no_workspace(settings, ["email"], "a") == ""

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+import msgspec
 import pytest
 from aiokafka.errors import (
     ClusterAuthorizationFailedError,
@@ -31,6 +32,7 @@ from stream_app.client.doctor import (
 )
 from stream_app.client.gateways import ProbeFailed
 from stream_app.config import Kafka, Settings
+from stream_app.config.model import Gateway
 from stream_app.domain.lane.explain import Group
 from stream_app.domain.lane.view import LaneView
 from stream_app.domain.model.errors import (
@@ -330,3 +332,51 @@ async def test_a_host_that_is_not_reached_says_what_is_in_the_way(
     way = " through the proxy" if egress.proxy_url else ""
     accepted = await host_answers("https://api.clay.com:444/v3/s3cret", egress, 5)
     assert accepted == f"api.clay.com:444 accepts connections{way}"
+
+
+@pytest.mark.parametrize(
+    ("public_url", "is_proxied", "proxy"),
+    [
+        ("https://leads.example.com", True, "ok"),
+        ("https://leads.example.com", False, "failed"),
+        ("https://127.0.0.1:9", False, "skipped"),
+        ("https://127.0.0.1:9", True, "ok"),
+        ("http://leads.example.com", True, "ok"),
+    ],
+)
+async def test_a_gateway_without_a_proxy_is_only_right_on_this_machine(
+    monkeypatch: pytest.MonkeyPatch,
+    public_url: str,
+    proxy: str,
+    *,
+    is_proxied: bool,
+) -> None:
+    people = SETTINGS.destinations["people"]
+    settings = msgspec.structs.replace(
+        SETTINGS,
+        gateway=Gateway(public_url=public_url),
+        destinations={
+            "quiet": people,
+            "people": msgspec.structs.replace(people, callbacks=True),
+            "firms": msgspec.structs.replace(people, callbacks=True),
+        },
+    )
+
+    async def come_in(_: Settings, alias: str, *__: object) -> str:
+        if alias == "firms":
+            raise ProbeFailed("firms has another key")
+        return f"{alias} is refused a forged callback"
+
+    monkeypatch.setattr(doctor, "gateway_answers", _returns(is_proxied))
+    monkeypatch.setattr(doctor, "callbacks_come_in", come_in)
+    checks = [check async for check in doctor._callbacks(settings, settings.make_egress())]
+    plain = [check for check in checks if "is http:" in check.text]
+    assert [check.verdict for check in plain] == ["advice"] * public_url.startswith("http:")
+    assert [check.verdict for check in checks if check.name == "proxy"] == [proxy]
+    assert checks[-2:] == [
+        Check("callbacks", "ok", "people is refused a forged callback"),
+        Check("callbacks", "failed", "firms has another key"),
+    ]
+    monkeypatch.setattr(doctor, "gateway_answers", raises(ProbeFailed("no gateway")))
+    checks = [check async for check in doctor._callbacks(settings, settings.make_egress())]
+    assert checks == [*plain, Check("callbacks", "failed", "no gateway")], "once, not for each"
