@@ -382,14 +382,18 @@ def test_an_erasure_finds_its_person_beside_what_it_cannot_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Bytes of another version must not keep a person's data from being found."""
-    ada, eve = "A" * 22, "E" * 22
+    ada = "A" * 22
+    eve = "E" * 22
     key = delivery_key("acme", "people", "crm-7")
     row = msgspec.json.encode(
         Delivery(ROW_VERSION, "accepted", "leads/0/1", 3, 9, 9, "t", webhook_id="w", person=ada),
     )
     records = [
         state_row(
-            0, 0, f"p/acme/people/{ada}".encode(), b"d/acme/short " + key + b" " + eve.encode()
+            0,
+            0,
+            f"p/acme/people/{ada}".encode(),
+            b"d/acme/short " + key + b" " + eve.encode(),
         ),
         state_row(1, 0, b"d/acme/people/odd", b"[]"),
         state_row(2, 0, b"e/acme/crm-8", b"no entry"),
@@ -400,33 +404,34 @@ def test_an_erasure_finds_its_person_beside_what_it_cannot_read(
     monkeypatch.setattr(erase, "topic_reader", TwoPartitions)
     monkeypatch.setattr(TwoPartitions, "rows", records, raising=False)
 
-    def found(*persons: str, lead_id: str | None = None) -> list[StoredLead]:
+    def leads_of(*persons: str, lead_id: str | None = None) -> list[StoredLead]:
         looking = find_stored_leads(Reader.settings, persons, lead_id, None, lambda *_: None)
         return asyncio.run(looking)
 
-    (lead,) = found(ada)
+    (lead,) = leads_of(ada)
     assert lead.lead_id == "crm-7"
     assert lead.destinations == ("people",)
     assert lead.people == (ada, eve), "her link to another identifier, too"
     assert lead.own == (ada,)
     assert lead.is_named
-    (by_link,) = found(eve)
+    (by_link,) = leads_of(eve)
     assert by_link.lead_id == "crm-7"
     assert not by_link.is_named, "only a link leads to it"
-    assert found(lead_id="crm-7") == [lead]
-    assert found("X" * 22) == []
+    assert leads_of(lead_id="crm-7") == [lead]
+    assert leads_of("X" * 22) == []
 
 
 def test_a_lead_that_was_erased_is_not_found_again_by_a_link(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Unless it was published again after that: then it holds data once more."""
-    ada, eve = "A" * 22, "E" * 22
+    ada = "A" * 22
+    eve = "E" * 22
     key = delivery_key("acme", "people", "crm-7")
     alias = f"p/acme/people/{ada}".encode()
     monkeypatch.setattr(erase, "topic_reader", TwoPartitions)
 
-    def found(began_ms: int, erased_ms: int, asked: str) -> list[str]:
+    def leads_of(began_ms: int, erased_ms: int, asked: str) -> list[str]:
         row = Delivery(ROW_VERSION, "enriched", "leads/0/1", 3, 9, began_ms, "t", person=ada)
         erased = msgspec.json.encode(Suppression("erased", erased_ms, "c-1", "jane"))
         records = [
@@ -438,7 +443,7 @@ def test_a_lead_that_was_erased_is_not_found_again_by_a_link(
         looking = find_stored_leads(Reader.settings, (asked,), None, None, lambda *_: None)
         return [lead.lead_id for lead in asyncio.run(looking)]
 
-    assert found(50, 60, eve) == []
-    assert found(60, 60, eve) == []
-    assert found(70, 60, eve) == ["crm-7"]
-    assert found(50, 60, ada) == ["crm-7"], "its own fields name her"
+    assert leads_of(50, 60, eve) == []
+    assert leads_of(60, 60, eve) == []
+    assert leads_of(70, 60, eve) == ["crm-7"]
+    assert leads_of(50, 60, ada) == ["crm-7"], "its own fields name her"
