@@ -13,6 +13,16 @@ _EQUIVALENT: Final[dict[str, list[tuple[str, ...]]]] = {
     "what is searched for is not ASCII": [
         ("client/results.py", "text if text.isascii() else", "text if (False) else"),
     ],
+    "no result is of the first millisecond of 1970": [
+        ("client/results.py", "since_ms: int = 0", "since_ms: int = 1", "since_ms: int = -1"),
+    ],
+    "a millisecond more or less of a minute is not seen": [
+        (
+            "client/round_trip.py",
+            "Clock().now_ms() + int((within_s + _MARGIN_S) * 1000)",
+            "(Clock().now_ms() + int((within_s + _MARGIN_S) * 1000) + 1)",
+        ),
+    ],
     "base64 ignores padding beyond what it needs, and no text has a length of 1 modulo 4": [
         ("domain/model/tokens.py", "(-len(text)", "(+len(text)", "(len(text)"),
     ],
@@ -144,6 +154,12 @@ _TUNING: Final[dict[str, dict[str, str]]] = {
         "clay/client.py": "_HOST_WITHIN_S",
         "cache/filler.py": "_TRY_AGAIN_S",
         "cache/redis.py": "_LONGEST_PAUSE_S",
+        "client/doctor.py": "_WITHIN_S",
+        "client/gateways.py": "_WITHIN_S",
+        "client/lookup.py": "_WITHIN_S _ANSWERS_WITHIN_S",
+        "client/messages.py": "_WITHIN_S _IN_ALL_S",
+        "client/round_trip.py": "_CANCELLED_WITHIN_S",
+        "client/uploads.py": "_STOP_WITHIN_S",
         "board/read_model/follow.py": "_ANSWER_WITHIN_S",
         "board/read_model/on_kafka.py": "_RESULT_WITHIN_S _SEARCH_WITHIN_S _BUSY_S",
     },
@@ -157,6 +173,11 @@ _TUNING: Final[dict[str, dict[str, str]]] = {
         "partition/timeout.py": "_BATCH",
         "cache/filler.py": "MOST_ENTRIES MOST_BYTES MOST_RESULTS _PIECE",
         "cache/redis.py": "_CONNECTIONS",
+        "client/books.py": "_BATCH _CACHE_KIB _FETCH_BYTES",
+        "client/publish.py": "_IN_MEMORY_BYTES",
+        "client/results.py": "_CACHE_KIB",
+        "client/send.py": "BATCH_BYTES MAX_UNDER_WAY",
+        "client/uploads.py": "_ITEMS_A_TURN _CHUNK_BYTES",
         "board/read_model/account.py": "_DELETED_AT_ONCE",
         "board/read_model/follow.py": "_MOST_RECORDS _MOST_AT_ONCE _FETCH_BYTES _FETCH_ALL_BYTES",
         "board/read_model/on_kafka.py": "_MOST_RECORDS _MOST_AT_ONCE",
