@@ -34,6 +34,8 @@ backoff_cap_s = 1
 tiers_s = [1, 600]
 """
 LANE = """
+[workspaces.{name}.budget]
+unlimited = true
 [workspaces.{name}.breaker]
 mode = "shadow"
 [workspaces.{name}.flood_guard]
