@@ -50,6 +50,7 @@ retry_delay_s = 0.5
 """A table that calls back for each row. It tries again for 5 minutes: a gateway may start after the
 first lead.
 """
+_READS: Final = "a token that reads the boards of one pipeline"
 _ENOUGH: Final = 1_000_000_000
 """Credits a month: more than any test spends. A worker sends for no workspace without a cap, and
 earlier versions know this key.
@@ -233,6 +234,9 @@ read_model_path = "{self.directory}/model.sqlite"
         config = self.directory / f"{command}-{number}.toml"
         toml = self._toml.replace(self.bootstrap, bootstrap or self.bootstrap)
         toml = toml.replace("model.sqlite", f"model-{number}.sqlite")
+        # Boards have models of their own. Commands look beside the one of the configuration.
+        for model in ("model", f"model-{number}"):
+            (self.directory / f"{model}.token").write_text(_READS)
         port = free_port()
         own = f"{command}_ops_port" if command in ("gateway", "board") else f"{command}_port"
         ports = {own: port, "gateway_port": self.gateway_port, "board_port": self.board_port}

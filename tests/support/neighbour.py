@@ -20,6 +20,7 @@ from stream_app.cli.demo import sim
 from stream_app.config.model import Http
 from stream_app.dev.process import LOOPBACK
 
+_ANSWERED_WITHIN_S: Final = 2.0
 _LONGEST_QUESTION: Final = 80  # bytes: enough for the path of a request
 
 
@@ -43,6 +44,7 @@ class Neighbour:
         self.asked: list[str] = []
         self.taken: list[str] = []
         self._sockets: list[socket.socket] = []
+        self._threads: list[threading.Thread] = []
         for port, name in ports.items():
             listener = socket.socket()
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -55,11 +57,13 @@ class Neighbour:
                 continue
             listener.listen()
             self._sockets.append(listener)
-            threading.Thread(
+            thread = threading.Thread(
                 target=self._serve,
                 args=(listener, f"{port} ({name})"),
                 daemon=True,
-            ).start()
+            )
+            thread.start()
+            self._threads.append(thread)
 
     def _serve(self, listener: socket.socket, name: str) -> None:
         while True:
@@ -68,7 +72,7 @@ class Neighbour:
             except OSError:
                 return  # closed
             with connection:
-                connection.settimeout(2)
+                connection.settimeout(_ANSWERED_WITHIN_S)
                 try:
                     words = connection.recv(_LONGEST_QUESTION)
                 except OSError:
@@ -81,6 +85,8 @@ class Neighbour:
             # A blocked `accept` ends at a shutdown, not at a close.
             listener.shutdown(socket.SHUT_RDWR)
             listener.close()
+        for thread in self._threads:
+            thread.join(2 * _ANSWERED_WITHIN_S)  # what it was asked last is known then
 
 
 def main(argv: Sequence[str]) -> int:
