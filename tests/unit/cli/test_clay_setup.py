@@ -125,3 +125,16 @@ def test_an_unknown_destination_names_those_that_there_are(
     empty.write_text("")
     assert main(["clay-setup", "people", "--config", str(empty)]) == 2
     assert "there are: none is configured" in capsys.readouterr().err
+
+
+def test_the_advice_on_forced_rows_follows_the_column_that_dedupes(
+    config: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Only a token differs between a lead and the same lead that is forced."""
+    signed = setup(config, "people", capsys)
+    assert signed["dedupe_column"] == "callback_token"
+    assert "keeps a forced one" in signed["dedupe_advice"]
+    quiet = setup(config, "quiet", capsys)
+    assert quiet["dedupe_column"] == "lead_id"
+    assert "also of a forced one" in quiet["dedupe_advice"]

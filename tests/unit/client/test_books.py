@@ -34,6 +34,7 @@ from stream_app.domain.model.messages import RESEND, RESEND_ORDERED, Status, Sta
 from stream_app.domain.model.records import ConsumedRecord, Headers
 from stream_app.domain.model.topics import Retention
 from stream_app.domain.plan import Workspace
+from stream_app.domain.result import DAY_MS
 from tests.board.model_records import Made
 from tests.simulation.bases import bases, rare
 from tests.simulation.schedule import Schedule, drawn
@@ -471,3 +472,32 @@ def test_what_became_of_the_leads_is_told_in_the_order_of_the_statuses() -> None
     in_order = [status for status in STATUSES if status in ends]
     assert in_order != list(ends)
     assert list(books.close(9).statuses) == in_order
+
+
+def test_a_row_may_be_gone_when_its_freshness_is_over() -> None:
+    """Before that the lead could be paid twice, because nobody would know that it was sent."""
+    settings = Settings(kafka=Kafka(partitions=2))
+    ended_ms = 7 * DAY_MS
+    fresh_ms = settings.delivery.freshness_days * DAY_MS
+
+    def report(after_ms: int) -> list[str]:
+        books = Books(settings.plan)
+        books.partition(1, exact=True, kept=True)
+        books.record(ConsumedRecord("leads", 1, 4, b"acme", b"{}"), passed=True)
+        steps: tuple[Status, ...] = ("received", "sending", "accepted", "enriched")
+        for seq, status in enumerate(steps, 1):
+            step = StatusEvent(
+                f"{LOG}/4#{seq}",
+                "crm-4",
+                status,
+                seq,
+                ended_ms,
+                f"{LOG}/4",
+                "acme",
+            )
+            books.event(1, msgspec.json.encode(step), f"status/1/{seq}")
+        return [problem.what for problem in books.close(ended_ms + after_ms).problems]
+
+    (what,) = report(fresh_ms)
+    assert "its row is gone before the freshness window" in what
+    assert report(fresh_ms + 1) == []

@@ -148,3 +148,14 @@ def test_it_counts_as_a_dictionary_would(
     )
     assert leads.total == len(last) == leads.no_event + counted.total()
     assert leads.at_rest == sum(leads.by_status(at_rest=True).values())
+
+
+def test_a_status_that_no_lead_has_any_more_is_not_told() -> None:
+    leads = published(2)
+    steps: tuple[Status, ...] = ("received", "sending")
+    for status in steps:
+        leads.apply(event("leads/0/101", status))
+    assert leads.by_status(at_rest=False) == {"sending": 1}
+    leads.apply(event("leads/0/101", "enriched"))
+    assert leads.by_status(at_rest=False) == {}
+    assert leads.by_status(at_rest=True) == {"enriched": 1}
