@@ -50,19 +50,21 @@ _TYPES: Final[dict[Any, str]] = {
 _SETTINGS: Final = """\
 # Settings
 
-Every process and command reads one TOML file: the one that `--config` names, else the one that `STREAM_APP_CONFIG`
-names, else `stream_app.toml` in the current folder. Copy the
-[example](../../stream_app/config/stream_app.example.toml), which has what one sets on the first day, and leave the
-rest as it is: this page has every key with its default, and the situation in which changing it makes sense. All errors
-of a file are reported together, one on a line, with exit code 2, so that one attempt shows all of them.
+Every process and command reads one TOML file: the one that `--config` names, else the one that
+`STREAM_APP_CONFIG` names, else `stream_app.toml` in the current folder. Copy the
+[example](../../stream_app/config/stream_app.example.toml), which has what one sets on the first
+day, and leave the rest as it is: this page has every key with its default, and the situation in
+which changing it makes sense. All errors of a file are reported together, one on a line, with exit
+code 2, so that one attempt shows all of them.
 
 - Units are in the names: `_s` is seconds, `_days` is days, `_bytes` is bytes.
-- Secrets are not in the file, so that you can keep it in a repository. A key that ends in `_env` names an environment
-  variable, or a file of that name in `secrets_dir`.
+- Secrets are not in the file, so that you can keep it in a repository. A key that ends in `_env`
+  names an environment variable, or a file of that name in `secrets_dir`.
 - "Not set" means that the key has no value until you give one.
-- Changes of workspaces and destinations take effect with `stream-app lanes reload`, other changes at a restart.
-- `[workspace_defaults]` has the keys of `[workspaces.<name>]` but `partition` and `default_destination`, and sets them
-  for each workspace whose own table does not.
+- Changes of workspaces and destinations take effect with `stream-app lanes reload`, other changes
+  at a restart.
+- `[workspace_defaults]` has the keys of `[workspaces.<name>]` but `partition` and
+  `default_destination`, and sets them for each workspace whose own table does not.
 """
 
 

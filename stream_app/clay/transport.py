@@ -35,8 +35,9 @@ _FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
 
 
 class ClayProtocol(ResponseHandler):
-    """aiohttp's protocol of one connection: call `expect_answer` before each request, and `rest`
-    after its response.
+    """aiohttp's protocol of one connection.
+
+    Call `expect_answer` before each request, and `rest` after its response.
 
     1. A connection that receives data while no request is under way is closed. Many servers and
        proxies send a 408 before they close an idle connection, and the next lead would take that
@@ -64,8 +65,7 @@ class ClayProtocol(ResponseHandler):
 
     @property
     def has_unread(self) -> bool:
-        """True if the kernel holds bytes, or the end of the stream, that the event loop has not
-        handled yet.
+        """True if the kernel holds bytes, or the end of the stream, for the event loop.
 
         The loop handles many events in one turn, so a lead can get a connection whose 408 has not
         been read.

@@ -225,7 +225,7 @@ class Holding:
         return not self._is_away
 
     def _held(self) -> list[_Place]:
-        """Return the held callbacks, also one that is being written now. For metrics and the end."""
+        """Return the held callbacks, also one that is being written now."""
         return [place for place in self._places.values() if place.is_held]
 
     def _oldest_s(self) -> float:

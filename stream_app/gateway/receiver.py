@@ -37,7 +37,7 @@ from stream_app.gateway.lead_bound import LeadBound
 from stream_app.gateway.tables import PREFIX, Table, Tables
 
 MOST_CONNECTIONS: Final = MOST_CALLBACKS + 1_000
-"""Connections of a gateway. Those above `MOST_CALLBACKS` are answered while all places are taken."""
+"""Connections of a gateway: with those above `MOST_CALLBACKS` it answers while it is full."""
 _LARGEST_RECORD_BYTES: Final = MAX_INPUT_BYTES - 4_096
 _json: Final = msgspec.json.Encoder()
 _SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60)
@@ -137,8 +137,8 @@ class _Callback(msgspec.Struct, frozen=True):
 class Receiver:
     """An ASGI app for every path under `tables.PREFIX`. `tables` may be replaced while it runs.
 
-    `holding` stores what is verified. `limits` are those of one callback; `ops.http` bounds how many
-    are under way.
+    `holding` stores what is verified. `limits` are those of one callback; `ops.http` bounds how
+    many are under way.
     """
 
     tables: Tables

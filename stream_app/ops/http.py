@@ -45,7 +45,7 @@ logging.getLogger("uvicorn.error").addFilter(_is_news)
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """A server's own limit of connections that are served at once, and the app that refuses more."""
+    """A server's own limit of connections, and the app that refuses those above it."""
 
     connections: int
     refusal: ASGIApp

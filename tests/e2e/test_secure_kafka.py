@@ -221,7 +221,10 @@ CONFIG: Final = """
 bootstrap = "{bootstrap}"
 partitions = 2
 replication = 1
-security = {{ protocol = "SASL_SSL", username = "worker", password_env = "KAFKA_PASSWORD", ca_file = "{ca}" }}
+security.protocol = "SASL_SSL"
+security.username = "worker"
+security.password_env = "KAFKA_PASSWORD"
+security.ca_file = "{ca}"
 [trace]
 endpoint = "http://127.0.0.1:1/v1/traces"
 [workspaces.w0]
@@ -283,7 +286,9 @@ broker_wait_s = 20
 [kafka.security]
 protocol = "SASL_PLAINTEXT"
 mechanism = "OAUTHBEARER"
-oauth = {{ token_url = "{secure.tokens.url}/token", client_id = "{CLIENT}", client_secret_env = "KAFKA_SECRET" }}
+oauth.token_url = "{secure.tokens.url}/token"
+oauth.client_id = "{CLIENT}"
+oauth.client_secret_env = "KAFKA_SECRET"
 """,
     )
     before = secure.tokens.granted
@@ -393,7 +398,10 @@ def test_a_client_is_known_by_its_certificate(
 bootstrap = "{secure.addresses["SSL"]}"
 namespace = "{namespace}"
 replication = 1
-security = {{ protocol = "SSL", ca_file = "{secure.ca_pem}", cert_file = "{pem}", key_file = "{pem}" }}
+security.protocol = "SSL"
+security.ca_file = "{secure.ca_pem}"
+security.cert_file = "{pem}"
+security.key_file = "{pem}"
 """,
     )
     assert main(["topics", "--config", str(config)]) == 0, capsys.readouterr().err

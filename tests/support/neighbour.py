@@ -2,8 +2,8 @@
 
 `python -m tests.support.neighbour COMMAND ...` holds the default ports of the configuration and of
 the simulator while the command runs, and returns its exit code. If anything asked one of the
-ports, it says which and returns 1: a test that asks a default port meets the user's own system sooner or
-later.
+ports, it says which and returns 1: a test that asks a default port meets the user's own system
+sooner or later.
 """
 
 import inspect

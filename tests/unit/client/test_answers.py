@@ -1,4 +1,4 @@
-"""Which answers a command waits for: those to it, one of each partition, and no longer than told."""
+"""Which answers a command waits for: those to it, one a partition, and no longer than told."""
 
 import asyncio
 from collections.abc import AsyncIterator

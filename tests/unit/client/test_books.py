@@ -439,7 +439,8 @@ def test_records_without_a_value_that_no_event_counts_are_named(
 ) -> None:
     report = run_of(passed, *events)
     assert wrong(report) == [
-        f"{LOG}/4 (): 5 records without a value, {passed} of them passed: their events count {told}",
+        f"{LOG}/4 (): 5 records without a value, {passed} of them passed: "
+        f"their events count {told}",
     ]
     assert not report.balanced
 

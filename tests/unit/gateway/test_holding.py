@@ -1,4 +1,4 @@
-"""Holding, on virtual time: what Kafka does not take now is held, and written when Kafka is back."""
+"""Holding, on virtual time: what Kafka does not take is held, and written when it is back."""
 
 import asyncio
 from collections.abc import Coroutine
