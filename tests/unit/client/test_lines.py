@@ -4,18 +4,23 @@ import csv
 import io
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import psutil
 import pytest
 
+from stream_app.client import results
 from stream_app.client.publish import PublishOptions
 from stream_app.client.results import OTHERS, Format, Lines, Matcher, ResultStore
 from stream_app.client.rows import Draft, Row
 from stream_app.domain.lead.identity import people, person_key
 from stream_app.domain.model.errors import StreamAppError
 from stream_app.domain.model.messages import Result, Scalar
+from stream_app.kafka.readers import Progress
 from tests.integration.test_look import settings_of
 
 
@@ -247,3 +252,44 @@ def test_a_row_finds_the_result_of_its_person(tmp_path: Path, fields: dict[str, 
     for person in people(fields):
         store.put_people([(person_key("busy", "busy", person), [b"busy/busy/1"])])
     assert matcher.match(row) > 0
+
+
+def test_progress_is_told_now_and_then_and_an_unreadable_result_is_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(results, "_PROGRESS_EVERY", 2)
+    told: list[tuple[str, str, int, int]] = []
+
+    @contextmanager
+    def stage(what: str, unit: str) -> Iterator[Progress]:
+        yield lambda done, total: told.append((what, unit, done, total))
+
+    store = ResultStore()
+    store.put(
+        (f"{number}".encode(), msgspec.json.encode(result(f"crm-{number}", T=number)))
+        for number in range(4)
+    )
+    store.put([(b"odd", b"{}")])
+    out = io.StringIO()
+    work = results._Export(0, store, Lines(out, "csv"), stage)
+    work.alone()
+    assert told == [
+        ("looking at the results", "results", 2, 5),
+        ("looking at the results", "results", 4, 5),
+        ("writing", "lines", 2, 4),
+        ("writing", "lines", 4, 4),
+    ]
+    assert work.done.lines == 4
+    assert work.done.results == 4
+    assert work.done.unreadable == 1
+    assert [row[0] for row in table(out.getvalue())[1:]] == ["crm-0", "crm-1", "crm-2", "crm-3"]
+
+
+def test_a_row_of_nobody_has_no_result(tmp_path: Path) -> None:
+    store = ResultStore()
+    store.put([(b"busy/busy/7", b"{}")])
+    options = PublishOptions(workspace="busy")
+    matcher = Matcher(settings_of(tmp_path, "nowhere:1", ""), options, store)
+    assert matcher.match(Row(2, Draft(fields={"notes": "no identity"}))) == 0
+    assert matcher.match(Row(3, Draft(fields=EMAIL, destination="unknown"))) == 0
+    assert matcher.match(Row(4, Draft(fields={"notes": "x"}, lead_id="7"))) > 0
