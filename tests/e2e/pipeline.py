@@ -65,6 +65,7 @@ OVER: frozenset[Status] = frozenset(
         "suppressed",
         "rerouted",
         "replaced",
+        "without_value",
     },
 )
 """Where a history of a destination without callbacks may rest (a rerouted one goes on elsewhere).

@@ -210,8 +210,14 @@ async def test_every_lead_ends_once_despite_bad_callbacks_and_kills(
         }
         assert enriched
         await filled(line, redis_url, len(enriched))
-        steps = Counter(event.status for history in line.histories.values() for event in history)
-        assert steps["callback_duplicate"] >= 10, "those that came twice"
+        # Both copies of a callback that came twice at once share a place in the gateway, so the
+        # worker sees one; each caller gets its 200.
+        calls = Counter(
+            row["lead_id"]
+            for row in line.ledger()
+            if row["kind"] == "callback" and row["status"] == 200
+        )
+        assert sum(times > 1 for times in calls.values()) >= 10, "those that came twice"
         late = [
             history
             for history in line.histories.values()

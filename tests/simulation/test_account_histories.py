@@ -151,6 +151,10 @@ class SmallWorld:
             other.place == record.place and other.has_row for other in self._records
         ):
             status = "received"  # no lead has copies only
+        if status == "without_value" and record.copy_of:
+            status = "received"  # a copy without its value is one of an erased lead
+        if status == "without_value":  # it names nothing: no workspace, import or lead
+            record = Made(record.origin, ("", "", f"record:{record.origin}"), "", "")
         if status in NO_LEADS:
             record = Made(f"{self._names.callbacks}/0/{number}", record.place, "", "")
         self._records.append(record)
@@ -195,7 +199,7 @@ class SmallWorld:
             )
         if not (
             record.has_row
-            or status in {*_NO_ROW, *NO_LEADS}
+            or status in {*_NO_ROW, *NO_LEADS, "without_value"}  # none of them has a row
             or (status in _AT_ONCE and record.seq <= 2)
         ):
             record.has_row = True
