@@ -89,6 +89,9 @@ Numbers = dict[tuple[str, ...], int]
 class Record:
     """What is known of one input record.
 
+    `order`: the place of the event that decided it first; -1 if it is a copy, or on its way. An
+    operator who gives up its dead letter afterwards does not make it newer, because a dead letter
+    that its lead has left behind with a later one ends nothing.
     `took`: the place of its first row among all rows; -1 if it has none.
     """
 
@@ -136,7 +139,7 @@ class Ledger:
             record = self.records.setdefault(event["origin"], Record(event["origin"]))
             if all(event["seq"] != known["seq"] for known in record.events):
                 record.events.append(event)
-                if event["status"] not in ("rerouted", "duplicate"):
+                if record.order < 0 and event["status"] not in ("rerouted", "duplicate"):
                     record.order = consumed.offset
         for number, consumed in enumerate(self._all(names.state)):
             if (consumed.key or b"").startswith(b"d/") and consumed.value:
@@ -355,8 +358,8 @@ def _money_keys(event: dict[str, Any]) -> set[tuple[str, ...]]:
 
 
 def _strength(record: Record) -> tuple[int, int]:
-    """Which of two records of a lead counts: the one with the newer row, else the one that was
-    decided last.
+    """Which of two records of a lead counts: the one with the newer row, else the one whose first
+    decision came last.
     """
     if record.took >= 0:
         return 3, record.took

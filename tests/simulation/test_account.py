@@ -76,9 +76,6 @@ def test_the_account_is_that_of_the_ledger(
     with _no_collector():
         for seed in of_part(part, range(SCHEDULES)):
             difference = differential.difference(seed, looks_at(messy(seed)))
-            if seed in OPEN_FAULTS:
-                assert difference, f"schedule m{seed} is mended: take it off OPEN_FAULTS"
-                continue
             assert not difference, f"schedule m{seed}, (expected, counted): {difference}"
     if part == THE_REST:
         with capsys.disabled():
@@ -90,15 +87,6 @@ def test_the_account_is_that_of_the_ledger(
 def looks() -> list[list[Look]]:
     with _no_collector():
         return [looks_at(messy(seed)) for seed in range(HUNTED)]
-
-
-OPEN_FAULTS = frozenset({61, 425})
-"""Schedules in which the model is wrong, and known to be.
-
-An operator gives up one of two dead letters of a lead that never had a row. The model goes on
-counting the other record of the lead, although the give-up was decided last: the letter that was
-given up shows as open or solved.
-"""
 
 
 @pytest.mark.parametrize("name", ACCOUNT_MUTANTS)
