@@ -376,8 +376,8 @@ class Board:
         visitor = STRANGER
         try:
             visitor = self._access.check(request, role)
-            # Whoever follows an order sees its answer beside the state after it, and nothing that
-            # was read before.
+            # A person who follows an order sees its answer beside the state after it, and nothing
+            # that was read before.
             is_own = visitor.role == "operator" and bool(commands_of(request))
             new = is_own or request.method not in ("GET", "HEAD")
             return await handler(request, await self._moment(visitor, new=new))

@@ -1,4 +1,4 @@
-"""Whoever follows events passes over what is none."""
+"""A follower of status events passes over what is no event."""
 
 import logging
 from collections.abc import AsyncIterator
