@@ -34,7 +34,7 @@ from stream_app.board.read_model.query import FoundResultAt
 from stream_app.board.read_model.store import Position, ReadModel, Sources
 from stream_app.board.site import Site
 from stream_app.cli.main import collect_rarely
-from stream_app.client.answers import FoundResult
+from stream_app.client.results.answers import FoundResult
 from stream_app.config import Settings, load_settings
 from stream_app.domain.delivery.envelope import HEADERS
 from stream_app.domain.lane.explain import Group

@@ -30,7 +30,7 @@ from rich.console import Console
 
 from stream_app.board.read_model.follow import Projection
 from stream_app.board.read_model.store import Position, ReadModel, Sources
-from stream_app.client.send import Sender
+from stream_app.client.publish.send import Sender
 from stream_app.dev.kafka import kafka_for, unused
 from stream_app.domain.delivery.state_machine import Delivery, delivery_key
 from stream_app.domain.lead.identity import person_key

@@ -24,12 +24,13 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeAlias, TypeVar
 
-from stream_app.client import books, lookup
-from stream_app.client import publish as publishing
-from stream_app.client.answers import FoundImport
-from stream_app.client.lookup import LeadSearch
-from stream_app.client.publish import PublishOptions, PublishSummary, Refusal
-from stream_app.client.results import ResultFilter, results_of
+from stream_app.client import books
+from stream_app.client.publish import leads as publishing
+from stream_app.client.publish.leads import PublishOptions, PublishSummary, Refusal
+from stream_app.client.results import lookup
+from stream_app.client.results.answers import FoundImport
+from stream_app.client.results.export import ResultFilter, results_of
+from stream_app.client.results.lookup import LeadSearch
 from stream_app.config import Settings, check_known
 from stream_app.config import load_settings as load
 from stream_app.config.kafka_access import connection_of, kafka_ready

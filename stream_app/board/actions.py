@@ -16,7 +16,7 @@ from stream_app.board.page import followed_at
 from stream_app.board.replays import Planner, replay_actions
 from stream_app.board.requests import lead_id_of
 from stream_app.board.site import Site
-from stream_app.client.commands import Send, new_command
+from stream_app.client.lanes.commands import Send, new_command
 from stream_app.client.people import StoredLead, erasure, find_stored_leads, hashes_of
 from stream_app.config import Settings, check_known
 from stream_app.domain.commands import (

@@ -21,7 +21,7 @@ from starlette.responses import Response
 
 from stream_app.board.access import PATH
 from stream_app.board.read_model.query import Place
-from stream_app.client.answers import Cause
+from stream_app.client.results.answers import Cause
 from stream_app.domain.books.records import NAMES
 from stream_app.domain.lane.explain import Finding
 from stream_app.domain.model.messages import Status

@@ -24,7 +24,7 @@ from stream_app.board.access import Access, Refused
 from stream_app.board.read_model.follow import ProjectionLag
 from stream_app.board.read_model.on_kafka import FoundRecord, Search
 from stream_app.board.read_model.query import FoundResultAt, Queries
-from stream_app.client import answers
+from stream_app.client.results import answers
 from stream_app.clock import Clock
 from stream_app.domain.books.records import Totals
 from stream_app.domain.lane.explain import Facts, Group, LaneFacts, explain

@@ -24,7 +24,7 @@ from stream_app.board.read_model.board_query import Order
 from stream_app.board.read_model.follow import ProjectionLag
 from stream_app.board.requests import address_of, own_path
 from stream_app.board.site import Moment, PageData, Shared, Site
-from stream_app.client.commands import QUEUED_TEXT
+from stream_app.client.lanes.commands import QUEUED_TEXT
 from stream_app.domain.commands import REPLAY_RELOAD, TO_ALL, outcome_text
 from stream_app.domain.lane.overrides import ORDERS
 

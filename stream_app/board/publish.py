@@ -20,11 +20,7 @@ from stream_app.board.access import PATH, Refused
 from stream_app.board.page import HEADERS, Handler, PageMaker, followed_at
 from stream_app.board.requests import MAX_FILE_BYTES, FileReceiver, read_form, word
 from stream_app.board.site import Moment, PageData, Site
-from stream_app.client.commands import Send, new_command
-from stream_app.client.publish import PublishOptions, column_lines, no_workspace
-from stream_app.client.results import Export, Joined, ResultFilter, export, no_stage
-from stream_app.client.rows import USUAL_FIELDS
-from stream_app.client.uploads import (
+from stream_app.board.uploads import (
     MOST_COLUMNS,
     CostChanged,
     State,
@@ -32,6 +28,10 @@ from stream_app.client.uploads import (
     Upload,
     Uploads,
 )
+from stream_app.client.lanes.commands import Send, new_command
+from stream_app.client.publish.leads import PublishOptions, column_lines, no_workspace
+from stream_app.client.publish.rows import USUAL_FIELDS
+from stream_app.client.results.export import Export, Joined, ResultFilter, export, no_stage
 from stream_app.config import Settings
 from stream_app.domain.lane.price import quote_lines
 from stream_app.domain.model.errors import BrokerUnavailable, SettingsError, StreamAppError

@@ -16,8 +16,8 @@ from stream_app.board.page import followed_at
 from stream_app.board.pages.dead import Which, cause_of, filter_of, options_of, which_of
 from stream_app.board.requests import one_of, word
 from stream_app.board.site import Site
-from stream_app.client.answers import Cause
-from stream_app.client.commands import Put, put_command
+from stream_app.client.lanes.commands import Put, put_command
+from stream_app.client.results.answers import Cause
 from stream_app.config import Settings
 from stream_app.domain.dead_letter.causes import Filter, Source
 from stream_app.domain.dead_letter.orders import (

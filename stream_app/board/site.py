@@ -13,7 +13,7 @@ from stream_app.board.persons import for_a_person
 from stream_app.board.read_model.board_query import BoardQueries, Slot
 from stream_app.board.read_model.follow import ProjectionLag
 from stream_app.board.read_model.history import MINUTE_S
-from stream_app.client.answers import StatusCount
+from stream_app.client.results.answers import StatusCount
 from stream_app.config import Settings
 from stream_app.domain.lane.backlog import Place
 from stream_app.domain.lane.explain import (

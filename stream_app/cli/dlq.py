@@ -27,8 +27,8 @@ from stream_app.cli.files import private_file
 from stream_app.cli.options import WHICH, Audit, Positive, Which, iso
 from stream_app.cli.replay import Redrive, select_and_order
 from stream_app.cli.tables import Column, Table, reading, table_of
-from stream_app.client.answers import Cause, DeadLetters
-from stream_app.client.lookup import find_dead_letters
+from stream_app.client.results.answers import Cause, DeadLetters
+from stream_app.client.results.lookup import find_dead_letters
 from stream_app.clock import Clock
 from stream_app.config import Settings
 from stream_app.domain.books.records import STATES

@@ -9,9 +9,9 @@ from cyclopts import Parameter
 
 from stream_app.cli.base import COMMON, NO, OK, Common, confirm, say, show_json
 from stream_app.cli.options import login_name
-from stream_app.client import doctor as checks_of
-from stream_app.client import round_trip as trip
-from stream_app.client.doctor import Check
+from stream_app.client.doctor import checks as checks_of
+from stream_app.client.doctor import round_trip as trip
+from stream_app.client.doctor.checks import Check
 from stream_app.config import Settings
 from stream_app.domain.model.messages import StatusEvent
 

@@ -27,9 +27,9 @@ from stream_app.cli.base import (
 )
 from stream_app.cli.options import VIEW, Audit, OptionalPositive, View, Workspace, iso
 from stream_app.cli.tables import Column, Table
-from stream_app.client import lanes as reader
-from stream_app.client.commands import QUEUED_TEXT, SentCommand, submit
-from stream_app.client.gateways import table_secrets
+from stream_app.client.doctor.gateways import table_secrets
+from stream_app.client.lanes import views as reader
+from stream_app.client.lanes.commands import QUEUED_TEXT, SentCommand, submit
 from stream_app.config import Settings
 from stream_app.domain.commands import (
     REPLAY_RELOAD,

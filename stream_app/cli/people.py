@@ -24,7 +24,7 @@ from stream_app.cli.base import (
 from stream_app.cli.lanes import exit_code, sent
 from stream_app.cli.options import Audit, Workspace, iso
 from stream_app.cli.tables import reading
-from stream_app.client.commands import SentCommand
+from stream_app.client.lanes.commands import SentCommand
 from stream_app.client.people import (
     StoredLead,
     erasure,

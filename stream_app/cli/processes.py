@@ -17,7 +17,7 @@ from aiokafka.errors import KafkaError
 from cyclopts import Parameter
 
 from stream_app.cli.base import COMMON, OK, Common
-from stream_app.client.lookup import check_board, way_in
+from stream_app.client.results.lookup import check_board, way_in
 from stream_app.config.board_files import token_of_reader
 from stream_app.domain.model.addresses import is_loopback_url
 from stream_app.domain.model.errors import BrokerUnavailable, SettingsError

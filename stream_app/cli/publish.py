@@ -18,8 +18,8 @@ from stream_app.cli.base import NO, OK, QUEUED, Common, confirm, say, show, show
 from stream_app.cli.files import SHOWN_ROWS, STDIO, Rejects, format_of, opened, write_ids
 from stream_app.cli.options import Map, Workspace, login_name, mapping_of
 from stream_app.cli.tables import reading, reading_rows
-from stream_app.client.lanes import last_views
-from stream_app.client.publish import (
+from stream_app.client.lanes.views import last_views
+from stream_app.client.publish.leads import (
     Batch,
     Checker,
     PublishOptions,
@@ -33,8 +33,8 @@ from stream_app.client.publish import (
     send_batch,
     topic_of,
 )
-from stream_app.client.rows import Sheet, open_csv, read_jsonl
-from stream_app.client.send import PublishedLeads, wait_for_rest
+from stream_app.client.publish.rows import Sheet, open_csv, read_jsonl
+from stream_app.client.publish.send import PublishedLeads, wait_for_rest
 from stream_app.clock import Clock
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of, kafka_ready

@@ -17,8 +17,15 @@ from stream_app.cli.base import COMMON, NO, OK, Common, say, show_json
 from stream_app.cli.files import STDIO, format_of, opened, private_file
 from stream_app.cli.options import Map, Workspace, mapping_of, ms
 from stream_app.cli.tables import reading
-from stream_app.client.lookup import find_imports
-from stream_app.client.results import MOST_FIELDS, OTHERS, Export, Joined, ResultFilter, export
+from stream_app.client.results.export import (
+    MOST_FIELDS,
+    OTHERS,
+    Export,
+    Joined,
+    ResultFilter,
+    export,
+)
+from stream_app.client.results.lookup import find_imports
 from stream_app.config import check_known
 from stream_app.domain.model.errors import SettingsError, StreamAppError
 from stream_app.domain.model.text import count

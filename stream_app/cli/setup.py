@@ -19,9 +19,9 @@ from stream_app.cli.base import (
     show,
     show_json,
 )
-from stream_app.client import setup as plan
 from stream_app.client import skip as unreadable
-from stream_app.client.setup import resources
+from stream_app.client.doctor import setup as plan
+from stream_app.client.doctor.setup import resources
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of, namespace_problems
 from stream_app.domain.model.errors import KafkaRefused

@@ -11,8 +11,8 @@ from stream_app.cli.base import COMMON, NO, OK, Common, say, show, show_json
 from stream_app.cli.lanes import second, waiting_text
 from stream_app.cli.options import VIEW, View, Workspace, iso
 from stream_app.cli.tables import Column, Table, table_of
-from stream_app.client import lanes as reader
-from stream_app.client.answers import (
+from stream_app.client.lanes import views as reader
+from stream_app.client.results.answers import (
     Answer,
     FoundImport,
     FoundResult,
@@ -21,7 +21,7 @@ from stream_app.client.answers import (
     WaitingAnswer,
     steps,
 )
-from stream_app.client.lookup import LeadSearch, find, find_imports
+from stream_app.client.results.lookup import LeadSearch, find, find_imports
 from stream_app.clock import Clock
 from stream_app.config import Settings
 from stream_app.domain.books.records import COLUMNS, meaning_of, name_of

@@ -20,7 +20,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.text import Text
 
 from stream_app.cli.base import console, say
-from stream_app.client.publish import PublishSummary
+from stream_app.client.publish.leads import PublishSummary
 from stream_app.domain.model.text import count, for_terminal
 
 T = TypeVar("T")

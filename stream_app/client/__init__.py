@@ -1,5 +1,6 @@
 """What works on a running system from outside.
 
-Publish leads, get results, check the books, look at lanes and command them, find people, examine a
-set-up, look up leads.
+`publish/` sends leads, `results/` gets what became of them, `lanes/` reads and commands lanes, and
+`doctor/` examines a set-up. Beside them are the books, what Kafka holds of people, messages for
+people, and how an unreadable batch is skipped.
 """

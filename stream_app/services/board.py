@@ -35,10 +35,10 @@ from stream_app.board.read_model.on_kafka import ResultFetcher, WaitingLeads
 from stream_app.board.read_model.store import Sources
 from stream_app.board.replays import Planner
 from stream_app.board.site import Site
-from stream_app.client.commands import command_sender
-from stream_app.client.lookup import NAME
+from stream_app.board.uploads import Uploads
+from stream_app.client.lanes.commands import command_sender
 from stream_app.client.messages import Receiver
-from stream_app.client.uploads import Uploads
+from stream_app.client.results.lookup import NAME
 from stream_app.clock import Clock
 from stream_app.config import Settings
 from stream_app.config.board_files import messages_path, model_path, token_of_board

@@ -16,7 +16,7 @@ from stream_app.cache.filler import CacheFiller, MemoryCache
 from stream_app.cache.local_facts import local_facts
 from stream_app.clay import Egress
 from stream_app.clay.client import ClayClient, HostCheck, Webhooks
-from stream_app.client.lanes import moved_lanes
+from stream_app.client.lanes.views import moved_lanes
 from stream_app.clock import Clock
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of

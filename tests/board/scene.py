@@ -25,11 +25,11 @@ from stream_app.board.read_model.query import FoundResultAt
 from stream_app.board.read_model.store import ReadModel, Sources
 from stream_app.board.replays import Planner, Survey
 from stream_app.board.site import Site
-from stream_app.client.answers import FoundResult
-from stream_app.client.commands import command_sender
+from stream_app.board.uploads import Uploads
+from stream_app.client.lanes.commands import command_sender
 from stream_app.client.people import StoredLead
-from stream_app.client.results import Export, Joined, ResultFilter
-from stream_app.client.uploads import Uploads
+from stream_app.client.results.answers import FoundResult
+from stream_app.client.results.export import Export, Joined, ResultFilter
 from stream_app.config import Settings, load_settings
 from stream_app.domain.commands import Command, CommandAnswer
 from stream_app.domain.lane.explain import Group

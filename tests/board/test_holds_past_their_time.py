@@ -24,7 +24,7 @@ from stream_app.board.notify import alert_of
 from stream_app.board.read_model.follow import ProjectionLag
 from stream_app.cli.lanes import lane_tables
 from stream_app.cli.status import _show_finding
-from stream_app.client import doctor
+from stream_app.client.doctor import checks as doctor
 from stream_app.domain.lane.explain import Facts, Group, LaneFacts, explain
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lane.overrides import Trip, obey
@@ -187,7 +187,10 @@ async def _told(
         return {"acme": seen}
 
     monkeypatch.setattr(doctor, "last_views", last_views)
-    monkeypatch.setattr("stream_app.client.doctor.Clock", lambda: Mock(now_ms=lambda: NOW_MS))
+    monkeypatch.setattr(
+        "stream_app.client.doctor.checks.Clock",
+        lambda: Mock(now_ms=lambda: NOW_MS),
+    )
     told["doctor"] = (await doctor._lanes(settings)).text
     registry = CollectorRegistry()
     metrics = LaneMetrics(registry, logs.get("test"), lambda: NOW_MS)

@@ -26,7 +26,7 @@ from stream_app.board.pages.lanes import (
 from stream_app.board.read_model.board_query import CommandFilter, DatedChange, Mark, Slot
 from stream_app.board.read_model.follow import ProjectionLag
 from stream_app.board.site import Bar, Lane, Moment, Overview, bars_of, forecasts_of
-from stream_app.client.answers import Cause, DeadLetters
+from stream_app.client.results.answers import Cause, DeadLetters
 from stream_app.domain.dead_letter.causes import Filter
 from stream_app.domain.dead_letter.orders import ReplayPlan, ReplayProgress
 from stream_app.domain.lane.explain import Finding, Group, Outlook

@@ -18,7 +18,7 @@ from stream_app.board.pages.money import money_csv, money_page
 from stream_app.board.read_model.board_query import Slot
 from stream_app.board.read_model.follow import ProjectionLag
 from stream_app.board.site import UNREADABLE, Lane, Moment, Overview
-from stream_app.client.answers import Cause, Day, FoundImport, StatusCount
+from stream_app.client.results.answers import Cause, Day, FoundImport, StatusCount
 from stream_app.domain.dead_letter.causes import Filter
 from stream_app.domain.lane.backlog import Place
 from stream_app.domain.lane.explain import Group

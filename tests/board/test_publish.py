@@ -10,9 +10,9 @@ import httpx
 import msgspec
 import pytest
 
-from stream_app.client import uploads
-from stream_app.client.publish import PublishOptions, announced
-from stream_app.client.uploads import Upload
+from stream_app.board import uploads
+from stream_app.board.uploads import Upload
+from stream_app.client.publish.leads import PublishOptions, announced
 from stream_app.config import Settings
 from stream_app.domain.model.messages import Lead
 from tests.board.client import OWN, Client, digest_on

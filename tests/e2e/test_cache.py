@@ -8,8 +8,8 @@ import time
 import pytest
 import redis.asyncio
 
-from stream_app.client.answers import FoundLead
-from stream_app.client.lookup import find
+from stream_app.client.results.answers import FoundLead
+from stream_app.client.results.lookup import find
 from stream_app.dev.kafka import Broker
 from tests.e2e.cached_outage import PATIENT, fields_of, filled, lead, outage, pipeline
 from tests.e2e.pipeline import Pipeline

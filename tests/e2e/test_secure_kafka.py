@@ -15,8 +15,8 @@ import pytest
 from stream_app.board.read_model.follow import Projection
 from stream_app.board.read_model.store import Sources
 from stream_app.cli.main import main
-from stream_app.client.doctor import may_join, may_transact, strangers_may_not_write
-from stream_app.client.gateways import ProbeFailed
+from stream_app.client.doctor.checks import may_join, may_transact, strangers_may_not_write
+from stream_app.client.doctor.gateways import ProbeFailed
 from stream_app.dev.process import StartError
 from stream_app.domain.model.errors import KafkaRefused
 from stream_app.domain.model.records import Record

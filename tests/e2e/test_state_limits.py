@@ -10,7 +10,7 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.protocol.admin import DeleteGroupsRequest
 
-from stream_app.client.lanes import last_views
+from stream_app.client.lanes.views import last_views
 from stream_app.dev.kafka import Broker
 from stream_app.dev.process import LOOPBACK
 from stream_app.domain.delivery.envelope import Envelope

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from stream_app.client.gateways import gateway_answers
+from stream_app.client.doctor.gateways import gateway_answers
 from stream_app.config.model import Gateway as Limits
 from stream_app.dev.process import free_port
 from stream_app.ops.http import serve_http

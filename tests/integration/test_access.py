@@ -13,8 +13,8 @@ import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaTimeoutError
 
-from stream_app.client.commands import submit
-from stream_app.client.publish import PublishOptions, Ready, send_batch
+from stream_app.client.lanes.commands import submit
+from stream_app.client.publish.leads import PublishOptions, Ready, send_batch
 from stream_app.dev.kafka import Broker
 from stream_app.domain.model.errors import BrokerUnavailable
 from stream_app.domain.model.records import Record

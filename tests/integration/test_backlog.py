@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from aiokafka import AIOKafkaProducer, TopicPartition
 
-from stream_app.client.lanes import read_lanes
+from stream_app.client.lanes.views import read_lanes
 from stream_app.config import Settings
 from stream_app.dev.kafka import Broker
 from stream_app.domain.lane.explain import LaneFacts

@@ -16,8 +16,8 @@ import trustme
 from redis.crc import key_slot
 
 from stream_app.cache.redis import RedisCache, redis_link
-from stream_app.client.doctor import redis_answers
-from stream_app.client.gateways import ProbeFailed
+from stream_app.client.doctor.checks import redis_answers
+from stream_app.client.doctor.gateways import ProbeFailed
 from stream_app.dev.process import free_port
 from stream_app.domain.result import NOTHING, Entry, Field, company_slot, person_slot
 from stream_app.partition.ports import Cache

@@ -10,8 +10,8 @@ import trustme
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 from stream_app.clay import Egress
-from stream_app.client.doctor import clocks_agree, examine, host_answers, trace_check
-from stream_app.client.gateways import ProbeFailed
+from stream_app.client.doctor.checks import clocks_agree, examine, host_answers, trace_check
+from stream_app.client.doctor.gateways import ProbeFailed
 from stream_app.config import Settings, load_settings
 from stream_app.dev.kafka import Broker
 from stream_app.dev.process import free_port
@@ -38,7 +38,7 @@ def without_kafka(monkeypatch: pytest.MonkeyPatch) -> None:
     async def no_answer(*_: object) -> str:
         raise ProbeFailed("no broker answers")
 
-    monkeypatch.setattr("stream_app.client.doctor.kafka_answers", no_answer)
+    monkeypatch.setattr("stream_app.client.doctor.checks.kafka_answers", no_answer)
 
 
 async def verdicts(settings: Settings) -> dict[str, list[tuple[str, str]]]:
@@ -188,7 +188,7 @@ async def test_a_setup_in_which_nothing_runs(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("stream_app.client.doctor._WITHIN_S", 2.0)
+    monkeypatch.setattr("stream_app.client.doctor.checks._WITHIN_S", 2.0)
     nowhere = f"127.0.0.1:{free_port()}"
     settings = settings_for(
         tmp_path,

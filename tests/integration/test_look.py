@@ -7,7 +7,7 @@ import msgspec
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from stream_app.client.lanes import (
+from stream_app.client.lanes.views import (
     command_log,
     last_views,
     moved_lanes,

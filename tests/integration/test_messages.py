@@ -15,7 +15,7 @@ import trustme
 
 from stream_app.board.notify import gateway_answers
 from stream_app.clay import Egress
-from stream_app.client.doctor import message_check
+from stream_app.client.doctor.checks import message_check
 from stream_app.client.messages import NotDelivered, Receiver
 from stream_app.config import Settings, load_settings
 from stream_app.dev.kafka import Broker

@@ -13,8 +13,8 @@ import pytest
 from aiokafka import AIOKafkaProducer
 
 from stream_app.cli.main import main
-from stream_app.client import send
-from stream_app.client.publish import PublishOptions, Refusal, publish
+from stream_app.client.publish import send
+from stream_app.client.publish.leads import PublishOptions, Refusal, publish
 from stream_app.config import Kafka, Settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import Broker

@@ -13,7 +13,7 @@ import pytest
 
 from stream_app.board.publish import join_on_kafka
 from stream_app.cli.main import main
-from stream_app.client.results import Joined, ResultFilter
+from stream_app.client.results.export import Joined, ResultFilter
 from stream_app.config import Settings
 from stream_app.dev.kafka import Broker
 from stream_app.domain.delivery.state_machine import delivery_key

@@ -12,7 +12,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 from stream_app.cli import main as cli
-from stream_app.client.round_trip import RoundTrip, price, round_trip
+from stream_app.client.doctor.round_trip import RoundTrip, price, round_trip
 from stream_app.config import Settings
 from stream_app.dev.kafka import Broker
 from stream_app.domain.commands import Command
@@ -76,7 +76,7 @@ async def worker_that_reports(
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody here answers a cancellation."""
-    monkeypatch.setattr("stream_app.client.round_trip._CANCELLED_WITHIN_S", 1.0)
+    monkeypatch.setattr("stream_app.client.doctor.round_trip._CANCELLED_WITHIN_S", 1.0)
 
 
 async def with_topics(kafka: Broker, namespace: str, folder: Path) -> Settings:

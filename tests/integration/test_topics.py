@@ -9,7 +9,7 @@ import pytest
 from aiokafka import AIOKafkaProducer
 
 from stream_app.cli.main import main
-from stream_app.client.doctor import Check, examine
+from stream_app.client.doctor.checks import Check, examine
 from stream_app.config import Settings
 from stream_app.dev.kafka import Broker
 from stream_app.domain.model.errors import TopicsError

@@ -34,6 +34,7 @@ _EDGE: Final = (
     "board/charts.py",
     "board/formats.py",
     "board/site.py",
+    "board/uploads.py",
 )
 PARTS: Final = {
     part: tuple(f"stream_app/{name}" for name in names)

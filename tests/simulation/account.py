@@ -26,7 +26,7 @@ from prometheus_client import CollectorRegistry
 
 from stream_app.board.read_model.board_query import BoardQueries
 from stream_app.board.read_model.store import Position, ReadModel, Sources
-from stream_app.client.answers import Account, ByState
+from stream_app.client.results.answers import Account, ByState
 from stream_app.domain.books.money import BooksReport
 from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.lane.backlog import positions_of, untaken_from

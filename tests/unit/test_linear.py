@@ -16,7 +16,7 @@ import pytest
 
 from stream_app.cache.local_facts import local_facts
 from stream_app.client.people import hashes_of
-from stream_app.client.rows import MAX_LINE_BYTES, open_csv, read_jsonl, read_titles
+from stream_app.client.publish.rows import MAX_LINE_BYTES, open_csv, read_jsonl, read_titles
 from stream_app.domain.callback.body import Body, callback_of, read_body
 from stream_app.domain.callback.interpret import read_callback
 from stream_app.domain.commands import read_command

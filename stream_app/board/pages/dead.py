@@ -11,7 +11,7 @@ from stream_app.board.charts import spark, stack
 from stream_app.board.formats import CAUSE_WORDS
 from stream_app.board.requests import Query, after_of, number, one_of, span_of, word, words
 from stream_app.board.site import HOUR_S, Moment, PageData, Site, Tone
-from stream_app.client.answers import Cause
+from stream_app.client.results.answers import Cause
 from stream_app.domain.books.records import STATE_MEANING, STATES, DeadLetterState
 from stream_app.domain.dead_letter.causes import Filter, Source
 from stream_app.domain.dead_letter.orders import PLAN_LIFE_MS, ReplayProgress, ReplayState

@@ -9,7 +9,7 @@ from stream_app.board.read_model.board_query import CommandFilter
 from stream_app.board.read_model.on_kafka import Search
 from stream_app.board.requests import MAX_FILE_BYTES, Query, after_of, number, word, words
 from stream_app.board.site import Moment, PageData, Site, untaken
-from stream_app.client.answers import FoundImport
+from stream_app.client.results.answers import FoundImport
 from stream_app.domain.books.records import COLUMNS, MEANING, MOVING, books_line, meaning_of
 from stream_app.domain.commands import REPLAY_RELOAD
 from stream_app.kafka.backlog import sum_of, waiting_in

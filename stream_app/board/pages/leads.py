@@ -11,8 +11,8 @@ from stream_app.board.read_model.board_query import RecordRow
 from stream_app.board.read_model.query import Place
 from stream_app.board.requests import Query, after_of, lead_id_of, words
 from stream_app.board.site import Moment, PageData, Site
-from stream_app.client.answers import FoundResult, RecordHistory, StatusCount, steps
-from stream_app.client.lookup import names_of
+from stream_app.client.results.answers import FoundResult, RecordHistory, StatusCount, steps
+from stream_app.client.results.lookup import names_of
 from stream_app.domain.books.records import COLUMNS, meaning_of
 from stream_app.domain.lane.holds import WaitKind
 from stream_app.domain.lane.waits import NAMES, Wait, sums

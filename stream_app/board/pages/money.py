@@ -9,7 +9,7 @@ from stream_app.board.formats import day_of
 from stream_app.board.read_model.history import DAY_S, QUARTER_S
 from stream_app.board.requests import Query, word
 from stream_app.board.site import HOUR_S, Moment, PageData, Site
-from stream_app.client.answers import Day
+from stream_app.client.results.answers import Day
 from stream_app.domain.model.text import for_spreadsheet
 
 DAYS: Final = 35

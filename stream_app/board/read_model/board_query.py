@@ -16,7 +16,7 @@ import msgspec
 from stream_app.board.read_model.history import DAY_S
 from stream_app.board.read_model.project import SAME_CAUSE, record_numbers
 from stream_app.board.read_model.query import Place, Queries, place_of
-from stream_app.client.answers import Cause, Day, StatusCount
+from stream_app.client.results.answers import Cause, Day, StatusCount
 from stream_app.domain.books.records import STATES, DeadLetterState, column
 from stream_app.domain.dead_letter.orders import ReplayProgress
 from stream_app.domain.lane.view import LaneChange

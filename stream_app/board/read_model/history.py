@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from stream_app.client.answers import Event as ShownEvent
+from stream_app.client.results.answers import Event as ShownEvent
 from stream_app.domain.books.records import COLUMN, MOVING, Event
 from stream_app.domain.lane.view import LaneView
 from stream_app.domain.model.messages import RESENDS

@@ -13,7 +13,7 @@ import msgspec
 from aiokafka import TopicPartition
 
 from stream_app.board.read_model.query import FoundResultAt
-from stream_app.client.answers import NO_ANSWER, FoundResult
+from stream_app.client.results.answers import NO_ANSWER, FoundResult
 from stream_app.domain.lane.explain import Group
 from stream_app.domain.lead.identity import identify, is_made_id
 from stream_app.domain.lead.read import Unreadable, read_lead

@@ -16,7 +16,7 @@ import msgspec
 
 from stream_app.board.read_model.history import DAY_S, MOST_IMPORTS, QUARTER_S, events_of
 from stream_app.board.read_model.project import record_numbers
-from stream_app.client import answers
+from stream_app.client.results import answers
 from stream_app.domain.books.records import MOVING, STATES, column
 from stream_app.domain.dead_letter.orders import Pause, read_pause
 from stream_app.domain.lane.backlog import positions_of

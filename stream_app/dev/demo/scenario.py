@@ -18,10 +18,10 @@ import msgspec
 from aiokafka import AIOKafkaProducer
 
 from stream_app.client.books import read_books
-from stream_app.client.commands import submit
-from stream_app.client.lookup import way_in
-from stream_app.client.publish import PublishOptions, publish_rows
-from stream_app.client.rows import open_csv
+from stream_app.client.lanes.commands import submit
+from stream_app.client.publish.leads import PublishOptions, publish_rows
+from stream_app.client.publish.rows import open_csv
+from stream_app.client.results.lookup import way_in
 from stream_app.config.kafka_access import connection_of
 from stream_app.dev.demo.comparison import Comparison, DemoState, compare, followed
 from stream_app.dev.demo.processes import SMALL, WORKSPACES, Processes, patience, running

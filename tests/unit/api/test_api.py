@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 import stream_app
-import stream_app.client.publish  # a submodule must not take the place of a function
+import stream_app.client.publish.leads  # a submodule must not take the place of a function
 from stream_app import (
     BoardUnavailable,
     FoundImport,
@@ -40,10 +40,10 @@ from stream_app import (
     wait_for_import,
     wait_for_import_sync,
 )
-from stream_app.client.answers import ImportsAnswer
-from stream_app.client.lookup import LeadSearch
-from stream_app.client.publish import PublishOptions
-from stream_app.client.results import ResultFilter, ResultStore, export, results_of
+from stream_app.client.publish.leads import PublishOptions
+from stream_app.client.results.answers import ImportsAnswer
+from stream_app.client.results.export import ResultFilter, ResultStore, export, results_of
+from stream_app.client.results.lookup import LeadSearch
 from tests.repository.test_deploy import kafka_properties, published
 from tests.support.pace import BUSY
 
@@ -150,7 +150,7 @@ async def test_publish_passes_its_arguments_on(
     ) -> None:
         passed.extend((list(leads), settings, options))
 
-    monkeypatch.setattr("stream_app.client.publish.publish", fake)
+    monkeypatch.setattr("stream_app.client.publish.leads.publish", fake)
     settings = load_settings(config)
     leads = [{"email": "ada@example.com"}]
     await publish(
@@ -178,8 +178,8 @@ async def test_publish_returns_the_import_and_the_ids_of_its_leads(
     async def sent(batch: Any, *_: Any, **__: Any) -> int:
         return len(list(batch))
 
-    monkeypatch.setattr("stream_app.client.publish.kafka_ready", AsyncMock())
-    monkeypatch.setattr("stream_app.client.publish.send_batch", sent)
+    monkeypatch.setattr("stream_app.client.publish.leads.kafka_ready", AsyncMock())
+    monkeypatch.setattr("stream_app.client.publish.leads.send_batch", sent)
     leads = [
         {"email": "ada@example.com", "lead_id": "crm-17"},
         {"notes": "no lead"},
@@ -247,7 +247,7 @@ def test_find_lead_needs_the_token_of_the_api_only(
         asked.append((settings.board_token, who, workspace))
         return LeadSearch(as_of_ms=1, lag=0, trouble="", leads=[])
 
-    monkeypatch.setattr("stream_app.client.lookup.find", fake)
+    monkeypatch.setattr("stream_app.client.results.lookup.find", fake)
     with pytest.raises(SettingsError, match="environment variable BOARD_TOKEN is not set"):
         find_lead_sync("crm-17", load_settings(config))
     monkeypatch.setenv("BOARD_TOKEN", TOKEN)
@@ -269,7 +269,7 @@ def test_an_import_is_waited_for_until_all_its_leads_are_at_rest(
     for a while.
     """
     monkeypatch.setenv("BOARD_TOKEN", TOKEN)
-    monkeypatch.setattr("stream_app.client.lookup._LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr("stream_app.client.results.lookup._LOOK_EVERY_S", 0.01)
     rest = [_import("acme", {"enriched": 1}), _import("beta", {"duplicate": 1, "parked": 1})]
     moves = [rest[0], _import("beta", {"waiting": 1, "parked": 1})]
     looks: list[list[FoundImport] | BoardUnavailable] = [
@@ -287,7 +287,7 @@ def test_an_import_is_waited_for_until_all_its_leads_are_at_rest(
             raise now
         return ImportsAnswer(as_of_ms=1, lag=0, trouble="", imports=now, more=False)
 
-    monkeypatch.setattr("stream_app.client.lookup.find_imports", look)
+    monkeypatch.setattr("stream_app.client.results.lookup.find_imports", look)
     assert wait_for_import_sync("march", config) == rest
     assert looks == [rest]
     looks[:] = [moves]

@@ -14,7 +14,7 @@ import pytest
 from stream_app.board.read_model.board_query import BoardQueries, DeadLetterRow
 from stream_app.board.read_model.query import Place
 from stream_app.board.read_model.store import ReadModel
-from stream_app.client.answers import Cause
+from stream_app.client.results.answers import Cause
 from stream_app.domain.books.records import COLUMN, column
 from stream_app.domain.model.messages import RESEND, Status
 from tests.board.model_records import (

@@ -12,7 +12,7 @@ from stream_app.board.read_model import history, store
 from stream_app.board.read_model.board_query import BoardQueries
 from stream_app.board.read_model.query import Queries
 from stream_app.board.read_model.store import ReadModel
-from stream_app.client.answers import FoundImport
+from stream_app.client.results.answers import FoundImport
 from stream_app.domain.model.messages import ImportSummary
 from tests.board.model_records import DAY_MS, NOW_MS, Made, dead_letter, event, flat, sources, take
 from tests.support.cpu import exponent

@@ -19,7 +19,7 @@ from stream_app.board.read_model.follow import STALE_MS, ProjectionLag
 from stream_app.board.read_model.on_kafka import FoundRecord, Search
 from stream_app.board.read_model.query import FoundResultAt, Queries
 from stream_app.board.read_model.store import ReadModel
-from stream_app.client.answers import FoundResult
+from stream_app.client.results.answers import FoundResult
 from stream_app.domain.books.records import STATES
 from stream_app.domain.lane.explain import Group
 from stream_app.domain.model.errors import UnreadableBatch

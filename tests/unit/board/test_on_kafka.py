@@ -14,7 +14,7 @@ from aiokafka import TopicPartition
 from stream_app.board.read_model import on_kafka
 from stream_app.board.read_model.on_kafka import FoundRecord, ResultFetcher, WaitingLeads
 from stream_app.board.read_model.query import FoundResultAt
-from stream_app.client.answers import NO_ANSWER, FoundResult
+from stream_app.client.results.answers import NO_ANSWER, FoundResult
 from stream_app.domain.lane.explain import Group
 from stream_app.domain.lead.identity import people
 from stream_app.domain.model.errors import BrokerUnavailable, KafkaRefused, UnreadableBatch

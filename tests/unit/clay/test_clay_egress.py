@@ -11,8 +11,8 @@ import uvloop
 
 from stream_app.clay import Egress
 from stream_app.clay.client import Endpoint, HostCheck, Webhooks
-from stream_app.client.doctor import host_answers
-from stream_app.client.gateways import ProbeFailed
+from stream_app.client.doctor.checks import host_answers
+from stream_app.client.doctor.gateways import ProbeFailed
 from stream_app.dev.process import free_port
 from stream_app.domain.model.addresses import WEBHOOK_PATH
 from stream_app.domain.model.outcome import Accepted, Denied, Outcome, Poison, Refused, Uncertain

@@ -7,8 +7,8 @@ import pytest
 from stream_app.cli import status as command
 from stream_app.cli.main import main
 from stream_app.cli.status import _unknown
-from stream_app.client.answers import FoundImport, ImportsAnswer, WaitingAnswer, WaitingLead
-from stream_app.client.lookup import LeadSearch
+from stream_app.client.results.answers import FoundImport, ImportsAnswer, WaitingAnswer, WaitingLead
+from stream_app.client.results.lookup import LeadSearch
 from tests.support.config import one_way
 
 FIRST_MS = 1_790_000_000_000

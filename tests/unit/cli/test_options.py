@@ -18,16 +18,16 @@ import pytest
 from stream_app.cli.base import confirm
 from stream_app.cli.books import show_report
 from stream_app.cli.main import main, parse
-from stream_app.client.answers import (
+from stream_app.client.lanes.commands import SentCommand, new_command
+from stream_app.client.people import StoredLead
+from stream_app.client.results.answers import (
     Cause,
     DeadLetters,
     DeadLettersAnswer,
     FoundImport,
     ImportsAnswer,
 )
-from stream_app.client.commands import SentCommand, new_command
-from stream_app.client.people import StoredLead
-from stream_app.client.results import Export, ResultFilter
+from stream_app.client.results.export import Export, ResultFilter
 from stream_app.config import Settings
 from stream_app.domain.books.money import BooksReport, OpenCost
 from stream_app.domain.books.records import COLUMNS, StatusCount

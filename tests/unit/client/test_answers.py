@@ -8,8 +8,8 @@ import msgspec
 import pytest
 from aiokafka import TopicPartition
 
-from stream_app.client import commands
-from stream_app.client.commands import SentCommand, submit
+from stream_app.client.lanes import commands
+from stream_app.client.lanes.commands import SentCommand, submit
 from stream_app.config import Kafka, Settings
 from stream_app.domain.commands import REPLAY_RELOAD, CommandAnswer, CommandKind
 from stream_app.domain.model.errors import SettingsError

@@ -8,9 +8,9 @@ import httpx
 import msgspec
 import pytest
 
-from stream_app.client import lookup
-from stream_app.client.answers import FoundImport, FoundLead, ImportsAnswer, RecordHistory
-from stream_app.client.lookup import (
+from stream_app.client.results import lookup
+from stream_app.client.results.answers import FoundImport, FoundLead, ImportsAnswer, RecordHistory
+from stream_app.client.results.lookup import (
     check_board,
     find,
     find_dead_letters,

@@ -6,7 +6,7 @@ from contextlib import closing
 import msgspec
 import pytest
 
-from stream_app.client.publish import (
+from stream_app.client.publish.leads import (
     Batch,
     Checker,
     PublishOptions,
@@ -18,7 +18,7 @@ from stream_app.client.publish import (
     column_lines,
     no_workspace,
 )
-from stream_app.client.rows import Draft, Row
+from stream_app.client.publish.rows import Draft, Row
 from stream_app.config import Kafka, Settings
 from stream_app.domain.lead.identity import identify, plain_id
 from stream_app.domain.lead.read import MAX_LEAD_BYTES, read_lead

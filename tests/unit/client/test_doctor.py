@@ -18,8 +18,8 @@ from aiokafka.errors import (
 )
 
 from stream_app.clay import Egress
-from stream_app.client import doctor
-from stream_app.client.doctor import (
+from stream_app.client.doctor import checks as doctor
+from stream_app.client.doctor.checks import (
     Check,
     clocks_agree,
     host_answers,
@@ -30,7 +30,7 @@ from stream_app.client.doctor import (
     runs,
     strangers_may_not_write,
 )
-from stream_app.client.gateways import ProbeFailed
+from stream_app.client.doctor.gateways import ProbeFailed
 from stream_app.config import Kafka, Settings
 from stream_app.config.model import Gateway
 from stream_app.domain.lane.explain import Group

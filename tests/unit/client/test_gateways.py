@@ -13,8 +13,8 @@ import pytest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stream_app.clay import Egress
-from stream_app.client import gateways
-from stream_app.client.gateways import (
+from stream_app.client.doctor import gateways
+from stream_app.client.doctor.gateways import (
     ProbeFailed,
     TableSecret,
     callbacks_come_in,

@@ -7,8 +7,8 @@ from collections import Counter
 import msgspec
 
 from stream_app.cli.lanes import lane_tables
-from stream_app.client.commands import answers_in
-from stream_app.client.lanes import LanesReport, _lane, page, views_in
+from stream_app.client.lanes.commands import answers_in
+from stream_app.client.lanes.views import LanesReport, _lane, page, views_in
 from stream_app.config import Kafka, Settings
 from stream_app.domain.commands import CommandAnswer
 from stream_app.domain.lane.explain import VIEW_UNREADABLE, Facts, Group, LaneFacts, explain

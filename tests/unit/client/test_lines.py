@@ -13,10 +13,10 @@ import msgspec
 import psutil
 import pytest
 
-from stream_app.client import results
-from stream_app.client.publish import PublishOptions
-from stream_app.client.results import OTHERS, Format, Lines, Matcher, ResultStore
-from stream_app.client.rows import Draft, Row
+from stream_app.client.publish.leads import PublishOptions
+from stream_app.client.publish.rows import Draft, Row
+from stream_app.client.results import export as results
+from stream_app.client.results.export import OTHERS, Format, Lines, Matcher, ResultStore
 from stream_app.domain.lead.identity import people, person_key
 from stream_app.domain.model.errors import StreamAppError
 from stream_app.domain.model.messages import Result, Scalar

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from stream_app.cli.main import main
 from stream_app.cli.options import iso
-from stream_app.client.answers import Event, FoundLead, FoundResult, RecordHistory, steps
-from stream_app.client.lookup import find
+from stream_app.client.results.answers import Event, FoundLead, FoundResult, RecordHistory, steps
+from stream_app.client.results.lookup import find
 from stream_app.config import Settings, load_settings
 from stream_app.domain.books.records import MEANING, Column
 from stream_app.domain.lane.waits import waits

@@ -6,10 +6,10 @@ from typing import Any, Self
 
 import pytest
 
-from stream_app.client import round_trip as module
-from stream_app.client.commands import SentCommand
-from stream_app.client.publish import Refusal
-from stream_app.client.round_trip import RoundTrip, price, probe_lead, round_trip
+from stream_app.client.doctor import round_trip as module
+from stream_app.client.doctor.round_trip import RoundTrip, price, probe_lead, round_trip
+from stream_app.client.lanes.commands import SentCommand
+from stream_app.client.publish.leads import Refusal
 from stream_app.clock import Clock
 from stream_app.config import Kafka, Settings
 from stream_app.domain.commands import Command, CommandAnswer

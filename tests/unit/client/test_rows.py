@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stream_app.client import rows as rows_module
-from stream_app.client.rows import (
+from stream_app.client.publish import rows as rows_module
+from stream_app.client.publish.rows import (
     MAX_LINE_BYTES,
     MAX_LINES_PER_ROW,
     Draft,

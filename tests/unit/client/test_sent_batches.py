@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from aiokafka.errors import KafkaConnectionError
 
-from stream_app.client import send
-from stream_app.client.send import Sender
+from stream_app.client.publish import send
+from stream_app.client.publish.send import Sender
 from stream_app.domain.model.errors import BrokerUnavailable
 from stream_app.kafka.connection import KafkaConnection
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_app.client.send import PublishedLeads, wait_for_rest
+from stream_app.client.publish.send import PublishedLeads, wait_for_rest
 from stream_app.domain.books.records import NOT_LEADS
 from stream_app.domain.model.messages import Status, StatusEvent
 

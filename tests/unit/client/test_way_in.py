@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from stream_app.cli.main import main
-from stream_app.client.lookup import way_in
+from stream_app.client.results.lookup import way_in
 from stream_app.config import Settings, load_settings
 from stream_app.config.board_files import token_of_board, token_of_reader
 from stream_app.domain.model.errors import SettingsError, StreamAppError

@@ -3,8 +3,8 @@
 import msgspec
 import pytest
 
-from stream_app.client.lookup import paths_of
 from stream_app.client.people import hashes_of
+from stream_app.client.results.lookup import paths_of
 from stream_app.domain.commands import Command, read_command
 from stream_app.domain.delivery.suppression import people_in
 from stream_app.domain.lead.identity import (

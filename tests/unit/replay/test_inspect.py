@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from stream_app.client.rows import read_jsonl
+from stream_app.client.publish.rows import read_jsonl
 from stream_app.domain.lead.read import Unreadable
 from stream_app.domain.model.records import ConsumedRecord
 from stream_app.replay.inspect import line_of

@@ -10,8 +10,8 @@ from typing import Final
 
 import msgspec
 
-from stream_app.client.commands import submit
-from stream_app.client.publish import publish
+from stream_app.client.lanes.commands import submit
+from stream_app.client.publish.leads import publish
 from stream_app.clock import Clock
 from stream_app.config import Settings, check_known
 from stream_app.config.kafka_access import connection_of

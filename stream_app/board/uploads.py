@@ -21,7 +21,7 @@ from typing import IO, Final, Literal, TypeVar
 import msgspec
 from attrs import define, field
 
-from stream_app.client.publish import (
+from stream_app.client.publish.leads import (
     Batch,
     Checker,
     PublishOptions,
@@ -32,7 +32,7 @@ from stream_app.client.publish import (
     quotes_of,
     send_batch,
 )
-from stream_app.client.rows import first_cells, guess_columns, open_named_csv, read_titles
+from stream_app.client.publish.rows import first_cells, guess_columns, open_named_csv, read_titles
 from stream_app.config import Settings
 from stream_app.config.kafka_access import kafka_ready
 from stream_app.domain.lane.price import Quote, quote_lines

@@ -13,7 +13,7 @@ from urllib.parse import quote, urlencode
 import httpx
 import msgspec
 
-from stream_app.client.answers import (
+from stream_app.client.results.answers import (
     NOT_READ_YET,
     UNKNOWN_LEAD,
     Answer,

@@ -20,10 +20,10 @@ from stream_app import __version__
 from stream_app.cache.redis import tls_options
 from stream_app.clay import Egress
 from stream_app.clay.client import reach
-from stream_app.client.gateways import ProbeFailed, callbacks_come_in, gateway_answers
-from stream_app.client.lanes import last_views
-from stream_app.client.lookup import check_board
+from stream_app.client.doctor.gateways import ProbeFailed, callbacks_come_in, gateway_answers
+from stream_app.client.lanes.views import last_views
 from stream_app.client.messages import NO_URL, NotDelivered, Receiver, trial_body
+from stream_app.client.results.lookup import check_board
 from stream_app.clock import Clock
 from stream_app.config import Settings
 from stream_app.config.kafka_access import (

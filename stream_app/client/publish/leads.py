@@ -18,8 +18,8 @@ from typing import Any, Final
 
 import msgspec
 
-from stream_app.client.rows import LEAD_LEVEL, USUAL_FIELDS, Draft, Row, draft_of
-from stream_app.client.send import OnAcknowledged, Sender
+from stream_app.client.publish.rows import LEAD_LEVEL, USUAL_FIELDS, Draft, Row, draft_of
+from stream_app.client.publish.send import OnAcknowledged, Sender
 from stream_app.clock import Clock
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of, kafka_ready

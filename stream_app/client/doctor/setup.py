@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any, Final
 
-from stream_app.client.rows import USUAL_FIELDS
+from stream_app.client.publish.rows import USUAL_FIELDS
 from stream_app.config import Settings
 from stream_app.domain.model.errors import SettingsError
 from stream_app.domain.plan import Destination

@@ -17,10 +17,10 @@ from unittest.mock import AsyncMock
 import msgspec
 import pytest
 
-from stream_app.client import uploads
-from stream_app.client.publish import Checker, PublishOptions, Ready, announced
-from stream_app.client.rows import open_csv
-from stream_app.client.uploads import TooManyUploads, Upload, Uploads
+from stream_app.board import uploads
+from stream_app.board.uploads import TooManyUploads, Upload, Uploads
+from stream_app.client.publish.leads import Checker, PublishOptions, Ready, announced
+from stream_app.client.publish.rows import open_csv
 from stream_app.config import Settings, load_settings
 from stream_app.domain.model.errors import BrokerUnavailable
 from stream_app.domain.model.messages import ImportSummary, Lead

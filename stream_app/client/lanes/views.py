@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 from aiokafka import TopicPartition
 
-from stream_app.client.commands import answers_in
+from stream_app.client.lanes.commands import answers_in
 from stream_app.clock import Clock
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of, kafka_ready, topic_reader

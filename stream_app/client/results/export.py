@@ -24,8 +24,8 @@ from typing import IO, Final, Literal
 
 import msgspec
 
-from stream_app.client.publish import Checker, PublishOptions, no_workspace
-from stream_app.client.rows import Row, Sheet, open_csv
+from stream_app.client.publish.leads import Checker, PublishOptions, no_workspace
+from stream_app.client.publish.rows import Row, Sheet, open_csv
 from stream_app.config import Settings
 from stream_app.config.kafka_access import kafka_ready, topic_reader
 from stream_app.domain.lead.identity import identifiers, identify, person_key, rows_of
@@ -148,7 +148,7 @@ MOST_FIELDS: Final = 5_000
 """Fields that have a column of their own: those that come first."""
 OTHERS: Final = "other_fields"
 """The column with all other fields of a result, as a JSON object."""
-# client/rows.py turns bytes that are not UTF-8 into these.
+# client/publish/rows.py turns bytes that are not UTF-8 into these.
 _UNDECODABLE: Final = re.compile("[\ud800-\udfff]")
 
 _json: Final = msgspec.json.Encoder()

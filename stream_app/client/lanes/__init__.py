@@ -1,0 +1,1 @@
+"""The state of each lane as its worker wrote it, and commands to lanes."""

@@ -1,0 +1,1 @@
+"""What became of leads: export the results, and ask the board about one lead or one import."""
