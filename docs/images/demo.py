@@ -10,7 +10,7 @@ from typing import Any
 from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console
 
-from stream_app.cli import base, demo, tables
+from stream_app.cli import demo, output, tables
 
 screen = Console(
     record=True,
@@ -38,7 +38,7 @@ def recorded(**_: Any) -> Console:
     return screen
 
 
-demo.Console = base.console = tables.console = recorded
+demo.Console = output.console = tables.console = recorded
 demo.Screen = Printed
 demo._NEXT = ""
 code = demo.demo()

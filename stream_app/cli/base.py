@@ -1,9 +1,8 @@
-"""What all commands share: common options, exit codes, and output as text or JSON."""
+"""What all commands share: common options, exit codes, and questions at the terminal."""
 
 # No `from __future__ import annotations`: cyclopts looks for the types of inherited options in the
 # subclass's module.
 
-import json
 import os
 import sys
 from collections.abc import Coroutine, Sequence
@@ -13,12 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 from cyclopts import App, CoercionError, Group, Parameter, Token, convert
 
+from stream_app.cli.output import say, show, show_json
 from stream_app.domain.model import errors
-from stream_app.domain.model.text import for_json, for_terminal, wrapped
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from stream_app.cli.tables import Table
     from stream_app.config import Settings
     from stream_app.config.variables import Need
@@ -168,34 +165,3 @@ def answered_yes(what: str) -> bool:
     """Ask the user at the terminal, and return True if the answer is yes."""
     say(f"{what}? [y/N]")
     return sys.stdin.readline().strip().lower() in ("y", "yes")
-
-
-def say(line: str) -> None:
-    """Print a line on stderr: progress, warnings, problems."""
-    _print(line, stderr=True)
-
-
-def show(line: str) -> None:
-    """Print a line of the result on stdout, for people."""
-    _print(line, stderr=False)
-
-
-def show_json(document: Any) -> None:
-    """Print the result on stdout as JSON, for programs. Structs become objects."""
-    import msgspec
-
-    text = json.dumps(msgspec.to_builtins(document, str_keys=True), ensure_ascii=False, indent=2)
-    sys.stdout.write(for_json(text) + "\n")
-
-
-def console(*, stderr: bool = False) -> "Console":
-    """Return a console that prints text literally: text from outside may look like markup."""
-    from rich.console import Console
-
-    return Console(stderr=stderr, markup=False, highlight=False, emoji=False)
-
-
-def _print(line: str, *, stderr: bool) -> None:
-    out = console(stderr=stderr)
-    text = for_terminal(line)
-    out.print(wrapped(text, out.width) if out.is_terminal else text, soft_wrap=True)

@@ -3,7 +3,8 @@
 import asyncio
 from typing import Final
 
-from stream_app.cli.base import COMMON, NO, OK, Common, Whole, say, show, show_json
+from stream_app.cli.base import COMMON, NO, OK, Common, Whole
+from stream_app.cli.output import say, show, show_json
 from stream_app.cli.tables import Column, Table, reading
 from stream_app.client.books import read_books
 from stream_app.domain.books.money import BooksReport

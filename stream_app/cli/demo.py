@@ -12,20 +12,9 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from stream_app.cli.base import (
-    COMMON,
-    NO,
-    OK,
-    OPTIONS,
-    Common,
-    OptionalWhole,
-    Whole,
-    console,
-    say,
-    show,
-    show_json,
-)
+from stream_app.cli.base import COMMON, NO, OK, OPTIONS, Common, OptionalWhole, Whole
 from stream_app.cli.books import show_report
+from stream_app.cli.output import console, say, show, show_json
 from stream_app.cli.tables import Column, Table, lines_of, table_of
 from stream_app.config.rules import bootstrap_problem
 from stream_app.dev import simulator

@@ -19,12 +19,11 @@ from stream_app.cli.base import (
     OptionalWhole,
     confirm,
     on_kafka,
-    say,
-    show_json,
     with_actions,
 )
 from stream_app.cli.files import private_file
 from stream_app.cli.options import WHICH, Audit, Positive, Which, iso
+from stream_app.cli.output import say, show_json
 from stream_app.cli.replay import Redrive, select_and_order
 from stream_app.cli.tables import Column, Table, reading, table_of
 from stream_app.client.results.answers import Cause, DeadLetters

@@ -7,8 +7,9 @@ from typing import Annotated, Any, Final
 
 from cyclopts import Parameter
 
-from stream_app.cli.base import COMMON, NO, OK, Common, confirm, say, show_json
+from stream_app.cli.base import COMMON, NO, OK, Common, confirm
 from stream_app.cli.options import login_name
+from stream_app.cli.output import say, show_json
 from stream_app.client.doctor import checks as checks_of
 from stream_app.client.doctor import round_trip as trip
 from stream_app.client.doctor.checks import Check

@@ -13,7 +13,7 @@ from typing import IO, Any, Final, Literal, Self, TypeVar, cast
 
 import msgspec
 
-from stream_app.cli.base import say
+from stream_app.cli.output import say
 from stream_app.client.publish.leads import Ready, Refusal
 from stream_app.domain.model.errors import SettingsError, StreamAppError
 from stream_app.domain.model.text import for_spreadsheet, for_terminal

@@ -12,20 +12,9 @@ from zoneinfo import ZoneInfo
 
 from cyclopts import CoercionError, Parameter, Token
 
-from stream_app.cli.base import (
-    COMMON,
-    NO,
-    OK,
-    QUEUED,
-    Common,
-    Whole,
-    on_kafka,
-    say,
-    show,
-    show_json,
-    with_actions,
-)
+from stream_app.cli.base import COMMON, NO, OK, QUEUED, Common, Whole, on_kafka, with_actions
 from stream_app.cli.options import VIEW, Audit, OptionalPositive, View, Workspace, iso
+from stream_app.cli.output import say, show, show_json
 from stream_app.cli.tables import Column, Table
 from stream_app.client.doctor.gateways import table_secrets
 from stream_app.client.lanes import views as reader

@@ -39,9 +39,8 @@ from stream_app.cli.base import (
     OK,
     OPTIONS,
     Common,
-    say,
-    show_json,
 )
+from stream_app.cli.output import say, show_json
 from stream_app.domain.model.errors import SettingsError, StreamAppError
 from stream_app.domain.model.text import wrapped
 

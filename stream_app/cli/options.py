@@ -12,7 +12,8 @@ from typing import Annotated, Final, Literal
 
 from cyclopts import Group, Parameter, validators
 
-from stream_app.cli.base import OK, WHOLE, Common, OptionalWhole, Whole, console, show
+from stream_app.cli.base import OK, WHOLE, Common, OptionalWhole, Whole
+from stream_app.cli.output import console, show
 from stream_app.config import Settings
 from stream_app.domain.dead_letter.causes import Filter, Source
 from stream_app.domain.model.errors import SettingsError

@@ -18,11 +18,11 @@ from stream_app.cli.base import (
     answered_yes,
     confirm,
     on_kafka,
-    say,
     with_actions,
 )
 from stream_app.cli.lanes import exit_code, sent
 from stream_app.cli.options import Audit, Workspace, iso
+from stream_app.cli.output import say
 from stream_app.cli.tables import reading
 from stream_app.client.lanes.commands import SentCommand
 from stream_app.client.people import (

@@ -14,9 +14,10 @@ from typing import IO, Annotated, Any, Final, Literal
 
 from cyclopts import Parameter
 
-from stream_app.cli.base import NO, OK, QUEUED, Common, confirm, say, show, show_json
+from stream_app.cli.base import NO, OK, QUEUED, Common, confirm
 from stream_app.cli.files import SHOWN_ROWS, STDIO, Rejects, format_of, opened, write_ids
 from stream_app.cli.options import Map, Workspace, login_name, mapping_of
+from stream_app.cli.output import say, show, show_json
 from stream_app.cli.tables import reading, reading_rows
 from stream_app.client.lanes.views import last_views
 from stream_app.client.publish.leads import (

@@ -22,10 +22,10 @@ from stream_app.cli.base import (
     OptionalWhole,
     confirm,
     on_kafka,
-    say,
     with_actions,
 )
 from stream_app.cli.options import WHICH, Positive, Which, iso, login_name
+from stream_app.cli.output import say
 from stream_app.cli.processes import Log, run_process
 from stream_app.cli.tables import Column, Table, reading, table_of
 from stream_app.config import Settings

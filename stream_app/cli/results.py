@@ -13,9 +13,10 @@ from typing import Annotated, Final, Literal
 import msgspec
 from cyclopts import Parameter
 
-from stream_app.cli.base import COMMON, NO, OK, Common, say, show_json
+from stream_app.cli.base import COMMON, NO, OK, Common
 from stream_app.cli.files import STDIO, format_of, opened, private_file
 from stream_app.cli.options import Map, Workspace, mapping_of, ms
+from stream_app.cli.output import say, show_json
 from stream_app.cli.tables import reading
 from stream_app.client.results.export import (
     MOST_FIELDS,

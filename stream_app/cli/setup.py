@@ -7,18 +7,8 @@ from typing import Any
 
 import msgspec
 
-from stream_app.cli.base import (
-    COMMON,
-    NO,
-    OK,
-    Common,
-    answered_yes,
-    confirm,
-    on_kafka,
-    say,
-    show,
-    show_json,
-)
+from stream_app.cli.base import COMMON, NO, OK, Common, answered_yes, confirm, on_kafka
+from stream_app.cli.output import say, show, show_json
 from stream_app.client import skip as unreadable
 from stream_app.client.doctor import setup as plan
 from stream_app.client.doctor.setup import resources

@@ -7,9 +7,10 @@ from typing import Any, Final
 
 import msgspec
 
-from stream_app.cli.base import COMMON, NO, OK, Common, say, show, show_json
+from stream_app.cli.base import COMMON, NO, OK, Common
 from stream_app.cli.lanes import second, waiting_text
 from stream_app.cli.options import VIEW, View, Workspace, iso
+from stream_app.cli.output import say, show, show_json
 from stream_app.cli.tables import Column, Table, table_of
 from stream_app.client.lanes import views as reader
 from stream_app.client.results.answers import (

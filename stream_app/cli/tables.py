@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-from stream_app.cli.base import console, say
+from stream_app.cli.output import console, say
 from stream_app.client.publish.leads import PublishSummary
 from stream_app.domain.model.text import count, for_terminal
 

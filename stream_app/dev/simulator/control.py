@@ -25,16 +25,18 @@ An invalid call gets a 400 with {"problems": [...]}, one line each.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import msgspec
 from aiohttp import web
 
-from stream_app.dev.simulator.ledger import Leads
+from stream_app.dev.simulator.clay import Clay
+from stream_app.dev.simulator.ledger import Leads, Ledger
 from stream_app.dev.simulator.script import (
     Fault,
     Limits,
     Plan,
+    Script,
     ScriptError,
     Settings,
     Webhook,
@@ -42,8 +44,22 @@ from stream_app.dev.simulator.script import (
     over,
 )
 
-if TYPE_CHECKING:
-    from stream_app.dev.simulator.server import Simulator
+
+class Controlled(Protocol):
+    """What the API controls: the simulator, which serves it.
+
+    Attributes:
+        script: What the simulator began with.
+        clay: The simulated Clay. `reset` puts another one in its place.
+        ledger: What has happened.
+    """
+
+    script: Script
+    clay: Clay
+    ledger: Ledger
+
+    async def reset(self) -> None:
+        """Go back to the script's beginning."""
 
 
 class Credits(Settings, frozen=True, kw_only=True):
@@ -77,12 +93,12 @@ class NoSettings(Settings, frozen=True, kw_only=True):
     """An empty body."""
 
 
-Action = Callable[["Simulator", Any], Awaitable[object] | object]
+Action = Callable[[Controlled, Any], Awaitable[object] | object]
 
 _FAILED = {"errors", "out_of_credits", "not_run"}
 
 
-def _faults(sim: Simulator, body: Any) -> object:
+def _faults(sim: Controlled, body: Any) -> object:
     items = body if isinstance(body, list) else [body]
     problems: list[str] = []
     faults = []
@@ -101,47 +117,47 @@ def _faults(sim: Simulator, body: Any) -> object:
     return {"added": len(faults)}
 
 
-def _clock(sim: Simulator, body: Any) -> None:
+def _clock(sim: Controlled, body: Any) -> None:
     checked(NoSettings, body)
     sim.clay.timeline.reset_clock()
     sim.clay.did("reset the clock")
     sim.clay.changed.set()
 
 
-def _limits(sim: Simulator, body: Any) -> object:
+def _limits(sim: Controlled, body: Any) -> object:
     world = sim.clay.world
     world.limits = checked(Limits, msgspec.structs.asdict(world.limits) | _object(body), "limits")
     sim.clay.did("set the limits")
     return world.limits
 
 
-def _workspaces(sim: Simulator, body: Any) -> None:
+def _workspaces(sim: Controlled, body: Any) -> None:
     name, rest = _named(body, "name")
     sim.clay.world.set_workspace(name, checked(Plan, rest))
     sim.clay.did("set the plan", name)
 
 
-def _webhooks(sim: Simulator, body: Any) -> None:
+def _webhooks(sim: Controlled, body: Any) -> None:
     slug, rest = _named(body, "slug")
     settings = checked(Webhook, over(msgspec.to_builtins(sim.script.table), rest))
     state = sim.clay.world.set_webhook(slug, settings)
     sim.clay.did(f"set the webhook {slug}", state.workspace.name)
 
 
-def _credits(sim: Simulator, body: Any) -> None:
+def _credits(sim: Controlled, body: Any) -> None:
     order = checked(Credits, body)
     sim.clay.workspace(order.workspace).credits += order.add
     sim.clay.did(f"topped up {order.add} credits", order.workspace)
 
 
-def _month(sim: Simulator, body: Any) -> None:
+def _month(sim: Controlled, body: Any) -> None:
     state = sim.clay.workspace(checked(Month, body).workspace)
     state.credits += state.plan.credits  # credits roll over, Actions do not
     state.actions = state.plan.actions
     sim.clay.did("began a new month", state.name)
 
 
-def _auto_run(sim: Simulator, body: Any) -> None:
+def _auto_run(sim: Controlled, body: Any) -> None:
     """Turn auto-run on or off.
 
     Rows that came while it was off do not start when it is turned on.
@@ -155,7 +171,7 @@ def _auto_run(sim: Simulator, body: Any) -> None:
     )
 
 
-def _rerun(sim: Simulator, body: Any) -> object:
+def _rerun(sim: Controlled, body: Any) -> object:
     """Run the failed columns of failed rows again, or all columns of every row."""
     order = checked(Rerun, body)
     webhook = sim.clay.webhook(order.webhook)
@@ -173,7 +189,7 @@ def _rerun(sim: Simulator, body: Any) -> object:
     return {"rows": len(rows)}
 
 
-async def _reset(sim: Simulator, body: Any) -> None:
+async def _reset(sim: Controlled, body: Any) -> None:
     checked(NoSettings, body)
     await sim.reset()
 
@@ -195,7 +211,7 @@ ACTIONS: dict[str, Action] = {
 class ControlApi:
     """The handlers of the routes above."""
 
-    def __init__(self, sim: Simulator) -> None:
+    def __init__(self, sim: Controlled) -> None:
         self._sim = sim
 
     def add_routes(self, app: web.Application) -> None:
