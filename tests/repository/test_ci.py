@@ -4,6 +4,7 @@ Python, pip, uv and pytest are stand-ins here, which write down how they are cal
 """
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -136,6 +137,22 @@ def test_a_test_that_asks_a_default_port_fails_the_run(
     assert capfd.readouterr().err == ""
     assert neighbour.main([sys.executable, "-c", asks]) == 1
     assert f"{port} (http.trace_port): b'GET /metrics'" in capfd.readouterr().err
+
+
+def test_a_question_that_waits_while_the_run_ends_is_counted() -> None:
+    """The neighbour still listens to an earlier one, which says nothing."""
+    port = free_port()
+    listening = neighbour.Neighbour({port: "http.trace_port"})
+    with (
+        socket.create_connection(("127.0.0.1", port)),
+        socket.create_connection(("127.0.0.1", port)) as waiting,
+    ):
+        waiting.sendall(b"GET /metrics")
+        listening.close()
+    assert listening.asked == [
+        f"{port} (http.trace_port): b''",
+        f"{port} (http.trace_port): b'GET /metrics'",
+    ]
 
 
 def test_no_run_but_their_own_starts_the_containers(tmp_path: Path) -> None:

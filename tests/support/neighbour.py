@@ -43,35 +43,32 @@ class Neighbour:
     def __init__(self, ports: dict[int, str]) -> None:
         self.asked: list[str] = []
         self.taken: list[str] = []
-        self._sockets: list[socket.socket] = []
-        self._threads: list[threading.Thread] = []
-        for port, name in ports.items():
+        self._listeners: dict[str, socket.socket] = {}
+        self._threads: dict[str, threading.Thread] = {}
+        self._last: dict[str, tuple[str, int]] = {}  # whose connection ends a thread
+        for port, variable in ports.items():
+            name = f"{port} ({variable})"
             listener = socket.socket()
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 listener.bind((LOOPBACK, port))
             except OSError:
                 # A real system runs here already, so it is the neighbour at this port.
-                self.taken.append(f"{port} ({name})")
+                self.taken.append(name)
                 listener.close()
                 continue
             listener.listen()
-            self._sockets.append(listener)
-            thread = threading.Thread(
-                target=self._serve,
-                args=(listener, f"{port} ({name})"),
-                daemon=True,
-            )
+            self._listeners[name] = listener
+            thread = threading.Thread(target=self._serve, args=(listener, name), daemon=True)
             thread.start()
-            self._threads.append(thread)
+            self._threads[name] = thread
 
     def _serve(self, listener: socket.socket, name: str) -> None:
         while True:
-            try:
-                connection, _ = listener.accept()
-            except OSError:
-                return  # closed
+            connection, peer = listener.accept()
             with connection:
+                if peer == self._last.get(name):
+                    return
                 connection.settimeout(_ANSWERED_WITHIN_S)
                 try:
                     words = connection.recv(_LONGEST_QUESTION)
@@ -80,13 +77,17 @@ class Neighbour:
             self.asked.append(f"{name}: {words!r}")
 
     def close(self) -> None:
-        """Give the ports back."""
-        for listener in self._sockets:
-            # A blocked `accept` ends at a shutdown, not at a close.
-            listener.shutdown(socket.SHUT_RDWR)
+        """Give the ports back, with every question known that was asked before."""
+        for name, listener in self._listeners.items():
+            # Connections are accepted in their order, so ours comes after all that still wait; a
+            # shutdown of the listener would drop these.
+            with socket.socket() as last:
+                last.bind((LOOPBACK, 0))
+                # Before it connects: the thread looks for it as soon as it accepts it.
+                self._last[name] = last.getsockname()
+                last.connect(listener.getsockname())
+                self._threads[name].join()
             listener.close()
-        for thread in self._threads:
-            thread.join(2 * _ANSWERED_WITHIN_S)  # what it was asked last is known then
 
 
 def main(argv: Sequence[str]) -> int:
