@@ -37,11 +37,11 @@ from stream_app.cli.main import collect_rarely
 from stream_app.client.results.answers import FoundResult
 from stream_app.config import Settings, load_settings
 from stream_app.domain.delivery.envelope import HEADERS
-from stream_app.domain.lane.explain import Group
-from stream_app.domain.lane.view import LaneView
 from stream_app.domain.limits.meters import Meter
 from stream_app.domain.model.messages import Status, StatusEvent
 from stream_app.domain.model.topics import ExistingTopic
+from stream_app.domain.views.explain import Group
+from stream_app.domain.views.lane import LaneView
 from stream_app.kafka.backlog import Waiting
 from stream_app.kafka.connection import Background
 from stream_app.kafka.groups import Consumption

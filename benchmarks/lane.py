@@ -21,11 +21,11 @@ from stream_app.domain.lane.admission import Grant, decide
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lane.overrides import ChangeBudget, obey
 from stream_app.domain.lane.settlement import book_callback, settled
-from stream_app.domain.lane.view import LaneView, view
 from stream_app.domain.limits.budget import BudgetPolicy, Cost
 from stream_app.domain.limits.rate import RatePolicy
 from stream_app.domain.model.outcome import Accepted
 from stream_app.domain.plan import Actor, Destination, InForce
+from stream_app.domain.views.lane import LaneView, view
 
 NOW_MS = 1_796_083_140_000
 MOST_US = 40.0

@@ -29,12 +29,12 @@ from stream_app.domain.commands import (
     read_entries,
 )
 from stream_app.domain.lane.overrides import OrderKind
-from stream_app.domain.lane.view import LaneView
 from stream_app.domain.lead.identity import plain_id
 from stream_app.domain.limits.budget import CAPS, METERS, MeterName
 from stream_app.domain.limits.webhook_quota import Webhook
 from stream_app.domain.model.errors import BrokerUnavailable
 from stream_app.domain.plan import Workspace, in_force
+from stream_app.domain.views.lane import LaneView
 
 _BUTTONS: Final[dict[OrderKind, str]] = {
     "pause": "Pause the lane",

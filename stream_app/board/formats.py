@@ -23,8 +23,8 @@ from stream_app.board.access import PATH
 from stream_app.board.read_model.query import Place
 from stream_app.client.results.answers import Cause
 from stream_app.domain.books.records import NAMES
-from stream_app.domain.lane.explain import Finding
 from stream_app.domain.model.messages import Status
+from stream_app.domain.views.explain import Finding
 
 _UNITS: Final = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
 

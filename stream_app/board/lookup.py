@@ -27,10 +27,10 @@ from stream_app.board.read_model.query import FoundResultAt, Queries
 from stream_app.client.results import answers
 from stream_app.clock import Clock
 from stream_app.domain.books.records import Totals
-from stream_app.domain.lane.explain import Facts, Group, LaneFacts, explain
-from stream_app.domain.lane.view import LaneView
 from stream_app.domain.model.text import count
 from stream_app.domain.model.topics import TopicNames
+from stream_app.domain.views.explain import Facts, Group, LaneFacts, explain
+from stream_app.domain.views.lane import LaneView
 from stream_app.kafka.backlog import Waiting, sum_of, waiting_in
 from stream_app.kafka.groups import Consumption
 from stream_app.ops import logs as log

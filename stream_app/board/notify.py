@@ -22,7 +22,7 @@ from stream_app.board.persons import for_a_person
 from stream_app.board.read_model.follow import ProjectionLag
 from stream_app.board.site import KAFKA_WITHIN_S, Moment, Site, overview
 from stream_app.client.messages import Alert, Format, Key, NotDelivered, body_of
-from stream_app.domain.lane.explain import Finding
+from stream_app.domain.views.explain import Finding
 from stream_app.kafka.connection import Background
 from stream_app.kafka.groups import Consumption
 from stream_app.ops import logs as log

@@ -33,10 +33,10 @@ from stream_app.client.publish.leads import PublishOptions, column_lines, no_wor
 from stream_app.client.publish.rows import USUAL_FIELDS
 from stream_app.client.results.export import Export, Joined, ResultFilter, export, no_stage
 from stream_app.config import Settings
-from stream_app.domain.lane.price import quote_lines
 from stream_app.domain.model.errors import BrokerUnavailable, SettingsError, StreamAppError
 from stream_app.domain.model.outcome import scrub
 from stream_app.domain.model.text import count
+from stream_app.domain.views.price import quote_lines
 from stream_app.ops import logs as log
 
 KEEP: Final = "="

@@ -27,10 +27,10 @@ from stream_app.domain.dead_letter.orders import (
     PricedPlan,
     ReplayCommand,
 )
-from stream_app.domain.lane.price import quote_lines, too_dear
 from stream_app.domain.model.errors import StreamAppError
 from stream_app.domain.model.records import parse_record_id
 from stream_app.domain.model.text import count
+from stream_app.domain.views.price import quote_lines, too_dear
 from stream_app.kafka.readers import Progress
 from stream_app.ops import logs
 from stream_app.replay.orders import command_record, give_up_commands, ordered_plan, start_command

@@ -15,8 +15,12 @@ from stream_app.board.read_model.follow import ProjectionLag
 from stream_app.board.read_model.history import MINUTE_S
 from stream_app.client.results.answers import StatusCount
 from stream_app.config import Settings
-from stream_app.domain.lane.backlog import Place
-from stream_app.domain.lane.explain import (
+from stream_app.domain.lane.holds import reason_of
+from stream_app.domain.lane.overrides import OrderKind
+from stream_app.domain.limits.budget import METERS, Budget, MeterName
+from stream_app.domain.limits.meters import SAMPLED_MS, Forecast, Meter, Sample, forecast, meters
+from stream_app.domain.views.backlog import Place
+from stream_app.domain.views.explain import (
     VIEW_UNREADABLE,
     Facts,
     Finding,
@@ -26,11 +30,7 @@ from stream_app.domain.lane.explain import (
     explain,
     outlook,
 )
-from stream_app.domain.lane.holds import reason_of
-from stream_app.domain.lane.overrides import OrderKind
-from stream_app.domain.lane.view import LaneView
-from stream_app.domain.limits.budget import METERS, Budget, MeterName
-from stream_app.domain.limits.meters import SAMPLED_MS, Forecast, Meter, Sample, forecast, meters
+from stream_app.domain.views.lane import LaneView
 from stream_app.kafka.backlog import Waiting, sum_of, waiting_in
 from stream_app.kafka.groups import Consumption
 

@@ -35,11 +35,11 @@ from stream_app.client.publish.leads import (
 from stream_app.client.publish.rows import first_cells, guess_columns, open_named_csv, read_titles
 from stream_app.config import Settings
 from stream_app.config.kafka_access import kafka_ready
-from stream_app.domain.lane.price import Quote, quote_lines
-from stream_app.domain.lane.view import LaneView
 from stream_app.domain.lead.read import label, new_import_id
 from stream_app.domain.model.errors import StreamAppError
 from stream_app.domain.model.text import for_spreadsheet
+from stream_app.domain.views.lane import LaneView
+from stream_app.domain.views.price import Quote, quote_lines
 from stream_app.ops import logs as log
 
 KEPT_S: Final = 1_800.0

@@ -21,10 +21,10 @@ from stream_app.dev import simulator
 from stream_app.dev.demo import DemoState, Display, Outcome, run_scenario
 from stream_app.dev.kafka import bootstrap_from_environment
 from stream_app.dev.process import StartError
-from stream_app.domain.lane.view import LaneView
 from stream_app.domain.model.errors import SettingsError, StreamAppError
 from stream_app.domain.model.messages import Status
 from stream_app.domain.model.text import count, wrapped
+from stream_app.domain.views.lane import LaneView
 
 app = App(name="sim", group_parameters=OPTIONS, help_epilogue=simulator.HELP)
 
@@ -148,7 +148,7 @@ def _plain(state: DemoState) -> str:
     ]
     parts += [
         f"{name}: breaker {lane.breaker}, {_health(lane)}, {lane.rate_per_s:g}/s, "
-        f"{count(lane.credits_spent_day, 'credit')}"
+        f"{count(lane.meters['credits_day'].spent, 'credit')}"
         for name, lane in sorted(state.lanes.items())
     ]
     parts.append(f"dead letters {state.steps['dead_lettered']}, replays {state.replays}")
@@ -176,8 +176,12 @@ def _lanes(state: DemoState) -> Table:
             Column("breaker"): lambda lane: lane.breaker.replace("_", " "),
             Column("health", rank=2): _health,
             Column("rate", rank=4, right=True): lambda lane: f"{lane.rate_per_s:g}/s",
-            Column("credits spent", rank=3, right=True): lambda lane: lane.credits_spent_day,
-            Column("reserved", rank=5, right=True): lambda lane: lane.credits_reserved_day,
+            Column("credits spent", rank=3, right=True): lambda lane: (
+                lane.meters["credits_day"].spent
+            ),
+            Column("reserved", rank=5, right=True): lambda lane: (
+                lane.meters["credits_day"].reserved
+            ),
             Column("why it waits", rank=1, prose=True): lambda lane: lane.text.replace("_", " "),
         },
     )

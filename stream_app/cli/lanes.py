@@ -31,15 +31,15 @@ from stream_app.domain.commands import (
     outcome_text,
     read_entries,
 )
-from stream_app.domain.lane.explain import VIEW_UNREADABLE, LaneFacts, duration, outlook
 from stream_app.domain.lane.holds import PROBE_DUE
 from stream_app.domain.lane.overrides import ORDERS, OrderKind, setting_text
-from stream_app.domain.lane.view import LaneView
 from stream_app.domain.lead.identity import plain_id
 from stream_app.domain.limits.budget import METERS
 from stream_app.domain.limits.meters import Forecast
 from stream_app.domain.model.errors import SettingsError
 from stream_app.domain.model.text import count
+from stream_app.domain.views.explain import VIEW_UNREADABLE, LaneFacts, duration, outlook
+from stream_app.domain.views.lane import LaneView
 
 Forecasts = Mapping[str, Mapping[str, Forecast]]
 """Workspace -> meter -> forecast."""

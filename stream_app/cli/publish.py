@@ -39,11 +39,11 @@ from stream_app.client.publish.send import PublishedLeads, wait_for_rest
 from stream_app.clock import Clock
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of, kafka_ready
-from stream_app.domain.lane.price import Quote, quote_lines
-from stream_app.domain.lane.view import LaneView
 from stream_app.domain.lead.read import is_shown
 from stream_app.domain.model.errors import SettingsError, StreamAppError
 from stream_app.domain.model.text import count
+from stream_app.domain.views.lane import LaneView
+from stream_app.domain.views.price import Quote, quote_lines
 from stream_app.kafka.readers import StatusFollower
 
 DEFAULT_WAIT_S: Final = 600.0

@@ -31,9 +31,9 @@ from stream_app.cli.tables import Column, Table, reading, table_of
 from stream_app.config import Settings
 from stream_app.domain.dead_letter.causes import Filter, Source
 from stream_app.domain.dead_letter.orders import MEANING, PricedPlan, ReplayCommand, ReplayProgress
-from stream_app.domain.lane.price import quote_lines, too_dear
 from stream_app.domain.model.errors import StreamAppError
 from stream_app.domain.model.text import count
+from stream_app.domain.views.price import quote_lines, too_dear
 from stream_app.replay.orders import (
     change_command,
     ordered_plan,

@@ -26,10 +26,10 @@ from stream_app.client.results.lookup import LeadSearch, find, find_imports
 from stream_app.clock import Clock
 from stream_app.config import Settings
 from stream_app.domain.books.records import COLUMNS, meaning_of, name_of
-from stream_app.domain.lane.explain import Finding
-from stream_app.domain.lane.explain import explain as findings_of
-from stream_app.domain.lane.waits import NAMES, sums
 from stream_app.domain.model.text import count
+from stream_app.domain.views.explain import Finding
+from stream_app.domain.views.explain import explain as findings_of
+from stream_app.domain.views.waits import NAMES, sums
 
 
 def status(

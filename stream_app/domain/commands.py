@@ -15,13 +15,13 @@ import msgspec
 from msgspec import Meta, Struct, inspect
 
 from stream_app.domain.lane.overrides import ORDERS, Order, OrderKind
-from stream_app.domain.lane.view import LaneView
 from stream_app.domain.model.messages import StatusEvent
 from stream_app.domain.model.numbers import TimeMs, Whole
 from stream_app.domain.model.outcome import scrub
 from stream_app.domain.model.records import ConsumedRecord, Record, Rows
 from stream_app.domain.model.text import count
 from stream_app.domain.model.untrusted import UNREADABLE, decode
+from stream_app.domain.views.lane import LaneView
 
 CommandKind = Literal[
     OrderKind,

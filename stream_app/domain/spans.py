@@ -2,7 +2,7 @@
 
     lead people                     from the first event to the last one, child of the caller's span
       process leads                 the worker reads the lead and decides
-      wait budget, pause, ...       what holds the lead, a kind of domain/lane/waits.py
+      wait budget, pause, ...       what holds the lead, a kind of domain/views/waits.py
       POST                          the request to Clay
       wait callback                 Clay works, until its callback
       wait replay                   the lead waits as a dead letter
@@ -25,11 +25,11 @@ from urllib.parse import unquote
 import msgspec
 from msgspec.structs import replace
 
-from stream_app.domain.lane.waits import kind_of
 from stream_app.domain.model.addresses import WEBHOOK_PATH, is_local
 from stream_app.domain.model.messages import Status, StatusEvent
 from stream_app.domain.model.ranges import Range
 from stream_app.domain.model.records import span_id
+from stream_app.domain.views.waits import kind_of
 
 _HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 

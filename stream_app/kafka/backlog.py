@@ -11,10 +11,10 @@ from typing import Final
 import msgspec
 from aiokafka import TopicPartition
 
-from stream_app.domain.lane.backlog import Place, untaken_from
-from stream_app.domain.lane.view import Position
 from stream_app.domain.model.errors import UnreadableBatch
 from stream_app.domain.model.records import records_of
+from stream_app.domain.views.backlog import Place, untaken_from
+from stream_app.domain.views.lane import Position
 from stream_app.kafka.readers import Reader
 
 MOST_EXACTLY: Final = 2_000

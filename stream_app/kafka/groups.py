@@ -12,10 +12,10 @@ import msgspec
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError, for_code
 
-from stream_app.domain.lane.backlog import Place
-from stream_app.domain.lane.explain import Group
-from stream_app.domain.lane.view import Position
 from stream_app.domain.model.errors import StreamAppError
+from stream_app.domain.views.backlog import Place
+from stream_app.domain.views.explain import Group
+from stream_app.domain.views.lane import Position
 from stream_app.kafka.backlog import Backlog, Waiting
 from stream_app.kafka.connection import (
     Background,

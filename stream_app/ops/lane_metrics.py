@@ -12,7 +12,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 from structlog.typing import FilteringBoundLogger
 
-from stream_app.domain.lane.view import LaneView
+from stream_app.domain.views.lane import LaneView
 
 MOST_NAMES: Final = 1_000
 OTHERS: Final = "(others)"

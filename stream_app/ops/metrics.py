@@ -15,9 +15,9 @@ from structlog.typing import FilteringBoundLogger
 from stream_app.clock import Clock
 from stream_app.domain.commands import CommandAnswer
 from stream_app.domain.delivery.recorder import Duration, WriteBatch
-from stream_app.domain.lane.view import LaneView
 from stream_app.domain.model.messages import RESENDS, Status, StatusEvent
 from stream_app.domain.model.outcome import Outcome
+from stream_app.domain.views.lane import LaneView
 from stream_app.ops.lane_metrics import BoundedLabel, LaneMetrics
 from stream_app.ops.logs import Throttled
 from stream_app.partition.ports import Observer

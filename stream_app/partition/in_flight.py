@@ -17,9 +17,9 @@ from typing import Final, Literal
 from attrs import define, field
 
 from stream_app.domain.delivery.recorder import Attempt
-from stream_app.domain.lane.view import Position
 from stream_app.domain.model.records import ConsumedRecord
 from stream_app.domain.plan import DeliveryPolicy
+from stream_app.domain.views.lane import Position
 from stream_app.partition.ports import PartitionStream
 
 Source = Literal["hot", "retry", "bulk", "command", "callback"]

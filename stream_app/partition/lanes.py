@@ -22,13 +22,13 @@ from stream_app.domain.delivery.state_machine import lane_key
 from stream_app.domain.lane.admission import Grant
 from stream_app.domain.lane.lane import Lane, for_new_owner, host_checked, moved_text, reconfigured
 from stream_app.domain.lane.settlement import charged, dead_letter_counted
-from stream_app.domain.lane.view import LaneView, Position, held_since, view
 from stream_app.domain.limits.budget import Reservation
 from stream_app.domain.limits.callback_health import record_owner
 from stream_app.domain.limits.concurrency import StallDetector
 from stream_app.domain.model.errors import RowUnreadable
 from stream_app.domain.model.records import Record
 from stream_app.domain.plan import Destination, InForce, Plan
+from stream_app.domain.views.lane import LaneView, Position, held_since, view
 from stream_app.partition.in_flight import Intake
 from stream_app.partition.ports import Clay, Observer
 from stream_app.partition.rows import read_lane

@@ -7,10 +7,10 @@ from typing import Protocol
 
 from stream_app.domain.commands import CommandAnswer
 from stream_app.domain.delivery.recorder import WriteBatch
-from stream_app.domain.lane.view import LaneView
 from stream_app.domain.model.outcome import Outcome
 from stream_app.domain.model.records import ConsumedRecord, Record
 from stream_app.domain.result import Entry
+from stream_app.domain.views.lane import LaneView
 
 
 class StateStore(Protocol):

@@ -30,7 +30,6 @@ from stream_app.domain.delivery.envelope import HEADERS, WorkspaceKeys, check_fo
 from stream_app.domain.delivery.resolve import body_of
 from stream_app.domain.delivery.state_machine import Delivery, delivery_key
 from stream_app.domain.lane.lane import Lane
-from stream_app.domain.lane.price import Part, Quote, part, quote_of_replay
 from stream_app.domain.lead.identity import identify
 from stream_app.domain.lead.read import Unreadable, read_lead
 from stream_app.domain.limits.budget import Cost
@@ -38,6 +37,7 @@ from stream_app.domain.model.errors import SettingsError
 from stream_app.domain.model.records import ConsumedRecord, parse_record_id
 from stream_app.domain.model.untrusted import UNREADABLE
 from stream_app.domain.plan import Workspace
+from stream_app.domain.views.price import Part, Quote, part, quote_of_replay
 from stream_app.kafka.readers import Progress, Span, TopicReader, consumed
 
 Chosen = dict[int, set[int]]

@@ -39,12 +39,12 @@ from stream_app.domain.dead_letter.orders import (
     read_pause,
 )
 from stream_app.domain.dead_letter.replay import Begin, Came, Turns, begin, read_epoch
-from stream_app.domain.lane.view import LaneView
 from stream_app.domain.model.errors import BrokerUnavailable
 from stream_app.domain.model.outcome import scrub
 from stream_app.domain.model.records import Record
 from stream_app.domain.model.topics import MAX_CARRIED_BYTES, TopicNames
 from stream_app.domain.model.untrusted import UNREADABLE
+from stream_app.domain.views.lane import LaneView
 from stream_app.kafka.connection import KafkaConnection, open_admin
 from stream_app.kafka.groups import committed_offsets
 from stream_app.kafka.producers import Publish, kafka_publisher

@@ -7,9 +7,9 @@ from typing import Final
 from aiokafka import TopicPartition
 from attrs import define, field
 
-from stream_app.domain.lane.backlog import Place
-from stream_app.domain.lane.view import Position
 from stream_app.domain.model.errors import BrokerUnavailable, KafkaRefused
+from stream_app.domain.views.backlog import Place
+from stream_app.domain.views.lane import Position
 from stream_app.kafka.backlog import Backlog, Waiting
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.readers import Reader

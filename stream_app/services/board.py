@@ -44,8 +44,8 @@ from stream_app.config import Settings
 from stream_app.config.board_files import messages_path, model_path, token_of_board
 from stream_app.config.kafka_access import connection_of
 from stream_app.domain.books.records import STATES
-from stream_app.domain.lane.explain import Finding
 from stream_app.domain.model.records import Record
+from stream_app.domain.views.explain import Finding
 from stream_app.kafka.backlog import places_of
 from stream_app.kafka.connection import ANSWER_WITHIN_S, KafkaConnection
 from stream_app.kafka.groups import consumption_of

@@ -3,13 +3,13 @@
 from collections.abc import Iterator
 from typing import Any, Final
 
-from stream_app.domain.lane.view import LaneChange
 from stream_app.domain.limits.breaker import Outage
 from stream_app.domain.limits.meters import Estimate, Meter
 from stream_app.domain.limits.suspension import Suspension
 from stream_app.domain.limits.webhook_quota import Webhook
 from stream_app.domain.model.topics import TopicNames
 from stream_app.domain.plan import Actor, Change
+from stream_app.domain.views.lane import LaneChange
 from tests.board.clock import DAY_MS, HOUR_MS, MINUTE_MS, NOW_MS
 from tests.board.model_records import Made, lane
 

@@ -7,9 +7,9 @@ import msgspec
 
 from stream_app.board.read_model.store import Position, ReadModel, Sources
 from stream_app.domain.delivery.envelope import HEADERS
-from stream_app.domain.lane.view import LaneView
 from stream_app.domain.model.messages import Result, Status, StatusEvent
 from stream_app.domain.model.topics import Retention, TopicNames
+from stream_app.domain.views.lane import LaneView
 
 NOW_MS = 1_790_000_000_000
 PARTITIONS = 2

@@ -14,9 +14,9 @@ from stream_app.domain.dead_letter.orders import (
     ReplayState,
     progress_row,
 )
-from stream_app.domain.lane.price import Part, Quote
 from stream_app.domain.model.topics import TopicNames
 from stream_app.domain.plan import Actor
+from stream_app.domain.views.price import Part, Quote
 from stream_app.kafka.readers import Progress
 from tests.board.clock import HOUR_MS, MINUTE_MS, NOW_MS
 from tests.board.model_records import Made

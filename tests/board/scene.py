@@ -32,11 +32,11 @@ from stream_app.client.results.answers import FoundResult
 from stream_app.client.results.export import Export, Joined, ResultFilter
 from stream_app.config import Settings, load_settings
 from stream_app.domain.commands import Command, CommandAnswer
-from stream_app.domain.lane.explain import Group
 from stream_app.domain.model.errors import BrokerUnavailable
 from stream_app.domain.model.messages import ImportSummary, Status
 from stream_app.domain.model.records import Record
 from stream_app.domain.model.topics import ExistingTopic, TopicNames
+from stream_app.domain.views.explain import Group
 from stream_app.kafka.backlog import Waiting
 from stream_app.kafka.connection import Background
 from stream_app.kafka.groups import Consumption

@@ -12,13 +12,13 @@ import pytest
 
 from stream_app.board.site import remedy_of
 from stream_app.domain.commands import CommandAnswer
-from stream_app.domain.lane.explain import Finding
 from stream_app.domain.lane.overrides import ORDERS
-from stream_app.domain.lane.view import LaneView
 from stream_app.domain.limits.meters import Meter
 from stream_app.domain.limits.webhook_quota import Webhook
 from stream_app.domain.model.topics import TopicNames
 from stream_app.domain.plan import Actor
+from stream_app.domain.views.explain import Finding
+from stream_app.domain.views.lane import LaneView
 from tests.board.client import OWN, Client, board_with, plain
 from tests.board.clock import HOUR_MS, NOW_MS
 from tests.board.model_records import Made, lane, take

@@ -14,9 +14,9 @@ from stream_app.board.pages.system import _flat
 from stream_app.board.read_model.board_query import BoardQueries
 from stream_app.board.read_model.follow import STALE_MS, ProjectionLag
 from stream_app.domain.dead_letter.orders import PAUSE, Pause
-from stream_app.domain.lane.explain import Group
 from stream_app.domain.model.messages import StatusEvent
 from stream_app.domain.model.topics import ExistingTopic, TopicNames, differences
+from stream_app.domain.views.explain import Group
 from stream_app.kafka.groups import Consumption
 from stream_app.services.board import DeadLetters
 from tests.board.client import OWN, Client, ClientOf, board_with, plain

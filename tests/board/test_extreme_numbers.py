@@ -18,9 +18,9 @@ from stream_app.board.read_model.board_query import BoardQueries
 from stream_app.board.read_model.store import Position, ReadModel
 from stream_app.domain.commands import CommandAnswer
 from stream_app.domain.dead_letter.orders import PAUSE, PROGRESS, Pause, ReplayProgress
-from stream_app.domain.lane.view import LaneView
 from stream_app.domain.model.messages import Result, StatusEvent
 from stream_app.domain.model.topics import TopicNames
+from stream_app.domain.views.lane import LaneView
 from tests.board.client import HERE, Client
 from tests.board.clock import NOW_MS
 from tests.board.model_records import Made

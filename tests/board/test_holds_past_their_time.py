@@ -25,11 +25,9 @@ from stream_app.board.read_model.follow import ProjectionLag
 from stream_app.cli.lanes import lane_tables
 from stream_app.cli.status import _show_finding
 from stream_app.client.doctor import checks as doctor
-from stream_app.domain.lane.explain import Facts, Group, LaneFacts, explain
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lane.overrides import Trip, obey
 from stream_app.domain.lane.settlement import settled
-from stream_app.domain.lane.view import LaneView, view
 from stream_app.domain.limits import suspension
 from stream_app.domain.limits import webhook_quota as quota
 from stream_app.domain.limits.budget import BudgetPolicy
@@ -39,6 +37,8 @@ from stream_app.domain.limits.webhook_quota import Quota, Webhook
 from stream_app.domain.model.outcome import Accepted, Refused
 from stream_app.domain.model.topics import TopicNames
 from stream_app.domain.plan import Actor, Destination, InForce
+from stream_app.domain.views.explain import Facts, Group, LaneFacts, explain
+from stream_app.domain.views.lane import LaneView, view
 from stream_app.ops import logs
 from stream_app.ops.lane_metrics import LaneMetrics
 from tests.board.client import BEARER, board_with, plain

@@ -19,13 +19,13 @@ from stream_app.domain.commands import CommandAnswer
 from stream_app.domain.dead_letter.causes import Filter
 from stream_app.domain.dead_letter.orders import ReplayPlan, ReplayProgress, progress_row
 from stream_app.domain.delivery.envelope import HEADERS
-from stream_app.domain.lane.view import LaneChange, PartHold
 from stream_app.domain.limits.breaker import Outage
 from stream_app.domain.limits.meters import Estimate
 from stream_app.domain.limits.webhook_quota import Webhook
 from stream_app.domain.model.messages import ImportSummary
 from stream_app.domain.model.topics import TopicNames
 from stream_app.domain.plan import Actor, Change
+from stream_app.domain.views.lane import LaneChange, PartHold
 from stream_app.ops.http import serve_http
 from stream_app.services.board import board_app
 from tests.board.client import PAGES, Client, assert_is_strict, board_with, crawl

@@ -28,9 +28,9 @@ from stream_app.board.pages.lanes import lane_page
 from stream_app.board.read_model.follow import ProjectionLag
 from stream_app.board.requests import MAX_FILE_BYTES
 from stream_app.board.site import Moment
-from stream_app.domain.lane.view import LaneChange
 from stream_app.domain.limits.meters import Meter
 from stream_app.domain.model.topics import TopicNames
+from stream_app.domain.views.lane import LaneChange
 from tests.board.client import Client, board_with, plain
 from tests.board.clock import HOUR_MS, NOW_MS
 from tests.board.model_records import event, lane

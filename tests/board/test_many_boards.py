@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from stream_app.board.page import _MOST_WAITING, Renderer
-from stream_app.domain.lane.explain import Group
+from stream_app.domain.views.explain import Group
 from stream_app.kafka.groups import Consumption
 from tests.board.client import OWN, Client, ClientOf, plain
 from tests.board.scene import OPERATOR_TOKEN, TOKEN, consumers_of

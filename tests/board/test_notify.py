@@ -15,7 +15,7 @@ from stream_app.board.notify import alert_of, board_findings
 from stream_app.board.read_model.board_query import BoardQueries
 from stream_app.board.read_model.follow import STALE_MS, ProjectionLag
 from stream_app.board.site import Moment, Site, overview
-from stream_app.domain.lane.explain import Finding
+from stream_app.domain.views.explain import Finding
 from tests.board.client import Client
 from tests.board.clock import NOW_MS
 from tests.board.scene import consumers_of, settings_of

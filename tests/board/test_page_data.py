@@ -29,12 +29,12 @@ from stream_app.board.site import Bar, Lane, Moment, Overview, bars_of, forecast
 from stream_app.client.results.answers import Cause, DeadLetters
 from stream_app.domain.dead_letter.causes import Filter
 from stream_app.domain.dead_letter.orders import ReplayPlan, ReplayProgress
-from stream_app.domain.lane.explain import Finding, Group, Outlook
-from stream_app.domain.lane.view import LaneChange, LaneView
-from stream_app.domain.lane.waits import Wait
 from stream_app.domain.lead.identity import ids_meant
 from stream_app.domain.limits.meters import Forecast, Meter
 from stream_app.domain.model.topics import Retention, TopicNames
+from stream_app.domain.views.explain import Finding, Group, Outlook
+from stream_app.domain.views.lane import LaneChange, LaneView
+from stream_app.domain.views.waits import Wait
 from stream_app.kafka.backlog import Waiting
 from stream_app.kafka.groups import Consumption
 

@@ -20,9 +20,9 @@ from stream_app.board.read_model.follow import ProjectionLag
 from stream_app.board.site import UNREADABLE, Lane, Moment, Overview
 from stream_app.client.results.answers import Cause, Day, FoundImport, StatusCount
 from stream_app.domain.dead_letter.causes import Filter
-from stream_app.domain.lane.backlog import Place
-from stream_app.domain.lane.explain import Group
 from stream_app.domain.model.topics import TopicNames
+from stream_app.domain.views.backlog import Place
+from stream_app.domain.views.explain import Group
 from stream_app.kafka.backlog import Waiting
 from stream_app.kafka.groups import Consumption
 from tests.board.client import Client

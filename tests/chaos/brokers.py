@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
-from stream_app.domain.lane.explain import Group
+from stream_app.domain.views.explain import Group
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.groups import look_at
 from tests.chaos.schedule import Fault, Kind

@@ -6,7 +6,7 @@ import asyncio
 import time
 
 from stream_app.dev.kafka import Broker
-from stream_app.domain.lane.view import Position
+from stream_app.domain.views.lane import Position
 from stream_app.faust_app.run import assigned, committed, membership
 from stream_app.services.backlog import BacklogCount
 from stream_app.tasks import cancel

@@ -12,8 +12,8 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from stream_app.client.lanes.views import read_lanes
 from stream_app.config import Settings
 from stream_app.dev.kafka import Broker
-from stream_app.domain.lane.explain import LaneFacts
-from stream_app.domain.lane.view import LaneView, Position
+from stream_app.domain.views.explain import LaneFacts
+from stream_app.domain.views.lane import LaneView, Position
 from stream_app.kafka.backlog import MOST_EXACTLY, Backlog, Waiting
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.readers import Reader

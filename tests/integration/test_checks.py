@@ -15,8 +15,8 @@ from stream_app.client.doctor.gateways import ProbeFailed
 from stream_app.config import Settings, load_settings
 from stream_app.dev.kafka import Broker
 from stream_app.dev.process import free_port
-from stream_app.domain.lane.view import LaneView
 from stream_app.domain.model.tokens import Keys
+from stream_app.domain.views.lane import LaneView
 from stream_app.kafka import clock as kafka_clock
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.ops.http import serve_http

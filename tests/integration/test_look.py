@@ -18,9 +18,9 @@ from stream_app.config import Settings
 from stream_app.dev.kafka import Broker
 from stream_app.domain.commands import CommandAnswer
 from stream_app.domain.dead_letter.orders import Pause
-from stream_app.domain.lane.view import LaneView
 from stream_app.domain.limits.meters import Meter
 from stream_app.domain.model.topics import Retention
+from stream_app.domain.views.lane import LaneView
 from tests.support.config import one_way, settings_in
 from tests.support.kafka import create_planned
 

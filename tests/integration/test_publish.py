@@ -18,11 +18,11 @@ from stream_app.client.publish.leads import PublishOptions, Refusal, publish
 from stream_app.config import Kafka, Settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import Broker
-from stream_app.domain.lane.view import LaneView
 from stream_app.domain.lead.identity import plain_id
 from stream_app.domain.limits.meters import Meter
 from stream_app.domain.model.messages import Lead
 from stream_app.domain.plan import Destination, Workspace
+from stream_app.domain.views.lane import LaneView
 from stream_app.kafka.connection import KafkaConnection
 from tests.e2e.pipeline import read_topic
 from tests.support.config import one_way, settings_in

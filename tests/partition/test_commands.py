@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from stream_app.domain.commands import MOST_PEOPLE, CommandResult
 from stream_app.domain.lane.lane import Lane
-from stream_app.domain.lane.view import LaneView
 from stream_app.domain.lead.identity import people
 from stream_app.domain.model.errors import BrokerUnavailable
 from stream_app.domain.model.records import ConsumedRecord, Record
+from stream_app.domain.views.lane import LaneView
 from stream_app.partition.in_flight import InFlight, Limiter
 from stream_app.partition.ports import Observer
 from tests.partition.test_owner import Bench as LeadBench

@@ -5,7 +5,7 @@ import asyncio
 import msgspec
 import pytest
 
-from stream_app.domain.lane.view import LaneView
+from stream_app.domain.views.lane import LaneView
 from stream_app.partition.ports import Observer
 from tests.partition.test_commands import Bench
 from tests.partition.test_posted import Losing
@@ -83,15 +83,17 @@ async def test_a_take_over_writes_each_lane_so_that_a_lost_topic_is_filled_again
     await asyncio.sleep(100.0)  # past midnight
     board.publish("a", "p1")
     await asyncio.sleep(5.0)
-    spent = board.published()[-1].credits_spent_day
+    spent = board.published()[-1].meters["credits_day"].spent
     assert spent > 0
     await board.kill()
     board.lose_views()
     await board.start()
     await asyncio.sleep(3.0)
-    assert [(view.credits_spent_day, view.news) for view in board.published()] == [(spent, ())]
+    assert [(view.meters["credits_day"].spent, view.news) for view in board.published()] == [
+        (spent, ()),
+    ]
     await asyncio.sleep(3_600.0)
-    assert board.published()[-1].credits_spent_day == spent
+    assert board.published()[-1].meters["credits_day"].spent == spent
 
 
 @virtual_time
@@ -108,7 +110,7 @@ async def test_an_owner_writes_its_lanes_again_when_their_topic_was_lost() -> No
     await asyncio.sleep(3.0)
     (after,) = board.published()
     assert after.meters == before.meters
-    assert after.credits_spent_day > 0
+    assert after.meters["credits_day"].spent > 0
 
 
 @virtual_time

@@ -13,11 +13,11 @@ import msgspec
 import pytest
 
 from stream_app.domain.dead_letter.replay import Begin, Turns
-from stream_app.domain.lane.view import LaneView
 from stream_app.domain.limits.budget import BudgetPolicy
 from stream_app.domain.model.outcome import Accepted, Outcome, Refused
 from stream_app.domain.model.records import Record
 from stream_app.domain.plan import Actor, Plan, ReplayPolicy
+from stream_app.domain.views.lane import LaneView
 from stream_app.replay.forward import Replay
 from tests.partition.test_owner import Bench as OwnerBench
 from tests.partition.test_owner import SlowClay

@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
-from stream_app.domain.lane.backlog import positions_of
-from stream_app.domain.lane.view import LaneView, Position
+from stream_app.domain.views.backlog import positions_of
+from stream_app.domain.views.lane import LaneView, Position
 from tests.partition.test_commands import Bench
 from tests.partition.test_posted import Losing
 from tests.partition.virtual import virtual_time

@@ -9,8 +9,8 @@ from typing import Final
 
 import pytest
 
-from stream_app.domain.lane.explain import Facts, Finding, Group, LaneFacts, duration, explain
 from stream_app.domain.limits.rate import RatePolicy
+from stream_app.domain.views.explain import Facts, Finding, Group, LaneFacts, duration, explain
 from tests.partition.test_owner import Bench as OwnerBench
 from tests.partition.test_owner import T
 from tests.partition.virtual import now_ms, virtual_time

@@ -29,11 +29,11 @@ from stream_app.board.read_model.store import Position, ReadModel, Sources
 from stream_app.client.results.answers import Account, ByState
 from stream_app.domain.books.money import BooksReport
 from stream_app.domain.delivery.recorder import WriteBatch
-from stream_app.domain.lane.backlog import positions_of, untaken_from
-from stream_app.domain.lane.view import LaneView
 from stream_app.domain.model.records import ConsumedRecord
 from stream_app.domain.model.topics import Retention
 from stream_app.domain.plan import Plan
+from stream_app.domain.views.backlog import positions_of, untaken_from
+from stream_app.domain.views.lane import LaneView
 from stream_app.ops.metrics import WorkerMetrics
 from tests.board.model_records import Made
 from tests.simulation.kafka import MemoryKafka

@@ -20,13 +20,13 @@ from stream_app.board.read_model.follow import ProjectionLag
 from stream_app.board.site import Moment, Site, overview
 from stream_app.cli.lanes import lane_tables
 from stream_app.config import Kafka, Settings
-from stream_app.domain.lane.explain import Facts, Finding, Group, LaneFacts, explain
 from stream_app.domain.lane.holds import PROBE_DUE
 from stream_app.domain.lane.lane import Lane
-from stream_app.domain.lane.view import LaneView
 from stream_app.domain.limits import budget
 from stream_app.domain.model.records import ConsumedRecord
 from stream_app.domain.plan import Destination, Plan, Workspace, in_force
+from stream_app.domain.views.explain import Facts, Finding, Group, LaneFacts, explain
+from stream_app.domain.views.lane import LaneView
 from stream_app.kafka.groups import Consumption
 from stream_app.ops import logs
 from stream_app.ops.lane_metrics import LaneMetrics

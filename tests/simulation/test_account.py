@@ -13,8 +13,9 @@ from unittest.mock import patch
 
 import pytest
 
-from stream_app.domain.lane import holds, view
-from stream_app.domain.lane.view import LaneView
+from stream_app.domain.lane import holds
+from stream_app.domain.views import lane as view
+from stream_app.domain.views.lane import LaneView
 from tests.simulation import lane_states
 from tests.simulation.account import Differential, Look, looks_at, messy
 from tests.simulation.account_mutants import ACCOUNT_MUTANTS

@@ -24,7 +24,7 @@ from stream_app.board.read_model.follow import ProjectionLag
 from stream_app.board.read_model.store import ReadModel
 from stream_app.cli.books import books_table
 from stream_app.domain.books.records import COLUMNS, STATES, name_of
-from stream_app.domain.lane.explain import Group
+from stream_app.domain.views.explain import Group
 from stream_app.kafka.groups import Consumption
 from tests.board.client import BEARER, Client, plain
 from tests.board.scene import TOKEN, board_of, consumers_of, fetch_result, find_waiting, settings_of

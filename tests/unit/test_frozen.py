@@ -23,11 +23,11 @@ from stream_app.domain.dead_letter.replay import Came
 from stream_app.domain.delivery.envelope import Envelope
 from stream_app.domain.delivery.state_machine import Delivery
 from stream_app.domain.delivery.suppression import Suppression
-from stream_app.domain.lane.explain import Finding
 from stream_app.domain.lane.lane import Lane
-from stream_app.domain.lane.view import LaneView
 from stream_app.domain.limits.meters import Forecast
 from stream_app.domain.model.messages import Callback, Lead, Result, StatusEvent
+from stream_app.domain.views.explain import Finding
+from stream_app.domain.views.lane import LaneView
 
 FOLDERS = ("board", "cache", "clay", "client", "domain", "gateway", "partition")
 FILLED = """

@@ -29,9 +29,9 @@ from stream_app.board.site import (
     overview,
     untaken,
 )
-from stream_app.domain.lane.explain import pace_text
 from stream_app.domain.lane.overrides import ORDERS
 from stream_app.domain.limits.meters import Meter
+from stream_app.domain.views.explain import pace_text
 from stream_app.kafka.backlog import sum_of
 
 MOST_LANES: Final = 20

@@ -15,7 +15,7 @@ from stream_app.client.results.answers import FoundResult, RecordHistory, Status
 from stream_app.client.results.lookup import names_of
 from stream_app.domain.books.records import COLUMNS, meaning_of
 from stream_app.domain.lane.holds import WaitKind
-from stream_app.domain.lane.waits import NAMES, Wait, sums
+from stream_app.domain.views.waits import NAMES, Wait, sums
 
 ROWS: Final = 50
 _FILTERED: Final = (*(name for name in COLUMNS if name != "waiting"), "unknown")

@@ -19,7 +19,7 @@ from stream_app.board.read_model.query import Place, Queries, place_of
 from stream_app.client.results.answers import Cause, Day, StatusCount
 from stream_app.domain.books.records import STATES, DeadLetterState, column
 from stream_app.domain.dead_letter.orders import ReplayProgress
-from stream_app.domain.lane.view import LaneChange
+from stream_app.domain.views.lane import LaneChange
 
 _SELECT: Final = "SELECT at_ms, id, lead_id, workspace, destination, status FROM records"
 _IMPORTED: Final = "imported > 0 AND of_import"

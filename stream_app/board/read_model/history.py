@@ -15,8 +15,8 @@ import msgspec
 
 from stream_app.client.results.answers import Event as ShownEvent
 from stream_app.domain.books.records import COLUMN, MOVING, Event
-from stream_app.domain.lane.view import LaneView
 from stream_app.domain.model.messages import RESENDS
+from stream_app.domain.views.lane import LaneView
 
 EVENT_COLUMNS: Final = ShownEvent.__struct_fields__
 """What is kept of an event, in this order."""

@@ -14,12 +14,12 @@ from aiokafka import TopicPartition
 
 from stream_app.board.read_model.query import FoundResultAt
 from stream_app.client.results.answers import NO_ANSWER, FoundResult
-from stream_app.domain.lane.explain import Group
 from stream_app.domain.lead.identity import identify, is_made_id
 from stream_app.domain.lead.read import Unreadable, read_lead
 from stream_app.domain.model.errors import BrokerUnavailable, KafkaRefused, UnreadableBatch
 from stream_app.domain.model.messages import Result
 from stream_app.domain.model.untrusted import UNREADABLE
+from stream_app.domain.views.explain import Group
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.groups import look_at
 from stream_app.kafka.readers import Reader, TopicReader

@@ -23,12 +23,12 @@ from stream_app.domain.dead_letter.causes import (
 )
 from stream_app.domain.dead_letter.orders import PAUSE, PROGRESS, read_progress
 from stream_app.domain.delivery.envelope import HEADERS, WorkspaceKeys
-from stream_app.domain.lane.view import LaneView
 from stream_app.domain.lead.identity import rows_of
 from stream_app.domain.model.numbers import TimeMs, Whole
 from stream_app.domain.model.records import KafkaRecord
 from stream_app.domain.model.topics import TopicNames
 from stream_app.domain.model.untrusted import UNREADABLE
+from stream_app.domain.views.lane import LaneView
 
 DAY_MS: Final = 86_400_000
 _HOUR_MS: Final = 3_600_000

@@ -19,11 +19,11 @@ from stream_app.board.read_model.project import record_numbers
 from stream_app.client.results import answers
 from stream_app.domain.books.records import MOVING, STATES, column
 from stream_app.domain.dead_letter.orders import Pause, read_pause
-from stream_app.domain.lane.backlog import positions_of
-from stream_app.domain.lane.view import LaneView, Position
-from stream_app.domain.lane.waits import held_by_pause, held_now, waits
 from stream_app.domain.lead.identity import MOST_IDENTIFIERS
 from stream_app.domain.model.untrusted import UNREADABLE
+from stream_app.domain.views.backlog import positions_of
+from stream_app.domain.views.lane import LaneView, Position
+from stream_app.domain.views.waits import held_by_pause, held_now, waits
 
 MOST_HISTORIES: Final = 100
 MOST_CAUSES: Final = 200

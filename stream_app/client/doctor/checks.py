@@ -32,7 +32,6 @@ from stream_app.config.kafka_access import (
     namespace_problems,
     stranger_connection,
 )
-from stream_app.domain.lane.explain import Facts, Group, LaneFacts, explain
 from stream_app.domain.model.addresses import is_loopback_url
 from stream_app.domain.model.errors import (
     BoardUnavailable,
@@ -44,6 +43,7 @@ from stream_app.domain.model.errors import (
 )
 from stream_app.domain.model.text import count
 from stream_app.domain.model.topics import shared_partitions
+from stream_app.domain.views.explain import Facts, Group, LaneFacts, explain
 from stream_app.kafka.clock import KafkaClock, ask_kafka_for_its_time
 from stream_app.kafka.connection import (
     KafkaConnection,

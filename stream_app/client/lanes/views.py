@@ -15,14 +15,14 @@ from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of, kafka_ready, topic_reader
 from stream_app.domain.commands import CommandAnswer, command_id
 from stream_app.domain.dead_letter.orders import PAUSE, Pause, read_pause
-from stream_app.domain.lane.backlog import Place, positions_of
-from stream_app.domain.lane.explain import Facts, LaneFacts
 from stream_app.domain.lane.lane import moved_text
-from stream_app.domain.lane.view import LaneView, Position
 from stream_app.domain.limits.meters import SAMPLED_MS, Forecast, Sample, forecast
 from stream_app.domain.model.errors import TopicsError, UnreadableBatch
 from stream_app.domain.model.untrusted import UNREADABLE
 from stream_app.domain.plan import Plan
+from stream_app.domain.views.backlog import Place, positions_of
+from stream_app.domain.views.explain import Facts, LaneFacts
+from stream_app.domain.views.lane import LaneView, Position
 from stream_app.kafka.backlog import Backlog, Waiting, places_of, sum_of
 from stream_app.kafka.groups import Offsets, look_at
 from stream_app.kafka.readers import Span, TopicReader

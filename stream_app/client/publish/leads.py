@@ -23,8 +23,6 @@ from stream_app.client.publish.send import OnAcknowledged, Sender
 from stream_app.clock import Clock
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of, kafka_ready
-from stream_app.domain.lane.price import Part, Quote, part, quote
-from stream_app.domain.lane.view import LaneView
 from stream_app.domain.lead.fields import clean_email
 from stream_app.domain.lead.identity import identify, is_made_id, plain_id
 from stream_app.domain.lead.read import (
@@ -37,6 +35,8 @@ from stream_app.domain.lead.read import (
 )
 from stream_app.domain.model.errors import StreamAppError
 from stream_app.domain.model.messages import ImportSummary, Lead
+from stream_app.domain.views.lane import LaneView
+from stream_app.domain.views.price import Part, Quote, part, quote
 from stream_app.kafka.connection import silent
 
 

@@ -6,10 +6,10 @@ from typing import Final
 import msgspec
 
 from stream_app.domain.books.records import MOVING
-from stream_app.domain.lane.explain import Finding
-from stream_app.domain.lane.view import LaneView
-from stream_app.domain.lane.waits import Wait
 from stream_app.domain.model.messages import Scalar
+from stream_app.domain.views.explain import Finding
+from stream_app.domain.views.lane import LaneView
+from stream_app.domain.views.waits import Wait
 
 NO_ANSWER: Final = "Kafka did not respond: try again"
 

@@ -16,8 +16,8 @@ from aiokafka import TopicPartition
 
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of
-from stream_app.domain.lane.view import LaneView
 from stream_app.domain.model.messages import RESEND_ORDERED, Status, StatusEvent
+from stream_app.domain.views.lane import LaneView
 from stream_app.kafka.readers import Reader
 from stream_app.tasks import cancel
 

@@ -23,12 +23,12 @@ import msgspec
 from stream_app.domain.commands import MAX_TEXT, CommandAnswer
 from stream_app.domain.dead_letter.causes import Filter, Kind, Source
 from stream_app.domain.delivery.state_machine import SETTLED, Delivery
-from stream_app.domain.lane.price import Quote, too_dear
 from stream_app.domain.model.numbers import TimeMs, Whole
 from stream_app.domain.model.outcome import scrub
 from stream_app.domain.model.text import count
 from stream_app.domain.model.untrusted import UNREADABLE, decode
 from stream_app.domain.plan import Actor, InForce
+from stream_app.domain.views.price import Quote, too_dear
 
 Fate = Literal[
     "goes",  # it would be sent

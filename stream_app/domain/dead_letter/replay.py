@@ -46,12 +46,12 @@ from stream_app.domain.delivery.suppression import (
     read_suppression,
     suppressed_person,
 )
-from stream_app.domain.lane.view import LaneView
 from stream_app.domain.model.numbers import Whole
 from stream_app.domain.model.outcome import UNREACHABLE
 from stream_app.domain.model.records import ConsumedRecord, parse_record_id
 from stream_app.domain.model.untrusted import UNREADABLE, decode
 from stream_app.domain.plan import ReplayPolicy
+from stream_app.domain.views.lane import LaneView
 
 _GROWTH: Final = 4.0
 

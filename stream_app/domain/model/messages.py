@@ -1,6 +1,6 @@
 """The messages on Kafka: lead, status event, result, callback.
 
-Those of lanes are in domain/lane/view.py.
+Those of lanes are in domain/views/lane.py.
 
 Wire format: one JSON object per message, UTF-8. Fields are only added, with a default, so that old
 messages still decode. Unknown fields are ignored. `schemas/` is generated from these types,

@@ -12,7 +12,7 @@ from stream_app.board.read_model.history import DAY_S, MARK_S, MINUTE_S, MOST_CH
 from stream_app.board.read_model.query import Queries
 from stream_app.board.read_model.store import ReadModel
 from stream_app.domain.commands import CommandAnswer
-from stream_app.domain.lane.view import LaneChange
+from stream_app.domain.views.lane import LaneChange
 from tests.board.model_records import (
     DAY_MS,
     NOW_MS,

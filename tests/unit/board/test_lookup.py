@@ -21,8 +21,8 @@ from stream_app.board.read_model.query import FoundResultAt, Queries
 from stream_app.board.read_model.store import ReadModel
 from stream_app.client.results.answers import FoundResult
 from stream_app.domain.books.records import STATES
-from stream_app.domain.lane.explain import Group
 from stream_app.domain.model.errors import UnreadableBatch
+from stream_app.domain.views.explain import Group
 from stream_app.kafka.backlog import Waiting as Unread
 from stream_app.kafka.groups import Consumption
 from tests.board.model_records import (

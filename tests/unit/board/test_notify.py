@@ -25,9 +25,9 @@ from stream_app.board.notify import (
 )
 from stream_app.board.persons import NEEDS_A_PERSON
 from stream_app.client.messages import MOST_LINES, Alert, Key, NotDelivered, body_of
-from stream_app.domain.lane import explain
-from stream_app.domain.lane.explain import Finding
 from stream_app.domain.lane.holds import REASONS, lifts
+from stream_app.domain.views import explain
+from stream_app.domain.views.explain import Finding
 from stream_app.tasks import cancel
 from tests.support.narrow import present
 

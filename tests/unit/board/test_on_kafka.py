@@ -15,10 +15,10 @@ from stream_app.board.read_model import on_kafka
 from stream_app.board.read_model.on_kafka import FoundRecord, ResultFetcher, WaitingLeads
 from stream_app.board.read_model.query import FoundResultAt
 from stream_app.client.results.answers import NO_ANSWER, FoundResult
-from stream_app.domain.lane.explain import Group
 from stream_app.domain.lead.identity import people
 from stream_app.domain.model.errors import BrokerUnavailable, KafkaRefused, UnreadableBatch
 from stream_app.domain.model.messages import Result
+from stream_app.domain.views.explain import Group
 from stream_app.kafka.connection import KafkaConnection
 from tests.board.model_records import Made
 

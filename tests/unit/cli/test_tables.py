@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 
 from stream_app.cli.lanes import lane_tables
 from stream_app.cli.tables import Column, Table, lines_of
-from stream_app.domain.lane.explain import LaneFacts
-from stream_app.domain.lane.view import LaneView
 from stream_app.domain.limits.budget import MeterName
 from stream_app.domain.limits.meters import Meter
+from stream_app.domain.views.explain import LaneFacts
+from stream_app.domain.views.lane import LaneView
 
 SAID = "Clay answered 503 and asks for another try in a while"
 

@@ -33,8 +33,6 @@ from stream_app.client.doctor.checks import (
 from stream_app.client.doctor.gateways import ProbeFailed
 from stream_app.config import Kafka, Settings
 from stream_app.config.model import Gateway
-from stream_app.domain.lane.explain import Group
-from stream_app.domain.lane.view import LaneView
 from stream_app.domain.model.errors import (
     BoardUnavailable,
     BrokerUnavailable,
@@ -45,6 +43,8 @@ from stream_app.domain.model.errors import (
 )
 from stream_app.domain.model.outcome import Refused
 from stream_app.domain.plan import Destination, Workspace
+from stream_app.domain.views.explain import Group
+from stream_app.domain.views.lane import LaneView
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.groups import Offsets
 

@@ -11,10 +11,10 @@ from stream_app.client.lanes.commands import answers_in
 from stream_app.client.lanes.views import LanesReport, _lane, page, views_in
 from stream_app.config import Kafka, Settings
 from stream_app.domain.commands import CommandAnswer
-from stream_app.domain.lane.explain import VIEW_UNREADABLE, Facts, Group, LaneFacts, explain
-from stream_app.domain.lane.view import LaneView
 from stream_app.domain.model.records import ConsumedRecord
 from stream_app.domain.plan import Workspace
+from stream_app.domain.views.explain import VIEW_UNREADABLE, Facts, Group, LaneFacts, explain
+from stream_app.domain.views.lane import LaneView
 from stream_app.kafka.backlog import Waiting
 
 NAMES = [f"w{number:04}" for number in range(1_000)]

@@ -18,8 +18,8 @@ from stream_app.client.results.answers import Event, FoundLead, FoundResult, Rec
 from stream_app.client.results.lookup import find
 from stream_app.config import Settings, load_settings
 from stream_app.domain.books.records import MEANING, Column
-from stream_app.domain.lane.waits import waits
 from stream_app.domain.model.errors import BoardUnavailable, StreamAppError
+from stream_app.domain.views.waits import waits
 
 _LAG = {"as_of_ms": 1, "lag": 0, "trouble": ""}
 

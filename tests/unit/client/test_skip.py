@@ -12,8 +12,8 @@ from aiokafka import TopicPartition
 from stream_app.client import skip as skipping
 from stream_app.client.skip import find_unreadable, skip
 from stream_app.config import Settings
-from stream_app.domain.lane.explain import Group
 from stream_app.domain.model.errors import SettingsError, StreamAppError, UnreadableBatch
+from stream_app.domain.views.explain import Group
 from tests.integration.test_look import settings_of
 from tests.partition.virtual import virtual_time
 

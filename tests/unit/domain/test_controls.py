@@ -17,11 +17,11 @@ from stream_app.domain.lane.admission import Grant, Held, decide
 from stream_app.domain.lane.lane import Lane, reconfigured
 from stream_app.domain.lane.overrides import Order, obey
 from stream_app.domain.lane.settlement import book_callback, settled
-from stream_app.domain.lane.view import view
 from stream_app.domain.limits.budget import Budget, BudgetPolicy, Cost, Period
 from stream_app.domain.limits.rate import Rate, on_429
 from stream_app.domain.model.outcome import Accepted, Outcome, Refused
 from stream_app.domain.plan import Actor, Destination, Workspace, byline
+from stream_app.domain.views.lane import view
 from tests.support.narrow import of_type
 from tests.unit.domain.lanes import granted
 

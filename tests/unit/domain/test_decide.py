@@ -18,7 +18,6 @@ from stream_app.domain.lane.admission import (
 )
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lane.overrides import Answer, Order, obey
-from stream_app.domain.lane.view import view
 from stream_app.domain.limits import suspension
 from stream_app.domain.limits.breaker import Breaker, Lease, Permit
 from stream_app.domain.limits.budget import Budget, BudgetPolicy, Period, Reservation
@@ -26,6 +25,7 @@ from stream_app.domain.limits.concurrency import Concurrency, StallDetector
 from stream_app.domain.limits.rate import Rate
 from stream_app.domain.limits.webhook_quota import Quota, Webhook
 from stream_app.domain.plan import Actor, Destination, InForce
+from stream_app.domain.views.lane import view
 
 NOW_MS = 1_796_083_140_000  # a minute before midnight
 BY = Actor("anna", "maintenance", NOW_MS)

@@ -5,7 +5,17 @@ from typing import Any
 import msgspec
 import pytest
 
-from stream_app.domain.lane.explain import (
+from stream_app.domain.lane.lane import Lane
+from stream_app.domain.lane.overrides import Auto, Trip, obey
+from stream_app.domain.lane.settlement import settled
+from stream_app.domain.limits import suspension
+from stream_app.domain.limits import webhook_quota as quota
+from stream_app.domain.limits.breaker import Outage
+from stream_app.domain.limits.budget import BudgetPolicy, Cost, reserve
+from stream_app.domain.limits.meters import Estimate, Forecast, Meter
+from stream_app.domain.model.outcome import Refused
+from stream_app.domain.plan import Actor, Destination, InForce
+from stream_app.domain.views.explain import (
     Facts,
     Finding,
     Group,
@@ -15,18 +25,8 @@ from stream_app.domain.lane.explain import (
     explain,
     outlook,
 )
-from stream_app.domain.lane.lane import Lane
-from stream_app.domain.lane.overrides import Auto, Trip, obey
-from stream_app.domain.lane.settlement import settled
-from stream_app.domain.lane.view import LaneView, PartHold
-from stream_app.domain.lane.view import view as view_of
-from stream_app.domain.limits import suspension
-from stream_app.domain.limits import webhook_quota as quota
-from stream_app.domain.limits.breaker import Outage
-from stream_app.domain.limits.budget import BudgetPolicy, Cost, reserve
-from stream_app.domain.limits.meters import Estimate, Forecast, Meter
-from stream_app.domain.model.outcome import Refused
-from stream_app.domain.plan import Actor, Destination, InForce
+from stream_app.domain.views.lane import LaneView, PartHold
+from stream_app.domain.views.lane import view as view_of
 from tests.support.narrow import of_type
 from tests.unit.domain.lanes import granted
 

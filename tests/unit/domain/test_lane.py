@@ -8,7 +8,6 @@ import pytest
 from stream_app.domain.lane.admission import Grant, Held, decide
 from stream_app.domain.lane.lane import Lane, reconfigured
 from stream_app.domain.lane.settlement import book_callback, charged, settled
-from stream_app.domain.lane.view import LaneView, _news, held_since, view
 from stream_app.domain.limits import webhook_quota as quota
 from stream_app.domain.limits.breaker import BreakerPolicy, Outage
 from stream_app.domain.limits.budget import BudgetPolicy, Cost
@@ -18,6 +17,7 @@ from stream_app.domain.limits.suspension import FloodGuardPolicy, Suspension
 from stream_app.domain.limits.webhook_quota import Quota, QuotaPolicy, Webhook
 from stream_app.domain.model.outcome import Accepted, Denied, Gone, Outcome, Poison, Refused
 from stream_app.domain.plan import Actor, Change, Destination, InForce
+from stream_app.domain.views.lane import LaneView, _news, held_since, view
 from tests.support.narrow import of_type
 from tests.unit.domain.lanes import granted
 
@@ -289,12 +289,6 @@ def test_a_view_has_all_that_is_known_of_its_lane() -> None:
         "insufficient_data",
         75.0,
         10.0,
-        credits_spent_day=18,
-        credits_reserved_day=20,
-        credits_spent_month=18,
-        credits_reserved_month=20,
-        credits_cap_day=100,
-        credits_cap_month=900,
         submissions=5,
         meters={
             "credits_day": Meter(cap=100, spent=18, reserved=20, **day, **spans),

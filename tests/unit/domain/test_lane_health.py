@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_app.domain.lane.lane import Horizon, Lane, postpone, sends_per_s
-from stream_app.domain.lane.view import LaneView, view
 from stream_app.domain.limits import concurrency, window
 from stream_app.domain.limits.breaker import BreakerPolicy
 from stream_app.domain.limits.concurrency import Concurrency, StallDetector, Unanswered
@@ -20,6 +19,7 @@ from stream_app.domain.limits.rate import Rate, RatePolicy
 from stream_app.domain.limits.window import LAST_MINUTE, Span, Totals, Window
 from stream_app.domain.model.outcome import Accepted, RateLimited, Refused, Uncertain
 from stream_app.domain.plan import InForce
+from stream_app.domain.views.lane import LaneView, view
 from tests.support.narrow import present
 
 NOW_MS = 1_795_500_000_000

@@ -13,11 +13,11 @@ from stream_app.domain.dead_letter.replay import Came, SuppressionList, read_epo
 from stream_app.domain.delivery.state_machine import Delivery
 from stream_app.domain.delivery.suppression import Suppression, erased_row
 from stream_app.domain.lane.lane import Lane
-from stream_app.domain.lane.view import LaneView
 from stream_app.domain.model.messages import Callback, Result, StatusEvent
 from stream_app.domain.model.numbers import MOST
 from stream_app.domain.model.system import SystemRow
 from stream_app.domain.model.untrusted import UNREADABLE
+from stream_app.domain.views.lane import LaneView
 from tests.support.numbers import Place, document, encode, places, with_number
 
 NOW_MS: Final = 1_790_000_000_000

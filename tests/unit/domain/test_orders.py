@@ -31,7 +31,7 @@ from stream_app.domain.dead_letter.orders import (
     progress_row,
     read_progress,
 )
-from stream_app.domain.lane.price import Part, Quote
+from stream_app.domain.views.price import Part, Quote
 from tests.support.narrow import present
 
 NOW_MS = 1_800_000_000_000

@@ -4,12 +4,12 @@ import msgspec
 import pytest
 
 from stream_app.domain.lane.lane import Lane
-from stream_app.domain.lane.price import Part, part, quote, quote_lines, quote_of_replay, too_dear
-from stream_app.domain.lane.view import LaneView
 from stream_app.domain.limits.budget import Budget, BudgetPolicy, Cost, Period
 from stream_app.domain.limits.meters import Estimate, Meter
 from stream_app.domain.limits.rate import Rate, RatePolicy
 from stream_app.domain.plan import Actor, Change, Workspace
+from stream_app.domain.views.lane import LaneView
+from stream_app.domain.views.price import Part, part, quote, quote_lines, quote_of_replay, too_dear
 
 NOW_MS = 1_790_000_000_000
 

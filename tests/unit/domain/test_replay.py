@@ -33,10 +33,10 @@ from stream_app.domain.dead_letter.replay import (
 from stream_app.domain.delivery.envelope import Envelope
 from stream_app.domain.delivery.state_machine import Delivery, classify_record, step
 from stream_app.domain.delivery.state_machine import begin as begin_row
-from stream_app.domain.lane.view import AS_PROBE, LaneView
 from stream_app.domain.model.outcome import UnsentReason
 from stream_app.domain.model.records import ConsumedRecord
 from stream_app.domain.plan import ReplayPolicy
+from stream_app.domain.views.lane import AS_PROBE, LaneView
 from tests.support.narrow import present
 
 MAX_REPLAYS = 3

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_app.domain.lane.holds import WaitKind
-from stream_app.domain.lane.view import LaneView, PartHold
-from stream_app.domain.lane.waits import Wait, held_now, kind_of, sums, waits
 from stream_app.domain.model.messages import Status, StatusEvent
+from stream_app.domain.views.lane import LaneView, PartHold
+from stream_app.domain.views.waits import Wait, held_now, kind_of, sums, waits
 from tests.support.legal import LEGAL
 
 

@@ -9,9 +9,9 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaConnectionError, TopicAuthorizationFailedError
 
-from stream_app.domain.lane.view import Position
 from stream_app.domain.model.errors import BrokerUnavailable, KafkaRefused, UnreadableBatch
 from stream_app.domain.model.records import LeftOut, Reduced
+from stream_app.domain.views.lane import Position
 from stream_app.kafka import readers
 from stream_app.kafka.backlog import MOST_EXACTLY, Backlog, Waiting
 from stream_app.kafka.connection import KafkaConnection

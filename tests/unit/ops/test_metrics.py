@@ -9,11 +9,11 @@ from structlog.testing import capture_logs
 
 from stream_app.domain.commands import CommandAnswer
 from stream_app.domain.delivery.recorder import Duration, WriteBatch
-from stream_app.domain.lane.view import LaneChange, LaneView
 from stream_app.domain.limits.meters import Meter
 from stream_app.domain.model.errors import Aborted
 from stream_app.domain.model.messages import RESENDS, StatusEvent
 from stream_app.domain.model.outcome import Accepted
+from stream_app.domain.views.lane import LaneChange, LaneView
 from stream_app.ops import lane_metrics
 from stream_app.ops import logs as log
 from stream_app.ops.lane_metrics import MOST_NAMES, OTHERS, LaneMetrics, ParkedLeads

@@ -24,10 +24,10 @@ from stream_app.domain.dead_letter.orders import (
 )
 from stream_app.domain.delivery.envelope import HEADERS, pseudonymous_key
 from stream_app.domain.delivery.suppression import Suppression, erased_row
-from stream_app.domain.lane.price import Part, Quote
 from stream_app.domain.model.errors import UnreadableBatch
 from stream_app.domain.model.records import Record
 from stream_app.domain.plan import Workspace
+from stream_app.domain.views.price import Part, Quote
 from stream_app.kafka.connection import silent
 from stream_app.replay import inspect, orders, plan
 from tests.board.model_records import NOW_MS, Made, dead_letter

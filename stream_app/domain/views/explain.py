@@ -7,13 +7,13 @@ from typing import Final
 import msgspec
 
 from stream_app.domain.lane.holds import WEBHOOK_GONE, lifts, remains
-from stream_app.domain.lane.view import LaneView, PartHold
-from stream_app.domain.lane.waits import replays_paused
 from stream_app.domain.limits.budget import MeterName
 from stream_app.domain.limits.meters import Forecast
 from stream_app.domain.model.text import count
 from stream_app.domain.model.topics import TopicNames
 from stream_app.domain.plan import Actor
+from stream_app.domain.views.lane import LaneView, PartHold
+from stream_app.domain.views.waits import replays_paused
 
 VIEW_UNREADABLE: Final = "its last state on leads.lanes cannot be read by this version"
 """What is said of a lane whose last record has no state that this version knows."""

@@ -13,8 +13,8 @@ import msgspec
 
 from stream_app.domain.lane.holds import WaitKind, reason_of
 from stream_app.domain.lane.lane import LANE_BUSY
-from stream_app.domain.lane.view import LaneView
 from stream_app.domain.plan import Actor
+from stream_app.domain.views.lane import LaneView
 
 NAMES: Final[Mapping[WaitKind, str]] = {
     "queue": "queue on Kafka",

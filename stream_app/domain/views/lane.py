@@ -98,8 +98,6 @@ class LaneView(msgspec.Struct, frozen=True, omit_defaults=True):
         holds: Why nothing is admitted now, a stable code; '' if the lane runs.
         until_ms: When it may move again, epoch ms; 0 if no time ends the hold, or if that time has
             passed.
-        credits_spent_day: Repeats the meter `credits_day`, as the next five fields do. Credits are
-            of the present day or month and exclude reservations.
         since_ms: When the trouble began that holds it, epoch ms.
         lifts: What makes it move again.
         news: The changes since the lane's last record on this topic.
@@ -139,12 +137,6 @@ class LaneView(msgspec.Struct, frozen=True, omit_defaults=True):
     holds: str = ""
     text: str = ""
     until_ms: TimeMs = 0
-    credits_spent_day: Whole = 0
-    credits_reserved_day: Whole = 0
-    credits_spent_month: Whole = 0
-    credits_reserved_month: Whole = 0
-    credits_cap_day: Whole | None = None
-    credits_cap_month: Whole | None = None
     submissions: Whole = 0
     since_ms: TimeMs = 0
     lifts: str = ""
@@ -235,8 +227,6 @@ def view(
     latency = window.latency(window.FIVE_MINUTES, lane.health, now_ms) or window.Latency(0, 0, 0)
     shown = meters(policy.budget, lane.budget, now_ms)
     mode = mode_of(policy, lane)
-    day = shown["credits_day"]
-    month = shown["credits_month"]
     pace = _pace(policy, lane)
     answers = {
         destination.alias: _answer(policy, lane, destination, now_ms, stall)
@@ -266,12 +256,6 @@ def view(
         holds=held.reason if held else "",
         text=held.text if held else "",
         until_ms=held.until_ms if held else 0,
-        credits_spent_day=day.spent,
-        credits_reserved_day=day.reserved,
-        credits_spent_month=month.spent,
-        credits_reserved_month=month.reserved,
-        credits_cap_day=day.cap,
-        credits_cap_month=month.cap,
         submissions=sum(webhook.count for webhook in lane.quota.webhooks.values()),
         since_ms=since(held.reason) if held else 0,
         mode=mode,

@@ -10,12 +10,12 @@ from typing import Final
 import msgspec
 
 from stream_app.domain.lane.lane import Lane
-from stream_app.domain.lane.view import LaneView
 from stream_app.domain.limits import rate
 from stream_app.domain.limits.budget import METERS, Budget, Cost, MeterName
 from stream_app.domain.limits.meters import Estimate, Meter, first_estimate, meters
 from stream_app.domain.model.text import count
 from stream_app.domain.plan import InForce, Workspace
+from stream_app.domain.views.lane import LaneView
 
 # Names of meters for people, such as "credits of today".
 _METERS: Final = {name: words.replace(" ", " of ", 1) for name, words in METERS.items()}

@@ -8,7 +8,7 @@ without a step.
 
 from collections.abc import Iterable
 
-from stream_app.domain.lane.view import LaneView, Position
+from stream_app.domain.views.lane import LaneView, Position
 
 Place = tuple[str, int]
 """A topic and a partition."""
