@@ -3,6 +3,8 @@ claims, stops.
 """
 
 import re
+import textwrap
+import tomllib
 from typing import Any
 
 import pytest
@@ -230,5 +232,26 @@ def test_the_release_pushes_the_chart_to_where_the_documents_take_it_from() -> N
     owner = metadata["sources"][0].removeprefix("https://github.com/").partition("/")[0]
     address = f"{at[1].replace('${GITHUB_REPOSITORY_OWNER}', owner)}/{metadata['name']}"
     for page in ("docs/kubernetes.md", "deploy/chart/README.md"):
-        assert f"helm install leads {address} " in (ROOT / page).read_text()
+        assert f"`{address}`" in (ROOT / page).read_text()
     assert metadata["version"] == metadata["appVersion"] == __version__
+
+
+def test_all_that_explains_the_configuration_of_pods_shows_a_cap(chart: Chart) -> None:
+    page = (ROOT / "docs" / "kubernetes.md").read_text()
+    (block,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    comment = [
+        line.removeprefix("#   ")
+        for line in (CHART / "values.yaml").read_text().splitlines()
+        if line.startswith("#   ")
+    ]
+    shown = tomllib.loads(textwrap.dedent(block))
+    assert shown["workspaces"] == {"acme": {"budget": {"credits_per_day": 6000}}}
+    assert tomllib.loads("\n".join(comment)) == shown
+    (notes,) = [
+        text
+        for path, text in chart.render(SMALLEST, name="leads", namespace="sales").items()
+        if path.endswith("NOTES.txt")
+    ]
+    for text in (page, (CHART / "README.md").read_text(), notes):
+        assert "`unlimited = true`" in text
+        assert "[workspaces.NAME.budget]" in text
