@@ -7,6 +7,7 @@ registry is reached.
 """
 
 import csv
+import functools
 import io
 import json
 import os
@@ -279,38 +280,49 @@ class System:
 
     # ----------------------------------------------------------------------------------- containers
 
-    @property
-    def services(self) -> list[str]:
-        """The services that go on running. Those that an override leaves out are not among them."""
-        return sorted(set(self.docker("config", "--services").stdout.split()) - ONCE)
+    @functools.cached_property
+    def expected(self) -> set[str]:
+        """The containers that go on running, by name, such as `gateway-2`.
+
+        Those of services that an override leaves out are not among them.
+        """
+        configured = json.loads(self.docker("config", "--format", "json").stdout)["services"]
+        return {
+            f"{service}-{number}"
+            for service, its in configured.items()
+            if service not in ONCE
+            for number in range(1, its.get("scale", 1) + 1)
+        }
 
     def containers(self) -> dict[str, ComposeContainer]:
-        """Return the container of each service."""
+        """Return the containers by the names that `expected` has, and those of `ONCE`."""
         listed = self._compose.get_containers(include_all=True)
         return {
-            container.Service: container for container in listed if container.Service is not None
+            container.Name.removeprefix(f"{self.project}-"): container
+            for container in listed
+            if container.Name is not None
         }
 
     def are_healthy(self) -> bool:
-        """Return True if every service that goes on running is healthy."""
+        """Return True if every container that goes on running is healthy."""
         containers = self.containers()
         return all(
-            name in containers and containers[name].Health == "healthy" for name in self.services
+            name in containers and containers[name].Health == "healthy" for name in self.expected
         )
 
-    def volumes(self, service: str) -> set[str]:
+    def volumes(self, name: str) -> set[str]:
         """Return the names of the volumes of a container."""
-        mounts = self._container(service).attrs["Mounts"]
+        mounts = self._container(name).attrs["Mounts"]
         return {mount["Name"] for mount in mounts if mount["Type"] == "volume"}
 
-    def kill(self, service: str) -> None:
+    def kill(self, name: str) -> None:
         """End a container with SIGKILL, and start it again."""
-        container = self._container(service)
+        container = self._container(name)
         container.kill()
         container.start()
 
-    def _container(self, service: str) -> Any:
-        return docker.from_env(timeout=120).containers.get(self.containers()[service].ID)
+    def _container(self, name: str) -> Any:
+        return docker.from_env(timeout=120).containers.get(self.containers()[name].ID)
 
     # ----------------------------------------------------------------------------- what it has done
 
