@@ -11,7 +11,7 @@ import time
 import tomllib
 import urllib.request
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -375,6 +375,10 @@ read_model_path = "{self.directory}/model.sqlite"
             timeout_s,
             f"{count} histories at rest",
         )
+
+    async def until_last(self, counts: Mapping[str, int], timeout_s: float) -> None:
+        """Wait until so many histories end with each of these statuses, and none with another."""
+        await self.until(lambda: self.last() == counts, timeout_s, f"{dict(counts)}")
 
     def last(self) -> Counter[str]:
         """Count the histories by their last status."""
