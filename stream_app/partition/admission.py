@@ -23,8 +23,7 @@ from typing import Final
 
 from attrs import define, field
 
-from stream_app.clock import Clock
-from stream_app.domain.delivery.recorder import Applicant, Attempt, Rejection
+from stream_app.clock import Clock, Now
 from stream_app.domain.lane.admission import (
     ASK_AGAIN,
     AdmissionRequest,
@@ -44,20 +43,16 @@ from stream_app.partition.commits import Commits
 from stream_app.partition.in_flight import MAX_WAITING_BYTES, GiveUp, InFlight, Recalled
 from stream_app.partition.lane_queue import (
     Admitted,
-    Answer,
     Kind,
     LaneQueue,
-    LaneTimer,
-    Patience,
-    Timetable,
     Waiter,
-    busy,
-    ends_ms,
-    kind_of,
-    reason_of,
+    WaitOutcome,
+    Withdrawn,
+    WriteAhead,
 )
+from stream_app.partition.lane_timer import LaneTimer, Timetable
 from stream_app.partition.lanes import HostWatch, Lanes
-from stream_app.partition.rows import Rows
+from stream_app.partition.patience import Patience, busy, ends_ms, why_deferred
 
 _RECORD_HOLD_AFTER_MS: Final = 1_000  # a shorter hold is not worth an event for each lead
 _TOO_OLD: Final = Held("not_after", "its not_after passed before it was sent", 0, "expired")
@@ -71,7 +66,6 @@ class AdmissionQueue:
     """
 
     _plan: Plan
-    _rows: Rows
     _lanes: Lanes
     _hosts: HostWatch
     _commits: Commits
@@ -113,102 +107,108 @@ class AdmissionQueue:
     async def admit(
         self,
         in_flight: InFlight,
-        applicant: Applicant,
         request: AdmissionRequest,
-    ) -> Attempt | Held:
+        write_ahead: WriteAhead,
+    ) -> Grant | Held:
         """Wait until the lane admits this lead, and write ahead.
 
-        Returns when that step is committed.
+        Returns when that step is committed, or when the lead must not wait here any longer.
 
         Raises:
             GiveUp: The stream is suspended.
             Recalled: A callback waits for the lock of this lead.
         """
-        # `give_up` and `recall` answer the leads that wait at that moment. This one may have waited
+        # `give_up` and `recall` reach the leads that wait at that moment. This one may have waited
         # for a commit or the cache instead, and learns of either here.
         if in_flight.suspended.is_set():
             raise GiveUp
-        if in_flight.recalled:
+        if in_flight.admission.recalled:
+            in_flight.admission.recalled = False
             raise Recalled
         # for the commit too: the watchdog names a commit that hangs, not each of its leads
         with in_flight.waiting():
-            entered = self._enter(in_flight, applicant, request)
-            answer = await self._wait(entered) if isinstance(entered, Waiter) else entered
-            if isinstance(answer, Held):
-                return answer
-            attempt, committed = answer
+            waiter = self._enter(in_flight, request, write_ahead)
+            try:
+                # The window bounds the leads that wait in a shared partition, so they take no place
+                # of the limiter.
+                outside = self._lanes.shared and not waiter.has_left
+                with in_flight.limiter.released(0) if outside else nullcontext():
+                    outcome = await waiter.outcome()
+            except asyncio.CancelledError:
+                # The outcome may have come in the turn of the cancellation. Then `_leave` has
+                # removed the waiter, and there is nothing left to remove.
+                if self._waiters.get(in_flight) is waiter:
+                    self._remove(waiter)
+                raise
+            if outcome is Withdrawn.SUSPENDED:
+                raise GiveUp
+            if outcome is Withdrawn.RECALLED:
+                in_flight.admission.recalled = False
+                raise Recalled
+            if isinstance(outcome, Held):
+                return outcome
             # Write-ahead: the caller starts the POST when the row `sending` is on Kafka, and not if
             # its transaction fails.
-            await committed
+            await outcome.committed
         if not request.as_dead_letter:
             # Read behind the commit: POSTs of the lane that began or ended meanwhile have replaced
             # its detector.
             stalls = self._lanes.stalls
             name = request.destination.workspace
             stalls[name] = concurrency.begun(stalls[name], self._clock.now_ms())
-        return attempt
-
-    async def _wait(self, waiter: Waiter) -> Admitted | Held:
-        try:
-            # The window bounds the leads that wait in a shared partition, so they take no place of
-            # the limiter.
-            outside = self._lanes.shared and not waiter.answered.done()
-            with waiter.in_flight.limiter.released(0) if outside else nullcontext():
-                answer = await waiter.answered
-        except asyncio.CancelledError:
-            # The answer may have come in the turn of the cancellation. Then `_answer` has removed
-            # the waiter, and there is nothing left to remove.
-            if self._waiters.get(waiter.in_flight) is waiter:
-                self._remove(waiter)
-            raise
-        if isinstance(answer, GiveUp | Recalled):
-            raise answer
-        return answer
+        return outcome.grant
 
     def _enter(
         self,
         in_flight: InFlight,
-        applicant: Applicant,
         request: AdmissionRequest,
-    ) -> Admitted | Waiter:
+        write_ahead: WriteAhead,
+    ) -> Waiter:
         """Admit a lead if its lane has no queue and takes it, else put it into the queue.
 
         There it may be deferred.
         """
-        name = request.destination.workspace
-        now_ms = self._clock.now_ms()
-        boot_ms = self._clock.boot_ms()
-        if not in_flight.arrival:
+        now = self._clock.now()
+        state = in_flight.admission
+        if not state.arrival:
             self._arrivals += 1
-            in_flight.arrival = self._arrivals
+            state.arrival = self._arrivals
+        if state.since_ms is None:
+            state.since_ms = now.boot_ms + max(0, request.not_before_ms - now.epoch_ms)
+        waiter = Waiter(
+            in_flight,
+            request,
+            write_ahead,
+            number=state.arrival,
+            since_ms=state.since_ms,
+        )
+        name = request.destination.workspace
         queue = self._queues.get(name)
         if queue is None:
-            queue = self._queues[name] = LaneQueue()
+            queue = self._queues[name] = LaneQueue(name)
         held: dict[Kind, Held] = {}
         if (
             self._open
             and not queue
-            and request.not_before_ms <= now_ms
-            and not _is_too_old(request, now_ms)
+            and request.not_before_ms <= now.epoch_ms
+            and not waiter.is_too_old(now)
         ):
-            answer = self._try_admit(queue, in_flight, applicant, request, now_ms, boot_ms)
+            answer = self._try_admit(queue, waiter, now)
             if not isinstance(answer, Held):
-                return answer  # the way of most leads of a lane that keeps up
-            held[kind_of(request)] = answer
-        if in_flight.waits_since_ms is None:
-            in_flight.waits_since_ms = boot_ms + max(0, request.not_before_ms - now_ms)
-        waiter = Waiter(in_flight, applicant, request, in_flight.waits_since_ms)
+                waiter.leave(answer)
+                return waiter  # the way of most leads of a lane that keeps up
+            held[waiter.kind] = answer
         self._waiters[in_flight] = waiter
         self._waiting_bytes += waiter.size
         queue.add(waiter)
         self._lengths.set(name, len(queue))
-        self._set_wake(queue, waiter, now_ms, boot_ms)
+        self._set_wake(queue, waiter, now)
         self._look_at(name, held)
         if self._open and self._lanes.shared:
             in_flight.release_next()
-            # Behind `_look_at`: it may have answered this lead, and both bounds read from
+            # Behind `_look_at`: it may have ended the wait of this lead, and both bounds read from
             # `queue.held` why its kind waits, which that look has set.
-            self._bound_wait(name, queue, waiter)
+            self._bound_wait(queue, waiter)
             self._bound_window()
         return waiter
 
@@ -223,24 +223,29 @@ class AdmissionQueue:
         name = grant.destination.workspace
         some_wait = bool(self._queues.get(name))
         others_wait = isinstance(outcome, Refused) and some_wait
-        now_ms = self._clock.now_ms()
+        now = self._clock.now()
         self._lanes[name], settlement = settled(
             self._lanes.policy(name),
             self._lanes[name],
             grant,
             outcome,
-            now_ms,
+            now.epoch_ms,
             self._clock.rand(),
             # with this POST, whose slot is freed below
             self.in_flight_of(name),
             others_wait,
-            self._clock.boot_ms() - grant.at_boot_ms if has_slot else 0,
+            now.boot_ms - grant.at_boot_ms if has_slot else 0,
         )
         if has_slot:
             queue = self._queues[name]
             stalls = self._lanes.stalls
             queue.in_flight -= 1
-            stalls[name] = concurrency.ended(stalls[name], outcome, queue.in_flight, now_ms)
+            stalls[name] = concurrency.ended(
+                stalls[name],
+                outcome,
+                queue.in_flight,
+                now.epoch_ms,
+            )
         if some_wait:
             self.pump_soon(name)
         return settlement
@@ -264,13 +269,13 @@ class AdmissionQueue:
         by priority.
         """
         for waiter in sorted(self._waiters.values(), key=attrgetter("place")):
-            self._answer(waiter, ASK_AGAIN)
+            self._leave(waiter, ASK_AGAIN)
 
     def give_up(self, suspended: asyncio.Event) -> None:
         """Give up the waiting leads of a suspended stream: they are delivered again later."""
         for waiter in sorted(self._waiters.values(), key=attrgetter("number")):
             if waiter.in_flight.suspended is suspended:
-                self._answer(waiter, GiveUp())
+                self._leave(waiter, Withdrawn.SUSPENDED)
 
     def recall(self, in_flight: InFlight) -> None:
         """Have a lead start again from its rows.
@@ -279,9 +284,9 @@ class AdmissionQueue:
         """
         # Kept as a flag, too: a lead that waits for a commit has no waiter now, and `admit` reads
         # the flag when that lead comes back.
-        in_flight.recalled = True
+        in_flight.admission.recalled = True
         if (waiter := self._waiters.get(in_flight)) is not None:
-            self._answer(waiter, Recalled())
+            self._leave(waiter, Withdrawn.RECALLED)
 
     def clear(self) -> None:
         """Forget all leads: their tasks were cancelled, or the partition is no longer ours."""
@@ -295,11 +300,10 @@ class AdmissionQueue:
 
     def pump(self) -> None:
         """Look at all lanes."""
-        now_ms = self._clock.now_ms()
-        boot_ms = self._clock.boot_ms()
+        now = self._clock.now()
         for name, queue in list(self._queues.items()):
             for waiter in queue:
-                self._set_wake(queue, waiter, now_ms, boot_ms)
+                self._set_wake(queue, waiter, now)
             self.pump_lane(name)
 
     def pump_soon(self, name: str) -> None:
@@ -320,81 +324,52 @@ class AdmissionQueue:
             self.end(bug)
 
     def _look_at(self, name: str, held: dict[Kind, Held] | None = None) -> None:
-        """Admit, defer and answer the leads of a lane.
+        """Admit the leads of a lane in their order, and end the wait of those that must not wait.
 
         `held`: the kinds of which it is known that they must wait.
         """
         queue = self._queues.get(name)
         if not queue or not self._open:
             return
-        now_ms = self._clock.now_ms()
-        boot_ms = self._clock.boot_ms()
-        woken = queue.pop_woken(now_ms)
+        now = self._clock.now()
+        woken = queue.pop_woken(now.epoch_ms)
         for waiter in woken:
-            self._set_wake(queue, waiter, now_ms, boot_ms)
-        queue.held = held = self._admit_all(queue, held or {}, now_ms, boot_ms)
-        for kind, answer in held.items():
-            self._answer_held(name, queue, kind, answer, now_ms)
-        # Behind the admissions: a lead that has just been admitted has its answer, although its
+            self._set_wake(queue, waiter, now)
+        held = held or {}  # by kind, why its first lead that is left must wait
+        while (first := queue.first(held)) is not None:
+            # It has left already if its task was cancelled.
+            if first.has_left or first.is_too_old(now):
+                self._leave(first, _TOO_OLD)
+                continue
+            answer = self._try_admit(queue, first, now)
+            if isinstance(answer, Held):
+                held[first.kind] = answer
+            else:
+                self._leave(first, answer)
+        queue.held = held
+        for kind, hold in held.items():
+            for waiter in self._patience.impatient(queue, kind, hold, now):
+                self._defer(queue, waiter, hold, now)
+            if hold.status is not None and ends_ms(hold) - now.epoch_ms > _RECORD_HOLD_AFTER_MS:
+                for waiter in queue.unreported(kind):
+                    self._leave(waiter, hold)
+        # Behind the admissions: a lead that has just been admitted has its outcome, although its
         # patience ends now, too.
         for waiter in woken:
-            self._end_wait(name, queue, waiter, now_ms, boot_ms)
-        times = [
-            answer.until_ms for kind, answer in held.items() if answer.until_ms and queue.has(kind)
-        ]
+            self._end_wait(queue, waiter, now)
+        times = [hold.until_ms for kind, hold in held.items() if hold.until_ms and queue.has(kind)]
         if queue.wakes.lowest is not None:
             times.append(queue.wakes.lowest)
-        self._timer.set(name, min(times, default=None), now_ms)
+        self._timer.set(name, min(times, default=None), now.epoch_ms)
 
-    def _admit_all(
-        self,
-        queue: LaneQueue,
-        held: dict[Kind, Held],
-        now_ms: int,
-        boot_ms: int,
-    ) -> dict[Kind, Held]:
-        """Admit the leads of a lane in their order.
-
-        Returns why the first one of each kind that is left must wait.
-        """
-        while (waiter := queue.first(held)) is not None:
-            # done: its task was cancelled
-            if waiter.answered.done() or _is_too_old(waiter.request, now_ms):
-                self._answer(waiter, _TOO_OLD)
-                continue
-            answer = self._try_admit(
-                queue,
-                waiter.in_flight,
-                waiter.applicant,
-                waiter.request,
-                now_ms,
-                boot_ms,
-            )
-            if isinstance(answer, Held):
-                held[waiter.kind] = answer
-            else:
-                self._answer(waiter, answer)
-        return held
-
-    def _try_admit(
-        self,
-        queue: LaneQueue,
-        in_flight: InFlight,
-        applicant: Applicant,
-        request: AdmissionRequest,
-        now_ms: int,
-        boot_ms: int,
-    ) -> Admitted | Held:
-        """Admit the lead and write ahead, or say why its lane holds it.
-
-        No await may lie in between.
-        """
+    def _try_admit(self, queue: LaneQueue, waiter: Waiter, now: Now) -> Admitted | Held:
+        """Admit the lead and write ahead, or say why its lane holds it."""
+        request = waiter.request
         destination = request.destination
-        name = destination.workspace
+        name = queue.workspace
         policy = self._lanes.policy(name)
         lane = self._lanes[name]
         stall = self._lanes.stalls[name]
-        slots = concurrency.current(policy.max_in_flight, lane.concurrency)
         if request.as_dead_letter:
             # It must not block other workspaces of the partition, or a workspace whose leads are
             # not to wait.
@@ -403,120 +378,100 @@ class AdmissionQueue:
                 policy,
                 lane,
                 destination,
-                now_ms,
-                boot_ms,
+                now.epoch_ms,
+                now.boot_ms,
                 waits,
             )
-        elif queue.in_flight >= slots:
-            answer = at_limit(policy, lane, stall, now_ms)
+        elif queue.in_flight >= concurrency.current(policy.max_in_flight, lane.concurrency):
+            answer = at_limit(policy, lane, stall, now.epoch_ms)
         else:
             self._lanes[name], answer = decide(
                 policy,
                 lane,
                 destination,
-                now_ms,
-                boot_ms,
+                now.epoch_ms,
+                now.boot_ms,
                 not request.bulk,
                 stall,
             )
-        if isinstance(answer, Held):
-            if answer.reason == BREAKER_OPEN:
-                self._hosts.note(destination)
-            if answer.reason == concurrency.REASON:
-                return self._patience.wait_for_stall(policy, answer, stall.since_ms, now_ms)
-            return answer
-        in_flight.waits_since_ms = None
-        step = applicant.write_ahead(answer, now_ms, self._rows.get)
-        if isinstance(applicant, Rejection):
-            attempt = Attempt(None, answer)
-            if step.events:
-                self._lanes.count_dead_letter(answer, applicant.bad.reason)
-        else:
-            in_flight.attempt = attempt = Attempt(applicant.row, answer)
+        if not isinstance(answer, Held):
+            return self._write_ahead(queue, waiter, answer, now)
+        if answer.reason == BREAKER_OPEN:
+            self._hosts.note(destination)
+        if answer.reason == concurrency.REASON:
+            return self._patience.wait_for_stall(policy, answer, stall.since_ms, now)
+        return answer
+
+    def _write_ahead(self, queue: LaneQueue, waiter: Waiter, grant: Grant, now: Now) -> Admitted:
+        """Submit the step that must be committed before the POST, and take a slot of the lane.
+
+        No await may lie between the decision, which has changed the lane, and `submit`: the row
+        `sending` and what the lane has given for it are written by one transaction.
+        """
+        in_flight = waiter.in_flight
+        in_flight.admission.since_ms = None
+        step = waiter.write_ahead(grant, now.epoch_ms)
+        if not waiter.request.as_dead_letter:
             queue.in_flight += 1
             queue.count_share(in_flight.source, self._patience.shares)
         committed = self._commits.submit(step, in_flight)
         in_flight.release_next()
-        return attempt, committed
+        return Admitted(grant, committed)
 
-    # --------------------------------------------------------------------------- holds and patience
+    # -------------------------------------------------------------------------------- its patience
 
-    def _answer_held(
-        self,
-        name: str,
-        queue: LaneQueue,
-        kind: Kind,
-        held: Held,
-        now_ms: int,
-    ) -> None:
-        """Answer the leads of a held kind that must not wait, or whose hold is to be recorded."""
-        for waiter in self._patience.impatient(name, queue, kind, held, now_ms):
-            self._defer(name, queue, waiter, held, now_ms)
-        if held.status is not None and ends_ms(held) - now_ms > _RECORD_HOLD_AFTER_MS:
-            for waiter in queue.unreported(kind):
-                self._answer(waiter, held)
-
-    def _bound_wait(self, name: str, queue: LaneQueue, waiter: Waiter) -> None:
+    def _bound_wait(self, queue: LaneQueue, waiter: Waiter) -> None:
         """Defer a lead that has just arrived if its turn comes later than it may wait."""
-        if not waiter.ready or waiter.answered.done():
+        if not waiter.ready or waiter.has_left:
             return
-        now_ms = self._clock.now_ms()
-        boot_ms = self._clock.boot_ms()
-        if self._patience.comes_too_late(name, queue, waiter, now_ms, boot_ms):
-            self._defer(name, queue, waiter, reason_of(queue, waiter), now_ms)
-
-    def _end_wait(
-        self,
-        name: str,
-        queue: LaneQueue,
-        waiter: Waiter,
-        now_ms: int,
-        boot_ms: int,
-    ) -> None:
-        """Answer a lead that has waited for as long as it may."""
-        if waiter.answered.done():
-            return
-        if _is_too_old(waiter.request, now_ms):
-            self._answer(waiter, _TOO_OLD)
-        elif (
-            self._lanes.shared
-            and waiter.ready
-            and now_ms >= self._patience.until_ms(waiter, now_ms, boot_ms)
-        ):
-            self._defer(name, queue, waiter, reason_of(queue, waiter), now_ms)
+        now = self._clock.now()
+        if self._patience.comes_too_late(queue, waiter, now):
+            self._defer(queue, waiter, why_deferred(queue, waiter), now)
 
     def _bound_window(self) -> None:
         """Defer the last leads of the longest lines until the waiting leads fit into the window."""
         delivery = self._plan.delivery
         while len(self._waiters) > delivery.max_waiting or self._waiting_bytes > MAX_WAITING_BYTES:
-            name = self._lengths.highest_key
-            queue = self._queues[name]
-            self._defer(name, queue, queue.last(), busy(queue), self._clock.now_ms())
+            queue = self._queues[self._lengths.highest_key]
+            self._defer(queue, queue.last(), busy(queue), self._clock.now())
 
-    def _defer(self, name: str, queue: LaneQueue, waiter: Waiter, held: Held, now_ms: int) -> None:
-        self._answer(waiter, self._patience.deferred(name, queue, waiter, held, now_ms))
+    def _end_wait(self, queue: LaneQueue, waiter: Waiter, now: Now) -> None:
+        """End the wait of a lead that has waited for as long as it may."""
+        if waiter.has_left:
+            return
+        if waiter.is_too_old(now):
+            self._leave(waiter, _TOO_OLD)
+        elif (
+            self._lanes.shared
+            and waiter.ready
+            and now.epoch_ms >= self._patience.until_ms(waiter, now)
+        ):
+            self._defer(queue, waiter, why_deferred(queue, waiter), now)
 
-    def _set_wake(self, queue: LaneQueue, waiter: Waiter, now_ms: int, boot_ms: int) -> None:
+    def _defer(self, queue: LaneQueue, waiter: Waiter, held: Held, now: Now) -> None:
+        self._leave(waiter, self._patience.deferred(queue, waiter, held, now))
+
+    def _set_wake(self, queue: LaneQueue, waiter: Waiter, now: Now) -> None:
         """Set when to look at a lead again, by its own times.
 
         From `not_before_ms` on it is ready.
         """
         request = waiter.request
-        if not waiter.ready and request.not_before_ms <= now_ms:
+        if not waiter.ready and request.not_before_ms <= now.epoch_ms:
             queue.make_ready(waiter)
         times = [] if request.not_after_ms is None else [request.not_after_ms + 1]
         if not waiter.ready:
             times.append(request.not_before_ms)
         elif self._lanes.shared and not request.as_dead_letter:
-            times.append(self._patience.until_ms(waiter, now_ms, boot_ms))
+            times.append(self._patience.until_ms(waiter, now))
         queue.wakes.set(waiter.number, min(times, default=None))
 
     # ---------------------------------------------------------------------------------- bookkeeping
 
-    def _answer(self, waiter: Waiter, answer: Answer) -> None:
+    def _leave(self, waiter: Waiter, outcome: WaitOutcome) -> None:
+        """Take a lead out of its queue, and tell it why."""
         self._remove(waiter)
-        if not waiter.answered.done():  # otherwise its task was cancelled
-            waiter.answered.set_result(answer)
+        waiter.leave(outcome)
 
     def _remove(self, waiter: Waiter) -> None:
         name = waiter.request.destination.workspace
@@ -525,7 +480,3 @@ class AdmissionQueue:
         queue = self._queues[name]
         queue.remove(waiter)
         self._lengths.set(name, len(queue))
-
-
-def _is_too_old(request: AdmissionRequest, now_ms: int) -> bool:
-    return request.not_after_ms is not None and now_ms > request.not_after_ms

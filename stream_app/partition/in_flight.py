@@ -55,6 +55,21 @@ class EmptyRun:
 
 
 @define(eq=False, repr=False)
+class AdmissionState:
+    """What admission keeps of a record while others write about it. Only `admission.py` writes it.
+
+    Attributes:
+        arrival: Its place in the order of admission requests; 0 before the first.
+        since_ms: Since when it waits for its present admission, on the monotonic clock.
+        recalled: True if a callback waits for its lock.
+    """
+
+    arrival: int = 0
+    since_ms: int | None = None
+    recalled: bool = False
+
+
+@define(eq=False, repr=False)
 class InFlight:
     """A consumed record that is being processed. It survives a recovery of the partition.
 
@@ -67,11 +82,8 @@ class InFlight:
         waits: True while it waits for admission or for a lock.
         turns: How often such a wait has ended.
         ticket: Its place in the order of lock requests; 0 before the first.
-        arrival: Its place in the order of admission requests; 0 before the first.
-        waits_since_ms: Since when it waits for its present admission, on the monotonic clock.
-        recalled: True if a callback waits for its lock.
         attempt: What is known of its last POST, from the write-ahead on, except while the POST is
-            under way.
+            under way. Only `lead.py` writes it.
         run: The run that it belongs to, if it is an input record without a value.
         unlock: Releases its lock before the `async with` of it ends. Does nothing while it has
             none.
@@ -87,9 +99,7 @@ class InFlight:
     waits: bool = False
     turns: int = 0
     ticket: int = 0
-    arrival: int = 0
-    waits_since_ms: int | None = None
-    recalled: bool = False
+    admission: AdmissionState = field(init=False, factory=AdmissionState)
     attempt: Attempt | None = None
     run: EmptyRun | None = None
     unlock: Callable[[], None] = nothing_to_unlock

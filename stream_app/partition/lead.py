@@ -24,9 +24,10 @@ from stream_app.domain.delivery.recorder import (
     NO_REASON,
     Attempt,
     DeliveryRecorder,
-    Rejection,
+    WriteBatch,
     brief,
     failure,
+    rejection,
     strayed,
     without_value,
 )
@@ -370,14 +371,18 @@ class LeadPipeline(StateUser):
                 bulk=resolved.bulk,
                 probe=was_probe and self._clock.now_ms() < probes_until_ms,
             )
-            answer = await self._admission.admit(in_flight, recorder, request)
-            if isinstance(answer, Attempt):
+            answer = await self._admission.admit(
+                in_flight,
+                request,
+                partial(self._write_ahead, in_flight, recorder),
+            )
+            if isinstance(answer, Grant):
                 attempt = await self._post(in_flight, recorder, answer)
                 retry_ms = await self._act_on(in_flight, recorder, attempt, has_slot=True)
                 if retry_ms is None:
                     return
                 not_before_ms = retry_ms
-                was_probe = answer.grant.permit.lease is not None
+                was_probe = answer.permit.lease is not None
             elif answer is not ASK_AGAIN and not await self._hold_or_defer(
                 in_flight,
                 recorder,
@@ -385,14 +390,30 @@ class LeadPipeline(StateUser):
             ):
                 return
 
-    async def _post(self, in_flight: InFlight, recorder: LeadRecorder, attempt: Attempt) -> Attempt:
+    def _write_ahead(
+        self,
+        in_flight: InFlight,
+        recorder: LeadRecorder,
+        grant: Grant,
+        now_ms: int,
+    ) -> WriteBatch:
+        """Return the step that makes the row `sending`.
+
+        From here on the record knows that no POST of this grant was started: a recovery that finds
+        the row does not take it for uncertain.
+        """
+        step = recorder.write_ahead(grant, now_ms, self._rows.get)
+        in_flight.attempt = Attempt(recorder.row, grant)
+        return step
+
+    async def _post(self, in_flight: InFlight, recorder: LeadRecorder, grant: Grant) -> Attempt:
         """Send the row. A POST that would start too late is not started.
 
         This worker may have been frozen since the grant, and another worker may own the partition
         by now.
         """
         resolved = recorder.resolved
-        grant = attempt.grant
+        attempt = Attempt(recorder.row, grant)
         if (
             self._clock.boot_ms() - grant.at_boot_ms
             > self._plan.delivery.max_request_start_age_s * 1000
@@ -722,18 +743,26 @@ class Conclusions(StateUser):
 
         It counts in the flood guard of its lane, and waits while that guard suspends the lane.
         """
-        rejection = Rejection(self._plan, in_flight.consumed, envelope, lead, bad)
-        name = lead.workspace or (in_flight.consumed.key or b"").decode("utf-8", "replace")
+        consumed = in_flight.consumed
+        name = lead.workspace or (consumed.key or b"").decode("utf-8", "replace")
+
+        def step(now_ms: int) -> WriteBatch:
+            return rejection(self._plan, consumed, envelope, lead, bad, now_ms, self._rows.get)
+
+        def write_ahead(grant: Grant, now_ms: int) -> WriteBatch:
+            concluding = step(now_ms)
+            if concluding.events:
+                self._lanes.count_dead_letter(grant, bad.reason)
+                concluding = replace(concluding, workspace=name)
+            return concluding
+
         # no lane of this partition to count it in
-        if name not in self._plan.residents(in_flight.consumed.partition):
+        if name not in self._plan.residents(consumed.partition):
             in_flight.release_next()
-            await self._commits.commit_last(
-                in_flight,
-                rejection.step(self._clock.now_ms(), self._rows.get),
-            )
+            await self._commits.commit_last(in_flight, step(self._clock.now_ms()))
             return
         request = AdmissionRequest(Destination("", name, ()), patient=True, as_dead_letter=True)
-        while await self._admission.admit(in_flight, rejection, request) is ASK_AGAIN:
+        while await self._admission.admit(in_flight, request, write_ahead) is ASK_AGAIN:
             pass
 
     async def without_value(self, in_flight: InFlight, run: EmptyRun) -> None:

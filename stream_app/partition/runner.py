@@ -261,7 +261,6 @@ class RecordRunner(StateUser):
                     await self._pipelines[in_flight.source](in_flight)
                     break
                 # again: behind the callback that waits, before later copies of its lead
-                in_flight.recalled = False
             self._intake.take(in_flight)
             # It leaves before the ack: what it has committed is not started again if a recovery
             # begins during the ack.

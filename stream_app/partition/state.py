@@ -91,7 +91,6 @@ class PartitionState:
         )
         self.admission = AdmissionQueue(
             plan,
-            rows,
             lanes,
             self.hosts,
             self.commits,

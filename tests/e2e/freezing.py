@@ -76,9 +76,9 @@ def _at_commit(station: str, freeze: Freeze) -> None:
 def _at_post(freeze: Freeze) -> None:
     post = LeadPipeline._post
 
-    async def patched(self: LeadPipeline, in_flight: Any, recorder: Any, attempt: Any) -> Any:
+    async def patched(self: LeadPipeline, in_flight: Any, recorder: Any, grant: Any) -> Any:
         freeze(recorder.resolved.lead_id)
-        return await post(self, in_flight, recorder, attempt)
+        return await post(self, in_flight, recorder, grant)
 
     LeadPipeline._post = patched  # type: ignore[method-assign]  # the point of this program
 

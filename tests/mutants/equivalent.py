@@ -78,9 +78,9 @@ _EQUIVALENT: Final[dict[str, list[tuple[str, ...]]]] = {
         ("partition/admission.py", "self._waiting_bytes = 0", "self._waiting_bytes = -1"),
     ],
     "no clock shows a time before its own zero": [
-        ("partition/lane_queue.py", "return 0 if held", "return 1 if held"),
+        ("partition/patience.py", "return 0 if held", "return 1 if held"),
         (
-            "partition/lane_queue.py",
+            "partition/lane_timer.py",
             "self._fired_at_ms = 0",
             "self._fired_at_ms = 1",
             "self._fired_at_ms = -1",
@@ -88,7 +88,7 @@ _EQUIVALENT: Final[dict[str, list[tuple[str, ...]]]] = {
         ("cache/redis.py", "self._paused_until_s = 0.0", "self._paused_until_s = -1.0"),
     ],
     "a millisecond of a place in the line is not seen": [
-        ("partition/lane_queue.py", "return 0", "return 1"),
+        ("partition/patience.py", "return 0", "return 1"),
     ],
     "a sweep that has been at the last record begins again before the first one": [
         ("board/read_model/store.py", "self._swept = -1", "self._swept = +1", "self._swept = - 0"),
@@ -152,7 +152,7 @@ _TUNING: Final[dict[str, dict[str, str]]] = {
         "partition/admission.py": "_RECORD_HOLD_AFTER_MS",
         "partition/commits.py": "LONGEST_PAUSE_S",
         "partition/deadlines.py": "_AGAIN_MS",
-        "partition/lane_queue.py": "_LONGEST_TIMER_S",
+        "partition/lane_timer.py": "_LONGEST_TIMER_S",
         "partition/lanes.py": "_LOOK_EVERY_S",
         "partition/owner.py": "_LOOK_EVERY_S",
         "partition/timeout.py": "_LONGEST_SLEEP_S _RETRY_AFTER_S _LISTENED_EVERY_MS",

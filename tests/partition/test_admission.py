@@ -6,7 +6,7 @@ from collections import Counter
 import msgspec
 import pytest
 
-from stream_app.domain.delivery.recorder import Attempt
+from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.lane.admission import AdmissionRequest, Grant, Held
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.limits.budget import BudgetPolicy
@@ -20,14 +20,13 @@ from stream_app.partition.admission import AdmissionQueue
 from stream_app.partition.in_flight import GiveUp, InFlight, Intake, Limiter, Source
 from stream_app.partition.lanes import HostWatch, Lanes
 from stream_app.partition.ports import Observer
-from stream_app.partition.rows import Rows
 from tests.partition.test_committer import NoClay
 from tests.partition.virtual import (
-    Applying,
     CommitsAtOnce,
     VirtualClock,
     fail,
     in_flight,
+    nothing_ahead,
     now_ms,
     virtual_time,
 )
@@ -56,7 +55,6 @@ class Bench:
         hosts = HostWatch(self.plan, self.lanes, clock, NoClay())
         self.queue = AdmissionQueue(
             self.plan,
-            Rows(0, 1),
             self.lanes,
             hosts,
             CommitsAtOnce(),
@@ -65,10 +63,12 @@ class Bench:
         )
 
     async def send(self, one: InFlight, ask: AdmissionRequest | None = None) -> Grant | Held:
-        applying = Applying(lambda grant: self.gone.append(one))
+        def write_ahead(grant: Grant, now_ms: int) -> WriteBatch:
+            self.gone.append(one)
+            return nothing_ahead(grant, now_ms)
+
         request = ask or AdmissionRequest(self.plan.destinations["acme-main"])
-        answer = await self.queue.admit(one, applying, request)
-        return answer.grant if isinstance(answer, Attempt) else answer
+        return await self.queue.admit(one, request, write_ahead)
 
     def sources(self) -> list[Source]:
         return [one.source for one in self.gone]

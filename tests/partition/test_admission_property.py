@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from msgspec.structs import replace
 
-from stream_app.domain.delivery.recorder import Attempt
+from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.lane.admission import AdmissionRequest, Grant, Held
 from stream_app.domain.model.outcome import Accepted, Refused
 from stream_app.domain.plan import Actor
@@ -20,9 +20,8 @@ from stream_app.partition.admission import AdmissionQueue
 from stream_app.partition.in_flight import GiveUp, InFlight, Intake, Recalled, Source
 from stream_app.partition.lanes import HostWatch, Lanes
 from stream_app.partition.ports import Observer
-from stream_app.partition.rows import Rows
 from tests.partition.test_committer import NoClay
-from tests.partition.virtual import Applying, CommitsAtOnce, VirtualClock, in_flight, now_ms
+from tests.partition.virtual import CommitsAtOnce, VirtualClock, in_flight, nothing_ahead, now_ms
 from tests.simulation.loop import SimLoop
 from tests.simulation.schedule import Setup, plan_of
 from tests.support.narrow import of_type
@@ -98,7 +97,6 @@ class Admissions(RuleBasedStateMachine):
         hosts = HostWatch(self.plan, self.lanes, clock, NoClay())
         self.queue = AdmissionQueue(
             self.plan,
-            Rows(0, 1),
             self.lanes,
             hosts,
             CommitsAtOnce(),
@@ -110,14 +108,15 @@ class Admissions(RuleBasedStateMachine):
         self.loop.run_until_complete(main)  # type: ignore[arg-type]  # a coroutine
 
     async def _ask(self, lead: Lead, request: AdmissionRequest) -> None:
-        def ahead(grant: Grant) -> None:
+        def ahead(grant: Grant, now_ms: int) -> WriteBatch:
             assert grant.destination.workspace == lead.workspace
             if not request.not_before_ms:
-                self.granted[lead.workspace, lead.record.source].append(lead.record.arrival)
+                arrivals = self.granted[lead.workspace, lead.record.source]
+                arrivals.append(lead.record.admission.arrival)
+            return nothing_ahead(grant, now_ms)
 
         try:
-            answer = await self.queue.admit(lead.record, Applying(ahead), request)
-            lead.answers.append(answer.grant if isinstance(answer, Attempt) else answer)
+            lead.answers.append(await self.queue.admit(lead.record, request, ahead))
         except (GiveUp, Recalled, asyncio.CancelledError) as error:
             lead.answers.append(error)
 

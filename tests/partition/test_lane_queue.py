@@ -5,12 +5,15 @@ from typing import Any
 
 import pytest
 
+from stream_app.clock import Now
 from stream_app.domain.lane.admission import AdmissionRequest, Held
 from stream_app.partition.in_flight import PRIORITY, Intake, Source
-from stream_app.partition.lane_queue import Kind, LaneQueue, Patience, Timetable, Waiter
+from stream_app.partition.lane_queue import Kind, LaneQueue, Waiter
+from stream_app.partition.lane_timer import Timetable
 from stream_app.partition.lanes import Lanes
+from stream_app.partition.patience import Patience
 from stream_app.partition.ports import Observer
-from tests.partition.virtual import Applying, VirtualClock, in_flight, virtual_time
+from tests.partition.virtual import VirtualClock, in_flight, nothing_ahead, virtual_time
 from tests.simulation.schedule import Setup, plan_of
 
 SOURCES: tuple[Source, ...] = ("hot", "retry", "bulk")
@@ -27,7 +30,7 @@ def groups_of(waiter: Waiter) -> int:
 async def test_the_line_of_a_lane_is_that_of_plain_lists(seed: int) -> None:
     rng = Random(seed)
     plan = plan_of(Setup(shared=True))
-    queue = LaneQueue()
+    queue = LaneQueue("acme")
     wakes = dict[int, int]()
     line = list[Waiter]()
     owed = dict.fromkeys(SHARES, 0.0)
@@ -44,7 +47,7 @@ async def test_the_line_of_a_lane_is_that_of_plain_lists(seed: int) -> None:
         if rng.random() < 0.6 or not line:
             one = in_flight(number, rng.choice(SOURCES))
             # one that asks again keeps its place
-            one.arrival = rng.choice([number, 1_000 - number])
+            arrival = rng.choice([number, 1_000 - number])
             place, bulk = rng.choice(kinds)
             destination = plan.destinations[place]
             request = AdmissionRequest(
@@ -53,7 +56,7 @@ async def test_the_line_of_a_lane_is_that_of_plain_lists(seed: int) -> None:
                 bulk=bulk,
                 patient=rng.random() < 0.5,
             )
-            line.append(Waiter(one, Applying(lambda grant: None), request, 0))
+            line.append(Waiter(one, request, nothing_ahead, number=arrival, since_ms=0))
             queue.add(line[-1])
         elif rng.random() < 0.3:
             sent = rng.choice(SOURCES)
@@ -122,6 +125,7 @@ def test_a_timetable_gives_its_keys_by_number_to_the_last_one_that_is_due() -> N
 
 
 NOW_MS = 1_796_083_140_000
+NOW = Now(NOW_MS, 0)
 PATIENCE_MS = 2_000
 
 
@@ -144,20 +148,19 @@ async def test_a_lead_waits_here_for_a_hold_that_is_short_or_of_its_own_workspac
 ) -> None:
     plan = plan_of(Setup(shared=shared, hold=hold, patience_s=PATIENCE_MS / 1_000))
     patience = Patience(plan, Lanes(0, plan, VirtualClock(), Observer(), Intake()))
-    queue = LaneQueue()
+    queue = LaneQueue("acme")
     for number, source in enumerate(SOURCES):
-        one = in_flight(number, source)
-        one.arrival = number
         waiter = Waiter(
-            one,
-            Applying(lambda grant: None),
+            in_flight(number, source),
             AdmissionRequest(plan.destinations["acme-main"]),
-            0,
+            nothing_ahead,
+            number=number,
+            since_ms=0,
         )
         queue.add(waiter)
         queue.make_ready(waiter)
     held = Held(reason, "", NOW_MS + PATIENCE_MS + over_ms, status, bulk_only=bulk_only)
-    waiters = patience.impatient("acme", queue, ("acme-main", False), held, NOW_MS)
+    waiters = patience.impatient(queue, ("acme-main", False), held, NOW)
     is_long = over_ms > 0 and reason != "in_flight"
     expected: tuple[Source, ...] = ("retry",) if bulk_only and is_long else ()
     if (status and hold == "degrade") or (is_long and (shared or hold == "degrade")):
@@ -168,10 +171,10 @@ async def test_a_lead_waits_here_for_a_hold_that_is_short_or_of_its_own_workspac
         plan.workspaces["acme"],
         stall,
         NOW_MS - 1_500,
-        NOW_MS + 499 + over_ms,
+        Now(NOW_MS + 499 + over_ms, 0),
     )
     if over_ms or not (shared or hold == "degrade"):
         assert waits is stall
     else:
         assert waits == Held("in_flight", "", NOW_MS + 500)
-    assert patience.until_ms(waiter, NOW_MS, 700) == NOW_MS + PATIENCE_MS - 700
+    assert patience.until_ms(waiter, Now(NOW_MS, 700)) == NOW_MS + PATIENCE_MS - 700

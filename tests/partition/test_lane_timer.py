@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from stream_app.partition.lane_queue import LaneTimer
+from stream_app.partition.lane_timer import LaneTimer
 from tests.partition.virtual import VirtualClock, now_ms, virtual_time
 
 

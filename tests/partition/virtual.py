@@ -9,9 +9,7 @@ from random import Random
 from typing import Any, Final, ParamSpec, TypeVar
 
 from stream_app.clock import Clock
-from stream_app.domain.delivery.recorder import DeliveryRecorder, WriteBatch
-from stream_app.domain.delivery.resolve import ResolvedLead
-from stream_app.domain.delivery.state_machine import Delivery, Read
+from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.lane.admission import Grant
 from stream_app.domain.model.records import ConsumedRecord
 from stream_app.domain.plan import Plan
@@ -113,19 +111,9 @@ class CommitsAtOnce(Commits):
         return done
 
 
-class Applying(DeliveryRecorder[ResolvedLead]):
-    """A lead that asks for admission.
-
-    `ahead` is called with each grant, in place of a step that is written.
-    """
-
-    def __init__(self, ahead: Callable[[Grant], None]) -> None:
-        self.row = Delivery(1, "received", "leads/0/0", 1, 0, 0, "t")
-        self._ahead = ahead
-
-    def write_ahead(self, grant: Grant, now_ms: int, read: Read) -> WriteBatch:
-        self._ahead(grant)
-        return WriteBatch([], [], [])
+def nothing_ahead(grant: Grant, now_ms: int) -> WriteBatch:
+    """Write nothing ahead of a POST."""
+    return WriteBatch([], [], [])
 
 
 def consumed(offset: int, value: bytes | None = b"{}", topic: str = "leads") -> ConsumedRecord:

@@ -6,9 +6,9 @@ from weakref import WeakKeyDictionary
 
 import msgspec
 
-from stream_app.domain.delivery.recorder import Applicant, DeliveryRecorder, WriteBatch
+from stream_app.domain.delivery.recorder import DeliveryRecorder, WriteBatch
 from stream_app.domain.lane import settlement
-from stream_app.domain.lane.admission import Grant
+from stream_app.domain.lane.admission import AdmissionRequest, Grant, Held
 from stream_app.domain.lane.settlement import Settlement
 from stream_app.domain.limits import breaker, budget, rate
 from stream_app.domain.model.outcome import Outcome as PostOutcome
@@ -16,6 +16,7 @@ from stream_app.domain.model.outcome import Refused
 from stream_app.domain.model.records import Record
 from stream_app.partition.admission import AdmissionQueue
 from stream_app.partition.in_flight import InFlight
+from stream_app.partition.lane_queue import WriteAhead
 from stream_app.partition.lanes import Lanes
 from tests.simulation.mutant import Patch, crowd_at_a_rebalance, mutant
 
@@ -91,15 +92,11 @@ def not_after_ignored() -> Patch:
     async def admit(
         self: AdmissionQueue,
         in_flight: InFlight,
-        applicant: Applicant,
-        request: Any,
-    ) -> Any:
-        return await real(
-            self,
-            in_flight,
-            applicant,
-            msgspec.structs.replace(request, not_after_ms=None),
-        )
+        request: AdmissionRequest,
+        write_ahead: WriteAhead,
+    ) -> Grant | Held:
+        endless = msgspec.structs.replace(request, not_after_ms=None)
+        return await real(self, in_flight, endless, write_ahead)
 
     return patch.object(AdmissionQueue, "admit", admit)
 

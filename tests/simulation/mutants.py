@@ -28,6 +28,7 @@ from stream_app.partition import lead as line_module
 from stream_app.partition.admission import AdmissionQueue
 from stream_app.partition.commits import Commits
 from stream_app.partition.in_flight import AckTracker, InFlight, KeyLocks, Keys
+from stream_app.partition.lane_queue import Admitted
 from stream_app.partition.lead import LeadPipeline, LeadRecorder
 from stream_app.partition.rows import Rows
 from stream_app.partition.runner import RecordRunner
@@ -101,10 +102,9 @@ def post_before_the_commit() -> Patch:
         answer = real(self, *asked)
         if isinstance(answer, Held):
             return answer
-        attempt, committed = answer
-        done = committed.get_loop().create_future()
+        done = answer.committed.get_loop().create_future()
         done.set_result(None)
-        return attempt, done
+        return Admitted(answer.grant, done)
 
     return patch.object(AdmissionQueue, "_try_admit", try_admit)
 
@@ -193,10 +193,10 @@ def sends_whenever_it_wakes_up() -> Patch:
         self: LeadPipeline,
         in_flight: InFlight,
         recorder: LeadRecorder,
-        attempt: Attempt,
+        grant: Grant,
     ) -> Attempt:
-        fresh = msgspec.structs.replace(attempt.grant, at_boot_ms=self._clock.boot_ms())
-        return await real(self, in_flight, recorder, msgspec.structs.replace(attempt, grant=fresh))
+        fresh = msgspec.structs.replace(grant, at_boot_ms=self._clock.boot_ms())
+        return await real(self, in_flight, recorder, fresh)
 
     return patch.object(LeadPipeline, "_post", post)
 

@@ -8,11 +8,13 @@ from unittest.mock import PropertyMock, patch
 
 import msgspec
 
-from stream_app.domain.lane.admission import AdmissionRequest, Held
+from stream_app.clock import Now
+from stream_app.domain.lane.admission import Held
 from stream_app.partition.admission import AdmissionQueue
-from stream_app.partition.in_flight import InFlight
-from stream_app.partition.lane_queue import Admitted, LaneQueue, Patience, Timetable, Waiter
+from stream_app.partition.lane_queue import Admitted, LaneQueue, Waiter
+from stream_app.partition.lane_timer import Timetable
 from stream_app.partition.lanes import Lanes
+from stream_app.partition.patience import Patience
 from tests.simulation.mutant import Patch, mutant
 from tests.simulation.neighbours import crowded, troubled
 from tests.simulation.schedule import Schedule
@@ -35,16 +37,13 @@ def the_hold_of_one_lane_holds_the_others() -> Patch:
     def try_admit(
         self: AdmissionQueue,
         queue: LaneQueue,
-        in_flight: InFlight,
-        who: Any,
-        request: AdmissionRequest,
-        *more: Any,
+        waiter: Waiter,
+        now: Now,
     ) -> Admitted | Held:
         nonlocal hold
-        now_ms = self._clock.now_ms()
-        if hold.until_ms > now_ms:
+        if hold.until_ms > now.epoch_ms:
             return hold
-        answer = real(self, queue, in_flight, who, request, *more)
+        answer = real(self, queue, waiter, now)
         if isinstance(answer, Held) and answer.status:
             hold = answer
         return answer
@@ -64,9 +63,9 @@ def a_full_window_defers_the_shortest_line() -> Patch:
 def all_lanes_stand_in_one_line() -> Patch:
     real = AdmissionQueue._bound_wait
 
-    def bound_wait(self: AdmissionQueue, name: str, queue: LaneQueue, waiter: Waiter) -> None:
+    def bound_wait(self: AdmissionQueue, queue: LaneQueue, waiter: Waiter) -> None:
         with patch.object(Patience, "_line_ms", lambda *_: 1_000 * (len(self._waiters) - 1)):
-            real(self, name, queue, waiter)
+            real(self, queue, waiter)
 
     return patch.object(AdmissionQueue, "_bound_wait", bound_wait)
 
@@ -78,15 +77,13 @@ def a_lead_is_paid_by_another_lane() -> Patch:
     def try_admit(
         self: AdmissionQueue,
         queue: LaneQueue,
-        in_flight: InFlight,
-        who: Any,
-        request: AdmissionRequest,
-        *more: Any,
+        waiter: Waiter,
+        now: Now,
     ) -> Admitted | Held:
-        answer = real(self, queue, in_flight, who, request, *more)
-        name = request.destination.workspace
+        answer = real(self, queue, waiter, now)
+        name = queue.workspace
         other = "acme" if name != "acme" else "gamma"
-        if not isinstance(answer, Held) and not request.as_dead_letter:
+        if not isinstance(answer, Held) and not waiter.request.as_dead_letter:
             one = self._lanes[name]
             two = self._lanes[other]
             self._lanes[name] = msgspec.structs.replace(one, budget=two.budget)
@@ -104,8 +101,8 @@ def a_lead_that_leaves_the_window_is_forgotten() -> Patch:
     def bound_window(self: AdmissionQueue) -> None:
         with patch.object(
             AdmissionQueue,
-            "_answer",
-            lambda queue, waiter, answer: queue._remove(waiter),
+            "_leave",
+            lambda queue, waiter, outcome: queue._remove(waiter),
         ):
             real(self)
 

@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from unittest.mock import patch
 
-import msgspec
-
 from stream_app.domain.delivery.recorder import Attempt
+from stream_app.domain.lane.admission import Grant
 from stream_app.domain.lane.lane import for_new_owner
 from stream_app.kafka.takeover import steps as stranded
 from stream_app.kafka.takeover.steps import LastTransaction, NextStep, Stranded
@@ -30,11 +29,11 @@ def under_way_counts_as_not_started() -> Patch:
         self: LeadPipeline,
         in_flight: InFlight,
         recorder: LeadRecorder,
-        attempt: Attempt,
+        grant: Grant,
     ) -> Attempt:
         lead = recorder.resolved
-        sent = lead.destination.alias, attempt.grant.webhook_id, lead.body, recorder.row.trace_id
-        return msgspec.structs.replace(attempt, outcome=await self._clay.send(*sent))
+        sent = lead.destination.alias, grant.webhook_id, lead.body, recorder.row.trace_id
+        return Attempt(recorder.row, grant, await self._clay.send(*sent))
 
     return patch.object(LeadPipeline, "_post", post)
 

@@ -17,7 +17,7 @@ from stream_app.domain.dead_letter.replay import giving_up, goes_on, redriven
 from stream_app.domain.delivery.envelope import read_envelope
 from stream_app.domain.model.messages import Callback
 from stream_app.domain.model.records import ConsumedRecord, Record
-from stream_app.partition import lane_queue, lanes
+from stream_app.partition import lane_timer, lanes
 from stream_app.partition.owner import Erasures
 from tests.simulation.checker import Checker
 from tests.simulation.clay import FakeClay, Post
@@ -151,7 +151,7 @@ class World:
         # The simulation's clock never steps, and it is to come to rest: no timer looks at it again
         # and again.
         with (
-            patch.object(lane_queue, "_LONGEST_TIMER_S", 1e9),
+            patch.object(lane_timer, "_LONGEST_TIMER_S", 1e9),
             patch.object(lanes, "_LOOK_EVERY_S", None),
             patch.object(Erasures, "run", _never),
         ):

@@ -1,7 +1,6 @@
 """What the pipeline writes about a record: its lead's row, the events of its steps, and copies.
 
-A copy has the bytes of the record. A record that needs admission is an `Applicant`, which admission
-asks for the step that it writes ahead.
+A copy has the bytes of the record.
 """
 
 from __future__ import annotations
@@ -86,15 +85,13 @@ class WriteBatch(msgspec.Struct, frozen=True, gc=False):
 
 
 class Attempt(msgspec.Struct, frozen=True, gc=False):
-    """An admitted lead, and then the result of its POST.
-
-    The row was written ahead; a rejection has none.
+    """An admitted lead, whose row was written ahead, and then the result of its POST.
 
     As long as the lead's current row is this one, its outcome has not been recorded and the lead
     was not sent again. `outcome` is None as long as the POST was not started.
     """
 
-    row: Delivery | None
+    row: Delivery
     grant: Grant
     outcome: Outcome | None = None
 
@@ -363,62 +360,50 @@ class DeliveryRecorder(Generic[LeadT_co]):
         return Record(topic, key, value, envelope.to_headers())
 
 
-class Rejection(msgspec.Struct, frozen=True, eq=False, gc=False):
-    """A record that is no valid lead.
+def rejection(
+    plan: Plan,
+    consumed: ConsumedRecord,
+    envelope: Envelope,
+    lead: Lead | Unreadable,
+    bad: Unreadable,
+    now_ms: int,
+    read: Read,
+) -> WriteBatch:
+    """Return the step that concludes a record that is no valid lead, with a dead letter.
 
-    It becomes a dead letter, with one event and a marker, and has no row.
+    The record has no row, so there is one event and a marker. There is no event if a marker says
+    that the record is concluded.
+
+    Args:
+        plan: The configuration.
+        consumed: The record.
+        envelope: What its headers say.
+        lead: What could be read of it.
+        bad: Why it is no valid lead.
+        now_ms: The time, epoch ms.
+        read: Returns the row of a key as it is now.
     """
-
-    plan: Plan
-    consumed: ConsumedRecord
-    envelope: Envelope
-    lead: Lead | Unreadable
-    bad: Unreadable  # why it is no valid lead
-
-    def write_ahead(self, grant: Grant, now_ms: int, read: Read) -> WriteBatch:
-        """Return the step that concludes the record, as one of the granted lane."""
-        step = self.step(now_ms, read)
-        return (
-            msgspec.structs.replace(step, workspace=grant.destination.workspace)
-            if step.events
-            else step
-        )
-
-    def step(self, now_ms: int, read: Read) -> WriteBatch:
-        """Return the step that concludes the record.
-
-        It has no event if a marker says that the record is concluded.
-        """
-        plan = self.plan
-        consumed = self.consumed
-        envelope = self.envelope
-        lead = self.lead
-        bad = self.bad
-        for marker in mark_key(consumed.record_id), mark_key(envelope.origin):
-            if read(marker) is not None:
-                return WriteBatch([(marker, CONCLUDED)], [], [])
-        name = lead.workspace or (consumed.key or b"").decode("utf-8", "replace")
-        name = named_workspace(name, plan.workspaces, bad.reason)
-        why = Reason(bad.reason, bad.text)
-        lead_id = _id_of(lead)
-        table = Destination("", name, ())
-        record = rejected(plan, consumed, envelope, bad, name, lead_id, now_ms)
-        return brief(
-            plan,
-            consumed,
-            envelope,
-            "rejected_invalid",
-            now_ms,
-            why,
-            lead_id,
-            record,
-            destination=table,
-            lead=lead,
-        )
-
-
-Applicant = DeliveryRecorder[ResolvedLead] | Rejection
-"""What asks a lane for admission, and writes ahead when it is admitted."""
+    for marker in mark_key(consumed.record_id), mark_key(envelope.origin):
+        if read(marker) is not None:
+            return WriteBatch([(marker, CONCLUDED)], [], [])
+    name = lead.workspace or (consumed.key or b"").decode("utf-8", "replace")
+    name = named_workspace(name, plan.workspaces, bad.reason)
+    why = Reason(bad.reason, bad.text)
+    lead_id = _id_of(lead)
+    table = Destination("", name, ())
+    record = rejected(plan, consumed, envelope, bad, name, lead_id, now_ms)
+    return brief(
+        plan,
+        consumed,
+        envelope,
+        "rejected_invalid",
+        now_ms,
+        why,
+        lead_id,
+        record,
+        destination=table,
+        lead=lead,
+    )
 
 
 def _id_of(lead: Lead | Unreadable) -> str:

@@ -19,7 +19,7 @@ from stream_app.domain.delivery.envelope import (
     pseudonymous_key,
     read_envelope,
 )
-from stream_app.domain.delivery.recorder import NO_REASON, Rejection, brief, rejected, strayed
+from stream_app.domain.delivery.recorder import NO_REASON, brief, rejected, rejection, strayed
 from stream_app.domain.delivery.resolve import LeadRef, resolve_lead
 from stream_app.domain.lead.identity import is_plain_id
 from stream_app.domain.lead.read import Unreadable, read_lead
@@ -355,7 +355,7 @@ def test_the_name_of_a_workspace_that_is_not_configured_is_shown_unless_it_may_b
     lead = read_lead(value, came.key)
     bad = lead if isinstance(lead, Unreadable) else resolve_lead(PLAN, came, envelope, lead)
     assert isinstance(bad, Unreadable)
-    step = Rejection(PLAN, came, envelope, lead, bad).step(1, lambda key: None)
+    step = rejection(PLAN, came, envelope, lead, bad, 1, lambda key: None)
     (event,) = step.events
     dead_letter = step.records[-1]
     assert event.workspace == shown

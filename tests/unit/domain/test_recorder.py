@@ -9,9 +9,9 @@ from stream_app.domain.delivery.envelope import HEADERS, Envelope, Way, read_env
 from stream_app.domain.delivery.recorder import (
     DeliveryRecorder,
     Duration,
-    Rejection,
     failure,
     rejected,
+    rejection,
     strayed,
 )
 from stream_app.domain.delivery.resolve import LeadRef
@@ -265,15 +265,9 @@ def test_a_record_in_the_wrong_partition_goes_home_or_is_parked(lost: bool, way:
 def test_what_is_no_lead_has_one_event_and_a_marker(lead_id: str, trace_id: str) -> None:
     consumed = ConsumedRecord("leads", 0, 1, b"acme", VALUE)
     bad = Unreadable("not_json", "in words", "acme", lead_id)
-    rejection = Rejection(
-        PLAN,
-        consumed,
-        Envelope("leads/0/1", trace_id=trace_id, parent_id="cd", sampled=True),
-        bad,
-        bad,
-    )
+    envelope = Envelope("leads/0/1", trace_id=trace_id, parent_id="cd", sampled=True)
     rows: dict[bytes, bytes] = {}
-    batch = rejection.step(NOW_MS, rows.get)
+    batch = rejection(PLAN, consumed, envelope, bad, bad, NOW_MS, rows.get)
     assert batch.events == [
         StatusEvent(
             "leads/0/1#1",
@@ -293,6 +287,6 @@ def test_what_is_no_lead_has_one_event_and_a_marker(lead_id: str, trace_id: str)
     ]
     assert batch.rows == [(mark_key("leads/0/1"), b"1")]
     assert [record.topic for record in batch.records] == [PLAN.topics.status, PLAN.topics.dlq]
-    assert rejection.step(NOW_MS, {mark_key("leads/0/1"): b"1"}.get).events == [], (
-        "a redelivery has no effect"
-    )
+    concluded = {mark_key("leads/0/1"): b"1"}
+    again = rejection(PLAN, consumed, envelope, bad, bad, NOW_MS, concluded.get)
+    assert again.events == [], "a redelivery has no effect"
