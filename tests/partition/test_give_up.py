@@ -165,6 +165,44 @@ async def test_a_lead_that_was_published_again_is_not_given_up_with_its_old_dead
     bench.books()
 
 
+NAMELESS = b'{"lead_id": "id0", "fields": {}, "destination": "acme-main"}'
+"""It has the id of a lead and nothing that tells its person, so it is rejected."""
+
+
+@virtual_time
+async def test_a_rejected_record_is_given_up_alone_although_its_lead_was_delivered_meanwhile(
+    tmp_path: Path,
+) -> None:
+    bench = await with_lead(value=NAMELESS)
+    [letter] = bench.dlq()
+    bench.publish("id0", "p0")
+    await asyncio.sleep(10.0)
+    bench.call_back(credits=6)
+    await asyncio.sleep(1.0)
+    assert bench.kept(tmp_path) == {"open": 0, "coming_back": 0, "solved": 1, "given_up": 0}
+    await bench.give_up(letter)
+    assert bench.last_event().origin == letter.record_id.replace("leads.dlq", "leads")
+    assert bench.last_event().status == "suppressed"
+    assert bench.kept(tmp_path) == {"open": 0, "coming_back": 0, "solved": 0, "given_up": 1}
+    assert bench.lead().state == "enriched"
+    columns = bench.books().columns
+    assert columns["enriched"].leads == 1
+    assert columns["rejected"].leads == 0, "the lead counts once, and it was delivered"
+
+
+@virtual_time
+async def test_of_two_rejected_records_of_a_lead_the_other_one_stays_open(tmp_path: Path) -> None:
+    bench = await with_lead(value=NAMELESS)
+    bench.kafka.produce(0, Record(bench.plan.topics.leads, b"acme", NAMELESS))
+    await asyncio.sleep(10.0)
+    assert bench.kept(tmp_path) == {"open": 1, "coming_back": 0, "solved": 1, "given_up": 0}
+    first, _ = bench.dlq()
+    await bench.give_up(first)
+    assert bench.last_event().origin == "leads/0/0"
+    assert bench.last_event().status == "suppressed"
+    assert bench.kept(tmp_path) == {"open": 1, "coming_back": 0, "solved": 0, "given_up": 1}
+
+
 @virtual_time
 async def test_what_another_program_parked_is_given_up_as_a_record_of_its_own(
     tmp_path: Path,
