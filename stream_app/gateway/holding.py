@@ -9,6 +9,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from itertools import islice
 from typing import Final, Literal
 
 from attrs import define, field
@@ -186,6 +187,11 @@ class Holding:
 
         Returns False if Kafka did not take it, and then holds it.
         """
+        # Taken out by the task that writes it and not by the one that starts that task: a task that
+        # is cancelled before its first step, when the gateway ends, leaves the callback waiting.
+        self._waiting.pop(place.callback_id, None)
+        if not self._waiting:
+            self._any_waiting.clear()
         try:
             await self._put(place.record)
         except BrokerUnavailable as error:
@@ -209,12 +215,7 @@ class Holding:
 
         Returns whether Kafka took one. One that Kafka refuses goes behind all others.
         """
-        most = 1 if self._is_away else _AT_ONCE
-        places = [
-            self._waiting.popitem(last=False)[1] for _ in range(min(most, len(self._waiting)))
-        ]
-        if not self._waiting:
-            self._any_waiting.clear()
+        places = list(islice(self._waiting.values(), 1 if self._is_away else _AT_ONCE))
         was_away = self._is_away
         written = await asyncio.gather(*(self._write(place) for place in places))
         # A callback that is being written by its caller may have found Kafka away meanwhile: then

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_app.gateway import holding
+from stream_app.gateway import holding, lead_bound
 from stream_app.gateway.lead_bound import AT_ONCE, EVERY_S, MOST_LEADS, LeadBound
 from tests.gateway.support import Gateway, good
 
@@ -91,6 +91,104 @@ def test_no_day_has_more_than_twice_the_bound(waits_s: list[float]) -> None:
     for begin_s in taken_at_s:
         in_a_day = sum(begin_s <= at_s < begin_s + DAY_S for at_s in taken_at_s)
         assert in_a_day <= AT_ONCE + DAY_S / EVERY_S
+
+
+class Bucket:
+    """The same bound as a bucket, which holds `AT_ONCE` callbacks and leaks one each `EVERY_S`."""
+
+    def __init__(self) -> None:
+        self.level = 0.0
+        self.at_s = 0.0
+
+    def leak(self, now_s: float) -> None:
+        self.level = max(0.0, self.level - (now_s - self.at_s) / EVERY_S)
+        self.at_s = now_s
+
+    def take(self) -> bool:
+        fits = self.level + 1 <= AT_ONCE
+        self.level += fits
+        return fits
+
+
+LEADS = (
+    ("acme", "people", "crm-1", ""),
+    ("acme", "people", "crm-1", "leads/0/1"),
+    ("acme", "firms", "crm-1", ""),
+    ("beta", "people", "crm-1", ""),
+    ("acme", "people", "crm-2", ""),
+    ("acmepeople", "", "crm-1", ""),
+    ("acme", 'people","crm-1', "", ""),
+)
+STEPS = st.tuples(
+    # whole halves of the time in which one leaks: the sums of floats are exact
+    st.integers(0, 4),
+    st.sampled_from(range(len(LEADS))),
+    st.integers(1, AT_ONCE + 2),
+    st.booleans(),
+)
+
+
+@given(st.lists(STEPS, max_size=30))
+def test_each_lead_has_a_bucket_of_its_own(
+    steps: list[tuple[int, int, int, bool]],
+) -> None:
+    time = Time()
+    bound = LeadBound(time)
+    buckets = [Bucket() for _ in LEADS]
+    for halves, lead, times, is_given_back in steps:
+        time.now_s += halves * EVERY_S / 2
+        for bucket in buckets:
+            bucket.leak(time.now_s)
+        for _ in range(times):
+            taken = bound.take(*LEADS[lead])
+            assert taken == buckets[lead].take()
+            if taken and is_given_back:
+                bound.give_back(*LEADS[lead])
+                buckets[lead].level -= 1
+        full = [bucket for bucket in buckets if bucket.level]
+        assert len(bound) >= len(full), "a lead whose bucket is not empty is remembered"
+
+
+@pytest.mark.parametrize(("after_s", "is_taken"), [(EVERY_S - 1, False), (EVERY_S, True)])
+def test_one_more_is_taken_when_its_time_has_come(after_s: int, is_taken: bool) -> None:
+    time = Time()
+    bound = LeadBound(time)
+    assert [bound.take(*LEADS[0]) for _ in range(AT_ONCE)] == [True] * AT_ONCE
+    time.now_s += after_s
+    assert bound.take(*LEADS[0]) is is_taken
+
+
+def test_what_is_given_back_of_a_forgotten_lead_changes_nothing() -> None:
+    bound = LeadBound(Time())
+    bound.give_back(*LEADS[0])
+    assert len(bound) == 0
+    assert bound.take(*LEADS[0])
+
+
+def test_the_lead_that_has_not_called_back_for_the_longest_is_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lead_bound, "MOST_LEADS", 3)
+    time = Time()
+    bound = LeadBound(time)
+
+    def take(lead: str) -> bool:
+        time.now_s += 1.0
+        return bound.take("acme", "people", lead, "")
+
+    for lead in ("a", "b", "c"):
+        assert [take(lead) for _ in range(AT_ONCE + 1)] == [True] * AT_ONCE + [False]
+    assert not take("a"), "three are remembered, and a refused one is not the oldest any more"
+    assert take("d")
+    assert len(bound) == 3
+    assert take("b"), "it was forgotten"
+    assert not take("a")
+
+
+def test_a_lead_is_kept_in_16_bytes() -> None:
+    bound = LeadBound(Time())
+    bound.take("acme", "people", "crm-1" * 20, "leads/0/1")
+    assert [len(key) for key in bound._full_s] == [16], "100,000 leads are 20 MB"
 
 
 def test_many_leads_take_bounded_memory_and_the_busy_one_is_remembered() -> None:

@@ -2,14 +2,21 @@
 
 import asyncio
 import json
+import threading
+import time
 from typing import Any
 
 import pytest
 from starlette.types import Message
 
 from stream_app.config.model import Gateway as Limits
+from stream_app.domain.callback.body import callback_of
+from stream_app.domain.model.records import Record
 from stream_app.domain.model.tokens import Keys, sign
+from stream_app.domain.model.topics import MAX_INPUT_BYTES
+from stream_app.gateway import holding, lead_bound
 from stream_app.gateway import receiver as module
+from stream_app.gateway.tables import Table
 from tests.gateway.support import GONE_KEY, SECRET, URL, Gateway, good, scope_of
 from tests.support.pace import BUSY
 
@@ -118,3 +125,114 @@ async def test_a_body_without_proof_is_not_decoded(monkeypatch: pytest.MonkeyPat
         await sender.send(body, last=True)
         assert await sender.answer() in (400, 403)
     assert not decoded
+
+
+@pytest.mark.parametrize(("size", "status"), [(400, 400), (401, 429)])
+async def test_all_that_is_read_at_once_counts_together(
+    size: int,
+    status: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_MOST_READ_BYTES", 1_000)
+    gateway = small()
+    first = Sender(gateway)
+    await first.send(b" " * 300)
+    await first.send(b" " * 300)
+    second = Sender(gateway)
+    await second.send(b" " * size, last=True)
+    assert await second.answer() == status
+    assert gateway.receiver._read_bytes == 600, "what the other one had read is released"
+    await first.send(b" " * 400, last=True)
+    assert await first.answer() == 400
+    assert gateway.receiver._read_bytes == 0
+
+
+async def test_expensive_bodies_are_decoded_in_a_thread_one_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    home = threading.current_thread()
+    under_way = 0
+    seen: list[tuple[bool, int]] = []
+
+    def counted(*args: Any) -> Any:
+        nonlocal under_way
+        under_way += 1
+        seen.append((threading.current_thread() is home, under_way))
+        time.sleep(0.01)
+        under_way -= 1
+        return callback_of(*args)
+
+    monkeypatch.setattr(module, "callback_of", counted)
+    gateway = small()
+    broken = BODY[:-1] + b', "note": "a "b" c"}'
+    answers = await asyncio.gather(*(gateway.post(broken) for _ in range(4)))
+    assert [answer.status_code for answer in answers] == [200] * 4
+    assert seen == [(False, 1)] * 4
+    assert (await gateway.post(BODY)).status_code == 200
+    assert seen[4:] == [(True, 1)], "a cheap one is decoded at once"
+
+
+def padded(length: int) -> bytes:
+    return json.dumps(good() | {"note": "x" * length}).encode()
+
+
+@pytest.mark.parametrize(("more", "status"), [(0, 200), (1, 413)])
+async def test_a_record_may_be_as_large_as_its_topic_takes_with_room_for_headers(
+    more: int,
+    status: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lead_bound, "AT_ONCE", 1)
+    gateway = Gateway(limits=Limits(max_body_bytes=2 * MAX_INPUT_BYTES))
+    assert (await gateway.post(padded(1))).status_code == 200
+    least = len(gateway.shelf.records[0].value or b"")
+    gateway.receiver._bound = lead_bound.LeadBound()
+    room = MAX_INPUT_BYTES - 4_096
+    assert (await gateway.post(padded(1 + room - least + more))).status_code == status
+    assert len(gateway.shelf.records[-1].value or b"") == (room if status == 200 else least)
+    expected = 429 if status == 200 else 200
+    assert (await gateway.post(BODY)).status_code == expected, "only what is stored counts"
+
+
+@pytest.mark.parametrize("bad", [{"title": ["CEO"]}, {"workspace": "beta"}])
+async def test_a_body_that_is_refused_when_it_is_decoded_does_not_count_for_its_lead(
+    bad: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lead_bound, "AT_ONCE", 1)
+    gateway = small()
+    for origin in ("", "leads/2/77"):
+        for body, status in (
+            (good(origin=origin) | bad, 400),
+            (good(origin=origin), 200),
+            (good(origin=origin), 429),
+        ):
+            assert (await gateway.post(body)).status_code == status
+
+
+async def test_a_callback_that_was_not_stored_for_a_bug_does_not_count_for_its_lead(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lead_bound, "AT_ONCE", 1)
+    gateway = small()
+    gateway.shelf.fails_with = RuntimeError("a bug")
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="a bug"):
+            await gateway.post(good())
+    gateway.shelf.fails_with = None
+    assert (await gateway.post(good())).status_code == 200
+    assert (await gateway.post(good())).status_code == 429
+
+
+def test_nothing_of_a_request_is_in_a_text_about_the_gateway() -> None:
+    """Such a text is in a traceback or a debugger's log."""
+    table = Table("acme", "people", 2, (SECRET.encode(),))
+    assert SECRET not in repr(table)
+    bound = lead_bound.LeadBound()
+    bound.take("acme", "people", "crm-17", "")
+    assert repr(bound) == object.__repr__(bound), "it has up to 100,000 leads"
+    gateway = small()
+    assert repr(gateway.receiver) == object.__repr__(gateway.receiver), "it has all of these"
+    record = Record("leads.callbacks", b"acme", b"ada@example.com", (), 0)
+    place = holding._Place("c-1", record, 0.0)
+    assert "ada" not in repr(place)

@@ -1,12 +1,16 @@
 """The tables of a gateway: adopted when a file changes, named by a fingerprint."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from stream_app.config import load_settings
 from stream_app.config.reload import FileWatch
-from stream_app.gateway.tables import tables_of
+from stream_app.domain.model.tokens import Keys
+from stream_app.domain.model.topics import home_partition
+from stream_app.gateway.tables import Table, Tables, tables_of
 from tests.support.narrow import present
 
 KEY, OTHER_KEY, SECRET, LATER_SECRET = (
@@ -29,6 +33,12 @@ workspace = "globex"
 webhooks_env = ["WEBHOOK"]
 [workspaces.globex]
 partition = 3
+"""
+DUMB = """
+[destinations.dumb]
+workspace = "globex"
+webhooks_env = ["WEBHOOK"]
+callbacks = false
 """
 
 
@@ -124,3 +134,121 @@ def test_a_command_reads_the_files_at_once_and_says_what_was_adopted(watched: Wa
         assert refused.reason == "bad_configuration"
         assert "no_such_key" in refused.text
     assert len(watched.tables) == number
+
+
+KEYS = Keys([KEY])
+ACME = Table("acme", "people", 2, (SECRET.encode(),))
+PARTITIONS = 8
+
+
+@pytest.mark.parametrize(
+    ("path", "known"),
+    [
+        ("/callbacks/acme/people", ACME),
+        ("/callbacks/acme/firms", ("acme", "firms")),
+        ("/callbacks/globex/people", ("globex", "people")),
+        (f"/callbacks/{'w' * 64}/{'d' * 64}", ("w" * 64, "d" * 64)),
+        ("/callbacks/A.b_c-9/A.b_c-9", ("A.b_c-9", "A.b_c-9")),
+        (f"/callbacks/{'w' * 65}/d", None),
+        (f"/callbacks/w/{'d' * 65}", None),
+        ("/callbacks//d", None),
+        ("/callbacks/w/", None),
+        ("/callbacks/w/d/", None),
+        ("/callbacks/w", None),
+        ("/callbacks/w/d\n", None),
+        ("/callbacks/w d/d", None),
+        ("/x/callbacks/w/d", None),
+    ],
+)
+def test_the_table_of_an_address(path: str, known: Any) -> None:
+    table = Tables([ACME], KEYS, PARTITIONS).at(path, b"")
+    if isinstance(known, tuple):
+        workspace, destination = known
+        home = home_partition(workspace, PARTITIONS, {})
+        known = Table(workspace, destination, home, (), is_configured=False)
+    assert table == known
+    if table is not ACME:
+        assert Tables([ACME], None, PARTITIONS).at(path, b"") is None, "only its secret proves it"
+    else:
+        assert Tables([ACME], None, PARTITIONS).at(path, b"") is ACME
+
+
+HOME = home_partition("globex", PARTITIONS, {})
+
+
+@pytest.mark.parametrize(
+    ("query", "partition"),
+    [
+        (b"", HOME),
+        (b"partition=0", 0),
+        (b"partition=7", 7),
+        (b"partition=8", HOME),
+        (b"partition=000007", 7),
+        (b"partition=0000007", HOME),
+        (b"partition=-1", HOME),
+        (b"partition=%37", 7),
+        ("partition=٣".encode(), HOME),
+        (b"partition=\xff", HOME),
+        (b"partition=1&partition=2", 1),
+        (b"x=" + b"y" * 86 + b"&partition=1", 1),
+        (b"x=" + b"y" * 87 + b"&partition=1", HOME),
+    ],
+)
+def test_the_partition_that_an_address_names(query: bytes, partition: int) -> None:
+    """No workspace of this name is at home in each of the partitions, so that it shows."""
+    table = present(Tables([], KEYS, PARTITIONS).at("/callbacks/globex/firms", query))
+    assert table.partition == partition
+    configured = Tables([Table("globex", "firms", 3)], KEYS, PARTITIONS)
+    assert present(configured.at("/callbacks/globex/firms", query)).partition == 3
+
+
+def test_each_part_of_the_tables_is_in_their_fingerprint() -> None:
+    others = [
+        Tables([ACME], KEYS, PARTITIONS),
+        Tables([ACME], None, PARTITIONS),
+        Tables([ACME], Keys([KEY, OTHER_KEY]), PARTITIONS),
+        Tables([ACME], KEYS, PARTITIONS + 1),
+        Tables([], KEYS, PARTITIONS),
+        Tables([replace(ACME, workspace="globex")], KEYS, PARTITIONS),
+        Tables([replace(ACME, destination="firms")], KEYS, PARTITIONS),
+        Tables([replace(ACME, partition=3)], KEYS, PARTITIONS),
+        Tables([replace(ACME, secrets=())], KEYS, PARTITIONS),
+        Tables([replace(ACME, secrets=(*ACME.secrets, b"the next"))], KEYS, PARTITIONS),
+        Tables([ACME, Table("acme", "firms", 2)], KEYS, PARTITIONS),
+    ]
+    assert len({tables.digest for tables in others}) == len(others)
+    assert all(SECRET not in tables.digest and KEY not in tables.digest for tables in others)
+    firms = Table("acme", "firms", 2)
+    assert (
+        Tables([ACME, firms], KEYS, PARTITIONS).digest
+        == Tables([firms, ACME], KEYS, PARTITIONS).digest
+    ), "in whichever order they are configured"
+
+
+def test_the_tables_of_a_configuration(watched: Watched) -> None:
+    """Only destinations with callbacks are tables, and only a gateway with keys takes tokens."""
+    watched.write(LATER=LATER_SECRET)
+    text = watched.file.read_text()
+    text = text.replace(
+        'callback_secrets_env = ["SECRET"]',
+        'callback_secrets_env = ["SECRET", "LATER"]',
+    )
+    watched.file.write_text(text + MORE + DUMB)
+    tables = tables_of(load_settings(watched.file, {}, ("gateway",)))
+    assert len(tables) == 2
+    people = present(tables.at("/callbacks/acme/people", b""))
+    assert people.secrets == (SECRET.encode(), LATER_SECRET.encode())
+    assert people.is_configured
+    assert people.workspace == "acme"
+    assert people.destination == "people"
+    firms = present(tables.at("/callbacks/globex/firms", b"partition=1"))
+    assert firms.secrets == ()
+    assert firms.partition == 3
+    dumb = present(tables.at("/callbacks/globex/dumb", b"partition=1"))
+    assert not dumb.is_configured
+    assert repr(tables.keys) == repr(Keys([KEY])), "the fingerprint of its keys"
+    watched.file.write_text(text.replace('token_keys_env = ["KEY"]', ""))
+    keyless = tables_of(load_settings(watched.file, {}, ("gateway",)))
+    assert keyless.keys is None
+    assert keyless.at("/callbacks/globex/dumb", b"") is None
+    assert present(keyless.at("/callbacks/acme/people", b"")).secrets == people.secrets
