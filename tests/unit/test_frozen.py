@@ -33,11 +33,12 @@ FOLDERS = ("board", "cache", "clay", "client", "domain", "gateway", "partition")
 FILLED = """
 board.lookup.Lookup board.read_model.account.Letter board.read_model.on_kafka.Search
 board.read_model.project._Result board.replays.Plan cache.filler.CacheFiller cache.redis.RedisCache
-client.books._Partition client.books._Run client.publish.PublishSummary client.results.Export
-domain.books.records.Kept domain.books.money.BooksReport domain.books.records.Event
-domain.books.records.RecordHistory domain.books.records.StatusCount domain.callback.body._Claim
-domain.dead_letter.causes.Group domain.dead_letter.causes._Named domain.dead_letter.replay._Hold
-domain.dead_letter.orders.PricedPlan domain.delivery.suppression._Named partition.rows._Dated
+client.books._Partition client.books._Run client.publish.leads.PublishSummary
+client.results.export.Export domain.books.records.Kept domain.books.money.BooksReport
+domain.books.records.Event domain.books.records.RecordHistory domain.books.records.StatusCount
+domain.callback.body._Claim domain.dead_letter.causes.Group domain.dead_letter.causes._Named
+domain.dead_letter.replay._Hold domain.dead_letter.orders.PricedPlan
+domain.delivery.suppression._Named partition.rows._Dated
 """
 """Objects with a life of their own, and counts that one function fills."""
 
