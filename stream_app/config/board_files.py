@@ -10,9 +10,14 @@ import secrets
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 from stream_app.config.model import Settings
 from stream_app.domain.model.errors import SettingsError
+
+STATE_HOME: Final = "~/.local/state"
+"""Where the folder of a user lies who does not say otherwise in XDG_STATE_HOME."""
+STATE_FOLDER: Final = "stream-app"
 
 _TOKEN_BYTES = 32
 _LONGEST_TOKEN = 200  # bytes read of the file, which has 43
@@ -95,10 +100,10 @@ def _lasting_path(settings: Settings, environ: Mapping[str, str]) -> Path | None
     named = (
         environ.get("STATE_DIRECTORY", "").partition(":")[0]
         or environ.get("XDG_STATE_HOME")
-        or "~/.local/state"
+        or STATE_HOME
     )
     try:
-        folder = Path(named).expanduser() / "stream-app"
+        folder = Path(named).expanduser() / STATE_FOLDER
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except (OSError, RuntimeError):  # the user has no home
         return None

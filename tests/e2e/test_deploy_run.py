@@ -83,9 +83,12 @@ class Stack:
         return text
 
     def environment(self, service: str) -> dict[str, str]:
-        """Return only the service's variables, as in a container."""
+        """Return only the service's variables, as in a container, and where it keeps its files."""
         given = {name: self.moved(value) for name, value in environment(service).items()}
-        return given | {"STREAM_APP_CONFIG": str(self.config)}
+        return given | {
+            "STREAM_APP_CONFIG": str(self.config),
+            "XDG_STATE_HOME": str(self.directory),
+        }
 
     def run(self, service: str, *command: str) -> tuple[int, str]:
         """Return the exit code and the output of a command in the environment of the service."""

@@ -155,6 +155,24 @@ def test_a_question_that_waits_while_the_run_ends_is_counted() -> None:
     ]
 
 
+def test_a_test_that_writes_into_the_users_folder_fails_the_run(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """In a home of its own, because a run of CI looks at the real one around this test."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(neighbour, "default_ports", dict)
+    kept = tmp_path / ".local" / "state" / "stream-app" / "board-9107.sqlite"
+    kept.parent.mkdir(parents=True)
+    kept.touch()
+    assert neighbour.main(["true"]) == 0
+    own = kept.with_name("board-18107.sqlite")
+    assert neighbour.main(["touch", str(own)]) == 1
+    assert f"a test wrote into a folder of the user: {own}\n" in capfd.readouterr().err
+    assert neighbour.main(["true"]) == 0, "it is there already"
+
+
 def test_no_run_but_their_own_starts_the_containers(tmp_path: Path) -> None:
     """A machine without Docker passes the others; this one fails there, and does not skip."""
     code, calls = run(tmp_path / "own", "nothing", "--containers")

@@ -2,8 +2,8 @@
 
 `python -m tests.support.neighbour COMMAND ...` holds the default ports of the configuration and of
 the simulator while the command runs, and returns its exit code. If anything asked one of the
-ports, it says which and returns 1: a test that asks a default port meets the user's own system
-sooner or later.
+ports, or left a file in the folder of a user's board, it says which and returns 1: such a test
+meets the user's own system sooner or later.
 """
 
 import inspect
@@ -12,11 +12,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from stream_app.cli.demo import sim
+from stream_app.config.board_files import STATE_FOLDER, STATE_HOME
 from stream_app.config.model import Http
 from stream_app.dev.process import LOOPBACK
 
@@ -35,6 +37,11 @@ def default_ports() -> dict[int, str]:
         if name.endswith("port") and parameter.default:  # 0 is any free port
             ports[parameter.default] = f"sim --{name.replace('_', '-')}"
     return ports
+
+
+def files_of_user() -> set[Path]:
+    """Return what is kept for a user who does not say where."""
+    return set((Path(STATE_HOME).expanduser() / STATE_FOLDER).glob("*"))
 
 
 class Neighbour:
@@ -95,13 +102,17 @@ def main(argv: Sequence[str]) -> int:
     neighbour = Neighbour(default_ports())
     if neighbour.taken:
         sys.stderr.write(f"something listens already on {', '.join(neighbour.taken)}\n")
+    before = files_of_user()
     code = subprocess.run(argv, check=False).returncode
     neighbour.close()
     for question in sorted(set(neighbour.asked)):
         sys.stderr.write(
             f"a test asked a default port, where a user's system may listen: {question}\n",
         )
-    return code or int(bool(neighbour.asked))
+    written = files_of_user() - before
+    for path in sorted(written):
+        sys.stderr.write(f"a test wrote into a folder of the user: {path}\n")
+    return code or int(bool(neighbour.asked or written))
 
 
 if __name__ == "__main__":
