@@ -135,6 +135,11 @@ def _why(error: Exception, repository: Path) -> str:
     if isinstance(error, RuntimeError):
         return f"cannot find Kafka's jars: {str(error).splitlines()[0]}"
     name = type(error).__name__
+    if name == "SSLError":  # of requests, which only jgo brings
+        return (
+            "cannot download Kafka's jars: the repository's certificate is not trusted. Where a "
+            "network inspects TLS, name the file of its authority in REQUESTS_CA_BUNDLE"
+        )
     return (
         f"cannot download Kafka's jars ({name}): go online once, or set KAFKA_BOOTSTRAP to a broker"
     )

@@ -5,11 +5,15 @@ is started.
 import os
 import shutil
 import socket
+import ssl
 import sys
+import threading
 from collections import namedtuple
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import trustme
 
 from stream_app.dev.kafka import Broker, LocalKafka, kafka_for
 from stream_app.dev.kafka_tools import class_path, find_java
@@ -59,6 +63,25 @@ def test_offline(unreachable: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert start_error(LocalKafka()) == (
         "cannot download Kafka's jars (ConnectionError): go online once, or set "
         "KAFKA_BOOTSTRAP to a broker"
+    )
+
+
+def test_a_network_that_inspects_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It answers with a certificate of an authority that only its own machines trust."""
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(tls)
+    config = tmp_path / "jgo.conf"
+    monkeypatch.setenv("JGO_CONFIG_FILE", str(config))
+    offline_with_empty_cache(tmp_path, monkeypatch)
+    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+        config.write_text(f"[repositories]\ncentral = https://127.0.0.1:{server.server_port}/\n")
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        error = start_error(LocalKafka())
+        server.shutdown()
+    assert error == (
+        "cannot download Kafka's jars: the repository's certificate is not trusted. Where a "
+        "network inspects TLS, name the file of its authority in REQUESTS_CA_BUNDLE"
     )
 
 
