@@ -40,7 +40,7 @@ from stream_app.domain.limits import concurrency
 from stream_app.domain.model.outcome import Outcome, Refused
 from stream_app.domain.plan import Destination, Plan
 from stream_app.partition.commits import Commits
-from stream_app.partition.in_flight import MAX_WAITING_BYTES, GiveUp, InFlight, Recalled
+from stream_app.partition.in_flight import GiveUp, InFlight, Recalled
 from stream_app.partition.lane_queue import (
     Admitted,
     Kind,
@@ -53,6 +53,7 @@ from stream_app.partition.lane_queue import (
 from stream_app.partition.lane_timer import LaneTimer, Timetable
 from stream_app.partition.lanes import HostWatch, Lanes
 from stream_app.partition.patience import Patience, busy, ends_ms, why_deferred
+from stream_app.partition.places import MAX_WAITING_BYTES
 
 _RECORD_HOLD_AFTER_MS: Final = 1_000  # a shorter hold is not worth an event for each lead
 _TOO_OLD: Final = Held("not_after", "its not_after passed before it was sent", 0, "expired")
@@ -250,7 +251,7 @@ class AdmissionQueue:
             self.pump_soon(name)
         return settlement
 
-    def would_hold(self, destination: Destination, *, bulk: bool) -> bool:
+    def would_hold(self, destination: Destination, bulk: bool) -> bool:
         """True if the lane holds such a lead now, or would admit it as a probe only.
 
         Reserves nothing.

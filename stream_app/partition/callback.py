@@ -11,8 +11,12 @@ lock is recalled: it starts again behind the callback, and finds its row settled
 `CallbackPipeline.process` returns, the callback may be acked.
 """
 
+from collections.abc import Callable
 from typing import Final
 
+from attrs import define
+
+from stream_app.clock import Clock
 from stream_app.domain.callback.interpret import booked, read_callback, result_of
 from stream_app.domain.delivery.envelope import Envelope
 from stream_app.domain.delivery.recorder import DeliveryRecorder, brief
@@ -29,8 +33,12 @@ from stream_app.domain.delivery.state_machine import (
 )
 from stream_app.domain.model.messages import Callback, Status
 from stream_app.domain.model.outcome import scrub
+from stream_app.domain.plan import Plan
+from stream_app.partition.commits import Commits
 from stream_app.partition.in_flight import InFlight
-from stream_app.partition.state import StateUser
+from stream_app.partition.key_locks import KeyLocks
+from stream_app.partition.lanes import Lanes
+from stream_app.partition.rows import Rows
 
 _AT_CLAY: Final = frozenset[Status](
     {"accepted", "callback_overdue", "credits_exhausted_suspected", "partial", "confirmed"},
@@ -48,11 +56,20 @@ _PUBLISHED: Final = frozenset[Status]({"enriched", "partial"})
 _ANSWERED: Final = Reason("answered", "an earlier callback has settled its lead")
 
 
-class CallbackPipeline(StateUser):
+@define(eq=False, repr=False, kw_only=True)
+class CallbackPipeline:
     """Matches the callbacks of one partition with their leads.
 
     Many callbacks are under way at the same time.
     """
+
+    _plan: Plan
+    _clock: Clock
+    _rows: Rows
+    _lanes: Lanes
+    _locks: KeyLocks
+    _commits: Commits
+    _pump_soon: Callable[[str], None]  # see `AdmissionQueue`
 
     async def process(self, in_flight: InFlight) -> None:
         """Process one callback. Returns when everything about it is committed."""
@@ -122,7 +139,7 @@ class CallbackPipeline(StateUser):
         )
         # The budget may have room again, or a suspension has ended. The leads that this lets go are
         # admitted behind the step below.
-        self._admission.pump_soon(callback.workspace)
+        self._pump_soon(callback.workspace)
         why = Reason(
             "repaired" if callback.repaired else "",
             scrub(callback.text) if callback.text else "",

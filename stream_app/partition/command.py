@@ -8,10 +8,13 @@ commands of a partition are applied one after the other. When `CommandPipeline.p
 command is answered and may be acked.
 """
 
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import msgspec
+from attrs import define
 
+from stream_app.clock import Clock
 from stream_app.domain.commands import (
     TO_ALL,
     Answered,
@@ -49,24 +52,37 @@ from stream_app.domain.delivery.suppression import (
 )
 from stream_app.domain.lane.overrides import Order, obey
 from stream_app.domain.lead.identity import person_key, person_of, row_id, unlinked
-from stream_app.domain.model.records import ConsumedRecord, Record, Rows
+from stream_app.domain.model.records import ConsumedRecord, Record
+from stream_app.domain.model.records import Rows as Changes
 from stream_app.domain.model.text import count
-from stream_app.domain.plan import Actor, Destination
+from stream_app.domain.plan import Actor, Destination, Plan
 from stream_app.domain.result import tombstone
+from stream_app.partition.admission import AdmissionQueue
+from stream_app.partition.commits import Commits
 from stream_app.partition.in_flight import InFlight
-from stream_app.partition.state import PartitionState, StateUser, WorkerParts
+from stream_app.partition.key_locks import KeyLocks
+from stream_app.partition.lanes import Lanes
+from stream_app.partition.ports import Observer
+from stream_app.partition.rows import Rows
 
 _json: Final = msgspec.json.Encoder()
 _FORBIDS: Final = frozenset({"suppress", "cancel_lead", "cancel_import", "erase"})
 _NOTHING: Final = CommandResult("", False)
 
 
-class CommandPipeline(StateUser):
+@define(eq=False, repr=False, kw_only=True)
+class CommandPipeline:
     """Applies the commands of one partition."""
 
-    def __init__(self, state: PartitionState, parts: WorkerParts) -> None:
-        super().__init__(state)
-        self._reload = parts.reload
+    _plan: Plan
+    _clock: Clock
+    _observer: Observer
+    _rows: Rows
+    _lanes: Lanes
+    _locks: KeyLocks
+    _commits: Commits
+    _admission: AdmissionQueue
+    _reload: Callable[[str], Awaitable[CommandResult]]
 
     async def process(self, in_flight: InFlight) -> None:
         """Process one command. Returns when everything about it is committed."""
@@ -88,7 +104,7 @@ class CommandPipeline(StateUser):
             answer, result = self._decide(command, consumed, now_ms, reloaded)
         workspace = answer.workspace if answer.lane is not None else ""
         record = Record(self._plan.topics.audit, answer.workspace.encode(), _json.encode(answer))
-        rows: Rows = [(mark_key(consumed.record_id), CONCLUDED), *result.rows]
+        rows: Changes = [(mark_key(consumed.record_id), CONCLUDED), *result.rows]
         # Before the commit, although the row is not in memory yet: each waiting lead wakes behind
         # `submit`, and reads the row there. A lead that is admitted until the commit would be sent.
         if answer.kind in _FORBIDS:
@@ -127,7 +143,7 @@ class CommandPipeline(StateUser):
             reloaded,
         )
         if result.reason != "repeated":
-            rows: Rows = [
+            rows: Changes = [
                 *result.rows,
                 (row, msgspec.json.encode(Answered(now_ms, result.applied))),
             ]
@@ -268,7 +284,7 @@ class CommandPipeline(StateUser):
         lead_id = row_id(erasure.lead_id)
         until_ms = consumed.timestamp_ms or now_ms
         value = _json.encode(Suppression("erased", until_ms, command.id, command.who))
-        rows: Rows = [(erased_row(name, lead_id), value)]
+        rows: Changes = [(erased_row(name, lead_id), value)]
         mine = [destination.alias for destination in self._plan.destinations_of(name)]
         destinations = sorted({*mine, *erasure.destinations})
         gone: list[Record] = []

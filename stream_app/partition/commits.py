@@ -18,7 +18,8 @@ from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.model.errors import StateStoreError
 from stream_app.domain.model.records import Record
 from stream_app.partition.deadlines import DeadlineQueue
-from stream_app.partition.in_flight import PRIORITY, InFlight, Intake
+from stream_app.partition.in_flight import PRIORITY, InFlight
+from stream_app.partition.intake import Intake
 from stream_app.partition.lanes import Lanes
 from stream_app.partition.ports import Observer, PartitionStream, StateStore
 from stream_app.partition.rows import Rows
@@ -89,7 +90,7 @@ class Commits:
         after it, or neither is.
         """
         committed = self.submit(step, in_flight)
-        in_flight.unlock()
+        in_flight.lock.release()
         await committed
 
     async def commit_unchanged(self, in_flight: InFlight, key: bytes) -> None:

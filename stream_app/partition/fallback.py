@@ -15,18 +15,21 @@ its lane goes on. Its result is then a higher version of the same lead. A lead t
 or that is suppressed or forced, is never served.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from functools import reduce
 from typing import Final, Literal
 
 import msgspec
+from attrs import define
 
+from stream_app.clock import Clock
 from stream_app.domain.delivery.recorder import DeliveryRecorder
 from stream_app.domain.delivery.resolve import ResolvedLead
 from stream_app.domain.delivery.state_machine import Delivery, Reason, next_version
 from stream_app.domain.lead.identity import identifiers
 from stream_app.domain.model.messages import FieldOrigin, Result, Scalar
 from stream_app.domain.model.records import Record
+from stream_app.domain.plan import Destination, Plan
 from stream_app.domain.result import (
     NOTHING,
     Entry,
@@ -38,22 +41,28 @@ from stream_app.domain.result import (
     shared,
     shown,
 )
+from stream_app.partition.commits import Commits
 from stream_app.partition.in_flight import InFlight
-from stream_app.partition.state import PartitionState, StateUser, WorkerParts
+from stream_app.partition.ports import Cache
+from stream_app.partition.rows import Rows
 
 _json: Final = msgspec.json.Encoder()
 
 
-class Fallback(StateUser):
+@define(eq=False, repr=False, kw_only=True)
+class Fallback:
     """Serves the leads of one partition.
 
     The caller holds the lock of the lead, so its row does not change.
     """
 
-    def __init__(self, state: PartitionState, parts: WorkerParts) -> None:
-        super().__init__(state)
-        self._cache = parts.cache
-        self._local = parts.local
+    _plan: Plan
+    _clock: Clock
+    _rows: Rows
+    _commits: Commits
+    _would_hold: Callable[[Destination, bool], bool]  # see `AdmissionQueue`
+    _cache: Cache | None
+    _local: Callable[[Mapping[str, Scalar]], dict[str, tuple[Scalar, str]]]
 
     async def serve_cached_first(
         self,
@@ -87,10 +96,7 @@ class Fallback(StateUser):
         """
         destination = self._plan.destinations[resolved.destination.alias]
         workspace = self._plan.workspaces[destination.workspace]
-        degrades = workspace.hold == "degrade" and self._admission.would_hold(
-            destination,
-            bulk=resolved.bulk,
-        )
+        degrades = workspace.hold == "degrade" and self._would_hold(destination, resolved.bulk)
         if not (destination.cache_first or degrades):
             return False
         row = resolved.begin(self._clock.now_ms())

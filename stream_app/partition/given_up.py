@@ -8,6 +8,9 @@ A dead letter of a lead without a row, or of a record that is no lead, ends with
 replay process writes one such copy of it and no more, in the transaction that records so.
 """
 
+from attrs import define
+
+from stream_app.clock import Clock
 from stream_app.domain.dead_letter.replay import given_up_text
 from stream_app.domain.delivery.envelope import Envelope
 from stream_app.domain.delivery.recorder import DeliveryRecorder, WriteBatch, brief
@@ -21,13 +24,22 @@ from stream_app.domain.delivery.state_machine import (
     mark_key,
 )
 from stream_app.domain.lead.identity import is_plain_id
-from stream_app.domain.plan import Destination
+from stream_app.domain.plan import Destination, Plan
+from stream_app.partition.commits import Commits
 from stream_app.partition.in_flight import InFlight
-from stream_app.partition.state import StateUser
+from stream_app.partition.key_locks import KeyLocks
+from stream_app.partition.rows import Rows
 
 
-class GivenUp(StateUser):
+@define(eq=False, repr=False, kw_only=True)
+class GivenUp:
     """Ends the dead letters of one partition that operators give up."""
+
+    _plan: Plan
+    _clock: Clock
+    _rows: Rows
+    _locks: KeyLocks
+    _commits: Commits
 
     async def process(self, in_flight: InFlight, envelope: Envelope) -> None:
         """Process one copy.

@@ -17,18 +17,27 @@ import math
 from collections.abc import Hashable, Mapping
 from typing import Final
 
+from attrs import define, field
+
+from stream_app.clock import Clock
 from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.model.errors import Aborted, BrokerUnavailable, StateStoreError
 from stream_app.domain.model.topics import ERASED_LAG_MS
+from stream_app.domain.plan import Plan
 from stream_app.domain.result import seal
 from stream_app.partition.callback import CallbackPipeline
 from stream_app.partition.command import CommandPipeline
-from stream_app.partition.commits import FIRST_PAUSE_S, LONGEST_PAUSE_S
-from stream_app.partition.in_flight import PRIORITY, InFlight, Limiter, Source
+from stream_app.partition.commits import FIRST_PAUSE_S, LONGEST_PAUSE_S, Commits
+from stream_app.partition.conclusions import Conclusions
+from stream_app.partition.fallback import Fallback
+from stream_app.partition.given_up import GivenUp
+from stream_app.partition.in_flight import PRIORITY, InFlight, Source
 from stream_app.partition.lead import LeadPipeline
-from stream_app.partition.ports import StateStore
+from stream_app.partition.places import Limiter
+from stream_app.partition.ports import Observer, StateStore
+from stream_app.partition.rows import Rows
 from stream_app.partition.runner import Process, RecordRunner
-from stream_app.partition.state import PartitionState, StateUser, WorkerParts
+from stream_app.partition.state import PartitionState, WorkerParts
 from stream_app.partition.timeout import TimeoutPipeline
 from stream_app.tasks import died_of, until_failure
 
@@ -55,14 +64,63 @@ class PartitionOwner:
         self._parts = parts
         self.state = state = PartitionState(number, store, parts)
         pipelines: dict[Source, Process] = {
-            **dict.fromkeys(PRIORITY, LeadPipeline(state, parts).process),
-            "callback": CallbackPipeline(state).process,
-            "command": CommandPipeline(state, parts).process,
+            **dict.fromkeys(PRIORITY, _lead_pipeline(state, parts).process),
+            "callback": CallbackPipeline(
+                plan=state.plan,
+                clock=state.clock,
+                rows=state.rows,
+                lanes=state.lanes,
+                locks=state.locks,
+                commits=state.commits,
+                pump_soon=state.admission.pump_soon,
+            ).process,
+            "command": CommandPipeline(
+                plan=state.plan,
+                clock=state.clock,
+                observer=state.observer,
+                rows=state.rows,
+                lanes=state.lanes,
+                locks=state.locks,
+                commits=state.commits,
+                admission=state.admission,
+                reload=parts.reload,
+            ).process,
         }
-        self.runner = RecordRunner(state, pipelines)
-        self._bootstrap = Bootstrap(state, store, pipelines)
-        self._timeouts = TimeoutPipeline(state, store)
-        self._erasures = Erasures(state)
+        self.runner = RecordRunner(
+            number=number,
+            plan=state.plan,
+            rows=state.rows,
+            lanes=state.lanes,
+            intake=state.intake,
+            commits=state.commits,
+            admission=state.admission,
+            pipelines=pipelines,
+        )
+        self._bootstrap = Bootstrap(
+            number=number,
+            plan=state.plan,
+            observer=state.observer,
+            rows=state.rows,
+            store=store,
+            pipelines=pipelines,
+        )
+        self._timeouts = TimeoutPipeline(
+            number=number,
+            plan=state.plan,
+            clock=state.clock,
+            observer=state.observer,
+            store=store,
+            rows=state.rows,
+            lanes=state.lanes,
+            deadlines=state.deadlines,
+            commits=state.commits,
+        )
+        self._erasures = Erasures(
+            plan=state.plan,
+            clock=state.clock,
+            rows=state.rows,
+            commits=state.commits,
+        )
         self._owning: asyncio.Task[None] | None = None
 
     async def take_over(self, fence_within_s: float = math.inf) -> None:
@@ -182,7 +240,46 @@ class PartitionOwner:
         return seen
 
 
-class Bootstrap(StateUser):
+def _lead_pipeline(state: PartitionState, parts: WorkerParts) -> LeadPipeline:
+    """Return the pipeline of leads. It is the only part of the partition that has Clay."""
+    return LeadPipeline(
+        plan=state.plan,
+        clock=state.clock,
+        rows=state.rows,
+        lanes=state.lanes,
+        intake=state.intake,
+        locks=state.locks,
+        commits=state.commits,
+        admission=state.admission,
+        clay=parts.clay,
+        conclusions=Conclusions(
+            plan=state.plan,
+            clock=state.clock,
+            rows=state.rows,
+            lanes=state.lanes,
+            commits=state.commits,
+        ),
+        given_up=GivenUp(
+            plan=state.plan,
+            clock=state.clock,
+            rows=state.rows,
+            locks=state.locks,
+            commits=state.commits,
+        ),
+        fallback=Fallback(
+            plan=state.plan,
+            clock=state.clock,
+            rows=state.rows,
+            commits=state.commits,
+            would_hold=state.admission.would_hold,
+            cache=parts.cache,
+            local=parts.local,
+        ),
+    )
+
+
+@define(eq=False, repr=False, kw_only=True)
+class Bootstrap:
     """Processes the commands, then the callbacks that came while no worker owned the partition.
 
     All of them are processed before the first lead. A pause issued meanwhile takes effect before
@@ -190,16 +287,13 @@ class Bootstrap(StateUser):
     cannot be read, that is tried again.
     """
 
-    def __init__(
-        self,
-        state: PartitionState,
-        store: StateStore,
-        pipelines: Mapping[Source, Process],
-    ) -> None:
-        super().__init__(state)
-        self._store = store
-        self._pipelines = pipelines
-        self._limiter = Limiter(_PARALLEL["callback"])
+    _number: int
+    _plan: Plan
+    _observer: Observer
+    _rows: Rows
+    _store: StateStore
+    _pipelines: Mapping[Source, Process]
+    _limiter: Limiter = field(init=False, factory=lambda: Limiter(_PARALLEL["callback"]))
 
     async def run(self) -> None:
         await self._of_topic(self._plan.topics.commands, "command")
@@ -231,7 +325,8 @@ class Bootstrap(StateUser):
             offset = waiting[-1].offset + 1 if waiting else offset
 
 
-class Erasures(StateUser):
+@define(eq=False, repr=False, kw_only=True)
+class Erasures:
     """Makes Kafka compact erased results, also where `leads.enriched` gets no other records.
 
     A broker compacts closed segments only, and closes a segment only when a record is appended. So
@@ -241,9 +336,11 @@ class Erasures(StateUser):
     may write a seal again.
     """
 
-    def __init__(self, state: PartitionState) -> None:
-        super().__init__(state)
-        self._sealed_until_ms = 0
+    _plan: Plan
+    _clock: Clock
+    _rows: Rows
+    _commits: Commits
+    _sealed_until_ms: int = field(init=False, default=0)
 
     async def run(self) -> None:
         """Look every ten minutes, until a commit fails."""

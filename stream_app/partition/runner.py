@@ -9,20 +9,19 @@ from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from typing import Any, Final
 
+from attrs import define, field
+
 from stream_app.domain.model.errors import StateStoreError
-from stream_app.partition.in_flight import (
-    PRIORITY,
-    AckTracker,
-    EmptyRun,
-    GiveUp,
-    InFlight,
-    Limiter,
-    Recalled,
-    Source,
-    TakenAhead,
-)
+from stream_app.domain.plan import Plan
+from stream_app.partition.ack_tracker import AckTracker
+from stream_app.partition.admission import AdmissionQueue
+from stream_app.partition.commits import Commits
+from stream_app.partition.in_flight import PRIORITY, EmptyRun, GiveUp, InFlight, Recalled, Source
+from stream_app.partition.intake import Intake
+from stream_app.partition.lanes import Lanes
+from stream_app.partition.places import Limiter, TakenAhead
 from stream_app.partition.ports import PartitionStream
-from stream_app.partition.state import PartitionState, StateUser
+from stream_app.partition.rows import Rows
 from stream_app.tasks import cancel
 
 Process = Callable[[InFlight], Coroutine[Any, Any, None]]
@@ -32,11 +31,9 @@ Process = Callable[[InFlight], Coroutine[Any, Any, None]]
 _UNFINISHED: Final = 4
 
 
-class RecordRunner(StateUser):
-    """Runs the records of one partition, between `resume` and `stop`.
-
-    Args:
-        pipelines: What processes the records of each source.
+@define(eq=False, repr=False, kw_only=True)
+class RecordRunner:
+    """Runs the records of partition `number`, between `resume` and `stop`.
 
     Attributes:
         lives: How often the records were started: once for each take-over.
@@ -44,19 +41,32 @@ class RecordRunner(StateUser):
             again.
     """
 
-    def __init__(self, state: PartitionState, pipelines: Mapping[Source, Process]) -> None:
-        super().__init__(state)
-        self._pipelines = pipelines
+    _number: int
+    _plan: Plan
+    _rows: Rows
+    _lanes: Lanes
+    _intake: Intake
+    _commits: Commits
+    _admission: AdmissionQueue
+    _pipelines: Mapping[Source, Process]  # what processes the records of each source
+    _limiters: dict[Source, Limiter] = field(init=False)
+    _ahead: dict[Source, TakenAhead] = field(init=False)
+    _unfinished: dict[InFlight, AckTracker] = field(init=False, factory=dict)
+    _taken: dict[str, int] = field(init=False, factory=dict)
+    _bootstrapped: asyncio.Event = field(init=False, factory=asyncio.Event)
+    lives: int = field(init=False, default=0)
+    runs: bool = field(init=False, default=False)
+
+    def __attrs_post_init__(self) -> None:
+        places = self._plan.delivery.max_in_flight * _UNFINISHED
+        leads = Limiter(places)
         # Callbacks have a limiter of their own: leads that wait for a callback must not take its
         # place.
-        leads, others = (Limiter(self._plan.delivery.max_in_flight * _UNFINISHED) for _ in range(2))
-        self._limiters = {source: leads if source in PRIORITY else others for source in pipelines}
-        self._ahead = {source: TakenAhead(self._plan.delivery) for source in pipelines}
-        self._unfinished: dict[InFlight, AckTracker] = {}
-        self._taken: dict[str, int] = {}
-        self._bootstrapped = asyncio.Event()
-        self.lives = 0
-        self.runs = False
+        others = Limiter(places)
+        self._limiters = {
+            source: leads if source in PRIORITY else others for source in self._pipelines
+        }
+        self._ahead = {source: TakenAhead(self._plan.delivery) for source in self._pipelines}
 
     # ------------------------------------------------------------------------------ the life of all
 
@@ -75,9 +85,9 @@ class RecordRunner(StateUser):
                 self._drop(in_flight)
             else:
                 line = acks, self._line_of(in_flight)
-                in_flight.passed.clear()
+                in_flight.hold_next()
                 self._start(in_flight, previous.get(line))
-                previous[line] = in_flight.passed
+                previous[line] = in_flight.next_may_start
 
     def admit_leads(self) -> None:
         """Let leads start: the commands and callbacks that were there before them are processed."""
@@ -90,20 +100,20 @@ class RecordRunner(StateUser):
         """
         # First: a record that `serve` takes while the others end is kept for `resume`.
         self.runs = False
-        await cancel([in_flight.task for in_flight in self._unfinished])
+        await cancel([in_flight.run.task for in_flight in self._unfinished])
         self._admission.clear()
         self._give_up_idle()
 
     async def close(self, owning: asyncio.Task[None] | None) -> None:
         """Drop everything at once, and what owns the partition with it."""
         self.runs = False
-        await cancel([owning, *(in_flight.task for in_flight in self._unfinished)])
+        await cancel([owning, *(in_flight.run.task for in_flight in self._unfinished)])
         self._admission.clear()
         for in_flight in self._unfinished:
             # a task that was cancelled before its first step has not done so
             in_flight.release_next()
-            if not in_flight.begun:
-                self._ahead[in_flight.source].leave(in_flight)
+            if not in_flight.run.begun:
+                self._ahead[in_flight.source].leave(in_flight.size)
         self._unfinished.clear()
 
     async def serve(self, stream: PartitionStream, source: Source) -> None:
@@ -115,7 +125,8 @@ class RecordRunner(StateUser):
 
         What bounds what:
 
-        - `line`: which records start one after the other, by the event `passed` of the one before.
+        - `line`: which records start one after the other, by the event
+          `next_may_start` of the one before.
         - `Limiter`: the records that have begun, by number and bytes, over all topics of leads, and
           over commands and callbacks. It is taken in `_begin` and given back in `_leave`. Where
           no record is taken ahead, the next one is not even read before there is a place.
@@ -135,7 +146,7 @@ class RecordRunner(StateUser):
         began = self.lives
         ahead = self._ahead[source]
         previous = dict[bytes, asyncio.Event]()
-        run: EmptyRun | None = None
+        empty_run: EmptyRun | None = None
         self._commits.streams[stream.topic] = stream
         self._intake.begin(stream)
         stream.expect(self._rows.passed(stream.topic))
@@ -149,25 +160,24 @@ class RecordRunner(StateUser):
                     continue
                 self._taken[consumed.topic] = self._taken.get(consumed.topic, 0) + 1
                 if consumed.value is not None or consumed.topic not in self._plan.topics.inputs:
-                    run = None
-                elif run is None:
-                    run = EmptyRun()
-                in_flight = InFlight(consumed, source, stream.suspended, limiter)
-                in_flight.run = run
+                    empty_run = None
+                elif empty_run is None:
+                    empty_run = EmptyRun()
+                in_flight = InFlight(consumed, source, stream.suspended, limiter, empty_run)
                 acks.add(in_flight)
                 self._unfinished[in_flight] = acks
                 self._intake.read(in_flight)
-                ahead.enter(in_flight)
+                ahead.enter(in_flight.size)
                 line = self._line_of(in_flight)
                 if self.runs:
                     self._start(in_flight, previous.get(line))
                 elif in_flight.suspended.is_set():
                     self._drop(in_flight)  # else the recovery starts it
-                previous[line] = in_flight.passed
+                previous[line] = in_flight.next_may_start
                 if source in PRIORITY and self._lanes.shared:
                     await ahead.wait()
                 else:
-                    await in_flight.passed.wait()
+                    await in_flight.next_may_start.wait()
                     await limiter.wait()
         finally:
             suspension.cancel()
@@ -188,7 +198,7 @@ class RecordRunner(StateUser):
 
     def _start(self, in_flight: InFlight, previous: asyncio.Event | None) -> None:
         """Start a record as soon as the previous one lets it."""
-        in_flight.task = asyncio.create_task(self._process(in_flight, previous))
+        in_flight.run.task = asyncio.create_task(self._process(in_flight, previous))
 
     async def _begin(self, in_flight: InFlight, previous: asyncio.Event | None) -> None:
         """Wait for the previous record, and for a place if this one starts for the first time."""
@@ -199,16 +209,16 @@ class RecordRunner(StateUser):
                 raise GiveUp  # as the previous record may have been, which must not be overtaken
         if in_flight.source in PRIORITY and not self._bootstrapped.is_set():
             await self._wait_for_bootstrap(in_flight)
-        if in_flight.begun:
+        if in_flight.run.begun:
             return
         await in_flight.limiter.wait()
         # Second look: the stream may have been suspended while there was no place, and another
         # process is to get this record then.
         if in_flight.suspended.is_set():
             raise GiveUp
-        self._ahead[in_flight.source].leave(in_flight)
+        self._ahead[in_flight.source].leave(in_flight.size)
         in_flight.limiter.enter(in_flight.size)
-        in_flight.begun = True
+        in_flight.run.begun = True
 
     async def _wait_for_bootstrap(self, in_flight: InFlight) -> None:
         """Hold a lead back until the bootstrap has ended.
@@ -246,7 +256,7 @@ class RecordRunner(StateUser):
         key = in_flight.consumed.key or b""
         # A run without values is one line whatever its keys are, so that its records are concluded
         # in their order.
-        shares = in_flight.source in PRIORITY and self._lanes.shared and in_flight.run is None
+        shares = in_flight.source in PRIORITY and self._lanes.shared and in_flight.empty_run is None
         return (
             key
             if shares and key.decode(errors="replace") in self._plan.residents(self._number)
@@ -276,10 +286,10 @@ class RecordRunner(StateUser):
 
     def _leave(self, in_flight: InFlight) -> AckTracker:
         """Remove a record: it is no longer under way, and another one may start."""
-        if in_flight.begun:
+        if in_flight.run.begun:
             in_flight.limiter.leave(in_flight.size)
         else:
-            self._ahead[in_flight.source].leave(in_flight)
+            self._ahead[in_flight.source].leave(in_flight.size)
         return self._unfinished.pop(in_flight)
 
     async def _when_suspended(self, stream: PartitionStream) -> None:
@@ -293,7 +303,7 @@ class RecordRunner(StateUser):
         They must not delay a rebalance or the shutdown.
         """
         for in_flight in list(self._unfinished):
-            if in_flight.suspended.is_set() and (in_flight.task is None or in_flight.task.done()):
+            if in_flight.suspended.is_set() and in_flight.run.is_idle:
                 self._drop(in_flight)
 
     def _drop(self, in_flight: InFlight) -> None:

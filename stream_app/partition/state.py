@@ -15,7 +15,8 @@ from stream_app.domain.plan import Plan
 from stream_app.partition.admission import AdmissionQueue
 from stream_app.partition.commits import Commits
 from stream_app.partition.deadlines import DeadlineQueue
-from stream_app.partition.in_flight import Intake, KeyLocks
+from stream_app.partition.intake import Intake
+from stream_app.partition.key_locks import KeyLocks
 from stream_app.partition.lanes import HostWatch, Lanes
 from stream_app.partition.ports import Cache, Clay, Observer, StateStore
 from stream_app.partition.rows import Rows
@@ -128,23 +129,3 @@ class PartitionState:
         if problem := system_problem(None if began is None else SYSTEM_KEY, began, partitions):
             raise SettingsError([f"{topic}/{self.number}: {problem}"])
         return None
-
-
-class StateUser:
-    """Something that acts on the state of one partition.
-
-    It has the parts of that state by their names.
-    """
-
-    def __init__(self, state: PartitionState) -> None:
-        self._number = state.number
-        self._plan = state.plan
-        self._clock = state.clock
-        self._observer = state.observer
-        self._rows = state.rows
-        self._intake = state.intake
-        self._lanes = state.lanes
-        self._deadlines = state.deadlines
-        self._commits = state.commits
-        self._admission = state.admission
-        self._locks = state.locks

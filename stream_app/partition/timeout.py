@@ -14,6 +14,9 @@ import asyncio
 from collections.abc import Collection, Sequence
 from typing import Final
 
+from attrs import define, field
+
+from stream_app.clock import Clock
 from stream_app.domain.callback.interpret import (
     OVERDUE,
     WAITING,
@@ -28,9 +31,12 @@ from stream_app.domain.delivery.state_machine import Delivery, Reason, lead_of
 from stream_app.domain.model.errors import BrokerUnavailable
 from stream_app.domain.model.messages import Status
 from stream_app.domain.model.records import ConsumedRecord, parse_record_id
-from stream_app.partition.deadlines import WaitingLead
-from stream_app.partition.ports import StateStore
-from stream_app.partition.state import PartitionState, StateUser
+from stream_app.domain.plan import Plan
+from stream_app.partition.commits import Commits
+from stream_app.partition.deadlines import DeadlineQueue, WaitingLead
+from stream_app.partition.lanes import Lanes
+from stream_app.partition.ports import Observer, StateStore
+from stream_app.partition.rows import Rows
 
 _BATCH: Final = 200  # leads that are moved on together
 _LONGEST_SLEEP_S: Final = 60.0  # the wall clock may step while the loop's clock does not
@@ -38,16 +44,23 @@ _LISTENED_EVERY_MS: Final = 60_000
 _RETRY_AFTER_S: Final = 5.0
 
 
-class TimeoutPipeline(StateUser):
+@define(eq=False, repr=False, kw_only=True)
+class TimeoutPipeline:
     """Moves leads on when they are due, for as long as this process owns the partition.
 
     Settled ones are skipped.
     """
 
-    def __init__(self, state: PartitionState, store: StateStore) -> None:
-        super().__init__(state)
-        self._store = store
-        self._listened_ms = 0
+    _number: int
+    _plan: Plan
+    _clock: Clock
+    _observer: Observer
+    _store: StateStore
+    _rows: Rows
+    _lanes: Lanes
+    _deadlines: DeadlineQueue
+    _commits: Commits
+    _listened_ms: int = field(init=False, default=0)
 
     async def run(self) -> None:
         """Move leads on at their deadlines, until a commit fails."""

@@ -128,14 +128,14 @@ _EQUIVALENT: Final[dict[str, list[tuple[str, ...]]]] = {
         ("partition/lanes.py", "shown.at_ms < _VIEW_EVERY_MS", "shown.at_ms <= _VIEW_EVERY_MS"),
     ],
     "a lock may keep a key that it no longer needs, or ask again for the others": [
-        ("partition/in_flight.py", "self.needs()) <= set", "self.needs()) == set"),
+        ("partition/key_locks.py", "self.needs()) <= set", "self.needs()) == set"),
     ],
     "a lead that is too old ends, so that nobody asks when its hold does": [
         ("partition/admission.py", 'it was sent", 0', 'it was sent", 1'),
     ],
     "epochs are only told apart": [("domain/lane/overrides.py", "epoch + 1", "epoch + 2")],
     "each grace has a tier: it is a second at least": [
-        ("partition/lead.py", "replay.tiers_s[0]", "replay.tiers_s[ 1]"),
+        ("partition/conclusions.py", "replay.tiers_s[0]", "replay.tiers_s[ 1]"),
     ],
     "bits are only told apart": [
         ("domain/dead_letter/replay.py", "bit = 1 << partition", "bit =  2 << partition"),
@@ -171,7 +171,7 @@ _TUNING: Final[dict[str, dict[str, str]]] = {
     "how much is done in one go bounds memory and pauses, and changes no result": {
         "domain/callback/body.py": "_CHEAP_CHARACTERS",
         "partition/deadlines.py": "_SLICE",
-        "partition/in_flight.py": "_AHEAD _PAUSE_EVERY _MAX_RELEASED",
+        "partition/places.py": "_AHEAD _PAUSE_EVERY _MAX_RELEASED",
         "partition/owner.py": "_READ",
         "partition/rows.py": "_NEXT_LOOK_MS _LOOKED_AT",
         "partition/runner.py": "_UNFINISHED",

@@ -17,8 +17,10 @@ from stream_app.domain.model.outcome import Accepted
 from stream_app.domain.plan import Plan
 from stream_app.partition import admission
 from stream_app.partition.admission import AdmissionQueue
-from stream_app.partition.in_flight import GiveUp, InFlight, Intake, Limiter, Source
+from stream_app.partition.in_flight import GiveUp, InFlight, Source
+from stream_app.partition.intake import Intake
 from stream_app.partition.lanes import HostWatch, Lanes
+from stream_app.partition.places import Limiter
 from stream_app.partition.ports import Observer
 from tests.partition.test_committer import NoClay
 from tests.partition.virtual import (
@@ -220,8 +222,8 @@ async def test_in_a_shared_partition_alone_a_waiting_lead_lets_the_next_record_s
     free = asyncio.create_task(late.limiter.wait())
     await asyncio.sleep(0.1)
     assert not any(task.done() for task in sending[1:])
-    assert early.passed.is_set() == shared
-    assert late.passed.is_set() == shared
+    assert early.next_may_start.is_set() == shared
+    assert late.next_may_start.is_set() == shared
     assert free.done() == shared
 
 

@@ -17,7 +17,8 @@ from stream_app.domain.lane.admission import AdmissionRequest, Grant, Held
 from stream_app.domain.model.outcome import Accepted, Refused
 from stream_app.domain.plan import Actor
 from stream_app.partition.admission import AdmissionQueue
-from stream_app.partition.in_flight import GiveUp, InFlight, Intake, Recalled, Source
+from stream_app.partition.in_flight import GiveUp, InFlight, Recalled, Source
+from stream_app.partition.intake import Intake
 from stream_app.partition.lanes import HostWatch, Lanes
 from stream_app.partition.ports import Observer
 from tests.partition.test_committer import NoClay

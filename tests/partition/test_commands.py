@@ -19,7 +19,8 @@ from stream_app.domain.lead.identity import people
 from stream_app.domain.model.errors import BrokerUnavailable
 from stream_app.domain.model.records import ConsumedRecord, Record
 from stream_app.domain.views.lane import LaneView
-from stream_app.partition.in_flight import InFlight, Limiter
+from stream_app.partition.in_flight import InFlight
+from stream_app.partition.places import Limiter
 from stream_app.partition.ports import Observer
 from tests.partition.test_owner import Bench as LeadBench
 from tests.partition.virtual import run, virtual_time

@@ -10,7 +10,7 @@ from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.delivery.state_machine import Delivery, delivery_key
 from stream_app.domain.model.messages import StatusEvent
 from stream_app.partition.deadlines import DeadlineQueue
-from stream_app.partition.in_flight import Intake
+from stream_app.partition.intake import Intake
 from stream_app.partition.lanes import Lanes
 from stream_app.partition.ports import Observer
 from stream_app.partition.rows import Rows

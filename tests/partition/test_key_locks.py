@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_app.domain.model.outcome import Outcome
-from stream_app.partition.in_flight import GiveUp, InFlight, KeyLocks
+from stream_app.partition.in_flight import GiveUp, InFlight
+from stream_app.partition.key_locks import KeyLocks
 from tests.partition.test_owner import Bench, SlowClay
 from tests.partition.virtual import in_flight, virtual_time
 from tests.simulation.schedule import Setup

@@ -7,7 +7,8 @@ import pytest
 
 from stream_app.clock import Now
 from stream_app.domain.lane.admission import AdmissionRequest, Held
-from stream_app.partition.in_flight import PRIORITY, Intake, Source
+from stream_app.partition.in_flight import PRIORITY, Source
+from stream_app.partition.intake import Intake
 from stream_app.partition.lane_queue import Kind, LaneQueue, Waiter
 from stream_app.partition.lane_timer import Timetable
 from stream_app.partition.lanes import Lanes

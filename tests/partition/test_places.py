@@ -8,14 +8,9 @@ import msgspec
 import pytest
 
 from stream_app.domain.plan import DeliveryPolicy
-from stream_app.partition.in_flight import (
-    MAX_UNDER_WAY_BYTES,
-    MAX_WAITING_BYTES,
-    AckTracker,
-    InFlight,
-    Limiter,
-    TakenAhead,
-)
+from stream_app.partition.ack_tracker import AckTracker
+from stream_app.partition.in_flight import InFlight
+from stream_app.partition.places import MAX_UNDER_WAY_BYTES, MAX_WAITING_BYTES, Limiter, TakenAhead
 from tests.partition.virtual import CommitsAtOnce, RecordingStream, consumed, virtual_time
 
 
@@ -74,9 +69,9 @@ async def test_records_are_taken_ahead_up_to_a_number_and_to_bytes(records: int,
         for number in range(records)
     ]
     for number, one in enumerate(taken, 1):
-        ahead.enter(one)
+        ahead.enter(one.size)
         assert ahead._some.is_set() is (number < records)
-    ahead.leave(taken[0])
+    ahead.leave(taken[0].size)
     assert ahead._some.is_set()
 
 

@@ -12,10 +12,17 @@ from stream_app.domain.model.outcome import Accepted, Outcome, RateLimited
 from stream_app.domain.model.records import ConsumedRecord, Record
 from stream_app.partition.in_flight import GiveUp, InFlight
 from stream_app.partition.owner import Erasures
-from stream_app.partition.runner import RecordRunner
 from stream_app.partition.state import PartitionState
 from tests.partition.test_owner import Bench, SlowClay, T
-from tests.partition.virtual import MEMBER_S, RecordingStream, consumed, parts, run, virtual_time
+from tests.partition.virtual import (
+    MEMBER_S,
+    RecordingStream,
+    consumed,
+    parts,
+    run,
+    runner_of,
+    virtual_time,
+)
 from tests.simulation.client import MemoryLedger, NoAnswer
 from tests.simulation.schedule import Setup
 
@@ -203,7 +210,7 @@ class StartedAgain:
         bench = Bench()
         self.stream = RecordingStream(list(records))
         state = PartitionState(0, bench.ledger, parts(bench.plan, bench.clay))
-        self.runner = RecordRunner(state, {"hot": self._process})
+        self.runner = runner_of(state, {"hot": self._process})
         self.began: list[int] = []
 
     async def begin(self, process: Callable[[InFlight], Awaitable[None]]) -> asyncio.Task[None]:

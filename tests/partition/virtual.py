@@ -3,7 +3,7 @@ acks.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from functools import wraps
 from random import Random
 from typing import Any, Final, ParamSpec, TypeVar
@@ -14,9 +14,11 @@ from stream_app.domain.lane.admission import Grant
 from stream_app.domain.model.records import ConsumedRecord
 from stream_app.domain.plan import Plan
 from stream_app.partition.commits import Commits
-from stream_app.partition.in_flight import InFlight, Limiter, Source
+from stream_app.partition.in_flight import InFlight, Source
+from stream_app.partition.places import Limiter
 from stream_app.partition.ports import Clay, Observer
-from stream_app.partition.state import WorkerParts
+from stream_app.partition.runner import Process, RecordRunner
+from stream_app.partition.state import PartitionState, WorkerParts
 from tests.simulation.loop import SimLoop
 
 P = ParamSpec("P")
@@ -97,6 +99,20 @@ def parts(plan: Plan, clay: Clay, **others: Any) -> WorkerParts:
         **others,
     }
     return WorkerParts(plan=plan, clay=clay, **given)
+
+
+def runner_of(state: PartitionState, pipelines: Mapping[Source, Process]) -> RecordRunner:
+    """A runner of this partition whose records are processed by these."""
+    return RecordRunner(
+        number=state.number,
+        plan=state.plan,
+        rows=state.rows,
+        lanes=state.lanes,
+        intake=state.intake,
+        commits=state.commits,
+        admission=state.admission,
+        pipelines=pipelines,
+    )
 
 
 class CommitsAtOnce(Commits):

@@ -7,7 +7,6 @@ led to.
 
 from collections.abc import Callable
 from contextlib import ExitStack, asynccontextmanager
-from copy import copy
 from typing import Any
 from unittest.mock import patch
 
@@ -23,11 +22,14 @@ from stream_app.domain.delivery.state_machine import Delivery, Verdict
 from stream_app.domain.lane.admission import Grant, Held
 from stream_app.domain.model.errors import BrokerUnavailable
 from stream_app.domain.model.records import Record
-from stream_app.domain.plan import ReplayPolicy
+from stream_app.domain.plan import Plan, ReplayPolicy
 from stream_app.partition import lead as line_module
+from stream_app.partition.ack_tracker import AckTracker
 from stream_app.partition.admission import AdmissionQueue
 from stream_app.partition.commits import Commits
-from stream_app.partition.in_flight import AckTracker, InFlight, KeyLocks, Keys
+from stream_app.partition.conclusions import Conclusions
+from stream_app.partition.in_flight import InFlight
+from stream_app.partition.key_locks import KeyLocks, Keys
 from stream_app.partition.lane_queue import Admitted
 from stream_app.partition.lead import LeadPipeline, LeadRecorder
 from stream_app.partition.rows import Rows
@@ -120,12 +122,12 @@ def ack_out_of_order() -> Patch:
 @mutant("2", hunt=shuffled)
 def acks_overtake_each_other() -> Patch:
     async def finish(self: AckTracker, in_flight: InFlight) -> None:
-        in_flight.finished = True
+        self._finished.add(in_flight)
         if self._broken:
             self.give_up(in_flight)
             return
-        while self._unfinished and self._unfinished[0].finished:
-            await self._stream.ack(self._unfinished.popleft().consumed)
+        while self._unacked and self._unacked[0] in self._finished:
+            await self._stream.ack(self._unacked.popleft().consumed)
 
     return patch.object(AckTracker, "finish", finish)
 
@@ -133,7 +135,7 @@ def acks_overtake_each_other() -> Patch:
 @mutant("2")
 def given_up_is_acked() -> Patch:
     def give_up(self: AckTracker, in_flight: InFlight) -> None:
-        in_flight.finished = True
+        self._finished.add(in_flight)
         self._stream.give_up(in_flight.consumed)
 
     return patch.object(AckTracker, "give_up", give_up)
@@ -254,14 +256,18 @@ def any_copy_of_a_dead_letter_counts() -> Patch:
 
 @mutant("7")
 def replay_count_not_checked() -> Patch:
-    real = LeadPipeline.__init__
+    stack = ExitStack()
+    for part in LeadPipeline, Conclusions:
+        stack.enter_context(patch.object(part, "__init__", _generous(part.__init__)))
+    return stack
 
-    def init(self: LeadPipeline, state: PartitionState, *others: Any) -> None:
-        generous = copy(state)
-        generous.plan = msgspec.structs.replace(state.plan, replay=ReplayPolicy(max_replays=99))
-        real(self, generous, *others)
 
-    return patch.object(LeadPipeline, "__init__", init)
+def _generous(init: Callable[..., None]) -> Callable[..., None]:
+    def generous(self: object, *, plan: Plan, **others: Any) -> None:
+        endless = msgspec.structs.replace(plan, replay=ReplayPolicy(max_replays=99))
+        init(self, plan=endless, **others)
+
+    return generous
 
 
 @mutant("6")
@@ -358,7 +364,7 @@ def person_known_only_once_sent() -> Patch:
 def given_up_makes_no_room() -> Patch:
     def give_up_idle(self: RecordRunner) -> None:
         for in_flight, kept in list(self._unfinished.items()):
-            if in_flight.suspended.is_set() and (in_flight.task is None or in_flight.task.done()):
+            if in_flight.suspended.is_set() and in_flight.run.is_idle:
                 del self._unfinished[in_flight]
                 in_flight.release_next()
                 kept.give_up(in_flight)

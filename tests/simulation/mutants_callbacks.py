@@ -24,7 +24,8 @@ from stream_app.partition.admission import AdmissionQueue
 from stream_app.partition.callback import CallbackPipeline
 from stream_app.partition.commits import Commits
 from stream_app.partition.deadlines import DeadlineQueue
-from stream_app.partition.in_flight import InFlight, KeyLocks, Keys, Source
+from stream_app.partition.in_flight import InFlight, Source
+from stream_app.partition.key_locks import KeyLocks, Keys
 from stream_app.partition.lanes import Lanes
 from stream_app.partition.owner import Bootstrap
 from tests.simulation.bases import bases, rare

@@ -9,7 +9,7 @@ from stream_app.domain.delivery import recorder
 from stream_app.domain.delivery import resolve as case
 from stream_app.domain.delivery.resolve import ResolvedLead
 from stream_app.domain.lead.identity import identifiers
-from stream_app.partition.in_flight import KeyLock, KeyLocks
+from stream_app.partition.key_locks import KeyLock, KeyLocks
 from stream_app.partition.lead import LeadPipeline
 from tests.simulation.bases import rare
 from tests.simulation.mutant import Patch, mutant

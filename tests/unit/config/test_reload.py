@@ -15,7 +15,7 @@ from stream_app.domain.lead.identity import plain_id
 from stream_app.domain.model.addresses import webhook_id
 from stream_app.domain.model.errors import RowUnreadable, SettingsError
 from stream_app.domain.plan import Plan
-from stream_app.partition.in_flight import Intake
+from stream_app.partition.intake import Intake
 from stream_app.partition.lanes import Lanes
 from stream_app.partition.ports import Observer
 

@@ -1,0 +1,103 @@
+"""How many records of a partition may be read ahead, and how many may be under way."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from stream_app.domain.plan import DeliveryPolicy
+
+MAX_UNDER_WAY_BYTES: Final = 33_554_432
+"""The bytes of the records under way in a partition, those that wait included."""
+MAX_WAITING_BYTES: Final = 8_388_608
+"""The bytes of the records that wait for their lanes in memory, in a partition that workspaces
+share.
+"""
+# records for each lead that may wait for its lane: reading is far cheaper than processing
+_AHEAD: Final = 4
+_PAUSE_EVERY: Final = 32  # records that are taken without a pause cost about a millisecond
+_MAX_RELEASED: Final = 10  # records that wait for a lock, for each place
+
+
+class Limiter:
+    """Bounds how many records are under way, by number and bytes.
+
+    A record always enters; the next one waits until a place is free.
+
+    A record that waits for a lock gives its place up meanwhile. Ten times as many of those are
+    allowed. One that waits in the window of a shared partition (`admission.py`) gives its place up,
+    too.
+    """
+
+    def __init__(self, places: int) -> None:
+        self._left = places
+        self._left_released = places * _MAX_RELEASED
+        self._left_bytes = MAX_UNDER_WAY_BYTES
+        self._some = asyncio.Event()
+        self._some.set()
+
+    def enter(self, size: int = 0) -> None:
+        """Take a place for a record of this many bytes."""
+        self._left_bytes -= size
+        self._count(-1, 0)
+
+    def leave(self, size: int = 0) -> None:
+        self._left_bytes += size
+        self._count(1, 0)
+
+    async def wait(self) -> None:
+        """Wait until a place is free."""
+        await self._some.wait()
+
+    @contextmanager
+    def released(self, counted: int = 1) -> Iterator[None]:
+        """Give the place of a record up inside the `with` block.
+
+        `counted`: 0 where something else bounds such.
+        """
+        self._count(1, -counted)
+        try:
+            yield
+        finally:
+            self._count(-1, counted)
+
+    def _count(self, places: int, released: int) -> None:
+        self._left += places
+        self._left_released += released
+        if self._left > 0 and self._left_released > 0 and self._left_bytes > 0:
+            self._some.set()
+        else:
+            self._some.clear()
+
+
+class TakenAhead:
+    """Bounds the records of one topic that were taken and have not begun, by number and bytes."""
+
+    def __init__(self, policy: DeliveryPolicy) -> None:
+        self._records_left = policy.max_waiting * _AHEAD
+        self._bytes_left = MAX_WAITING_BYTES
+        self._some = asyncio.Event()
+        self._some.set()
+        self._since_pause = 0
+
+    def enter(self, size: int) -> None:
+        """Count a record of this many bytes."""
+        self._count(-1, -size)
+
+    def leave(self, size: int) -> None:
+        self._count(1, size)
+
+    async def wait(self) -> None:
+        """Wait until one more record may be taken. Others get the event loop now and then."""
+        self._since_pause = (self._since_pause + 1) % _PAUSE_EVERY
+        if not self._since_pause:
+            await asyncio.sleep(0)
+        await self._some.wait()
+
+    def _count(self, records: int, size: int) -> None:
+        self._records_left += records
+        self._bytes_left += size
+        if self._records_left > 0 and self._bytes_left > 0:
+            self._some.set()
+        else:
+            self._some.clear()
