@@ -151,7 +151,7 @@ def _of_call(node: ast.Call) -> Iterator[Change]:
     if name in _NO_CALLS:
         return
     for keyword in node.keywords:
-        if keyword.arg is not None:
+        if keyword.arg not in (None, "strict"):  # a check that never fails in right code
             kept = [other for other in node.keywords if other is not keyword]
             yield _expression("dropped keyword", node, ast.Call(node.func, node.args, kept))
     if name in _OF_ONE_KIND:

@@ -70,3 +70,9 @@ def test_nothing_is_changed_in_a_part_that_is_left_out() -> None:
     whole = ((1, 0), (len(lines) + 1, 0))
     assert changes(_TEXT, [whole]) == []
     assert {change.kind for change in changes(_TEXT, [])} == set(KINDS)
+
+
+def test_a_check_that_never_fails_in_right_code_is_not_dropped() -> None:
+    assert [change.text for change in changes("zip(a, b, strict=True)\n", [])] == [
+        "zip(b, a, strict=True)",
+    ]

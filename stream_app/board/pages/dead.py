@@ -143,11 +143,14 @@ def dead_page(site: Site, moment: Moment, query: Query) -> PageData:
     shown = letters.causes
     begin_s = day_begin_s(moment.now_ms)
     rows: list[PageData] = []
+    series: list[tuple[str, str]] = []
     by_slot: defaultdict[int, dict[str, int]] = defaultdict(dict)
     for cause, hours in zip(shown, queries.dead_letter_hours(topic, shown, begin_s), strict=True):
         by_hour = dict(hours)
         last = [by_hour.get(begin_s + n * HOUR_S, 0) for n in range(24)]
         key = _COLOURS[min(len(rows), len(_COLOURS) - 1)]
+        if key != _COLOURS[-1]:
+            series.append((key, _label(cause)))
         for at_s, count in hours:
             by_slot[at_s][key] = by_slot[at_s].get(key, 0) + count
         share = round(cause.open / letters.open * 100, 1) if letters.open else 0.0
@@ -161,7 +164,7 @@ def dead_page(site: Site, moment: Moment, query: Query) -> PageData:
                 "plan": plan_query(site, cause, which),
             },
         )
-    named = [(key, _label(cause)) for key, cause in zip(_COLOURS[:-1], shown, strict=False)]
+    series.append((_COLOURS[-1], "rarer causes"))
     counts = queries.status_sums(workspace or None)
     kept = site.settings.topics
     return {
@@ -173,7 +176,7 @@ def dead_page(site: Site, moment: Moment, query: Query) -> PageData:
         "causes": causes,
         # How many causes this page and those before it have, if there are more; else 0.
         "after": after + ROWS if causes > after + ROWS else 0,
-        "hours": stack([*named, (_COLOURS[-1], "rarer causes")], by_slot, begin_s, HOUR_S, 24, 7),
+        "hours": stack(series, by_slot, begin_s, HOUR_S, 24, 7),
         "workspace": workspace,
         "deferred": sum(count.leads for count in counts if count.status == "deferred"),
         "replays": [(replay, _TONES[replay.state]) for replay in queries.replays(MOST_REPLAYS)],
