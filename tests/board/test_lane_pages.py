@@ -1,0 +1,606 @@
+"""The pages of lanes: all that they show, what they ask for, and the lines and bands of a lane."""
+
+from types import SimpleNamespace
+from typing import Any, Final
+from unittest.mock import Mock, call
+
+import msgspec
+import pytest
+
+from stream_app.board.charts import Band, Line, Stack
+from stream_app.board.pages import lanes as module
+from stream_app.board.pages.lanes import (
+    _bands,
+    _burn,
+    _credits,
+    _heading,
+    lane_page,
+    lanes_page,
+    now_page,
+    throughput,
+)
+from stream_app.board.read_model.board_query import DatedChange, Mark, Slot
+from stream_app.board.site import UNREADABLE, Bar, Lane, Overview
+from stream_app.client.results.answers import Cause, Day, DeadLetters, StatusCount
+from stream_app.domain.lane.overrides import ORDERS
+from stream_app.domain.limits.meters import Meter
+from stream_app.domain.views.explain import Finding, Outlook
+from stream_app.domain.views.lane import LaneChange, LaneView
+from stream_app.kafka.backlog import Waiting
+from tests.board.asked import DAY_S, HOUR_S, NOW_MS, NOW_S, asked_queries, moment_of, site_of
+
+QUARTER_S: Final = 900
+VIEW: Final = LaneView("acme", 0, NOW_MS, "closed", "healthy", 100.0, 8.0)
+GONE: Final = Finding("webhook_gone", "the webhook is gone", "x")
+PAUSED: Final = Finding("paused", "paused by jane", "x")
+NOTE: Final = Finding("moves", "runs", "x", holds=False)
+
+
+def lane(name: str, tone: Any = "ok", *findings: Finding, waiting: int = 0, **more: Any) -> Lane:
+    parts: dict[str, Any] = {"state": "running", "says": "", "view": VIEW} | more
+    return Lane(
+        workspace=name,
+        tone=tone,
+        findings=list(findings),
+        partition=0,
+        waiting=waiting,
+        **parts,
+    )
+
+
+def days(*saved: int) -> list[Day]:
+    return [Day("", "", 0, 1, each, 2, 3, 4) for each in saved]
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """What the pages call to draw, and what it returns."""
+    calls = SimpleNamespace(
+        throughput=Mock(return_value=("chart", "hour", 77)),
+        lane_rows=Mock(side_effect=lambda site, moment, lanes: [one.workspace for one in lanes]),
+    )
+    for name, mock in vars(calls).items():
+        monkeypatch.setattr(module, name, mock)
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("query", "span", "left", "waiting"),
+    [
+        ({}, None, None, None),
+        ({"span": "day"}, "day", {("test.leads", 0): Waiting(3)}, Waiting(3)),
+    ],
+)
+def test_all_of_the_page_now(
+    query: dict[str, str],
+    span: Any,
+    left: Any,
+    waiting: Any,
+    drawn: SimpleNamespace,
+) -> None:
+    ok = [lane("m", waiting=4), lane("k", waiting=9), lane("l", waiting=4), lane("j", "warn")]
+    held = [
+        lane("b", "warn", PAUSED, waiting=1),
+        lane("a", "bad", GONE, NOTE),
+        lane("c", "warn", NOTE),
+    ]
+    counts = [
+        StatusCount("", "", "parked", "parked", 5),
+        StatusCount("", "", "enriched", "enriched", 50),
+        StatusCount("", "", "callback_overdue", "under_way", 7),
+        StatusCount("", "", "credits_exhausted_suspected", "under_way", 11),
+    ]
+    seen = Overview([*ok, *held], [], counts)
+    first, second = Cause("a", "", "", "r", ""), Cause("b", "", "", "r", "", open=2)
+    dlq = DeadLetters([first, second], open=2)
+    queries = asked_queries(dead_letters=dlq, days=days(6, 7))
+    site = site_of(queries)
+    moment = moment_of(left)
+    moment.shared.once("overview", lambda: seen)
+    page = dict(now_page(site, moment, query))
+    bar, others = _credits(seen, NOW_MS)
+    assert page == {
+        "heading": [(4, "/board/lanes?state=held"), " of ", (7, "/board/lanes"), " lanes are held"],
+        "tone": "bad",
+        "is_new": False,
+        "seen": seen,
+        "held": [held[1], held[0]],
+        "held_count": 2,
+        "need_person": 1,
+        "lanes": ["a", "b", "k", "l", "m", "c", "j"],
+        "chart": "chart",
+        "span": "hour",
+        "ended_day": 77,
+        "credits": bar,
+        "credits_without_limit": others,
+        "saved": 13,
+        "waiting": waiting,
+        "parked": 5,
+        "dlq": dlq,
+        "overdue": 18,
+        "overdue_statuses": "callback_overdue,credits_exhausted_suspected",
+        "top_cause": second,
+    }
+    assert queries.mock_calls == [call.dead_letters("test.leads.dlq"), call.days("")]
+    drawn.throughput.assert_called_once_with(site, "", NOW_MS, span)
+    ((asked_site, asked_moment, _),) = (asked.args for asked in drawn.lane_rows.mock_calls)
+    assert asked_site is site
+    assert asked_moment is moment
+
+
+@pytest.mark.parametrize(
+    ("lanes", "is_new"),
+    [
+        ([], False),
+        ([lane("a", "idle", view=None), lane("b", "idle", view=None)], True),
+        ([lane("a", "idle", view=None), lane("b", "idle")], False),
+        ([lane("a", "warn", PAUSED, view=None)], False),
+    ],
+)
+def test_a_board_is_new_while_nothing_was_ever_sent(
+    lanes: list[Lane],
+    is_new: bool,
+    drawn: SimpleNamespace,
+) -> None:
+    queries = asked_queries(dead_letters=DeadLetters([]), days=[])
+    moment = moment_of()
+    moment.shared.once("overview", lambda: Overview(lanes, [], []))
+    page = now_page(site_of(queries), moment, {})
+    assert page["is_new"] is is_new
+    assert page["top_cause"] is None
+
+
+def test_the_page_now_shows_twenty_lanes_the_held_ones_first(drawn: SimpleNamespace) -> None:
+    held = [lane(f"h{number:02}", "bad", GONE) for number in range(21)]
+    queries = asked_queries(dead_letters=DeadLetters([]), days=[])
+    for number in (21, 19):
+        moment = moment_of()
+        overview = Overview([*held[:number], lane("r1"), lane("r2")], [], [])
+        moment.shared.once("overview", Mock(return_value=overview))
+        page: Any = now_page(site_of(queries), moment, {})
+        assert page["held"] == held[: min(number, 20)]
+        assert page["held_count"] == number
+        assert page["need_person"] == number
+        names = [one.workspace for one in held[:20]]
+        assert page["lanes"] == (names if number == 21 else [*names[:19], "r1"])
+
+
+def test_a_heading_links_what_it_counts() -> None:
+    two = Overview([lane("a"), lane("b", "warn")], [], [])
+    assert _heading(two, is_asking=False)[0] == [
+        (1, "/board/lanes?state=held"),
+        " of ",
+        (2, "/board/lanes"),
+        " lanes is held",
+    ]
+    running = Overview([lane("a"), lane("b")], [], [])
+    assert _heading(running, is_asking=False)[0] == [
+        "All ",
+        (2, "/board/lanes"),
+        " lanes are running",
+    ]
+
+
+def of_day(cap: int | None, spent: int, reserved: int = 0, ends_ms: int = NOW_MS + 1) -> Lane:
+    meter = Meter("2026-09-22", ends_ms, cap, spent, reserved)
+    return lane("x", view=VIEW, meters={"credits_day": meter})
+
+
+@pytest.mark.parametrize(
+    ("lanes", "bar", "without_limit"),
+    [
+        ([of_day(0, 0)], (0, 0, None, 0.0, 0.0, "ok"), 0),
+        ([of_day(0, 0), of_day(8, 4, 1)], (4, 1, 8, 50.0, 12.5, "ok"), 0),
+        ([of_day(10, 9, 5), of_day(10, 9, 5)], (18, 10, 20, 90.0, 10.0, "warn"), 0),
+        ([of_day(10, 5, ends_ms=NOW_MS), of_day(10, 2)], (2, 0, 20, 10.0, 0.0, "ok"), 0),
+        ([of_day(None, 5, 3), of_day(300, 100, 50)], (100, 50, 300, 33.33, 16.67, "ok"), 5),
+    ],
+)
+def test_the_credits_of_a_day(lanes: list[Lane], bar: Any, without_limit: int) -> None:
+    made, others = _credits(Overview(lanes, [], []), NOW_MS)
+    assert made == Bar("credits_day", "credits today", *bar)
+    assert others == without_limit
+
+
+def test_lanes_that_need_a_person_are_a_filter_of_their_own(drawn: SimpleNamespace) -> None:
+    lanes = [
+        lane("a", "bad", GONE),
+        lane("b", "warn", PAUSED),
+        lane("c", "idle"),
+        lane("d", "ok"),
+        lane("e", "idle", state=UNREADABLE),
+        lane("f", "bad", GONE),
+    ]
+    moment = moment_of()
+    moment.shared.once("overview", lambda: Overview(lanes, [], []))
+    drawn.lane_rows.side_effect = lambda site, moment, lanes: lanes
+    site = site_of(asked_queries())
+
+    def names(state: str, **more: str) -> list[str]:
+        page: Any = lanes_page(site, moment, {"state": state} | more)
+        assert page["need_person"] == 2 - (more.get("begins") == "F")
+        assert page["begins"] == more.get("begins", "")
+        assert page["state"] == (state if state != "none" else "")
+        assert page["after"] == ""
+        return [one.workspace for one in page["lanes"]]
+
+    assert names("person") == ["a", "f"]
+    assert names("person", after="a") == ["f"]
+    assert names("person", begins="F") == ["f"]
+    assert names("held") == ["a", "b", "f"]
+    assert names("idle") == ["c"]
+    assert names("unreadable") == ["e"]
+    assert names("none") == names("") == ["a", "b", "c", "d", "e", "f"]
+
+
+def test_the_throughput_asks_for_one_workspace_and_colours_each_status() -> None:
+    quarter_s = NOW_S // QUARTER_S * QUARTER_S
+    of_status = {
+        "enriched": ("enriched", "partial", "accepted", "confirmed"),
+        "cache": ("served_from_cache", "served_locally"),
+        "nodata": ("no_data",),
+        "failed": ("enrich_error", "parked"),
+        "refused": ("rejected_invalid", "suppressed", "expired", "duplicate", "replaced"),
+    }
+    slots = []
+    for place, status in enumerate(status for names in of_status.values() for status in names):
+        slots.append(Slot(quarter_s, 2**place, status))
+    begin_s = NOW_S // 60 * 60 - 59 * 60
+    queries = asked_queries(came_to_rest={"acme": slots, "other": []})
+    chart, span, ended = throughput(site_of(queries), "acme", NOW_MS, "day")
+    assert queries.mock_calls == [
+        call.came_to_rest(["acme"], QUARTER_S, quarter_s - 95 * QUARTER_S),
+    ]
+    assert span == "day"
+    assert ended == 2**14 - 1
+    assert [(area.key, area.label, area.total) for area in chart.areas] == [
+        ("enriched", "enriched", 0b1111),
+        ("cache", "answered from the cache", 0b11 << 4),
+        ("nodata", "answered: no data", 1 << 6),
+        ("failed", "failed or parked", 0b11 << 7),
+        ("refused", "rejected or duplicate", 0b11111 << 9),
+    ]
+    queries.reset_mock()
+    chart, span, ended = throughput(site_of(queries), "acme", NOW_MS, "hour")
+    assert queries.mock_calls == [
+        call.came_to_rest(["acme"], QUARTER_S, quarter_s - 95 * QUARTER_S),
+        call.came_to_rest(["acme"], 60, begin_s),
+    ]
+    assert span == "hour"
+    assert len(chart.rows) == 60
+    assert chart.rows[-1][0] == (begin_s + 59 * 60) * 1_000
+
+
+@pytest.mark.parametrize(
+    ("ago_s", "span"),
+    [(HOUR_S - 1, "hour"), (HOUR_S, "day")],
+)
+def test_an_hour_is_shown_while_nothing_is_older(ago_s: int, span: str) -> None:
+    queries = asked_queries(came_to_rest={"": [Slot(NOW_S - ago_s, 1, "enriched")]})
+    assert throughput(site_of(queries), "", NOW_MS, None)[1] == span
+
+
+BEGIN_S: Final = NOW_S - 10 * HOUR_S
+END_S: Final = NOW_S + 14 * HOUR_S
+
+
+def burnt(
+    slots: list[Slot],
+    spent: int,
+    *,
+    seen: Outlook | None = None,
+    per_hour: float = 0.0,
+    cap: int | None = 100,
+    begin_s: int = BEGIN_S,
+) -> Line:
+    meter = Meter("today", END_S * 1_000, cap, spent, begins_ms=begin_s * 1_000)
+    bar = Bar("credits_day", "", spent, 0, cap, 0.0, 0.0, "ok", seen, per_hour)
+    return _burn(slots, QUARTER_S, meter, bar, NOW_MS)
+
+
+def test_a_budget_burns_from_when_its_day_began_to_its_own_sum() -> None:
+    slots = [
+        Slot(BEGIN_S - QUARTER_S, credits=50),
+        Slot(BEGIN_S, credits=3),
+        Slot(BEGIN_S + 4 * QUARTER_S, credits=4),
+        Slot(BEGIN_S + 4 * QUARTER_S, credits=1),
+        Slot(NOW_S - QUARTER_S // 2, credits=2),
+    ]
+    line = burnt(slots, 10)
+    assert line.rows == [
+        (BEGIN_S * 1_000, 0),
+        ((BEGIN_S + QUARTER_S) * 1_000, 3),
+        ((BEGIN_S + 5 * QUARTER_S) * 1_000, 8),
+        (NOW_MS, 10),
+    ]
+    assert line.limit_y == pytest.approx(100 - 100 / 120 * 100)
+    assert line.ticks == [120, 80, 40, 0]
+    assert line.times_ms[0] == BEGIN_S * 1_000
+    assert line.times_ms[-1] == END_S * 1_000
+    assert line.forecast == ""
+
+
+def test_what_the_history_lacks_was_there_when_it_begins() -> None:
+    first_s = BEGIN_S + 8 * QUARTER_S
+    line = burnt([Slot(first_s, credits=4), Slot(first_s + QUARTER_S, credits=6)], 25)
+    assert line.rows == [
+        (first_s * 1_000, 15),
+        ((first_s + QUARTER_S) * 1_000, 19),
+        ((first_s + 2 * QUARTER_S) * 1_000, 25),
+        (NOW_MS, 25),
+    ]
+    assert burnt([], 25).rows == [(NOW_S * 1_000, 25), (NOW_MS, 25)], "all of it"
+    assert burnt([], 0).rows == [(BEGIN_S * 1_000, 0), (NOW_MS, 0)], "nothing is missing"
+
+
+def test_a_line_never_exceeds_what_the_lane_says() -> None:
+    """A correction has taken credits back, which the history does not have."""
+    line = burnt([Slot(BEGIN_S, credits=30), Slot(BEGIN_S + QUARTER_S, credits=30)], 40)
+    assert line.rows == [
+        (BEGIN_S * 1_000, 0),
+        ((BEGIN_S + QUARTER_S) * 1_000, 30),
+        ((BEGIN_S + 2 * QUARTER_S) * 1_000, 40),
+        (NOW_MS, 40),
+    ]
+
+
+LATER_MS: Final = NOW_MS + 3_600_000
+HOURS_LEFT: Final = (END_S * 1_000 - NOW_MS) / 3_600_000
+
+
+@pytest.mark.parametrize(
+    ("seen", "per_hour", "cap", "ends"),
+    [
+        (None, 0.0, 100, None),
+        (None, 7.0, 100, (END_S * 1_000, 40 + int(7.0 * HOURS_LEFT))),
+        (None, 7.0, None, (END_S * 1_000, 40 + int(7.0 * HOURS_LEFT))),
+        (Outlook("lasts until", LATER_MS), 60.0, 100, (LATER_MS, 100)),
+        (Outlook("lasts until", LATER_MS), 0.0, 100, (LATER_MS, 100)),
+        (Outlook("", LATER_MS), 3.0, None, (END_S * 1_000, 40 + int(3.0 * HOURS_LEFT))),
+        (
+            Outlook("", LATER_MS, is_short=False),
+            3.0,
+            100,
+            (END_S * 1_000, 40 + int(3.0 * HOURS_LEFT)),
+        ),
+        (Outlook("", LATER_MS, is_short=False), 0.0, 100, None),
+        (Outlook("used up until", LATER_MS, is_full=True), 3.0, 100, None),
+        (Outlook("used up until", LATER_MS, is_short=False, is_full=True), 3.0, 100, None),
+    ],
+)
+def test_a_forecast_goes_to_where_the_budget_ends(
+    seen: Outlook | None,
+    per_hour: float,
+    cap: int | None,
+    ends: tuple[int, int] | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    line = Mock()
+    monkeypatch.setattr(module, "line", line)
+    made = burnt([Slot(BEGIN_S, credits=40)], 40, seen=seen, per_hour=per_hour, cap=cap)
+    assert made is line.return_value
+    rows = [(BEGIN_S * 1_000, 0), ((BEGIN_S + QUARTER_S) * 1_000, 40), (NOW_MS, 40)]
+    line.assert_called_once_with(rows, BEGIN_S, END_S, cap, ends)
+
+
+def change(kind: str, at_ms: int) -> DatedChange:
+    return DatedChange(at_ms, LaneChange(kind, f"{kind} at {at_ms}"))
+
+
+def test_the_bands_of_a_lane_end_with_the_first_change_before_their_beginning() -> None:
+    tones: Any = {"held": "warn", "moves": "ok"}
+    changes = [change("moves", 1_500), change("held", 1_000), change("moves", 999)]
+    assert _bands(changes, tones, 1_000, 2_000) == [
+        Band(0.0, 50.0, "warn", "held at 1000"),
+        Band(50.0, 50.0, "ok", "moves at 1500"),
+    ], "nothing is before the beginning, not even a sliver"
+    assert _bands([change("held", 400)], tones, 1_000, 2_000) == [
+        Band(0.0, 100.0, "warn", "held at 400"),
+    ]
+    assert _bands([change("held", 1_333), change("x", 1_100)], tones, 1_000, 4_000) == [
+        Band(11.1, 88.9, "warn", "held at 1333"),
+    ]
+
+
+@pytest.fixture
+def parts(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """All that the page of a lane is made of."""
+    calls = SimpleNamespace(
+        one_lane=Mock(),
+        throughput=Mock(return_value=("chart", "day", 5)),
+        forecasts_of=Mock(return_value={"credits_day": "forecast"}),
+        bars_of=Mock(),
+        _burn=Mock(side_effect=["first line", "second line"]),
+        _bands=Mock(side_effect=["breaker bands", "hold bands"]),
+        trend=Mock(side_effect=["health", "latency"]),
+        pace_text=Mock(return_value="at most 2 a second"),
+    )
+    for name, mock in vars(calls).items():
+        monkeypatch.setattr(module, name, mock)
+    return calls
+
+
+def meters(**ends_ms: int) -> Any:
+    return {name: Meter("now", at_ms, 10) for name, at_ms in ends_ms.items()}
+
+
+MARKS: Final = [
+    Mark(NOW_S - 5 * HOUR_S, 90.0, 100),
+    Mark(NOW_S - HOUR_S - 600, 70.0, 300),
+    Mark(NOW_S - HOUR_S - 300, 80.0, 900),
+    Mark(NOW_S - 10, 95.0, 50),
+]
+
+
+def test_all_of_the_page_of_a_lane(parts: SimpleNamespace) -> None:
+    view = msgspec.structs.replace(VIEW, bound_by="concurrency")
+    bars = [
+        SimpleNamespace(name=name)
+        for name in ("credits_day", "credits_month", "actions_day", "actions_month")
+    ]
+    budgets = meters(
+        credits_day=NOW_MS + 1,
+        credits_month=NOW_MS + 1,
+        actions_day=NOW_MS + 1,
+        actions_month=NOW_MS + 1,
+    )
+    found = lane("acme", "ok", NOTE, view=view, meters=budgets)
+    parts.one_lane.return_value = found
+    parts.bars_of.return_value = bars
+    changes = [change("held", (NOW_S - number * 60) * 1_000) for number in range(31)]
+    queries = asked_queries(
+        lane_changes=changes,
+        marks=MARKS,
+        status_sums=["statuses"],
+        dead_letters="dead letters",
+    )
+    of_step = {60: "minutes", QUARTER_S: "quarters", DAY_S: "days"}
+    queries.credits.side_effect = lambda names, step_s, since_s: {names[0]: of_step[step_s]}
+    policy = SimpleNamespace(time_zone="Europe/Berlin")
+    site = site_of(queries, workspaces={"acme": policy})
+    moment = moment_of({})
+    page = lane_page(site, moment, {"workspace": "acme", "span": "day"})
+    begin_ms = NOW_MS - 5 * HOUR_S * 1_000
+    begin_s = NOW_S - 5 * HOUR_S
+    shown = MARKS[1:]
+    slots = [begin_s // 300 * 300 + number * 300 for number in range(5 * 12 + 1)]
+    scores = {mark.at_s: mark.score for mark in shown}
+    latencies = {mark.at_s: mark.p95_ms for mark in shown}
+    assert page == {
+        "lane": found,
+        "pace": "at most 2 a second",
+        "chart": "chart",
+        "span": "day",
+        "bars": bars,
+        "burns": [(bars[0], "first line"), (bars[1], "second line")],
+        "breaker": "breaker bands",
+        "holds": "hold bands",
+        "health": "health",
+        "latency": "latency",
+        "worst": (70.0, 900),
+        "hours": [
+            (hour_s * 1_000, min(of_hour)[0], max(of_hour, key=lambda pair: pair[1])[1])
+            for hour_s, of_hour in by_hour(shown).items()
+        ],
+        "hours_n": 5,
+        "times_ms": [(begin_s + number * 5 * HOUR_S // 4) * 1_000 for number in range(5)],
+        "changes": changes[:30],
+        "statuses": ["statuses"],
+        "dead_letters": "dead letters",
+        "zone": "Europe/Berlin",
+        "kinds": ORDERS,
+        "may_pause": True,
+    }
+    parts.one_lane.assert_called_once_with(site, moment, "acme")
+    parts.throughput.assert_called_once_with(site, "acme", NOW_MS, "day")
+    parts.forecasts_of.assert_called_once_with(view, "minutes", NOW_MS)
+    parts.bars_of.assert_called_once_with(found, {"credits_day": "forecast"}, NOW_MS)
+    parts.pace_text.assert_called_once_with(view)
+    assert parts._burn.mock_calls == [
+        call("quarters", QUARTER_S, budgets["credits_day"], bars[0], NOW_MS),
+        call("days", DAY_S, budgets["credits_month"], bars[1], NOW_MS),
+    ]
+    breaker = {"breaker_open": "bad", "breaker_half_open": "warn", "breaker_closed": "ok"}
+    assert parts._bands.mock_calls == [
+        call(changes, breaker, begin_ms, NOW_MS),
+        call(changes, {"held": "warn", "moves": "ok"}, begin_ms, NOW_MS),
+    ]
+    assert parts.trend.mock_calls == [call(scores, slots), call(latencies, slots)]
+    assert queries.mock_calls == [
+        call.credits(["acme"], 60, NOW_S - HOUR_S),
+        call.credits(["acme"], QUARTER_S, NOW_S - 26 * HOUR_S),
+        call.credits(["acme"], DAY_S, NOW_S - 35 * DAY_S),
+        call.lane_changes("acme"),
+        call.marks("acme"),
+        call.status_sums("acme"),
+        call.dead_letters("test.leads.dlq", "acme"),
+    ]
+
+
+def by_hour(marks: list[Mark]) -> dict[int, list[tuple[float, int]]]:
+    hours: dict[int, list[tuple[float, int]]] = {}
+    for mark in marks:
+        hours.setdefault(mark.at_s - mark.at_s % HOUR_S, []).append((mark.score, mark.p95_ms))
+    return hours
+
+
+@pytest.mark.parametrize("is_paused", [True, False])
+def test_the_page_of_a_lane_that_nothing_is_known_of(
+    is_paused: bool,
+    parts: SimpleNamespace,
+) -> None:
+    """It is a lane of the past, or of the future."""
+    findings = [NOTE, PAUSED] if is_paused else [NOTE]
+    budgets = meters(credits_day=NOW_MS + 1)
+    found = lane("acme", "idle", *findings, view=None, meters=budgets)
+    parts.one_lane.return_value = found
+    parts.bars_of.return_value = [SimpleNamespace(name="credits_day")]
+    queries = asked_queries(lane_changes=[], marks=[], status_sums=[], dead_letters="none")
+    queries.credits.side_effect = lambda names, step_s, since_s: {names[0]: "some"}
+    policy = SimpleNamespace(time_zone="Europe/Berlin")
+    for workspaces in ({}, {"acme": policy}):
+        parts._bands.side_effect = ["breaker bands", "hold bands"]
+        parts.trend.side_effect = ["", ""]
+        site = site_of(queries, workspaces=workspaces)
+        page: Any = lane_page(site, moment_of({}), {"workspace": "acme"})
+        assert page["pace"] == ""
+        assert page["burns"] == []
+        assert page["worst"] is None
+        assert page["hours"] == []
+        assert page["hours_n"] == 1
+        assert page["zone"] == ("Europe/Berlin" if workspaces else "UTC")
+        assert page["kinds"] == (ORDERS if workspaces else ())
+        assert page["may_pause"] is (bool(workspaces) and not is_paused)
+    assert parts.forecasts_of.mock_calls == []
+    assert parts.bars_of.mock_calls == [call(found, {}, NOW_MS)] * 2
+    assert parts.throughput.mock_calls[-1] == call(site, "acme", NOW_MS, None)
+
+
+@pytest.mark.parametrize(("ends_ms", "burns"), [(NOW_MS + 1, 1), (NOW_MS, 0)])
+def test_a_budget_whose_day_has_ended_has_no_line(
+    ends_ms: int,
+    burns: int,
+    parts: SimpleNamespace,
+) -> None:
+    parts.one_lane.return_value = lane("acme", meters=meters(credits_day=ends_ms))
+    parts.bars_of.return_value = [SimpleNamespace(name="credits_day")]
+    queries = asked_queries(lane_changes=[], marks=[], status_sums=[], dead_letters="none")
+    queries.credits.side_effect = lambda names, step_s, since_s: {names[0]: "some"}
+    page: Any = lane_page(site_of(queries), moment_of({}), {"workspace": "acme"})
+    assert len(page["burns"]) == burns
+    assert page["pace"] == "", "its rate bounds it, which the page shows anyway"
+
+
+def test_there_is_no_page_of_an_unknown_lane(parts: SimpleNamespace) -> None:
+    parts.one_lane.return_value = None
+    queries = asked_queries()
+    assert lane_page(site_of(queries), moment_of({}), {"workspace": "none"}) is None
+    assert queries.mock_calls == []
+
+
+@pytest.mark.parametrize(("ago_s", "hours"), [(0, 2), (2 * HOUR_S + 1, 3)])
+def test_the_charts_of_a_lane_begin_with_what_is_known_of_it(
+    ago_s: int,
+    hours: int,
+    parts: SimpleNamespace,
+) -> None:
+    parts.one_lane.return_value = lane("acme")
+    parts.bars_of.return_value = []
+    marks = [Mark(NOW_S - HOUR_S - 1, 90.0, 100)]
+    changes = [change("x", NOW_MS), change("x", (NOW_S - ago_s) * 1_000)]
+    queries = asked_queries(lane_changes=changes, marks=marks, status_sums=[], dead_letters="none")
+    queries.credits.side_effect = lambda names, step_s, since_s: {names[0]: "some"}
+    page: Any = lane_page(site_of(queries), moment_of({}), {"workspace": "acme"})
+    assert page["hours_n"] == hours
+
+
+def test_a_stack_has_the_sum_of_a_status_in_a_slot() -> None:
+    quarter_s = NOW_S // QUARTER_S * QUARTER_S
+    slots = [Slot(quarter_s, 1, "enriched"), Slot(quarter_s, 2, "partial")]
+    slots.append(Slot(quarter_s - QUARTER_S, 4, "enriched"))
+    queries = asked_queries(came_to_rest={"": slots})
+    chart: Stack = throughput(site_of(queries), "", NOW_MS, "day")[0]
+    assert chart.rows[-2:] == [
+        ((quarter_s - QUARTER_S) * 1_000, [4]),
+        (quarter_s * 1_000, [3]),
+    ]
