@@ -151,8 +151,8 @@ class Upload:
         self.summary = PublishSummary()
         if self._rejected is not None:
             self._rejected.close()
-        self._rejected = tempfile.TemporaryFile(prefix="rejected-")  # noqa: SIM115 (closed by close)
-        text = io.TextIOWrapper(self._rejected, "utf-8", newline="", write_through=True)
+        self._rejected = tempfile.TemporaryFile()  # noqa: SIM115 (closed by close)
+        text = io.TextIOWrapper(self._rejected, "utf-8", newline="")
         table = csv.writer(text, lineterminator="\r\n")
         table.writerow(("line", "reason", "text", "row"))
 
@@ -165,13 +165,13 @@ class Upload:
 
         def progress(summary: PublishSummary) -> None:
             self.summary = summary
-            self.share = self._source.tell() / max(1, self.size)
+            self.share = self._source.tell() / self.size
 
         rows = self._until_stopped(sheet.rows)
         checker = Checker(settings, self.options)
         work = check_rows(rows, checker, self._batch.add, on_refused=refused, on_progress=progress)
         summary = asyncio.run(work)
-        text.detach()  # keep the file open
+        text.detach()  # writes all of it, and keeps the file open
         progress(summary)
         if self._is_stopped:
             self.close()

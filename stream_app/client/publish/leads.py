@@ -198,7 +198,7 @@ class Batch:
     """
 
     def __init__(self) -> None:
-        self._file = tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES, prefix="publish-")  # noqa: SIM115 (closed below)
+        self._file = tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES)  # noqa: SIM115 (closed below)
 
     def close(self) -> None:
         self._file.close()
@@ -261,6 +261,7 @@ def announced(leads: Iterable[Ready], summaries: Mapping[str, ImportSummary]) ->
 _ROWS_A_TURN: Final = 500
 _MOST_FIELDS: Final = 200
 _SAMPLED_ROWS: Final = 200
+_LONGEST_ADDRESS: Final = 320
 _ADDRESS: Final = re.compile(r"[^@\s]{1,64}@[^@\s]{1,255}")
 _DEFAULTS: Final = PublishOptions()
 
@@ -387,10 +388,11 @@ async def check_rows(
             summary.ready += 1
             summary.going[answer.workspace, answer.destination] += 1
             summary.changed += answer.is_changed
-            if not isinstance(row.draft, Unreadable):
-                summary.own_imports += row.draft.get("import_id") != checker.import_id
-                if len(summary.fields) < _MOST_FIELDS:
-                    summary.fields.update(dict.fromkeys(row.draft["fields"]))
+            assert isinstance(row.draft, dict)  # it became a record
+            summary.own_imports += row.draft.get("import_id") != checker.import_id
+            if room := _MOST_FIELDS - len(summary.fields):
+                new = [name for name in row.draft["fields"] if name not in summary.fields]
+                summary.fields.update(dict.fromkeys(new[:room]))
             on_ready(answer)
         if summary.rows % _ROWS_A_TURN == 0:
             on_progress(summary)
@@ -463,7 +465,9 @@ def _named_addresses(draft: Draft) -> list[str]:
     return [
         name
         for name, value in fields.items()
-        if isinstance(value, str) and len(value) < 320 and _ADDRESS.fullmatch(value.strip())
+        if isinstance(value, str)
+        and len(value) <= _LONGEST_ADDRESS
+        and _ADDRESS.fullmatch(value.strip())
     ]
 
 
@@ -518,7 +522,7 @@ def column_lines(
             how = f"add --map email={shlex.quote(name)}" if "--map" in correct else correct
             yield f"the column {name} holds e-mail addresses: {how}"
     for name in [field for field in summary.fields if field not in known | LEAD_LEVEL]:
-        near = difflib.get_close_matches(name.lower(), USUAL_FIELDS, n=1, cutoff=0.8)
+        near = difflib.get_close_matches(name.lower(), USUAL_FIELDS, cutoff=0.8)
         hint = (
             f"; is it {USUAL_FIELDS[near[0]]}? Then name it so{f', or {correct}' if names else ''}"
             if near

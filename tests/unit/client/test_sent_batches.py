@@ -10,6 +10,7 @@ from stream_app.client.publish import send
 from stream_app.client.publish.send import Sender
 from stream_app.domain.model.errors import BrokerUnavailable
 from stream_app.kafka.connection import KafkaConnection
+from tests.partition.virtual import virtual_time
 
 HOLDS = 3
 """Records that a batch of the fake producer has room for."""
@@ -47,15 +48,22 @@ class Producer:
         self.takes: BaseException | None = None
         self.fails: BaseException | None = None
         self.ended: list[str] = []
+        self.hangs = ""
         self.client = self
         self._open: list[asyncio.Future[Any]] = []
 
     async def start(self) -> None:
+        await self._hang("start")
         if self.starts is not None:
             raise self.starts
 
+    async def _hang(self, where: str) -> None:
+        if self.hangs == where:
+            await asyncio.sleep(3_600)
+
     async def stop(self) -> None:
         self.ended.append("stop")
+        await self._hang("stop")
         if not self.stops:
             raise KafkaConnectionError
 
@@ -66,6 +74,7 @@ class Producer:
         return Batch()
 
     async def send_batch(self, batch: Batch, topic: str, *, partition: int) -> Any:
+        await self._hang("send_batch")
         if self.takes is not None:
             raise self.takes
         offset = 40 + 10 * len(self.batches)
@@ -181,3 +190,85 @@ async def test_a_producer_that_does_not_start_is_ended_and_told(
     with pytest.raises(BrokerUnavailable, match=f"{says}. Publish the same"):
         await send_one([])
     assert producer.ended == ["stop", "close"]
+
+
+@pytest.mark.parametrize(
+    ("hangs", "after_s", "ended"),
+    [("start", 7, ["stop"]), ("send_batch", 7, ["stop"]), ("stop", 2, ["stop", "close"])],
+)
+@virtual_time
+async def test_a_broker_that_hangs_is_waited_for_no_longer_than_told(
+    hangs: str,
+    after_s: float,
+    ended: list[str],
+) -> None:
+    made = Producer()
+    made.hangs = hangs
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(send, "kafka_producer", lambda **_: made)
+        began_s = asyncio.get_running_loop().time()
+        if hangs == "stop":
+            await send_one([], wait_s=7)
+        else:
+            with pytest.raises(BrokerUnavailable, match="then no more: no response"):
+                await send_one([], wait_s=7)
+        assert after_s <= asyncio.get_running_loop().time() - began_s < after_s + 0.01
+    assert made.ended == ended
+
+
+async def test_the_producer_sends_batches_of_the_size_that_is_filled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[dict[str, Any]] = []
+
+    def producer(**options: Any) -> Producer:
+        made.append(options)
+        return Producer()
+
+    monkeypatch.setattr(send, "kafka_producer", producer)
+    await send_one([])
+    (options,) = made
+    assert options["max_batch_size"] == send.BATCH_BYTES
+    assert options["bootstrap_servers"] == "kafka.example:9"
+    assert (options["enable_idempotence"], options["acks"]) == (True, "all")
+
+
+async def test_what_was_confirmed_is_told_with_what_to_do(producer: Producer) -> None:
+    async with sender_to([]) as sender:
+        for number in range(HOLDS + 1):
+            await sender.put(4, b"acme", b"%d" % number)
+        await sender.flush()
+        producer.takes = KafkaConnectionError("no route")
+        await sender.put(4, b"acme", b"x")
+        with pytest.raises(BrokerUnavailable) as error:
+            await sender.flush()
+    assert str(error.value) == (
+        "Kafka at kafka.example:9 accepted 4 records, then no more: KafkaConnectionError: no route."
+        " Publish the same leads again when Kafka is back: those already sent are recognised as "
+        "duplicates, unless they were published with force"
+    )
+
+
+@virtual_time
+async def test_a_batch_gives_the_producer_its_turn() -> None:
+    """`send_batch` may return at once, and aiokafka sends from tasks of its own."""
+    made = Producer()
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(send, "kafka_producer", lambda **_: made)
+        async with sender_to([]) as sender:
+            beside = asyncio.create_task(other())
+            for number in range(HOLDS * 5 + 1):
+                await sender.put(4, b"acme", b"%d" % number)
+            beside.cancel()
+            assert len(made.batches) == 5
+            assert turns == 5
+            assert asyncio.get_running_loop().time() == 0
+            await sender.flush()
