@@ -6,6 +6,7 @@ It has Clay's quirks, and plays the faults of the script.
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import re
 import time
@@ -16,8 +17,8 @@ import aiohttp
 
 from stream_app.dev.simulator.chance import Timeline
 from stream_app.dev.simulator.ledger import CallbackLine, ChargeLine, Ledger
-from stream_app.dev.simulator.script import Callback, Fault, Script
-from stream_app.dev.simulator.world import Row
+from stream_app.dev.simulator.script import Callback, Fault
+from stream_app.dev.simulator.world import Row, World
 
 _CELL_CHARACTERS = 200
 _UNESCAPED = ', "note": "they said "call me back" twice"}'
@@ -39,7 +40,9 @@ class Job:
 class Callbacks:
     """Sends callbacks, a limited number at a time. `close` drops the pending ones."""
 
-    def __init__(self, script: Script, timeline: Timeline, ledger: Ledger) -> None:
+    def __init__(self, world: World, timeline: Timeline, ledger: Ledger) -> None:
+        script = world.script
+        self._world = world
         self._script = script
         self._timeline = timeline
         self._ledger = ledger
@@ -100,33 +103,36 @@ class Callbacks:
                 self._attempt_after(doubled.delay_s or 0, job),
             )
         else:
-            await self._attempt_until_answered(job)
+            await self._attempt_and_repeat(job)
 
     async def _attempt_after(self, delay_s: float, job: Job) -> None:
         await asyncio.sleep(delay_s)
         await self._attempt(job, 1)
 
-    async def _attempt_until_answered(self, job: Job) -> None:
-        for attempt in range(1, job.settings.retries + 2):
-            if attempt > 1:
-                await asyncio.sleep(job.settings.retry_delay_s)
-            if await self._attempt(job, attempt):
+    async def _attempt_and_repeat(self, job: Job) -> None:
+        retry = job.settings.retry_in_force
+        most = retry.most if retry.enabled else 0
+        for attempt in range(1, most + 2):
+            if not await self._attempt(job, attempt, may_repeat=attempt <= most):
                 return
 
-    async def _attempt(self, job: Job, attempt: int) -> bool:
-        """Send one paid POST. Returns True if no retry is needed."""
+    async def _attempt(self, job: Job, attempt: int, *, may_repeat: bool = False) -> bool:
+        """Send one paid POST. Returns whether the column repeats it, which it does at once."""
         workspace = job.row.webhook.workspace
         if not workspace.pay(0, 1):
             self._write(job, attempt, "out_of_actions")
-            return True
+            return False
         self._ledger.write(ChargeLine(**job.row.names(), column="callback", actions=1))
         if "callbacks_lost" in job.faults:
             self._write(job, attempt, "lost")
-            return True
+            return False
+        wait_s = workspace.outward_in_s(self._world.limits, self._world.now_s)
+        if wait_s:
+            await asyncio.sleep(wait_s)
         async with self._slots:
-            return await self._post(job, attempt)
+            return await self._post(job, attempt, may_repeat=may_repeat)
 
-    async def _post(self, job: Job, attempt: int) -> bool:
+    async def _post(self, job: Job, attempt: int, *, may_repeat: bool) -> bool:
         cells = job.cells | {"clay_attempt": attempt}
         began = time.monotonic()
         try:
@@ -134,7 +140,7 @@ class Callbacks:
                 job.url,
                 data=_body(job, cells).encode("utf-8", "replace"),
                 headers={"Content-Type": "application/json", **_headers(job, cells)},
-                timeout=aiohttp.ClientTimeout(total=job.settings.timeout_s),
+                timeout=aiohttp.ClientTimeout(total=job.settings.waits_s),
                 allow_redirects=False,
             ) as response:
                 cell = (await response.content.read(4 * _CELL_CHARACTERS)).decode(errors="replace")
@@ -142,16 +148,26 @@ class Callbacks:
                 error = None
         except TimeoutError:
             status = "timeout"
-            error = None
+            error = "ETIMEDOUT" if job.settings.repeats_timeouts else "ECONNABORTED"
             cell = ""
         # ValueError: the URL or a header is invalid
         except (aiohttp.ClientError, OSError, ValueError) as failure:
             status = "error"
-            error = type(failure).__name__
+            error = _code_of(failure)
             cell = ""
         ms = round(1000 * (time.monotonic() - began))
-        self._write(job, attempt, status, ms=ms, error=error, cell=cell[:_CELL_CHARACTERS] or None)
-        return isinstance(status, int) and status < 300
+        retry = job.settings.retry_in_force
+        repeats = may_repeat and (status in retry.statuses or error in retry.errors)
+        self._write(
+            job,
+            attempt,
+            status,
+            ms=ms,
+            error=error,
+            cell=cell[:_CELL_CHARACTERS] or None,
+            repeats=repeats,
+        )
+        return repeats
 
     def _write(self, job: Job, attempt: int, status: int | str, **more: Any) -> None:
         """Log an attempt. `more`: how long it took and what came back, if it was made."""
@@ -162,6 +178,17 @@ class Callbacks:
             **more,
         }
         self._ledger.write(CallbackLine(**job.row.names(), attempt=attempt, status=status, **about))
+
+
+def _code_of(failure: Exception) -> str:
+    """Return Node's code of a failed call, because Clay lists those; else the failure's own name.
+
+    An answer that is cut off is a reset there, too.
+    """
+    if isinstance(failure, aiohttp.ServerDisconnectedError | aiohttp.ClientPayloadError):
+        return "ECONNRESET"
+    code = errno.errorcode.get(getattr(failure, "errno", None) or 0)
+    return code or type(failure).__name__
 
 
 def _headers(job: Job, cells: dict[str, Any]) -> dict[str, str]:

@@ -13,9 +13,15 @@ from stream_app.dev.simulator.chance import Chance, Timeline
 from stream_app.dev.simulator.enrichment import Enrichment
 from stream_app.dev.simulator.inbound import Inbound
 from stream_app.dev.simulator.kept import Progress, RowFile, progress_of
-from stream_app.dev.simulator.ledger import ControlLine, Ledger
+from stream_app.dev.simulator.ledger import ControlLine, Ledger, RequestLine
 from stream_app.dev.simulator.script import Script, ScriptError
-from stream_app.dev.simulator.world import Row, WebhookState, WorkspaceState, World
+from stream_app.dev.simulator.world import (
+    Row,
+    WebhookState,
+    WorkspaceState,
+    World,
+    is_submission,
+)
 
 
 class Clay:
@@ -33,7 +39,7 @@ class Clay:
         self._stopping = asyncio.Event()
         self.world = World(script, clock)
         self.timeline = Timeline(script.fault, chance, clock)
-        self._callbacks = Callbacks(script, self.timeline, ledger)
+        self._callbacks = Callbacks(self.world, self.timeline, ledger)
         self.enrichment = Enrichment(self.world, ledger, chance, self._callbacks.report)
         self.inbound = Inbound(
             self.world,
@@ -53,7 +59,11 @@ class Clay:
             state = world.workspace(name)
             state.credits = max(0, state.credits - totals.credits_charged + totals.credits_refunded)
             state.actions = max(0, state.actions - totals.actions_charged)
-        progress = progress_of(self._ledger.lines())
+        lines = self._ledger.lines()
+        progress = progress_of(lines)
+        for line in lines:
+            if isinstance(line, RequestLine) and (webhook := world.webhook(line.webhook)):
+                webhook.submissions += is_submission(line, world.limits)
         for row in kept.read():
             webhook = world.webhook(row.webhook)
             if webhook is not None:

@@ -18,7 +18,7 @@ from stream_app.dev.simulator.chance import Chance
 from stream_app.dev.simulator.kept import Progress
 from stream_app.dev.simulator.ledger import ChargeLine, Ledger, RefundLine, RowLine
 from stream_app.dev.simulator.script import Column
-from stream_app.dev.simulator.world import Row, World
+from stream_app.dev.simulator.world import Row, World, cells_of
 
 
 @dataclass(slots=True, eq=False)
@@ -181,7 +181,10 @@ class Enrichment:
             row.webhook.rows.pop(row.number, None)
 
     def _cells(self, row: Row) -> dict[str, Any]:
-        return _cut(msgspec.json.decode(row.body), self._world.limits.cell_bytes) | row.filled
+        return (
+            _cut(cells_of(msgspec.json.decode(row.body)), self._world.limits.cell_bytes)
+            | row.filled
+        )
 
     def _later(self, delay_s: float, then: Callable[[], None]) -> None:
         asyncio.get_running_loop().call_later(delay_s, lambda: None if self._stopped else then())

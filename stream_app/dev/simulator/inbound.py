@@ -11,7 +11,7 @@ import os
 import re
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from itertools import accumulate
@@ -23,8 +23,15 @@ from attrs import define, field
 from stream_app.dev.simulator.chance import Timeline, digest
 from stream_app.dev.simulator.kept import RowFile
 from stream_app.dev.simulator.ledger import Ledger, RequestLine, now_ms
-from stream_app.dev.simulator.script import REFUSING, Fault, RetryAfter, workspace_of
-from stream_app.dev.simulator.world import Row, Submission, WebhookState, World
+from stream_app.dev.simulator.script import REFUSING, Fault, RetryAfter, Script, workspace_of
+from stream_app.dev.simulator.world import (
+    Row,
+    Submission,
+    WebhookState,
+    World,
+    cells_of,
+    is_submission,
+)
 
 WEBHOOK_PATH = "/v3/sources/webhook/{slug}"
 TOKEN_HEADER = "x-clay-webhook-auth"
@@ -33,7 +40,7 @@ READ_AT_MOST_BYTES = 16_000_000
 _ECHO_CHARACTERS = 200
 _MOST_LEVELS = 100  # a parser recurses on them
 _JSON_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[][{}]', re.DOTALL)
-_raw_elements = msgspec.json.Decoder(list[msgspec.Raw])
+_MEDIA_TYPE = "application/json"
 
 _OF_HOST = frozenset({"status_before", "reset_before_accept", "hang_after_read"})
 """Faults that are an outage: unless they name a workspace or a webhook, nothing on the host answers
@@ -58,15 +65,19 @@ _ACCEPTED = (
     ("[]", "application/json"),
     ("<html><body>Thanks!</body></html>", "text/html"),
 )
+_FULL = "Record limit reached for webhook"
+_TOO_MANY = {
+    "type": "TooManyRequests",
+    "message": "Too many requests. Wait a bit and retry.",
+    "details": None,
+}
+# Clay documents these statuses, but not what their bodies say.
 _REFUSED = {
-    400: "The body is not valid JSON.",
+    400: "The request needs Content-Type: application/json, valid JSON, and at most 100 KB.",
     401: "Missing or wrong x-clay-webhook-auth.",
     402: "Payment required.",
-    403: "This source cannot take more records.",
+    403: "Forbidden.",
     404: "No such webhook.",
-    413: "The payload is too large.",
-    422: "Expected a JSON object, or a list of them.",
-    429: "Too many records.",
 }
 
 
@@ -90,25 +101,19 @@ class Inbound:
             body = None
         slug = request.match_info["slug"]
         script = self._world.script
-        limits = self._world.limits
-        sent = _read_submission(
-            body,
-            limits.payload_bytes,
-            script.lead_id_field,
-            script.delivery_id_field,
-        )
+        sent = _read_submission(body, request.content_type, script)
         webhook = self._world.webhook(slug)
         line = RequestLine(
             at_ms=at_ms,
             webhook=slug,
             workspace=webhook.workspace.name if webhook else workspace_of(slug),
-            rows=len(sent.bodies),
-            status=200,
+            rows=0 if sent is None else 1,
+            status=0,
             accepted=0,
-            elements=sent.echoes if sent.is_array else None,
         )
-        if sent.echoes and not sent.is_array:
-            line.lead_id, line.delivery_id = sent.echoes[0]
+        if sent is not None:
+            line.lead_id = sent.lead_id
+            line.delivery_id = sent.delivery_id
         if line.lead_id is not None:
             about = line.lead_id
             occurrence = self._ledger.tally.of(line.lead_id).requests
@@ -120,21 +125,20 @@ class Inbound:
         if fault is not None and (fault.kind in REFUSING or fault.accepted is False):
             line.status = _NO_STATUS.get(fault.kind, fault.status or 0)
             line.fault = fault.kind
-            self._ledger.write(line)
-            return await _played(fault, request, _refused(fault.status or 500, {}), self._stopping)
-        status = self._decide(webhook, sent, request.headers.get(TOKEN_HEADER))
-        if webhook is None or status != 200:
-            line.status = status
-            self._ledger.write(line)
-            headers = (
-                _retry_after(limits.retry_after, limits.retry_after_s) if status == 429 else {}
-            )
-            return _refused(status, headers)
+            self._note(webhook, line)
+            return await _played(fault, request, _refused(fault.status or 500), self._stopping)
+        refusal = self._refusal(webhook, sent, request.headers)
+        if webhook is None or sent is None or refusal is not None:
+            assert refusal is not None  # the webhook is unknown, or the payload cannot be read
+            line.status = refusal.status
+            self._note(webhook, line)
+            return refusal
+        line.status = self._world.limits.accepted_status
+        answer = _accepted(line.status, len(body or b""))
         if fault is not None:
-            line.status = _NO_STATUS.get(fault.kind, fault.status or 200)
+            line.status = _NO_STATUS.get(fault.kind, fault.status or line.status)
             line.fault = fault.kind
         self._accept(webhook, sent, line, f"{about}#{occurrence}")
-        answer = _accepted(len(body or b""))
         return answer if fault is None else await _played(fault, request, answer, self._stopping)
 
     async def handle_root(self, request: web.Request) -> web.StreamResponse:
@@ -145,23 +149,34 @@ class Inbound:
         self._roots += 1
         fault = self._timeline.request_fault("", "", "", self._roots)
         if fault is None or fault.kind not in _OF_HOST:
-            return _refused(404, {})
-        return await _played(fault, request, _refused(fault.status or 500, {}), self._stopping)
+            return _refused(404)
+        return await _played(fault, request, _refused(fault.status or 500), self._stopping)
 
-    def _decide(self, webhook: WebhookState | None, sent: Submission, token: str | None) -> int:
-        """Return the status that a working Clay answers."""
+    def _refusal(
+        self,
+        webhook: WebhookState | None,
+        sent: Submission | None,
+        headers: Mapping[str, str],
+    ) -> web.Response | None:
+        """Return how a working Clay refuses, or None. A POST counts for the rate in any case."""
         limits = self._world.limits
         if webhook is None:
-            return 404
-        if webhook.settings.token is not None and webhook.settings.token != token:
-            return 401
-        if sent.refusal is not None:
-            return sent.refusal
-        if limits.lifetime_status == 403 and 0 < limits.lifetime <= webhook.submissions:
-            return 403
-        if not webhook.workspace.take(len(sent.bodies), limits, self._world.now_s):
-            return 429
-        return 200
+            return _refused(limits.unknown_status)
+        if webhook.settings.token not in (None, headers.get(TOKEN_HEADER)):
+            return _refused(401)
+        if not webhook.workspace.take(limits, self._world.now_s):
+            waits = _retry_after(limits.retry_after, limits.retry_after_s)
+            return web.json_response(_TOO_MANY, status=429, headers=waits)
+        if sent is None:
+            return _refused(400)
+        if 0 < limits.lifetime <= webhook.submissions:
+            return _refused(403, _FULL)
+        return None
+
+    def _note(self, webhook: WebhookState | None, line: RequestLine) -> None:
+        self._ledger.write(line)
+        if webhook is not None:
+            webhook.submissions += is_submission(line, self._world.limits)
 
     def _accept(
         self,
@@ -170,53 +185,51 @@ class Inbound:
         line: RequestLine,
         nameless: str,
     ) -> None:
-        """Create the rows and start them.
+        """Create the row and start it, unless the table is full.
 
         `nameless` stands for the lead of a row that names none.
         """
-        tally = self._ledger.tally
-        about = [
-            f"{lead}#{tally.of(lead).accepted}.{n}" if lead else f"{nameless}.{n}"
-            for n, (lead, _) in enumerate(sent.echoes)
-        ]
-        rows = self._world.add_rows(webhook, sent, about)
-        line.accepted = len(rows)
-        line.full = len(rows) < len(sent.bodies)
-        self._ledger.write(line)
+        lead = sent.lead_id
+        row = None
+        if line.fault != "table_full":
+            again = self._ledger.tally.of(lead).accepted if lead else 0
+            row = self._world.new_row(webhook, sent, f"{lead}#{again}" if lead else nameless)
+        line.accepted = int(row is not None)
+        self._note(webhook, line)
         if self._kept is not None:
             # Both before the answer: a kill must not take back what was accepted.
-            self._kept.add(rows)
+            if row is not None:
+                self._kept.add(row)
             self._ledger.flush()
-        for row in rows:
+        if row is not None:
             self._start(row)
 
 
-def _read_submission(
-    body: bytes | None,
-    max_bytes: int,
-    lead_field: str,
-    delivery_field: str,
-) -> Submission:
-    """Parse a body (None: larger than the server reads).
+def _read_submission(body: bytes | None, media_type: str, script: Script) -> Submission | None:
+    """Return the row of a request, or None if Clay cannot read it.
 
-    The refusal is 413 over `max_bytes`, 400 for invalid JSON, 422 if it is not an object or a list
-    of objects.
+    Args:
+        body: None if it is larger than the server reads.
+        media_type: Of the header Content-Type, without its parameters.
+        script: Has the names of the echo fields, and the limit of a payload.
     """
-    if body is None or len(body) > max_bytes:
-        return Submission(refusal=413)
+    if body is None or len(body) > script.limits.payload_bytes or media_type != _MEDIA_TYPE:
+        return None
     if _levels(body) > _MOST_LEVELS:
-        return Submission(refusal=400)
+        return None
     try:
         content = msgspec.json.decode(body)
     except ValueError:  # msgspec's own errors, and bytes that are not UTF-8
-        return Submission(refusal=400)
-    is_array = isinstance(content, list)
-    rows = content if is_array else [content]
-    if not rows or not all(isinstance(row, dict) for row in rows):
-        return Submission(refusal=422)
-    bodies = [bytes(raw) for raw in _raw_elements.decode(body)] if is_array else [body]
-    echoes = [(_echo(row.get(lead_field)), _echo(row.get(delivery_field))) for row in rows]
-    return Submission(is_array=is_array, bodies=bodies, cells=rows, echoes=echoes)
+        return None
+    if not isinstance(content, dict | list):
+        return None
+    cells = cells_of(content)
+    return Submission(
+        body=body,
+        cells=cells,
+        lead_id=_echo(cells.get(script.lead_id_field)),
+        delivery_id=_echo(cells.get(script.delivery_id_field)),
+    )
 
 
 def _echo(value: object) -> str | None:
@@ -234,19 +247,20 @@ def _levels(body: bytes) -> int:
     )
 
 
-def _accepted(about: int) -> web.Response:
-    """Return a 200; `about` selects the body."""
+def _accepted(status: int, about: int) -> web.Response:
+    """Return that Clay took the row; `about` selects the body."""
     text, content_type = _ACCEPTED[about % len(_ACCEPTED)]
-    return web.Response(text=text, content_type=content_type)
+    return web.Response(status=status, text=text, content_type=content_type)
 
 
-def _refused(status: int, headers: dict[str, str]) -> web.Response:
+def _refused(
+    status: int,
+    message: str | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> web.Response:
     """Return a response with an error status."""
-    return web.Response(
-        status=status,
-        text=_REFUSED.get(status, "Something went wrong."),
-        headers=headers,
-    )
+    text = message or _REFUSED.get(status, "Something went wrong.")
+    return web.Response(status=status, text=text, headers=headers)
 
 
 def _retry_after(form: RetryAfter, seconds: int) -> dict[str, str]:
@@ -288,6 +302,8 @@ async def _played(
                 request.transport.write(b"\x00\xff\x00 this is not HTTP\r\n\r\n")
                 request.transport.close()
             return web.Response()
+        case "table_full":
+            return answer
         case "huge_answer":
             return await _huge(request, fault.size_bytes or 0)
     headers = {}
@@ -295,7 +311,7 @@ async def _played(
         headers = _retry_after(fault.retry_after, fault.retry_after_s or 0)
     if fault.location is not None:
         headers = {"Location": fault.location}
-    return _refused(fault.status or 500, headers)
+    return _refused(fault.status or 500, headers=headers)
 
 
 def _reset(request: web.Request) -> web.Response:

@@ -49,18 +49,17 @@ class RowFile:
             offset += len(data)
             yield decode(data)
 
-    def add(self, rows: Iterable[Row]) -> None:
-        """Hand rows to the operating system, which keeps them whatever becomes of this process."""
-        for row in rows:
-            kept = KeptRow(
-                row.number,
-                row.webhook.slug,
-                row.about,
-                row.body,
-                row.lead_id,
-                row.delivery_id,
-            )
-            self._file.write(msgspec.json.encode(kept) + b"\n")
+    def add(self, row: Row) -> None:
+        """Hand a row to the operating system, which keeps it whatever becomes of this process."""
+        kept = KeptRow(
+            row.number,
+            row.webhook.slug,
+            row.about,
+            row.body,
+            row.lead_id,
+            row.delivery_id,
+        )
+        self._file.write(msgspec.json.encode(kept) + b"\n")
         self._file.flush()
 
     def clear(self) -> None:
@@ -80,7 +79,7 @@ class Progress(msgspec.Struct):
         charged: How often each column was paid for, by name.
         refunded: How often that was given back.
         credits: What the row has cost.
-        is_reported: Its callback was answered, or is not to be sent again.
+        is_reported: Its callback was answered, or is not repeated.
     """
 
     run: int = 0
@@ -94,9 +93,6 @@ class Progress(msgspec.Struct):
     def paid(self) -> frozenset[str]:
         """The columns that are paid for, and whose money was not given back."""
         return frozenset(self.charged - self.refunded)
-
-
-_NOT_SENT_AGAIN = frozenset({"lost", "out_of_actions", "condition_not_met"})
 
 
 def progress_of(lines: Iterable[AnyLine]) -> dict[int, Progress]:
@@ -116,6 +112,5 @@ def progress_of(lines: Iterable[AnyLine]) -> dict[int, Progress]:
                 progress.state = line.state
                 progress.is_reported = False
             case CallbackLine():
-                is_answered = isinstance(line.status, int) and line.status < 300
-                rows[line.row].is_reported |= is_answered or line.status in _NOT_SENT_AGAIN
+                rows[line.row].is_reported |= not line.repeats
     return rows

@@ -52,10 +52,9 @@ class StopLine(Line):
 class RequestLine(Line):
     """A request to a webhook. `at_ms` is its arrival.
 
-    `status` is the HTTP status of the response, or "hang", "reset" or "garbage". `rows` is the
-    number of its rows (0 if it could not be read), `accepted` the number that became rows. A
-    payload that is an array has its echo fields in `elements`, one [lead_id, delivery_id] each.
-    `fault` is the fault that was played; `full` is true beyond the webhook's lifetime.
+    `status` is the HTTP status of the response, or "hang", "reset" or "garbage". `rows` is 1, or 0
+    if the payload could not be read; `accepted` is 1 if it became a row. `fault` is the fault that
+    was played.
     """
 
     webhook: str
@@ -64,9 +63,7 @@ class RequestLine(Line):
     accepted: int
     lead_id: str | None = None
     delivery_id: str | None = None
-    elements: list[tuple[str | None, str | None]] | None = None
     fault: str | None = None
-    full: bool = False
 
 
 class RowLine(Line):
@@ -103,9 +100,10 @@ class RefundLine(ChargeLine):
 class CallbackLine(Line):
     """One attempt to report a row.
 
-    `status` is the HTTP status of the response, "timeout", "error" (no response; `error` names it),
-    "lost", "out_of_actions" or "condition_not_met" (nothing was sent). `cell` is the beginning of
-    the response body, which Clay shows in the cell.
+    `status` is the HTTP status of the response, "timeout" or "error" (no response; `error` is its
+    code), "lost", "out_of_actions" or "condition_not_met" (nothing was sent). `cell` is the
+    beginning of the response body, which Clay shows in the cell. `repeats` is true if another
+    attempt follows.
     """
 
     webhook: str
@@ -117,6 +115,7 @@ class CallbackLine(Line):
     faults: list[str] = []
     error: str | None = None
     cell: str | None = None
+    repeats: bool = False
     lead_id: str | None = None
     delivery_id: str | None = None
 
@@ -214,15 +213,9 @@ class Tally:
     def _add_request(self, line: RequestLine, totals: WorkspaceTotals) -> None:
         totals.requests[str(line.status)] += 1
         totals.accepted += line.accepted
-        leads = [line.lead_id] if line.elements is None else [lead for lead, _ in line.elements]
-        # A webhook with room for some elements of an array takes the first ones.
-        for n, lead in enumerate(leads):
-            if lead is not None:
-                count = self.of(lead)
-                self._leads[lead] = _shared(
-                    count.requests + 1,
-                    count.accepted + (n < line.accepted),
-                )
+        if line.lead_id is not None:
+            count = self.of(line.lead_id)
+            self._leads[line.lead_id] = _shared(count.requests + 1, count.accepted + line.accepted)
 
     def summary(self, leads: Leads) -> dict[str, object]:
         """Return the totals as plain data.

@@ -19,6 +19,7 @@ Positive = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Status = Annotated[int, msgspec.Meta(ge=300, le=599)]
 RetryAfter = Literal["absent", "seconds", "date", "zero"]
+NetworkError = Literal["ECONNREFUSED", "ECONNRESET", "ETIMEDOUT"]
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,6 +59,25 @@ class Column(Settings, frozen=True, kw_only=True):
     values: tuple[str | int | float | bool, ...] = ("found",)
 
 
+class Retry(Settings, frozen=True, kw_only=True):
+    """`Retry on failure` of an HTTP API column. It repeats at once, without a delay.
+
+    Attributes:
+        most: How often a call is repeated.
+        statuses: The answers that are repeated. What is set replaces the default.
+        errors: The errors of the network that are repeated, likewise.
+    """
+
+    enabled: bool = True
+    most: Annotated[int, msgspec.Meta(ge=1, le=5)] = 1
+    statuses: tuple[Annotated[int, msgspec.Meta(ge=400, le=599)], ...] = (408, 413, 429)
+    errors: tuple[NetworkError, ...] = ("ECONNREFUSED", "ECONNRESET", "ETIMEDOUT")
+
+
+WELL_SET = Retry(most=5, statuses=(408, 429, 500, 501, 502, 503, 504))
+WELL_SET_TIMEOUT_S = 95.0
+
+
 class Callback(Settings, frozen=True, kw_only=True):
     """The HTTP API column that reports a row's result. Each POST that it sends costs one Action.
 
@@ -68,6 +88,10 @@ class Callback(Settings, frozen=True, kw_only=True):
     A row whose `url` comes out empty, or that found nothing while `run_if = "found"`, sends nothing
     at all ("run condition not met"). Without `typed` every value arrives as text and null as "",
     and without `escape` a quote in a value breaks the JSON. Clay does both.
+
+    `well_set` sets `retry` and `timeout_s` to what `stream-app clay-setup` advises. Clay does not
+    document the default of `timeout_s`, nor whether a call that took so long is repeated as
+    ETIMEDOUT (`repeats_timeouts`).
     """
 
     enabled: bool = True
@@ -79,9 +103,19 @@ class Callback(Settings, frozen=True, kw_only=True):
     run_if: Literal["always", "found"] = "found"
     typed: bool = False
     escape: bool = True
-    retries: Count = 0
-    retry_delay_s: Seconds = 1.0
-    timeout_s: Positive = 100.0
+    retry: Retry = Retry()
+    timeout_s: Annotated[float, msgspec.Meta(gt=0, lt=100)] = 30.0
+    repeats_timeouts: bool = True
+    well_set: bool = False
+
+    @property
+    def retry_in_force(self) -> Retry:
+        return WELL_SET if self.well_set else self.retry
+
+    @property
+    def waits_s(self) -> float:
+        """How long a call waits for its answer."""
+        return WELL_SET_TIMEOUT_S if self.well_set else self.timeout_s
 
 
 DEFAULT_COLUMNS = (
@@ -144,21 +178,28 @@ class Plan(Settings, frozen=True, kw_only=True):
 class Limits(Settings, frozen=True, kw_only=True):
     """Clay's limits.
 
-    `rate_per_s = 0` switches the rate limit off, `lifetime = 0` the lifetime limit.
+    `rate_per_s = 0` switches the rate limit off, `outward_per_s = 0` that of the HTTP columns, and
+    `lifetime = 0` the lifetime limit.
 
-    `rate_per_s` and `burst` count records per workspace, `lifetime` accepted submissions per
-    webhook. Beyond it the response is `lifetime_status` (200: the submission is silently ignored;
-    some users report 403). `payload_bytes` is the strict reading of 100 KB. It is unknown what Clay
-    does to a cell over `cell_bytes`: here it is truncated.
+    `rate_per_s` and `burst` count requests per workspace, `lifetime` accepted submissions per
+    webhook. `payload_bytes` is the strict reading of 100 KB.
+
+    Not documented, and therefore settings: whether Clay takes a row with 200 or 202
+    (`accepted_status`: both are documented, but not which comes when), what it answers for a
+    webhook that there is not (`unknown_status`), whether refused submissions count for the lifetime
+    (`refused_count`), and what becomes of a cell over `cell_bytes`, which is truncated here.
     """
 
     rate_per_s: Seconds = 10.0
     burst: Annotated[int, msgspec.Meta(ge=1)] = 20
+    outward_per_s: Seconds = 100.0
     payload_bytes: Annotated[int, msgspec.Meta(ge=1, le=16_000_000)] = 100_000
     cell_bytes: Annotated[int, msgspec.Meta(ge=1)] = 8_192
     lifetime: Count = 50_000
-    lifetime_status: Literal[200, 403] = 200
-    retry_after: RetryAfter = "absent"
+    refused_count: bool = False
+    accepted_status: Literal[200, 202] = 200
+    unknown_status: Status = 404
+    retry_after: RetryAfter = "seconds"
     retry_after_s: Count = 1
 
 
@@ -193,7 +234,7 @@ class Fault(Settings, frozen=True, kw_only=True):
 # Faults that answer instead of Clay: the row is not accepted.
 REFUSING: dict[str, dict[str, Any]] = {
     "status_before": {"status": 500},
-    "rate_limited": {"status": 429, "retry_after": "absent", "retry_after_s": 1},
+    "rate_limited": {"status": 429, "retry_after": "seconds", "retry_after_s": 1},
     "unauthorized": {"status": 401},
     "forbidden": {"status": 403},
     "gone": {"status": 404},
@@ -202,12 +243,13 @@ REFUSING: dict[str, dict[str, Any]] = {
     "reset_before_accept": {},
 }
 # Faults of the response: Clay takes the row (unless `accepted = false`), and the sender cannot know
-# it.
+# it; or it takes none (`table_full`: the table has the most rows of its plan), and says it did.
 OBSCURING: dict[str, dict[str, Any]] = {
     "status_after": {"status": 500},
     "hang_after_read": {"accepted": True},
     "reset_after_read": {},
     "slow": {"delay_s": 5.0},
+    "table_full": {},
     "garbage": {"accepted": True},
     "huge_answer": {"size_bytes": 50_000_000},
 }

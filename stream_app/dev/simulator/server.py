@@ -276,7 +276,7 @@ example script:
 
     [table]                      # the default for all webhooks
     latency = {{ scale = 0.01 }}
-    callback = {{ headers = {{ x-token = "{{{{callback_token}}}}" }}, retries = 2 }}
+    callback = {{ headers = {{ x-token = "{{{{callback_token}}}}" }}, well_set = true }}
 
     [webhooks.acme--crm]
     token = "s3cret"

@@ -10,24 +10,29 @@ from typing import Any
 import msgspec
 
 from stream_app.dev.simulator.chance import digest
+from stream_app.dev.simulator.ledger import RequestLine
 from stream_app.dev.simulator.script import Limits, Plan, Script, Webhook, workspace_of
 
 DEDUPE_MAX_CHARACTERS = 200
 
-Echo = tuple[str | None, str | None]
-
 
 class Submission(msgspec.Struct):
-    """The rows of a payload. `refusal` is the status of Clay's rejection, else None.
+    """A payload that becomes a row: its JSON, its fields, and the two echo fields."""
 
-    Per row: `bodies` has its JSON, `cells` its fields, `echoes` its lead id and delivery id.
-    """
+    body: bytes
+    cells: dict[str, Any]
+    lead_id: str | None
+    delivery_id: str | None
 
-    refusal: int | None = None
-    is_array: bool = False
-    bodies: list[bytes] = []
-    cells: list[dict[str, Any]] = []
-    echoes: list[Echo] = []
+
+def cells_of(content: Any) -> dict[str, Any]:
+    """Return the cells of a payload. An array is the data of one row, and fills none by name."""
+    return content if isinstance(content, dict) else {}
+
+
+def is_submission(line: RequestLine, limits: Limits) -> bool:
+    """True if a request counts for the lifetime of its webhook."""
+    return line.accepted > 0 or line.fault == "table_full" or limits.refused_count
 
 
 @dataclass(slots=True)
@@ -40,18 +45,27 @@ class WorkspaceState:
     actions: int
     tokens: float
     refilled_at_s: float
+    outward_free_at_s: float = 0.0
 
-    def take(self, records: int, limits: Limits, now_s: float) -> bool:
-        """True if the rate allows this many records now (never for more than `burst`)."""
+    def take(self, limits: Limits, now_s: float) -> bool:
+        """True if the rate allows a request now."""
         if limits.rate_per_s == 0:
             return True
         refill = (now_s - self.refilled_at_s) * limits.rate_per_s
         self.tokens = min(limits.burst, self.tokens + refill)
         self.refilled_at_s = now_s
-        if records > self.tokens:
+        if self.tokens < 1:
             return False
-        self.tokens -= records
+        self.tokens -= 1
         return True
+
+    def outward_in_s(self, limits: Limits, now_s: float) -> float:
+        """Return in how many seconds the next call outward may go, and take its turn."""
+        if limits.outward_per_s == 0:
+            return 0.0
+        turn_s = max(now_s, self.outward_free_at_s)
+        self.outward_free_at_s = turn_s + 1 / limits.outward_per_s
+        return turn_s - now_s
 
     def pay(self, credits_: int, actions: int) -> bool:
         """Charge both meters, or neither if one of them has too little."""
@@ -94,7 +108,7 @@ class Row:
 
 @dataclass(slots=True, eq=False)
 class WebhookState:
-    """A webhook and its table. `submissions` only grows: the lifetime limit counts it."""
+    """A webhook and its table. `submissions` only grows, because the lifetime limit counts it."""
 
     slug: str
     settings: Webhook
@@ -181,28 +195,11 @@ class World:
         self._nameless[nameless] += 1
         return self._nameless[nameless] - 1
 
-    def add_rows(
-        self,
-        webhook: WebhookState,
-        submission: Submission,
-        about: list[str],
-    ) -> list[Row]:
-        """Create the rows of a submission, as many as the webhook's lifetime allows."""
-        room = len(about)
-        if self.limits.lifetime:
-            room = max(0, min(room, self.limits.lifetime - webhook.submissions))
-        added = []
-        for body, cells, echo, name in zip(
-            submission.bodies[:room],
-            submission.cells,
-            submission.echoes,
-            about,
-            strict=False,
-        ):
-            row = Row(self._rows + 1, webhook, name, body, *echo)
-            self.add_row(row, cells)
-            added.append(row)
-        return added
+    def new_row(self, webhook: WebhookState, sent: Submission, about: str) -> Row:
+        """Create the row of a submission."""
+        row = Row(self._rows + 1, webhook, about, sent.body, sent.lead_id, sent.delivery_id)
+        self.add_row(row, sent.cells)
+        return row
 
     def add_row(self, row: Row, cells: dict[str, Any]) -> None:
         """Put a row into its table, and say whether the table has its like already.
@@ -215,4 +212,3 @@ class World:
         webhook.rows[row.number] = row
         if len(webhook.rows) > self.script.kept_rows:
             webhook.rows.popitem(last=False)
-        webhook.submissions += 1

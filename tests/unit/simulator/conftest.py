@@ -36,16 +36,20 @@ class Bench:
         *,
         token: str | None = None,
         raw: bytes | None = None,
-    ) -> tuple[int, dict[str, str]]:
-        """Submits a payload (or raw bytes); returns status and headers."""
+        content_type: str | None = "application/json",
+    ) -> tuple[int, dict[str, str], str]:
+        """Submits a payload (or raw bytes); returns status, headers and body."""
+        headers = {"x-clay-webhook-auth": token} if token else {}
+        if content_type is not None:
+            headers["content-type"] = content_type
         async with self.session.post(
             f"{self.sim.url}/v3/sources/webhook/{slug}",
             data=BytesIO(json.dumps(payload).encode() if raw is None else raw),
-            headers={"x-clay-webhook-auth": token} if token else {},
+            headers=headers,
+            skip_auto_headers=["content-type"],
             allow_redirects=False,
         ) as response:
-            await response.read()
-            return response.status, dict(response.headers)
+            return response.status, dict(response.headers), await response.text()
 
     async def control(self, path: str, body: object = None) -> Any:
         """POSTs to /control/<path>; it must answer 200."""

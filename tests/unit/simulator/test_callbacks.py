@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.support.kafka import until
-from tests.support.raw_server import READ, RawServer, serve
+from tests.support.raw_server import RawServer
 from tests.unit.simulator.conftest import Bench, Start
 
 COLUMNS = """
@@ -93,19 +93,9 @@ async def test_run_condition_not_met_on_a_miss(start: Start, receiver: RawServer
     assert (await bench.get("/control"))["workspaces"]["acme"]["actions"] == 15_000
 
 
-async def test_retries_are_a_setting_and_each_costs_an_action(start: Start) -> None:
-    answer = b"HTTP/1.1 503 No\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
-    async with serve(READ, answer) as receiver:
-        retries = "[table.callback]\nretries = 2\nretry_delay_s = 0.01\n"
-        bench = await called_back(start, receiver, retries + COLUMNS, 3)
-        lines = await bench.of_kind("callback", 3)
-    assert [(line["attempt"], line["status"]) for line in lines] == [(1, 503), (2, 503), (3, 503)]
-    assert (await bench.get("/control"))["workspaces"]["acme"]["actions"] == 15_000 - 3
-
-
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1/", "gopher://x", "not a url"])
 async def test_an_url_that_leads_nowhere_is_an_error(start: Start, url: str) -> None:
-    bench = await start(COLUMNS)
+    bench = await start(f"[table.callback]\nretry = {{ enabled = false }}\n{COLUMNS}")
     await bench.post({"callback_url": url})
     (line,) = await bench.of_kind("callback", 1)
     assert line["status"] == "error"

@@ -100,5 +100,5 @@ def test_the_example_in_the_help_is_a_good_script() -> None:
     example = re.split(r"example script:\n|\nkinds of faults", HELP)[1]
     script = parse_script("\n".join(line.removeprefix("    ") for line in example.splitlines()))
     assert script.seed == 7
-    assert script.webhooks["acme--crm"].callback.retries == 2
+    assert script.webhooks["acme--crm"].callback.well_set
     assert script.fault[0].status == 502

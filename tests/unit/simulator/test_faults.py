@@ -10,7 +10,7 @@ import pytest
 
 from stream_app.dev.simulator.chance import Chance, Timeline
 from stream_app.dev.simulator.script import Fault
-from tests.unit.simulator.conftest import Bench, Start, wait_until
+from tests.unit.simulator.conftest import SLUG, Bench, Start, wait_until
 
 QUIET = "[table]\nauto_run = false\n"
 
@@ -37,6 +37,7 @@ async def seen(bench: Bench) -> dict[str, Any]:
         ("gone", "", 404),
         ("payment", "", 402),
         ("redirect", "", 302),
+        ("rate_limited", 'retry_after = "absent"', 429),
         ("rate_limited", "", 429),
         ("rate_limited", 'retry_after = "seconds"\nretry_after_s = 9', 429),
         ("rate_limited", 'retry_after = "zero"', 429),
@@ -50,11 +51,14 @@ async def test_refusing_faults_do_not_accept(
     status: int,
 ) -> None:
     bench = await start(fault(kind, more))
-    answered, headers = await bench.answer({"lead_id": "a"})
+    answered, headers, _ = await bench.answer({"lead_id": "a"})
     assert answered == status
     assert ("Location" in headers) == (kind == "redirect")
     waits = headers.get("Retry-After", "")
-    assert waits == ("9" if "seconds" in more else "0" if "zero" in more else "") or "date" in more
+    expected = "1" if kind == "rate_limited" else ""
+    for form, value in {"seconds": "9", "zero": "0", "absent": ""}.items():
+        expected = value if form in more else expected
+    assert waits == expected or "date" in more
     assert ("GMT" in waits) == ("date" in more)
     line = await seen(bench)
     assert line["status"] == status
@@ -110,6 +114,16 @@ async def test_slow_answers_late_and_has_accepted_before(start: Start) -> None:
     assert line["accepted"] == 1
     assert await request == 200
     assert time.time() * 1000 - line["at_ms"] > 290
+
+
+async def test_a_full_table_says_yes_and_makes_no_row(start: Start) -> None:
+    bench = await start("[limits]\nlifetime = 1\n" + fault("table_full"))
+    assert await bench.post({"lead_id": "a"}) == 200
+    line = await seen(bench)
+    assert line["accepted"] == 0
+    webhook = (await bench.get("/control"))["webhooks"][SLUG]
+    assert (webhook["submissions"], webhook["rows"]) == (1, 0), "the webhook took it"
+    assert await bench.post({"lead_id": "a"}) == 403, "that was its lifetime"
 
 
 async def test_refuse_closes_the_port_and_idle_connections(start: Start) -> None:

@@ -16,7 +16,7 @@ STORM = """
 limits = { rate_per_s = 0 }
 [table]
 latency = { scale = 0.001 }
-callback = { run_if = "always", url = "http://127.0.0.1:9/" }
+callback = { run_if = "always", url = "http://127.0.0.1:9/", retry = { enabled = false } }
 [[fault]]
 kind = "status_before"
 share = 0.1
