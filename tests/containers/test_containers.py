@@ -239,6 +239,7 @@ def test_no_lead_is_lost_or_sent_twice_while_each_container_is_killed(system: Sy
             180 * BUSY,
             f"the health of all after the kill of {name}",
         )
+        system.report_again()
         tell(f"{name} killed: all healthy {took_s:.0f} s later")
     leads = before + ROWS_EACH * len(killed)
 

@@ -198,6 +198,7 @@ async def outage(
     )
     for command in ("worker", "replay", "gateway"):
         line.start(command)
+    await line.receives()
     await filled(line, server.url, fresh + stale)
     say(f"{fresh + stale} people are in the cache; Clay goes down")
     line.control("POST", "/control/faults", DOWN)

@@ -37,6 +37,7 @@ FAST_SIM = """
 seed = {seed}
 [limits]
 rate_per_s = 0
+outward_per_s = 0
 lifetime = 0
 [table.latency]
 scale = 0.001
@@ -44,11 +45,9 @@ scale = 0.001
 CALLBACK = """
 [table.callback]
 run_if = "always"
-retries = 600
-retry_delay_s = 0.5
 """
-"""A table that calls back for each row. It tries again for 5 minutes: a gateway may start after the
-first lead.
+"""A table that calls back for each row, with the defaults of Clay's column: a call that meets no
+gateway is lost. Await `receives` before the first lead.
 """
 _READS: Final = "a token that reads the boards of one pipeline"
 _ENOUGH: Final = 1_000_000_000
@@ -283,6 +282,30 @@ read_model_path = "{self.directory}/model.sqlite"
                         await self.get(process, "/readyz")
                         break
                     await asyncio.sleep(0.2)
+
+    async def receives(self) -> None:
+        """Wait until a gateway takes callbacks."""
+
+        def ask() -> None:
+            address = f"http://127.0.0.1:{self.gateway_port}/healthz"
+            with urllib.request.urlopen(address, timeout=10):
+                pass
+
+        async with asyncio.timeout(60 * BUSY):
+            while True:
+                with suppress(OSError):
+                    await asyncio.to_thread(ask)
+                    return
+                await asyncio.sleep(0.2)
+
+    async def report_again(self) -> None:
+        """Have each table run its HTTP column again for rows whose cell has no 2xx.
+
+        It is what a person does in Clay after callbacks met no gateway.
+        """
+        for name in self.names:
+            order = {"webhook": f"{name}--crm", "which": "unreported"}
+            await asyncio.to_thread(self.control, "POST", "/control/rerun", order)
 
     async def run(self, *argv: str) -> tuple[int, str]:
         """Run a command of the CLI. Return its exit code and its output."""

@@ -75,6 +75,7 @@ async def test_an_erased_person_is_in_no_cache_result_or_lookup_and_is_not_sent_
         more=PATIENT,
     ) as line:
         processes = [line.start("worker"), line.start("gateway"), line.start("board")]
+        await line.receives()
         email = str(fields_of(2)["email"])
         linkedin = "https://www.linkedin.com/in/ada-2"
         both = lead(line, 2, linkedin_url=linkedin)

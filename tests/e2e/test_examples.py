@@ -66,6 +66,7 @@ async def test_every_example_runs(kafka: Broker, namespace: str) -> None:
         assert code == 5, output
         assert "start it with: stream-app board" in output, output
         line.start("gateway")
+        await line.receives()
         board = line.start("board")
         line.start("worker")
         status = line.settings.names.status

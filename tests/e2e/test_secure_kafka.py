@@ -420,6 +420,7 @@ async def test_the_documented_rights_are_enough_for_each_process_and_command(
         await grant(secure, {user_of(program): its.acls for program, its in rights.items()})
         await grant(secure, {"topics": rights_of(TopicNames(fresh), TIERS_S)["topics"].acls})
         processes = {name: line.process(name) for name in PROCESSES}
+        await line.receives()
         poison = Record(line.settings.names.leads, b"w0", b"no JSON", (), 0)
         await line.publish([poison, *line.leads(3)])
 
@@ -503,6 +504,7 @@ async def test_the_documented_rights_are_enough_for_operators_of_the_board(
 
         board = line.process("board", OPERATORS, operators=True)
         processes = [board, *map(line.process, ("gateway", "worker", "replay"))]
+        await line.receives()
         assert (await line.run("replay", "pause", "--why", "only what is ordered"))[0] == 0
         await line.publish(line.leads(3))
         await line.until(

@@ -163,10 +163,12 @@ class Versions:
         await self._replay[version].joined(60)
 
     async def gateway(self, version: str) -> None:
-        """Replace the gateway. Clay calls back again when none answers."""
+        """Replace the gateway, and run the HTTP columns again whose callbacks met none."""
         if self._gateway is not None:
             await self._end(self._gateway)
         self._gateway = self._started("gateway", version)
+        await self.line.receives()
+        await self.line.report_again()
 
     async def mixed(self, seconds: float) -> None:
         """Let both versions work for a while. Both must have sent leads then."""

@@ -126,6 +126,7 @@ async def _scenario(line: Fleet) -> None:
     worker = line.join()
     replay = line.member(line.start("replay"))
     gateway = line.start("gateway")
+    await line.receives()
     await worker.joined(60)
     await line.done("suppress", "add", "person90@example.com", "--why", "objected")
     await line.publish([_lead(line, number) for number in (0, 1, 90)])

@@ -107,7 +107,6 @@ slow_s = 8
 
 [table.callback]
 run_if = "always"
-retries = 10
 
 [table.callback.body]
 lead_id = "{{lead_id}}"

@@ -81,6 +81,7 @@ class Callbacks:
         if not url or (settings.run_if == "found" and not is_found):
             self._write(job, 1, "condition_not_met")
             return
+        row.reporting = True
         task = asyncio.get_running_loop().create_task(self._deliver(job))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -91,6 +92,12 @@ class Callbacks:
         return {name: f"{{{{{name}}}}}" for name in names}
 
     async def _deliver(self, job: Job) -> None:
+        try:
+            await self._call(job)
+        finally:
+            job.row.reporting = False
+
+    async def _call(self, job: Job) -> None:
         if late := job.faults.get("callbacks_late"):
             await asyncio.sleep(late.delay_s or 0)
         if reordered := job.faults.get("callbacks_reordered"):
@@ -157,6 +164,8 @@ class Callbacks:
             cell = ""
         ms = round(1000 * (time.monotonic() - began))
         retry = job.settings.retry_in_force
+        if isinstance(status, int) and status < 300:
+            job.row.reported = True
         repeats = may_repeat and (status in retry.statuses or error in retry.errors)
         self._write(
             job,

@@ -12,7 +12,8 @@
     POST   /control/month         a new billing month: {"workspace": "acme"}
     POST   /control/auto-run      {"webhook": "acme--crm", "on": false}
     POST   /control/rerun         {"webhook": "acme--crm", "which": "failed"},
-                                  or "all"
+                                  or "all", or "unreported": only the HTTP
+                                  column, of rows whose cell has no 2xx
     POST   /control/reset         back to the script's beginning, totals too;
                                   the ledger's file continues
     GET    /ledger                [?since=N&kind=&workspace=] the ledger's lines
@@ -86,7 +87,7 @@ class Rerun(Settings, frozen=True, kw_only=True):
     """The body of `POST /control/rerun`."""
 
     webhook: str
-    which: Literal["failed", "all"] = "failed"
+    which: Literal["failed", "all", "unreported"] = "failed"
 
 
 class NoSettings(Settings, frozen=True, kw_only=True):
@@ -172,9 +173,13 @@ def _auto_run(sim: Controlled, body: Any) -> None:
 
 
 def _rerun(sim: Controlled, body: Any) -> object:
-    """Run the failed columns of failed rows again, or all columns of every row."""
+    """Run the failed columns of failed rows again, or all of every row, or the HTTP column."""
     order = checked(Rerun, body)
     webhook = sim.clay.webhook(order.webhook)
+    if order.which == "unreported":
+        count = sum(map(sim.clay.enrichment.report_again, list(webhook.rows.values())))
+        sim.clay.did(f"ran {count} HTTP columns of {order.webhook} again", webhook.workspace.name)
+        return {"rows": count}
     is_all = order.which == "all"
     rows = [
         row

@@ -6,7 +6,7 @@ Its columns run one after the other, and each is charged when it starts.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,8 @@ from stream_app.dev.simulator.kept import Progress
 from stream_app.dev.simulator.ledger import ChargeLine, Ledger, RefundLine, RowLine
 from stream_app.dev.simulator.script import Column
 from stream_app.dev.simulator.world import Row, World, cells_of
+
+_RAN = ("done", "errors", "deduped")
 
 
 @dataclass(slots=True, eq=False)
@@ -70,6 +72,7 @@ class Enrichment:
         settings = row.webhook.settings
         row.run += 1
         row.state = "running"
+        row.reported = False
         self.running += 1
         columns = [column for column in settings.columns if column.name not in row.filled]
         latency_s = self._chance.latency_s(settings.latency, row.about, row.run)
@@ -92,15 +95,29 @@ class Enrichment:
         row.state = progress.state
         if row.run == 0:
             return
+        row.reported = progress.is_reported
+        cells = self._drawn_again(row, progress.charged)
+        if row.state in _RAN and not progress.is_over:
+            self._report(row, cells, _has_result(row))
+        self._forget(row)
+
+    def report_again(self, row: Row) -> bool:
+        """Run only the HTTP column of a row that ran, unless a call was answered with a 2xx."""
+        if row.state not in _RAN or row.reporting or row.reported:
+            return False
+        paid = {column.name: 1 for column in row.webhook.settings.columns}
+        self._report(row, self._drawn_again(row, paid), _has_result(row))
+        self._forget(row)
+        return True
+
+    def _drawn_again(self, row: Row, charged: Mapping[str, int]) -> dict[str, Any]:
+        """Return the cells of a row that ran, with the results of the columns that were charged."""
         run = Run(row, row.run, self._cells(row), list(row.webhook.settings.columns), 0)
         for column in run.columns:
-            if (column.credits or column.actions) and not progress.charged[column.name]:
+            if (column.credits or column.actions) and not charged.get(column.name):
                 break
             self._fill(run, column)
-        is_found = _has_result(row)
-        self._forget(row)
-        if row.state in ("done", "errors", "deduped") and not progress.is_reported:
-            self._report(row, run.cells, is_found)
+        return run.cells
 
     def _next(self, run: Run) -> None:
         row = run.row

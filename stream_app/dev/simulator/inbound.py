@@ -193,7 +193,9 @@ class Inbound:
         row = None
         if line.fault != "table_full":
             again = self._ledger.tally.of(lead).accepted if lead else 0
-            row = self._world.new_row(webhook, sent, f"{lead}#{again}" if lead else nameless)
+            # ".0" because scripts know what their seed draws, from when an array was many rows
+            about = f"{lead}#{again}.0" if lead else f"{nameless}.0"
+            row = self._world.new_row(webhook, sent, about)
         line.accepted = int(row is not None)
         self._note(webhook, line)
         if self._kept is not None:

@@ -79,7 +79,8 @@ class Progress(msgspec.Struct):
         charged: How often each column was paid for, by name.
         refunded: How often that was given back.
         credits: What the row has cost.
-        is_reported: Its callback was answered, or is not repeated.
+        is_reported: A call of its HTTP column was answered with a 2xx.
+        is_over: Its HTTP column makes no further call.
     """
 
     run: int = 0
@@ -88,6 +89,7 @@ class Progress(msgspec.Struct):
     refunded: Counter[str] = msgspec.field(default_factory=Counter)
     credits: int = 0
     is_reported: bool = False
+    is_over: bool = False
 
     @property
     def paid(self) -> frozenset[str]:
@@ -111,6 +113,9 @@ def progress_of(lines: Iterable[AnyLine]) -> dict[int, Progress]:
                 progress.run = line.run
                 progress.state = line.state
                 progress.is_reported = False
+                progress.is_over = False
             case CallbackLine():
-                rows[line.row].is_reported |= not line.repeats
+                is_answered = isinstance(line.status, int) and line.status < 300
+                rows[line.row].is_reported |= is_answered
+                rows[line.row].is_over |= not line.repeats
     return rows

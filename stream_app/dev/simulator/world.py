@@ -80,7 +80,8 @@ class WorkspaceState:
 class Row:
     """One row of a table.
 
-    `about` identifies it for the seed: the lead and its repetition, not its time.
+    `about` identifies it for the seed: the lead and its repetition, not its time. `reporting` is
+    true while its HTTP column runs, and `reported` once a call of that was answered with a 2xx.
     """
 
     number: int
@@ -93,6 +94,8 @@ class Row:
     run: int = 0
     state: str = "not_run"
     spent: int = 0
+    reporting: bool = False
+    reported: bool = False
     filled: dict[str, Any] = field(default_factory=dict)
 
     def names(self) -> dict[str, Any]:

@@ -341,6 +341,23 @@ def test_each_workspace_has_its_own_100_calls__clay_webhook_guide() -> None:
     assert first.outward_in_s(limits, 9.0) == 0, "what was not used is gone"
 
 
+async def test_a_failed_call_can_be_run_again_alone__clay_http_api_guide(start: Start) -> None:
+    async with answering(503, 200) as receiver:
+        bench, calls = await reported(start, receiver.url)
+        assert calls == [503]
+        spent = len(await bench.lines("kind=charge"))
+        again = {"webhook": SLUG, "which": "unreported"}
+        assert await bench.control("rerun", again) == {"rows": 1}
+        await bench.settled()
+        lines = await bench.lines("kind=callback")
+        assert [line["status"] for line in lines] == [503, 200]
+        assert len(await bench.lines("kind=charge")) == spent + 1, "only the call is paid again"
+        assert await bench.control("rerun", again) == {"rows": 0}
+        await bench.control("rerun", {"webhook": SLUG, "which": "all"})
+        await bench.settled()
+        assert len(receiver.at_s) == 3, "a new run is reported anew"
+
+
 async def test_each_call_costs_one_action__clay_http_api_guide(start: Start) -> None:
     async with answering(429, 200) as receiver:
         bench, calls = await reported(start, receiver.url)
