@@ -42,11 +42,11 @@ from stream_app.domain.model.messages import RESEND, Lead
 from stream_app.domain.model.outcome import (
     Accepted,
     Denied,
-    Gone,
     Poison,
     RateLimited,
     Refused,
     Uncertain,
+    WebhookOut,
 )
 from stream_app.domain.model.records import Record
 from stream_app.domain.plan import Destination, Plan
@@ -391,7 +391,7 @@ class LeadPipeline:
                 longest_s = min(policy.retry_cap_s, policy.retry_base_s * 2**attempts)
                 due_ms = max(due_ms, now_ms + int(longest_s * self._clock.rand() * 1000))
                 why = failure(outcome, due_ms)
-            case RateLimited() | Denied() | Gone():
+            case RateLimited() | Denied() | WebhookOut():
                 why = Reason(outcome.reason, settlement.text, outcome.http_status, due_ms)
             case None:
                 text = "not sent: its turn was too long ago"

@@ -46,8 +46,8 @@ def _meters(
 
 
 _GONE: Final = Suspension(
-    "webhook_gone",
-    "webhook w-gone answers 404",
+    "gone",
+    "webhook w-gone of acme-people takes no leads: HTTP 404: Clay does not know it",
     NOW_MS - DAY_MS,
     NOW_MS + HOUR_MS,
     HOUR_MS,

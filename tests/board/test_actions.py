@@ -80,8 +80,8 @@ def test_each_hold_has_the_command_that_ends_it() -> None:
     view = msgspec.json.decode(lane(NAMES, "acme", webhooks=webhooks).value or b"", type=LaneView)
     back = ("Put the webhook back", "quota?webhook=w-2&use=use")
     auto = ("Let the breaker decide", "auto")
-    for code, remedy in (("webhook_gone", back), ("forced_open", auto), ("rate_limited", None)):
-        assert remedy_of(Finding(code, "webhook w-2 answers 404"), view) == remedy
+    for code, remedy in (("webhook_out", back), ("forced_open", auto), ("rate_limited", None)):
+        assert remedy_of(Finding(code, "webhook w-2 takes no leads"), view) == remedy
 
 
 @pytest.mark.parametrize(

@@ -79,18 +79,18 @@ def _suspended(reason: str) -> InTrouble:
     return InTrouble(msgspec.structs.replace(NEW, suspension=state))
 
 
-def _gone() -> InTrouble:
+def _out() -> InTrouble:
     state = suspension.begin(
         POLICY.suspension,
-        "http_404",
-        "the webhook hook1 is gone (404)",
+        "full",
+        "webhook hook1 of people takes no leads: HTTP 403: it is full",
         BEGAN_MS,
         PEOPLE.alias,
     )
     return InTrouble(
         msgspec.structs.replace(
             NEW,
-            quota=quota.gone(POLICY.suspension, NEW.quota, "hook1", state, None),
+            quota=quota.suspend(POLICY.suspension, NEW.quota, "hook1", state, None),
         ),
     )
 
@@ -139,7 +139,7 @@ UNTIL_A_PROBE: Final[dict[str, Callable[[], InTrouble]]] = {
             "flood_guard",
         )
     },
-    "webhook_gone": _gone,
+    "webhook_out": _out,
     "breaker_open": _broken,
     "breaker_open: half open": _half_open,
 }

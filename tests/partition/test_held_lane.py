@@ -1,4 +1,4 @@
-"""A lane that is held for an hour, or whose webhook is gone: which other leads go on, how soon."""
+"""A lane that is held for an hour, or whose webhook is out: which other leads go on, how soon."""
 
 import asyncio
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from stream_app.domain.model.messages import Callback
-from stream_app.domain.model.outcome import Denied, Gone, Outcome, RateLimited
+from stream_app.domain.model.outcome import Denied, Outcome, RateLimited, WebhookOut
 from stream_app.domain.model.records import Record
 from tests.partition.test_commands import Bench as OperatedBench
 from tests.partition.test_owner import SlowClay
@@ -16,6 +16,8 @@ from tests.simulation.schedule import Setup
 
 HOUR_S = 3_600
 SOON_S = 1.0
+GONE = WebhookOut(404, 5, "gone", "HTTP 404: Clay does not know it")
+FULL = WebhookOut(403, 5, "full", "HTTP 403: it is full")
 
 
 class ByWorkspace(SlowClay):
@@ -145,9 +147,10 @@ async def test_hot_leads_go_first_too_when_an_operator_lets_waiting_leads_go() -
 
 
 @virtual_time
-async def test_a_webhook_that_is_gone_is_left_at_once_and_the_lead_goes_to_the_next() -> None:
-    bench = Bench(Setup(webhooks=2))
-    bench.clay.acme = [Gone(404, 5)]
+async def test_a_webhook_that_is_out_is_left_at_once_and_the_lead_goes_to_the_next() -> None:
+    """No attempt is counted: with one allowed, the lead would become a dead letter."""
+    bench = Bench(Setup(webhooks=2, max_attempts=1))
+    bench.clay.acme = [FULL]
     await bench.start()
     first = bench.lead("acme")
     await asyncio.sleep(SOON_S)
@@ -166,17 +169,17 @@ async def test_a_webhook_that_is_gone_is_left_at_once_and_the_lead_goes_to_the_n
 @virtual_time
 async def test_leads_wait_for_the_only_webhook_until_a_probe_or_operator_brings_it_back() -> None:
     bench = Bench(Setup(webhooks=1))
-    bench.clay.acme = [Gone(404, 5)] * 2
+    bench.clay.acme = [FULL, GONE]
     await bench.start()
     leads = [bench.lead("acme") for _ in range(3)]
     await asyncio.sleep(SOON_S)
     assert bench.emitted(leads[0])[-1] == "held_paused"
     assert len(bench.clay.sent) == 1
     await asyncio.sleep(310)
-    assert len(bench.clay.sent) == 2, "one probe, which gave 404 again"
+    assert len(bench.clay.sent) == 2, "one probe, which was refused again"
     await asyncio.sleep(610)
     assert [bench.emitted(lead)[-1] for lead in leads] == ["accepted"] * 3
-    bench.clay.acme = [Gone(404, 5)]
+    bench.clay.acme = [GONE]
     last = bench.lead("acme")
     await asyncio.sleep(SOON_S)
     assert bench.emitted(last)[-1] == "held_paused"

@@ -247,7 +247,7 @@ def test_the_failures_page_has_every_error_and_every_code() -> None:
     assert {
         "no_identity",
         "unknown_workspace",
-        "webhook_gone",
+        "webhook_out",
         "lane_busy",
         "loop_guard",
         "resend",

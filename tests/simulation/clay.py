@@ -12,12 +12,12 @@ from typing import Final, Literal
 from stream_app.domain.model.outcome import (
     Accepted,
     Denied,
-    Gone,
     Outcome,
     Poison,
     RateLimited,
     Refused,
     Uncertain,
+    WebhookOut,
 )
 from tests.simulation.loop import Process, SimLoop
 
@@ -32,7 +32,7 @@ Fate = Literal[
     "hang",  # Clay has it, and never answers
     "poison",  # 400
     "denied",  # 401
-    "gone",  # 404, for good
+    "out",  # its webhook is full, refused or gone, for good
 ]
 Answer = Literal[
     "enriched",
@@ -56,6 +56,11 @@ ANSWERS: Final[dict[Answer, tuple[tuple[float, str, int], ...]]] = {
 }
 """(seconds after Clay has the row, outcome, attempt) of each callback."""
 
+OUT: Final = (
+    WebhookOut(403, 100, "full", "HTTP 403: it is full"),
+    WebhookOut(404, 100, "gone", "HTTP 404: Clay does not know it"),
+    WebhookOut(403, 100, "refused", "HTTP 403: Clay refuses it"),
+)
 TAKES: Final = frozenset({"accepted", "slow", "lost_after", "hang"})
 REQUEST_TIMEOUT_S: Final = 15.0
 _ON_THE_WAY_S: Final = 0.01
@@ -110,7 +115,7 @@ class FakeClay:
         self._answers = answers
         self._drop_in_flight = drop_in_flight
         self._limits = 0
-        self._gone: set[str] = set()
+        self._out: dict[str, WebhookOut] = {}
         self._webhooks: dict[str, set[str]] = {}
 
     def client(self, process: Process) -> ProcessClay:
@@ -121,12 +126,12 @@ class FakeClay:
 
     def start(self, process: Process, destination: str, webhook_id: str, body: bytes) -> Post:
         fate: Fate = next(self._fates, "accepted")
-        if webhook_id in self._gone:
-            fate = "gone"
-        elif fate == "gone":
-            # The last webhook of a pool never goes: that lane would stand still for ever.
-            if len(self._webhooks[destination] - self._gone) > 1:
-                self._gone.add(webhook_id)
+        if webhook_id in self._out:
+            fate = "out"
+        elif fate == "out":
+            # The last webhook of a pool stays: that lane would stand still for ever.
+            if len(self._webhooks[destination] - self._out.keys()) > 1:
+                self._out[webhook_id] = OUT[len(self._out) % len(OUT)]
             else:
                 fate = "accepted"
         row = json.loads(body)
@@ -187,8 +192,8 @@ class FakeClay:
                 return 0.1, Poison(400, 100, "bad row")
             case "denied":
                 return 0.1, Denied(401, 100, "token")
-            case "gone":
-                return 0.1, Gone(404, 100)
+            case "out":
+                return 0.1, self._out[post.webhook_id]
 
 
 class ProcessClay:

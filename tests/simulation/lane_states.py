@@ -86,13 +86,13 @@ def troubles_of(
         for hook in pool
         if hook is None or (not hook.dead and hook.count < policy.quota.rotate_at)
     ]
-    gone = [hook.suspension for hook in usable if hook is not None and hook.suspension is not None]
+    out = [hook.suspension for hook in usable if hook is not None and hook.suspension is not None]
     if not usable:
         troubles["no_webhook"] = Trouble()
-    elif len(gone) == len(usable):
-        dues = [max(stopped.probe_at_ms, stopped.lease_until_ms) for stopped in gone]
-        troubles["webhook_gone"] = Trouble(
-            min(stopped.since_ms for stopped in gone),
+    elif len(out) == len(usable):
+        dues = [max(stopped.probe_at_ms, stopped.lease_until_ms) for stopped in out]
+        troubles["webhook_out"] = Trouble(
+            min(stopped.since_ms for stopped in out),
             min(dues) <= now_ms,
         )
     stopped = lane.suspension

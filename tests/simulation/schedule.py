@@ -219,7 +219,7 @@ _FATES: Final[tuple[Fate, ...]] = (
     "hang",
     "poison",
     "denied",
-    "gone",
+    "out",
 )
 _ANSWERS: Final[tuple[Answer, ...]] = (
     *("enriched", "no_data", "partial", "lost", "doubled", "reordered", "early", "late"),

@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from stream_app.domain.lane.holds import BREAKER_OPEN, WEBHOOK_GONE, reason_of
+from stream_app.domain.lane.holds import BREAKER_OPEN, WEBHOOK_OUT, reason_of
 from stream_app.domain.lane.lane import Lane, mode_of
 from stream_app.domain.limits import breaker, budget, concurrency, rate, suspension
 from stream_app.domain.limits import webhook_quota as quota
@@ -297,7 +297,7 @@ def without_webhook(
     )
     if suspended is None:
         return held("no_webhook", text, now_ms + _ASK_AGAIN_MS)
-    return held(WEBHOOK_GONE, text, suspended.until_ms)
+    return held(WEBHOOK_OUT, text, suspended.until_ms)
 
 
 def _no_room(

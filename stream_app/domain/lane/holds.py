@@ -16,7 +16,7 @@ from stream_app.domain.limits.breaker import Mode
 from stream_app.domain.limits.budget import METERS
 from stream_app.domain.model.messages import Status
 
-WEBHOOK_GONE: Final = "webhook_gone"
+WEBHOOK_OUT: Final = "webhook_out"
 OVER_CEILING: Final = "over_ceiling"
 BREAKER_OPEN: Final = "breaker_open"
 FORCED_OPEN: Final = "forced_open"
@@ -86,7 +86,7 @@ _DENIED: Final = HoldReason(
     needs_repair=True,
     alarm="Clay refuses its leads, so the lane is held.",
 )
-"""Every status with which Clay refuses all leads of a destination: 401, 402, 403 and others."""
+"""Every status with which Clay refuses all leads of a destination: 401, 402 and others."""
 
 
 def _budget(meter: str) -> HoldReason:
@@ -129,14 +129,14 @@ _REASONS: Final = (
         alarm="No webhook takes leads any more.",
     ),
     HoldReason(
-        code=WEBHOOK_GONE,
+        code=WEBHOOK_OUT,
         lifted_by="probe",
         waits_for="pause",
         lifts=f"a probe that Clay accepts, or a new webhook in the pool; or {_REPAIR}",
         status="held_paused",
         remedy="quota",
         needs_repair=True,
-        alarm="Clay does not know a webhook any more.",
+        alarm="Clay takes no leads by a webhook: it is full, refused or gone.",
     ),
     HoldReason(
         code=callback_health.REASON,

@@ -242,8 +242,9 @@ def _resume(lane: Lane) -> Answer:
     gone = [f"the pause {byline(lane.pause)}"] if lane.pause else []
     gone += [f"the suspension ({lane.suspension.reason})"] if lane.suspension else []
     gone += [
-        f"the suspension of webhook {webhook_id} (404)"
-        for webhook_id in quota.suspended(lane.quota)
+        f"the suspension of webhook {webhook_id} ({webhook.out})"
+        for webhook_id, webhook in lane.quota.webhooks.items()
+        if webhook.suspension is not None
     ]
     if not gone:
         return Answer(lane, "the lane was neither paused nor suspended")
@@ -380,7 +381,7 @@ def _quota(lane: Lane, order: ChangeQuota, webhook_ids: Collection[str], by: Act
     use = (
         f"out of use ({webhook.dead})"
         if webhook.dead
-        else "suspended (404)"
+        else f"suspended: {webhook.out}"
         if webhook.suspension
         else "in use"
     )

@@ -23,12 +23,12 @@ from stream_app.domain.limits.suspension import Probe
 from stream_app.domain.model.outcome import (
     Accepted,
     Denied,
-    Gone,
     Outcome,
     Poison,
     RateLimited,
     Refused,
     Uncertain,
+    WebhookOut,
 )
 from stream_app.domain.model.text import count
 from stream_app.domain.plan import Destination, InForce
@@ -71,7 +71,7 @@ def settled(
     were in flight, this one included. `others_wait`: more leads of the lane wait to be sent.
     `held_ms`: from the grant to the end; 0 if a take-over came between them.
     """
-    if grant.webhook_probe is not None and not isinstance(outcome, Gone):
+    if grant.webhook_probe is not None and not isinstance(outcome, WebhookOut):
         hooks = quota.probed(
             lane.quota,
             grant.webhook_id,
@@ -139,7 +139,7 @@ def settled(
                 limited.blocked_until_ms,
             )
         case Denied():
-            text = _denial_text(lane, grant, outcome)
+            text = _denial_text(grant.destination, outcome)
             lane = _without_verdict(lane, grant, now_ms, keep_probe=True)
             lane = _suspended(
                 policy,
@@ -151,22 +151,17 @@ def settled(
                 grant.probe,
             )
             return lane, Settlement(False, now_ms, text)
-        case Gone():
-            alias = grant.destination.alias
-            setup_id = grant.destination.setup_id
-            text = (
-                f"the webhook {grant.webhook_id} of {alias} is gone (404): a probe tries it "
-                "again now and then"
-            )
+        case WebhookOut():
+            text = _webhook_text(lane, grant, outcome)
             fresh = suspension.begin(
                 policy.suspension,
-                outcome.reason,
+                outcome.cause,
                 text,
                 now_ms,
-                alias,
-                setup_id,
+                grant.destination.alias,
+                grant.destination.setup_id,
             )
-            hooks = quota.gone(
+            hooks = quota.suspend(
                 policy.suspension,
                 lane.quota,
                 grant.webhook_id,
@@ -419,12 +414,19 @@ def _with_probe_released(lane: Lane, grant: Grant, now_ms: int) -> Lane:
     )
 
 
-def _denial_text(lane: Lane, grant: Grant, outcome: Denied) -> str:
-    """Return the text for a refused call, with the token and webhook that it used."""
-    destination = grant.destination
-    sent = ""
-    token = f" (token: {destination.token_env})" if destination.token_env else " (no token)"
-    if outcome.http_status == 403:
-        webhook = quota.of(lane.quota, grant.webhook_id)
-        sent = f", webhook {grant.webhook_id} after {count(webhook.count, 'submission')}"
-    return f"destination {destination.alias}{token}{sent}: {outcome.text}"
+def _denial_text(destination: Destination, outcome: Denied) -> str:
+    """Return the text for a refused call, with the token that it used."""
+    token = f"token: {destination.token_env}" if destination.token_env else "no token"
+    return f"destination {destination.alias} ({token}): {outcome.text}"
+
+
+def _webhook_text(lane: Lane, grant: Grant, outcome: WebhookOut) -> str:
+    """Return the text for a webhook that is out.
+
+    The count shows whether something else may have filled it.
+    """
+    counted = count(quota.of(lane.quota, grant.webhook_id).count, "submission")
+    return (
+        f"webhook {grant.webhook_id} of {grant.destination.alias} takes no leads ({counted} "
+        f"counted here): {outcome.text}; a probe tries it again now and then"
+    )

@@ -1,9 +1,10 @@
 """The quota: counts the submissions of each webhook, and picks the next one of a pool.
 
-A pool is a destination's. Clay stops a webhook after 50,000 submissions, forever and often
-silently, so it is replaced before that. A webhook that answers 404 is suspended: the next one of
-the pool takes its leads, and a lead is sent to it as a probe now and then. The caller names a
-webhook by an opaque id, because its URL is a secret.
+A pool is a destination's. Clay takes nothing more by a webhook after 50,000 submissions, so it is
+replaced before that. A webhook that takes no leads, because it is full, refused or gone, is
+suspended: the next one of the pool takes its leads, and a lead is sent to it as a probe now and
+then. It may be full before our own count says so, because something else may submit to it, too.
+The caller names a webhook by an opaque id, because its URL is a secret.
 """
 
 from collections.abc import Mapping
@@ -15,10 +16,18 @@ from stream_app.domain.limits import suspension
 from stream_app.domain.limits.suspension import Probe, Suspension, SuspensionPolicy
 from stream_app.domain.model import text as texts
 from stream_app.domain.model.numbers import Whole
+from stream_app.domain.model.outcome import WebhookCause
 from stream_app.domain.model.ranges import Policy, Range, Wait
 
 # Submissions after which Clay accepts no more (docs/reference/clay.md, "Inbound").
 LIFETIME: Final = 50_000
+_FULL: Final[WebhookCause] = "full"
+_OUT: Final[Mapping[str, str]] = {
+    _FULL: "full (403)",
+    "refused": "refused (403)",
+    "gone": "gone (404)",
+}
+"""By the reason of the suspension. One that this version does not know stands for itself."""
 
 
 class QuotaPolicy(Policy, frozen=True):
@@ -41,12 +50,25 @@ class Webhook(msgspec.Struct, frozen=True, omit_defaults=True):
     Attributes:
         count: All submissions, probes and retries included.
         dead: Who took it out of use, in words.
-        suspension: Since when it answers 404, and when its next probe is due.
+        suspension: Since when it takes no leads, why (a `WebhookCause`), and when its next probe is
+            due.
     """
 
     count: Whole = 0
     dead: str = ""
     suspension: Suspension | None = None
+
+    @property
+    def out(self) -> str:
+        """Why it is out of use or suspended, in words; '' if it takes leads."""
+        if self.dead or self.suspension is None:
+            return self.dead
+        return _OUT.get(self.suspension.reason, self.suspension.reason)
+
+    @property
+    def is_full(self) -> bool:
+        """True if Clay says that it is."""
+        return self.suspension is not None and self.suspension.reason == _FULL
 
 
 class Picked(msgspec.Struct, frozen=True):
@@ -124,14 +146,14 @@ def due_ms(policy: QuotaPolicy, state: Quota, pool: tuple[str, ...]) -> int:
     )
 
 
-def gone(
+def suspend(
     probes: SuspensionPolicy,
     state: Quota,
     webhook_id: str,
     fresh: Suspension,
     probe: Probe | None,
 ) -> Quota:
-    """Return the state after a 404.
+    """Return the state after this webhook took no leads.
 
     `fresh`: a new suspension. Its own probe makes an existing one longer.
     """
@@ -140,7 +162,7 @@ def gone(
 
 
 def probed(state: Quota, webhook_id: str, probe: Probe, is_accepted: bool, now_ms: int) -> Quota:
-    """Return the state after a probe that was not a 404.
+    """Return the state after a probe that did not show the webhook out again.
 
     The webhook is in use again if Clay accepted the lead.
     """
@@ -192,17 +214,18 @@ def used_up(state: Quota, pool: tuple[str, ...]) -> str:
     ends = []
     for webhook_id in pool:
         webhook = of(state, webhook_id)
-        how = webhook.dead or (
-            "404" if webhook.suspension is not None else texts.count(webhook.count, "submission")
-        )
-        ends.append(f"{webhook_id}: {how}")
+        ends.append(f"{webhook_id}: {webhook.out or texts.count(webhook.count, 'submission')}")
     return ", ".join(ends) or "its pool is empty"
 
 
 def left(policy: QuotaPolicy, state: Quota, pool: tuple[str, ...]) -> int:
     """Return how many submissions the pool still accepts."""
     webhooks = (of(state, webhook_id) for webhook_id in pool)
-    return sum(max(0, policy.rotate_at - webhook.count) for webhook in webhooks if not webhook.dead)
+    return sum(
+        max(0, policy.rotate_at - webhook.count)
+        for webhook in webhooks
+        if not (webhook.dead or webhook.is_full)
+    )
 
 
 def count(state: Quota, webhook_id: str) -> Quota:

@@ -9,7 +9,7 @@ answer, '' if there was none. Both are scrubbed: one line, safe for logs and hea
 import html
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final, Literal, get_args
 
 import msgspec
@@ -65,7 +65,7 @@ class RateLimited(_Answered, frozen=True, gc=False):
 
 
 class Denied(_Answered, frozen=True, gc=False):
-    """401, 402, 403, other 4xx, 3xx: the lane is suspended and no lead is lost.
+    """401, 402, other 4xx, 3xx: the lane is suspended and no lead is lost.
 
     `text` says why and what to do.
     """
@@ -73,11 +73,23 @@ class Denied(_Answered, frozen=True, gc=False):
     text: str = ""
 
 
-class Gone(_Answered, frozen=True, gc=False):
-    """404: the webhook does not exist.
+WebhookCause = Literal["full", "refused", "gone"]
+"""Why a webhook takes no leads, a stable code."""
 
-    It is suspended and probed; the next one of its pool takes the leads.
+
+class WebhookOut(_Answered, frozen=True, gc=False):
+    """403, 404: this webhook takes no leads.
+
+    It is suspended and probed, and the next one of its pool takes the leads. Nothing is wrong with
+    the lead, or with another webhook.
+
+    Attributes:
+        cause: Why.
+        text: The same in words, with those of Clay.
     """
+
+    cause: WebhookCause
+    text: str = ""
 
 
 class Poison(_Answered, frozen=True, gc=False):
@@ -113,7 +125,7 @@ class Uncertain(_Failed, frozen=True, gc=False):
     """Clay may have it: nothing is sent again before the callback's grace ends."""
 
 
-Outcome = Accepted | RateLimited | Refused | Uncertain | Denied | Gone | Poison
+Outcome = Accepted | RateLimited | Refused | Uncertain | Denied | WebhookOut | Poison
 
 _ADVICE = {
     401: (
@@ -121,11 +133,6 @@ _ADVICE = {
         "shows in Clay"
     ),
     402: "Clay wants payment: check the plan and the credits of this workspace in Clay",
-    403: (
-        "Clay forbids this webhook: check this destination's token, and whether the webhook "
-        "has used up its"
-        " 50,000 submissions (then put a new webhook into the pool)"
-    ),
     3: (
         "this destination's webhook URL redirects, which is never followed: set the URL that "
         "Clay shows now"
@@ -133,6 +140,17 @@ _ADVICE = {
     4: "Clay takes no such request: compare this destination's settings with its table in Clay",
 }
 """By status, or by its first digit."""
+_OUT: Final[Mapping[WebhookCause, str]] = {
+    "full": "it is full, so put a new webhook into the pool",
+    "refused": (
+        "Clay refuses it, so look in Clay whether it is full (then put a new webhook into the "
+        "pool), and compare its URL and this destination's token"
+    ),
+    "gone": "Clay does not know it, so compare its URL, or put a new webhook into the pool",
+}
+# What Clay says of a webhook that has had all the submissions that it takes
+# (docs/reference/clay.md, "Inbound").
+_FULL: Final = "record limit reached"
 _WORDS = {
     400: "Clay cannot read this row",
     413: "this row is too large for Clay",
@@ -163,9 +181,17 @@ def classify(
         return Accepted(http_status, latency_ms)
     if http_status == 429:
         return RateLimited(http_status, latency_ms, retry_after)
-    if http_status == 404:
-        return Gone(http_status, latency_ms)
     answer = scrub(excerpt, known=known)
+    if http_status in (403, 404):
+        cause: WebhookCause = "gone"
+        if http_status == 403:
+            cause = "full" if _says(_FULL, excerpt, known) else "refused"
+        return WebhookOut(
+            http_status,
+            latency_ms,
+            cause,
+            _explain(http_status, _OUT[cause], answer),
+        )
     if http_status in (400, 413, 422):
         return Poison(
             http_status,
@@ -185,6 +211,14 @@ def classify(
         )
     text = _explain(http_status, "Clay failed, and may have taken the row", answer)
     return Uncertain(f"http_{http_status}", latency_ms, http_status, text, answer)
+
+
+def _says(phrase: str, answer: str, known: Iterable[str]) -> bool:
+    """Return True if an answer has this phrase, and not because it repeats what was sent.
+
+    Asked of the answer as it came: a scrubbed one lacks each word that the lead has, too.
+    """
+    return phrase in _folded(answer) and not any(phrase in _folded(value) for value in known)
 
 
 def _explain(http_status: int, words: str, answer: str) -> str:

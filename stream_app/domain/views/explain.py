@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from stream_app.domain.lane.holds import WEBHOOK_GONE, lifts, remains
+from stream_app.domain.lane.holds import WEBHOOK_OUT, lifts, remains
 from stream_app.domain.limits.budget import MeterName
 from stream_app.domain.limits.meters import Forecast
 from stream_app.domain.model.text import count
@@ -354,21 +354,24 @@ def _in_part(part: PartHold, lane: LaneFacts, view: LaneView) -> Finding:
 
 
 def _suspended_webhooks(lane: LaneFacts, view: LaneView, now_ms: int) -> Iterator[Finding]:
-    """Yield webhooks that answer 404 while others of their pool take the leads."""
+    """Yield webhooks that are out while others of their pool take the leads.
+
+    One that an operator has taken out of use is no news.
+    """
     named_in = (view.text, *(part.text for part in view.partly))
     for webhook_id, webhook in view.webhooks.items():
-        if webhook.suspension is None or any(webhook_id in text for text in named_in):
+        stopped = webhook.suspension
+        if stopped is None or webhook.dead or any(webhook_id in text for text in named_in):
             continue
-        gone = webhook.suspension
-        left = remains(WEBHOOK_GONE, gone.probe_at_ms, now_ms)
+        left = remains(WEBHOOK_OUT, stopped.probe_at_ms, now_ms)
         yield Finding(
-            code=WEBHOOK_GONE,
-            what=gone.text,
+            code=WEBHOOK_OUT,
+            what=stopped.text,
             workspace=lane.workspace,
             holds=False,
-            since_ms=gone.since_ms,
+            since_ms=stopped.since_ms,
             until_ms=left.until_ms if left is not None else 0,
-            lifts=lifts(WEBHOOK_GONE, view.workspace),
+            lifts=lifts(WEBHOOK_OUT, view.workspace),
         )
 
 

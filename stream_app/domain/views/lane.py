@@ -1,6 +1,6 @@
 """The published view of a lane, and what changed since the last one."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Final, Literal, Self
@@ -12,7 +12,7 @@ from stream_app.domain.lane.holds import (
     BREAKER_OPEN,
     FORCED_OPEN,
     PROBE_DUE,
-    WEBHOOK_GONE,
+    WEBHOOK_OUT,
     code_of,
     lifts,
     reason_of,
@@ -233,6 +233,7 @@ def view(
         for destination in destinations
     }
     held = _whole(policy, lane, destinations, answers)
+    pool = {name for destination in destinations for name in destination.webhook_ids}
     since = partial(_since_ms, lane, mode, destinations, now_ms=now_ms, stall=stall)
     to_bulk = dict(answers)
     for destination in destinations:
@@ -268,7 +269,7 @@ def view(
             or first_estimate(destination.estimate)
             for destination in destinations
         },
-        webhooks=lane.quota.webhooks,
+        webhooks=_webhooks(lane, pool),
         calls=counts.calls,
         p50_ms=latency.p50_ms,
         p95_ms=latency.p95_ms,
@@ -290,7 +291,7 @@ def view(
     return (
         seen
         if before is None
-        else msgspec.structs.replace(seen, news=tuple(_news(configured, before, seen)))
+        else msgspec.structs.replace(seen, news=tuple(_news(configured, before, seen, pool)))
     )
 
 
@@ -474,11 +475,11 @@ def _since_ms(
         return lane.suspension.since_ms
     if reason == REASON:
         return stall.since_ms
-    if reason == WEBHOOK_GONE:
-        gone = quota.suspended(lane.quota)
+    if reason == WEBHOOK_OUT:
+        out = quota.suspended(lane.quota)
         concerned = [place for place in destinations if not aliases or place.alias in aliases]
         pools = {webhook_id for place in concerned for webhook_id in place.webhook_ids}
-        return min(gone[webhook_id].since_ms for webhook_id in gone.keys() & pools)
+        return min(out[webhook_id].since_ms for webhook_id in out.keys() & pools)
     if code_of(reason, mode) == FORCED_OPEN and lane.forced is not None:
         return lane.forced.by.at_ms
     if reason == BREAKER_OPEN:
@@ -486,7 +487,23 @@ def _since_ms(
     return lane.held_since.get(reason, now_ms)
 
 
-def _news(configured: Workspace, before: LaneView, now: LaneView) -> Iterator[LaneChange]:
+def _webhooks(lane: Lane, pool: Collection[str]) -> dict[str, Webhook]:
+    """Return all webhooks of the lane. Those of no pool concern nobody while they are out."""
+    return {
+        name: webhook
+        if name in pool or webhook.suspension is None
+        else msgspec.structs.replace(webhook, suspension=None)
+        for name, webhook in lane.quota.webhooks.items()
+    }
+
+
+def _news(
+    configured: Workspace,
+    before: LaneView,
+    now: LaneView,
+    pool: Collection[str],
+) -> Iterator[LaneChange]:
+    """Yield what has changed. `pool`: the webhooks of the lane's destinations."""
     if now.paused_by != before.paused_by:
         by = now.paused_by
         yield (
@@ -532,13 +549,15 @@ def _news(configured: Workspace, before: LaneView, now: LaneView) -> Iterator[La
         was = before.webhooks.get(webhook_id, Webhook())
         if webhook.dead and not was.dead:
             yield LaneChange("webhook_dead", f"webhook {webhook_id} is out of use: {webhook.dead}")
+        if webhook_id not in pool:
+            continue
         if bool(webhook.suspension) != bool(was.suspension):
             text = (
                 webhook.suspension.text
                 if webhook.suspension
                 else f"webhook {webhook_id} is in use again"
             )
-            yield LaneChange(WEBHOOK_GONE if webhook.suspension else "webhook_back", text)
+            yield LaneChange(WEBHOOK_OUT if webhook.suspension else "webhook_back", text)
         if webhook.count >= configured.quota.warn_at > was.count:
             left = count(configured.quota.rotate_at - webhook.count, "more submission")
             yield LaneChange(

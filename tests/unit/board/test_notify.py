@@ -108,7 +108,7 @@ def test_what_it_says_names_the_workspace_and_the_remedy() -> None:
         "No worker runs, so nothing is sent.",
         NOW_MS,
     )
-    assert alert(code="webhook_gone", holds=False).severity == "warning"
+    assert alert(code="webhook_out", holds=False).severity == "warning"
 
 
 @pytest.mark.parametrize("code", [code.replace("*", "403") for code in NEEDS_A_PERSON])
@@ -227,13 +227,13 @@ def test_a_message_groups_changes_and_counts_what_it_leaves_out() -> None:
 
 
 def test_critical_alerts_come_first_and_slack_sees_no_markup_of_ours() -> None:
-    mild = Alert("webhook_gone", "warning", {}, "<!channel> & more", 0)
+    mild = Alert("webhook_out", "warning", {}, "<!channel> & more", 0)
     grave = Alert("no_worker", "critical", {}, "No worker runs.", 0)
     text = msgspec.json.decode(body_of([mild, grave], [mild], "slack", 0))["text"]
     assert text.splitlines() == [
         ":red_circle: *no_worker* (critical): No worker runs.",
-        ":large_yellow_circle: *webhook_gone* (warning): &lt;!channel&gt; &amp; more",
-        ":white_check_mark: resolved *webhook_gone* (warning): &lt;!channel&gt; &amp; more",
+        ":large_yellow_circle: *webhook_out* (warning): &lt;!channel&gt; &amp; more",
+        ":white_check_mark: resolved *webhook_out* (warning): &lt;!channel&gt; &amp; more",
     ]
 
 

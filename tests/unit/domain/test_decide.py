@@ -34,6 +34,7 @@ PEOPLE = Destination("people", "acme", ("hook1", "hook2"), callbacks=False)
 POLICY = InForce("acme", "people", budget=BudgetPolicy(credits_per_day=100, hot_share=0.1))
 LANE = Lane("acme", 0, rate=Rate(10.0, NOW_MS))
 STOPPED = suspension.begin(POLICY.suspension, "http_401", "refused", NOW_MS, "people")
+OUT = suspension.begin(POLICY.suspension, "full", "full", NOW_MS, "people")
 USUAL = Concurrency(20.0, 400.0, 100)
 POOL = (
     "destination people has no webhook left (hook1: 45,000 submissions, hook2: {}): make a "
@@ -63,8 +64,8 @@ def used(spent: int, reserved: int = 0, day: str = "2026-11-30") -> Budget:
             Held("no_webhook", POOL.format("by anna"), NOW_MS + 60_000, "held_paused"),
         ),
         (
-            {"quota": Quota({"hook1": Webhook(45_000), "hook2": Webhook(1, "", STOPPED)})},
-            Held("webhook_gone", POOL.format("404"), NOW_MS + 300_000, "held_paused"),
+            {"quota": Quota({"hook1": Webhook(45_000), "hook2": Webhook(1, "", OUT)})},
+            Held("webhook_out", POOL.format("full (403)"), NOW_MS + 300_000, "held_paused"),
         ),
         ({"suspension": STOPPED}, Held("http_401", "refused", NOW_MS + 300_000, "held_paused")),
         (
@@ -220,7 +221,7 @@ RESET = "reset: the breaker is closed with an empty window, and no suspension"
 
 IN_FORCE = {"pause": BY, "suspension": STOPPED}
 TRIPPED = {"breaker": Breaker("open", 3, 1, 2, "failure_rate")}
-GONE = {"quota": Quota({"hook2": Webhook(3, "", STOPPED)})}
+FULL = {"quota": Quota({"hook2": Webhook(3, "", OUT)})}
 CAPS = controls.ChangeBudget({"credits_per_day": 50, "actions_per_day": None}, shadow=True)
 CHANGED = (
     "budget.credits_per_day: 100 -> 50, budget.actions_per_day: unlimited -> unlimited, "
@@ -239,7 +240,11 @@ FORCED_CLOSED = "the breaker is forced closed: nothing trips it until `auto`, `t
             controls.Resume(),
             f"resumed: lifted the pause {WHO} and the suspension (http_401)",
         ),
-        (GONE, controls.Resume(), "resumed: lifted the suspension of webhook hook2 (404)"),
+        (
+            FULL,
+            controls.Resume(),
+            "resumed: lifted the suspension of webhook hook2 (full (403))",
+        ),
         ({}, controls.Trip(), FORCED_OPEN),
         ({}, controls.Close(), FORCED_CLOSED),
         (
@@ -268,9 +273,9 @@ FORCED_CLOSED = "the breaker is forced closed: nothing trips it until `auto`, `t
         ),
         ({}, controls.ChangeQuota("hook1", count=7), "webhook hook1: 7 submissions, in use"),
         (
-            GONE,
+            FULL,
             controls.ChangeQuota("hook2", count=1),
-            "webhook hook2: 1 submission, suspended (404)",
+            "webhook hook2: 1 submission, suspended: full (403)",
         ),
     ],
 )

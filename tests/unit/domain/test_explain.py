@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from stream_app.domain.lane.lane import Lane
-from stream_app.domain.lane.overrides import Auto, Trip, obey
+from stream_app.domain.lane.overrides import Auto, ChangeQuota, Trip, obey
 from stream_app.domain.lane.settlement import settled
 from stream_app.domain.limits import suspension
 from stream_app.domain.limits import webhook_quota as quota
@@ -391,30 +391,35 @@ def test_a_suspended_webhook_is_named_while_others_take_its_leads() -> None:
     lane = Lane("acme", 3)
     fresh = suspension.begin(
         policy.suspension,
-        "http_404",
-        "the webhook hook1 of people is gone (404)",
+        "full",
+        "webhook hook1 of people takes no leads: HTTP 403: it is full",
         NOW_MS,
     )
     lane = msgspec.structs.replace(
         lane,
-        quota=quota.gone(policy.suspension, lane.quota, "hook1", fresh, None),
+        quota=quota.suspend(policy.suspension, lane.quota, "hook1", fresh, None),
     )
     findings = explain(facts(view_of(policy, lane, [destination], NOW_MS), 12))
     assert [(finding.code, finding.holds) for finding in findings] == [
-        ("webhook_gone", False),
+        ("webhook_out", False),
         ("moves", False),
     ]
-    gone = findings[0]
-    assert "hook1 of people is gone" in gone.what
-    assert gone.since_ms == NOW_MS
-    assert gone.until_ms == NOW_MS + int(policy.suspension.probe_s * 1_000)
-    assert "stream-app lanes resume acme" in gone.lifts
+    full = findings[0]
+    assert "hook1 of people takes no leads" in full.what
+    assert full.since_ms == NOW_MS
+    assert full.until_ms == NOW_MS + int(policy.suspension.probe_s * 1_000)
+    assert "stream-app lanes resume acme" in full.lifts
 
     alone = msgspec.structs.replace(destination, webhook_ids=("hook1",))
     held_up = only(explain(facts(view_of(policy, lane, [alone], NOW_MS), 12)))
-    assert held_up.code == "webhook_gone"
+    assert held_up.code == "webhook_out"
     assert held_up.holds is True
     assert held_up.waiting == 12
+
+    order = ChangeQuota("hook1", use=False)
+    retired = obey(policy, lane, order, Actor("ada", "full", NOW_MS), destination.webhook_ids).lane
+    after = explain(facts(view_of(policy, retired, [destination], NOW_MS), 12))
+    assert [finding.code for finding in after] == ["moves"], "its operator knows"
 
 
 DAY = "budget_credits_day"

@@ -15,7 +15,7 @@ from stream_app.domain.limits.meters import Estimate, Meter
 from stream_app.domain.limits.rate import Rate, RatePolicy
 from stream_app.domain.limits.suspension import FloodGuardPolicy, Suspension
 from stream_app.domain.limits.webhook_quota import Quota, QuotaPolicy, Webhook
-from stream_app.domain.model.outcome import Accepted, Denied, Gone, Outcome, Poison, Refused
+from stream_app.domain.model.outcome import Accepted, Denied, Outcome, Poison, Refused, WebhookOut
 from stream_app.domain.plan import Actor, Change, Destination, InForce
 from stream_app.domain.views.lane import LaneView, _news, held_since, view
 from tests.support.narrow import of_type
@@ -72,17 +72,15 @@ def test_a_probe_decides_whether_the_flood_is_over() -> None:
     )
 
 
-@pytest.mark.parametrize("status", [401, 403])
-def test_a_refused_token_stops_the_lane_and_says_whose_it_is(status: int) -> None:
+def test_a_refused_token_stops_the_lane_and_says_whose_it_is() -> None:
     lane = _call(
         LANE,
         OK,
-        Denied(status, 50, "Clay refuses this token: set the right one, then resume the lane"),
+        Denied(401, 50, "Clay refuses this token: set the right one, then resume the lane"),
     )
     held = _held(lane)
-    assert held.reason == f"http_{status}"
+    assert held.reason == "http_401"
     assert held.text.startswith("destination people (token: CLAY_TOKEN_PEOPLE)")
-    assert ("webhook hook1 after 2 submissions" in held.text) == (status == 403)
     assert lane.budget.days[-1].credits_reserved == 20, "the refused one gave its reservation back"
 
 
@@ -98,11 +96,17 @@ def test_a_new_token_is_tried_at_once_and_the_same_one_is_not() -> None:
     assert lane.suspension is None
 
 
-GONE = Gone(404, 50)
+GONE = WebhookOut(404, 50, "gone", "HTTP 404: Clay does not know it")
+FULL = WebhookOut(403, 50, "full", "HTTP 403: it is full (Clay said: Record limit reached)")
+REFUSED = WebhookOut(403, 50, "refused", "HTTP 403: Clay refuses it")
+OUT = [GONE, FULL, REFUSED]
 
 
-def test_a_webhook_that_gives_404_is_suspended_and_probed_until_it_is_back() -> None:
-    lane = _call(LANE, GONE)
+@pytest.mark.parametrize("out", OUT)
+def test_a_webhook_that_takes_no_leads_is_suspended_and_probed_until_it_is_back(
+    out: WebhookOut,
+) -> None:
+    lane = _call(LANE, out)
     probe_s = POLICY.suspension.probe_s
     lane, entry = _entry(lane)
     assert entry.webhook_id == "hook2", "the next of the pool takes its leads"
@@ -115,8 +119,10 @@ def test_a_webhook_that_gives_404_is_suspended_and_probed_until_it_is_back() -> 
     assert probe.webhook_probe is not None
     lane, other = _entry(lane, now_ms=due_ms)
     assert other.webhook_id == "hook2", "one probe at a time"
-    lane, report = settled(POLICY, lane, probe, GONE, due_ms, 0.5)
-    assert "hook1 of people is gone (404)" in report.text
+    lane, report = settled(POLICY, lane, probe, out, due_ms, 0.5)
+    assert f"webhook hook1 of people takes no leads (2 submissions counted here): {out.text}" in (
+        report.text
+    )
     assert _entry(lane, now_ms=due_ms + int(probe_s * 1_000))[1].webhook_id == "hook2", (
         "the next after twice the time"
     )
@@ -130,12 +136,48 @@ def test_a_webhook_that_gives_404_is_suspended_and_probed_until_it_is_back() -> 
     assert not quota.suspended(lane.quota)
     assert [_entry(lane, now_ms=due_ms)[1].webhook_id for _ in range(2)] == ["hook1", "hook1"]
     assert lane.suspension is None
-    assert sum(day.credits_reserved for day in lane.budget.days) == 60, "a 404 costs nothing"
+    assert sum(day.credits_reserved for day in lane.budget.days) == 60, "a refusal costs nothing"
+
+
+def test_a_destination_whose_webhooks_are_all_out_is_held_alone_with_the_words_of_clay() -> None:
+    lane = _call(LANE, FULL, GONE)
+    firms = msgspec.structs.replace(PEOPLE, alias="firms", webhook_ids=("hook3",))
+    held = _held(lane)
+    assert held.reason == "webhook_out"
+    assert "hook1: full (403), hook2: gone (404)" in held.text
+    assert lane.suspension is None
+    assert isinstance(decide(POLICY, lane, firms, NOW_MS, 0)[1], Grant), "the lane goes on"
+    seen = view(POLICY, lane, [PEOPLE, firms], NOW_MS)
+    assert seen.holds == ""
+    assert [(part.holds, part.destinations) for part in seen.partly] == [
+        ("webhook_out", ("people",)),
+    ]
+    stopped = quota.suspended(lane.quota)
+    assert FULL.text in stopped["hook1"].text
+
+
+def test_a_full_webhook_has_no_submissions_left_whatever_was_counted() -> None:
+    """Something else submits to it, too."""
+    assert view(POLICY, LANE, [PEOPLE], NOW_MS).submissions_left == {"people": 90_000}
+    lane = _call(LANE, FULL)
+    assert view(POLICY, lane, [PEOPLE], NOW_MS).submissions_left == {"people": 45_000}
+    lane = _call(LANE, GONE)
+    assert view(POLICY, lane, [PEOPLE], NOW_MS).submissions_left == {"people": 89_999}
+
+
+def test_a_webhook_that_left_the_pool_is_not_reported_as_out() -> None:
+    lane = _call(LANE, FULL)
+    before = view(POLICY, lane, [PEOPLE], NOW_MS)
+    assert before.webhooks["hook1"].suspension is not None
+    renewed = msgspec.structs.replace(PEOPLE, webhook_ids=("hook2", "hook3"))
+    after = view(POLICY, lane, [renewed], NOW_MS + 5, before)
+    assert after.webhooks["hook1"] == Webhook(1), "its count stays, for it may return"
+    assert after.news == (), "it is not back either"
 
 
 @pytest.mark.parametrize(
     ("outcomes", "reason"),
-    [([GONE, GONE], "webhook_gone"), ([Denied(401, 50, "refused")], "http_401")],
+    [([GONE, FULL], "webhook_out"), ([Denied(401, 50, "refused")], "http_401")],
 )
 def test_a_lane_of_which_the_next_lead_goes_only_as_a_probe_is_still_held(
     outcomes: list[Outcome],
@@ -212,7 +254,7 @@ def test_a_hold_began_when_it_was_first_seen() -> None:
 
 def test_a_suspension_lasts_longer_than_the_budget_that_keeps_its_probe_back() -> None:
     policy = msgspec.structs.replace(POLICY, budget=BudgetPolicy(credits_per_day=30))
-    for outcomes, reason in (([GONE, GONE], "webhook_gone"), ([Denied(401, 50, "no")], "http_401")):
+    for outcomes, reason in (([GONE, GONE], "webhook_out"), ([Denied(401, 50, "no")], "http_401")):
         lane = _call(LANE, *outcomes, policy=policy)
         due_ms = NOW_MS + int(POLICY.suspension.probe_s * 1_000)
         lane = msgspec.structs.replace(lane, budget=_entry(LANE, policy, due_ms)[0].budget)
@@ -310,7 +352,7 @@ def test_a_view_has_all_that_is_known_of_its_lane() -> None:
 
 BEFORE = LaneView("acme", 3, NOW_MS, "closed", "healthy", 100.0, 10.0)
 DAY = Meter("2026-11-30", NOW_MS, 100, 40, warned=0)
-STOPPED = Suspension("http_404", "webhook w is gone", NOW_MS, NOW_MS, 1)
+STOPPED = Suspension("gone", "webhook w is gone", NOW_MS, NOW_MS, 1)
 
 
 @pytest.mark.parametrize(
@@ -381,7 +423,7 @@ STOPPED = Suspension("http_404", "webhook w is gone", NOW_MS, NOW_MS, 1)
             [("webhook_dead", "webhook w is out of use: by anna")],
         ),
         ({"webhooks": {"w": Webhook(0, "by anna")}}, {"webhooks": {"w": Webhook(0, "by joe")}}, []),
-        ({}, {"webhooks": {"w": Webhook(0, "", STOPPED)}}, [("webhook_gone", "webhook w is gone")]),
+        ({}, {"webhooks": {"w": Webhook(0, "", STOPPED)}}, [("webhook_out", "webhook w is gone")]),
         (
             {"webhooks": {"w": Webhook(0, "", STOPPED)}},
             {"webhooks": {"w": Webhook(0)}},
@@ -429,7 +471,12 @@ def test_each_change_is_news_once(
     before = msgspec.structs.replace(BEFORE, **was)
     after = msgspec.structs.replace(BEFORE, **now)
     changes = list(
-        _news(InForce("acme", "people", quota=QuotaPolicy(warn_at=3, rotate_at=5)), before, after),
+        _news(
+            InForce("acme", "people", quota=QuotaPolicy(warn_at=3, rotate_at=5)),
+            before,
+            after,
+            {"w"},
+        ),
     )
     assert [(change.kind, change.text) for change in changes] == news
 

@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from stream_app.domain.model.outcome import (
     Accepted,
     Denied,
-    Gone,
     Outcome,
     Poison,
     RateLimited,
     Refused,
     Uncertain,
+    WebhookCause,
+    WebhookOut,
     classify,
     scrub,
 )
@@ -29,12 +30,12 @@ def _classify(http_status: int, *, refused: bool = True, excerpt: str = "") -> O
 
 def _meaning(http_status: int) -> type:
     """The table of outcomes of docs/reference/clay.md, written a second time."""
-    special: dict[int, type] = {429: RateLimited, 404: Gone, 503: Refused}
+    special: dict[int, type] = {429: RateLimited, 503: Refused}
     special |= dict.fromkeys((408, 500, 502, 504), Uncertain) | dict.fromkeys(
         (400, 413, 422),
         Poison,
     )
-    special |= dict.fromkeys((401, 402, 403), Denied)
+    special |= dict.fromkeys((403, 404), WebhookOut)
     by_hundred = {2: Accepted, 3: Denied, 4: Denied, 5: Uncertain}
     return special.get(http_status) or by_hundred.get(http_status // 100, Uncertain)
 
@@ -66,7 +67,6 @@ def test_retry_after_is_passed_on_unchanged(retry_after: str | None) -> None:
     [
         (401, "token"),
         (402, "credits"),
-        (403, "50,000"),
         (300, "redirects"),
         (399, "redirects"),
         (499, "settings"),
@@ -78,6 +78,49 @@ def test_the_reason_of_a_suspension_says_what_to_do(http_status: int, words: str
     assert words in outcome.text
     assert "resume the lane" in outcome.text
     assert "Clay said: no way" in outcome.text
+
+
+FULL = '{"message":"Record limit reached for webhook"}'
+
+
+@pytest.mark.parametrize(
+    ("http_status", "excerpt", "cause"),
+    [
+        (403, FULL, "full"),
+        (403, FULL.upper(), "full"),
+        (403, "Forbidden", "refused"),
+        (403, "", "refused"),
+        (404, FULL, "gone"),
+        (404, "", "gone"),
+    ],
+)
+def test_a_webhook_is_out_for_a_reason_that_clay_names(
+    http_status: int,
+    excerpt: str,
+    cause: WebhookCause,
+) -> None:
+    outcome = of_type(WebhookOut, _classify(http_status, excerpt=excerpt))
+    assert outcome.cause == cause
+    assert outcome.text.startswith(f"HTTP {http_status}: ")
+    assert ("Clay said: " in outcome.text) is bool(excerpt)
+    assert excerpt.strip('{"}') in outcome.text
+
+
+@pytest.mark.parametrize(
+    ("sent", "cause"),
+    [
+        (["Record", "limit", "webhook"], "full"),
+        (["the record limit reached us"], "refused"),
+    ],
+)
+def test_values_of_the_lead_neither_hide_nor_make_a_reason(
+    sent: list[str],
+    cause: WebhookCause,
+) -> None:
+    """An answer may echo them."""
+    answer = f"Record limit reached for webhook. {sent[0]}" if cause == "full" else sent[0]
+    outcome = of_type(WebhookOut, classify(403, None, answer, 1, True, known=sent))
+    assert outcome.cause == cause
 
 
 def test_values_that_were_sent_are_scrubbed_from_excerpts() -> None:

@@ -86,16 +86,16 @@ class QuotaMachine(RuleBasedStateMachine):
         if picked.probe is not None:
             self.probe_at_ms[picked.webhook_id] = self.now_ms + 30_000  # its lease
 
-    @rule(data=st.data(), answer=st.sampled_from(["accepted", "gone", "other"]))
+    @rule(data=st.data(), answer=st.sampled_from(["accepted", "out", "other"]))
     def is_answered(self, data: st.DataObject, answer: str) -> None:
         if not self.under_way:
             return
         call = self.under_way.pop(data.draw(st.integers(0, len(self.under_way) - 1)))
         hook = call.webhook_id
         before = quota.suspended(self.state).get(call.webhook_id)
-        if answer == "gone":
-            fresh = suspension.begin(PROBES, "http_404", "gone", self.now_ms)
-            self.state = quota.gone(PROBES, self.state, hook, fresh, call.probe)
+        if answer == "out":
+            fresh = suspension.begin(PROBES, "full", "full", self.now_ms)
+            self.state = quota.suspend(PROBES, self.state, hook, fresh, call.probe)
         elif call.probe is not None:
             self.state = quota.probed(
                 self.state,
@@ -144,7 +144,13 @@ class QuotaMachine(RuleBasedStateMachine):
         reported = quota.used_up(self.state, POOL)
         for hook in POOL:
             count = "1 submission" if self.counts[hook] == 1 else f"{self.counts[hook]} submissions"
-            how = "by ada" if hook in self.dead else "404" if hook in self.probe_at_ms else count
+            how = (
+                "by ada"
+                if hook in self.dead
+                else "full (403)"
+                if hook in self.probe_at_ms
+                else count
+            )
             assert f"{hook}: {how}" in reported
 
     @invariant()

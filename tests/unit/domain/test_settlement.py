@@ -16,12 +16,12 @@ from stream_app.domain.limits.window import Totals
 from stream_app.domain.model.outcome import (
     Accepted,
     Denied,
-    Gone,
     Outcome,
     Poison,
     RateLimited,
     Refused,
     Uncertain,
+    WebhookOut,
 )
 from stream_app.domain.plan import Destination, InForce
 from tests.unit.domain.lanes import granted
@@ -96,21 +96,20 @@ SLOW = Totals(1, 0, 1)
             Settlement(False, END_MS + 7_000),
         ),
         (
-            Denied(403, 50, "no"),
-            After(stopped=("http_403", 600_000)),
-            Settlement(
-                False,
-                END_MS,
-                "destination people (no token), webhook hook1 after 1 submission: no",
-            ),
+            Denied(401, 50, "no"),
+            After(stopped=("http_401", 600_000)),
+            Settlement(False, END_MS, "destination people (no token): no"),
         ),
         (
-            Gone(404, 50),
+            WebhookOut(403, 50, "full", "HTTP 403: it is full"),
             After(),
             Settlement(
                 False,
                 END_MS,
-                "the webhook hook1 of people is gone (404): a probe tries it again now and then",
+                (
+                    "webhook hook1 of people takes no leads (1 submission counted here): HTTP 403: "
+                    "it is full; a probe tries it again now and then"
+                ),
             ),
         ),
         (

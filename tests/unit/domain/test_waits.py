@@ -30,7 +30,7 @@ def event(
         ("refused", "http_503", "retry"),
         ("deferred", "breaker_open", "outage"),
         ("deferred", "budget_actions_month", "budget"),
-        ("deferred", "webhook_gone", "pause"),
+        ("deferred", "webhook_out", "pause"),
         ("held_budget", "budget_credits_day", "budget"),
         ("of_a_newer_worker", "", "rest"),
     ],
