@@ -31,7 +31,7 @@ from tests.board.asked import DAY_S, HOUR_S, NOW_MS, NOW_S, asked_queries, momen
 
 QUARTER_S: Final = 900
 VIEW: Final = LaneView("acme", 0, NOW_MS, "closed", "healthy", 100.0, 8.0)
-GONE: Final = Finding("webhook_gone", "the webhook is gone", "x")
+OUT: Final = Finding("webhook_out", "the webhook is full", "x")
 PAUSED: Final = Finding("paused", "paused by jane", "x")
 NOTE: Final = Finding("moves", "runs", "x", holds=False)
 
@@ -81,7 +81,7 @@ def test_all_of_the_page_now(
     ok = [lane("m", waiting=4), lane("k", waiting=9), lane("l", waiting=4), lane("j", "warn")]
     held = [
         lane("b", "warn", PAUSED, waiting=1),
-        lane("a", "bad", GONE, NOTE),
+        lane("a", "bad", OUT, NOTE),
         lane("c", "warn", NOTE),
     ]
     counts = [
@@ -151,7 +151,7 @@ def test_a_board_is_new_while_nothing_was_ever_sent(
 
 
 def test_the_page_now_shows_twenty_lanes_the_held_ones_first(drawn: SimpleNamespace) -> None:
-    held = [lane(f"h{number:02}", "bad", GONE) for number in range(21)]
+    held = [lane(f"h{number:02}", "bad", OUT) for number in range(21)]
     queries = asked_queries(dead_letters=DeadLetters([]), days=[])
     for number in (21, 19):
         moment = moment_of()
@@ -204,12 +204,12 @@ def test_the_credits_of_a_day(lanes: list[Lane], bar: Any, without_limit: int) -
 
 def test_lanes_that_need_a_person_are_a_filter_of_their_own(drawn: SimpleNamespace) -> None:
     lanes = [
-        lane("a", "bad", GONE),
+        lane("a", "bad", OUT),
         lane("b", "warn", PAUSED),
         lane("c", "idle"),
         lane("d", "ok"),
         lane("e", "idle", state=UNREADABLE),
-        lane("f", "bad", GONE),
+        lane("f", "bad", OUT),
     ]
     moment = moment_of()
     moment.shared.once("overview", lambda: Overview(lanes, [], []))
