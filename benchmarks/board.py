@@ -40,7 +40,7 @@ from stream_app.domain.delivery.envelope import HEADERS
 from stream_app.domain.limits.meters import Meter
 from stream_app.domain.model.messages import Status, StatusEvent
 from stream_app.domain.model.topics import ExistingTopic
-from stream_app.domain.views.explain import Group
+from stream_app.domain.views.explain import ConsumerGroup
 from stream_app.domain.views.lane import LaneView
 from stream_app.kafka.backlog import Waiting
 from stream_app.kafka.connection import Background
@@ -74,7 +74,7 @@ class Elsewhere(Background[Consumption]):
 
     async def look(self, within_s: float) -> Consumption | None:
         waiting = {("leads", number): Waiting(10 * number) for number in range(PARTITIONS)}
-        return Consumption(Group("Stable", 4), Group("Stable", 1), waiting)
+        return Consumption(ConsumerGroup("Stable", 4), ConsumerGroup("Stable", 1), waiting)
 
     async def fill(self, stored: FoundResultAt) -> FoundResult:
         return stored.result

@@ -28,9 +28,17 @@ from structlog.typing import FilteringBoundLogger
 
 from stream_app.domain.model.errors import StreamAppError
 from stream_app.domain.model.messages import StatusEvent
-from stream_app.domain.spans import Kind, Sampling, Span, Value, is_at_rest, is_sampled, spans_of
+from stream_app.domain.spans import (
+    Sampling,
+    Span,
+    SpanKind,
+    Value,
+    is_at_rest,
+    is_sampled,
+    spans_of,
+)
 
-_KINDS: Final[dict[Kind, int]] = {"internal": 1, "client": 3, "consumer": 5}
+_KINDS: Final[dict[SpanKind, int]] = {"internal": 1, "client": 3, "consumer": 5}
 _ERROR: Final = 2
 _WITHIN_S: Final = 10.0
 _LATER: Final = frozenset({429, 502, 503, 504})

@@ -26,7 +26,7 @@ from starlette.responses import Response
 from stream_app.tasks import cancel
 
 
-class Refused(Exception):
+class AccessRefused(Exception):
     """The request is rejected with this status, code and text."""
 
     def __init__(self, status: int, error: str, text: str) -> None:
@@ -51,7 +51,7 @@ class Access:
         """Raise Refused if the request is not allowed."""
         check_bearer(request, self._token, made_here=self._made_here)
         if request.method not in ("GET", "HEAD"):
-            raise Refused(405, "read_only", "The look-up API only reads: use GET")
+            raise AccessRefused(405, "read_only", "The look-up API only reads: use GET")
 
 
 def check_bearer(request: Request, token: bytes, *, made_here: bool) -> None:
@@ -66,7 +66,7 @@ def check_bearer(request: Request, token: bytes, *, made_here: bool) -> None:
             "whose commands find its own token (`stream-app open --token` prints it): "
             "set board.token_env for everyone else"
         )
-    raise Refused(401, "no_token", text)
+    raise AccessRefused(401, "no_token", text)
 
 
 COOKIE: Final = "stream_app_board"
@@ -199,7 +199,7 @@ class BoardAccess:
             raise LoginNeeded
         if role == "operator" and visitor.role != "operator":
             text = "Only operators may do this: log in with the token of board.operator_token_env"
-            raise Refused(403, "not_operator", text)
+            raise AccessRefused(403, "not_operator", text)
         return visitor
 
     async def login(self, request: Request, token: str, who: str) -> tuple[str, Visitor]:
@@ -218,10 +218,14 @@ class BoardAccess:
             names = [_SETTING[role] for role in self._tokens]
             if self.made_here:
                 names[0] = "`stream-app open --token`"
-            raise Refused(403, "wrong_token", f"This is not the token of {' or '.join(names)}")
+            raise AccessRefused(
+                403,
+                "wrong_token",
+                f"This is not the token of {' or '.join(names)}",
+            )
         name = self._named_by_proxy(request) if self._proxy else _clean(who)
         if not name:
-            raise Refused(
+            raise AccessRefused(
                 422,
                 "no_name",
                 "Enter your name: it is logged, and commands are kept with it",
@@ -261,7 +265,7 @@ class BoardAccess:
         """
         if self._tickets.pop(ticket, 0) <= self._now_s():
             text = f"This address was good once, and for {TICKET_S} s: run `stream-app open` again"
-            raise Refused(403, "old_ticket", text)
+            raise AccessRefused(403, "old_ticket", text)
         return self.session(LOCAL, "viewer")
 
     async def _wait(self, request: Request) -> None:
@@ -272,7 +276,7 @@ class BoardAccess:
         """
         if self._waiting >= MOST_WAITING:
             text = f"Too many wrong tokens were entered: try again in {RETRY_AFTER_S} s"
-            raise Refused(429, "too_many_logins", text)
+            raise AccessRefused(429, "too_many_logins", text)
         self._waiting += 1
         delay = asyncio.create_task(self._delay())
         # The request has been read, so what comes next is the end of its connection.
@@ -312,7 +316,7 @@ class BoardAccess:
         name = _clean(request.headers.get(self._proxy.header, ""))
         if not name or not hmac.compare_digest(secret.encode(), self._proxy.secret.encode()):
             text = "The proxy did not name you: it must send board.user_header, and the secret in "
-            raise Refused(403, "no_user", f"{text}{PROXY_SECRET_HEADER.title()}")
+            raise AccessRefused(403, "no_user", f"{text}{PROXY_SECRET_HEADER.title()}")
         return name
 
     def _signature(self, role: Role, raw: bytes) -> str:
@@ -349,7 +353,7 @@ class BoardAccess:
         else:
             same = site == "same-origin"
         if not same:
-            raise Refused(
+            raise AccessRefused(
                 403,
                 "other_origin",
                 "The request came from another site: open the page of the board itself",

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from stream_app.board.access import PATH, Refused
+from stream_app.board.access import PATH, AccessRefused
 from stream_app.board.formats import amount, imports_path, lane_path, lead_path
 from stream_app.board.forms import Action, Fact, Field, Form, FormRequest, Invalid, Submission
 from stream_app.board.page import followed_at
@@ -149,7 +149,7 @@ def _show(site: Site, kind: OrderKind, opened: FormRequest) -> Form:
     name = opened.path["workspace"]
     policy = site.settings.workspaces.get(name)
     if policy is None:
-        raise Refused(404, "unknown_workspace", "No workspace with this name is configured")
+        raise AccessRefused(404, "unknown_workspace", "No workspace with this name is configured")
     view = site.queries.lane(name, opened.moment.now_ms)
     was = _in_force(policy, view, opened.moment.now_ms)
     fields = [
@@ -406,7 +406,7 @@ async def _find_on_kafka(
             )
 
     if _finding.locked():
-        raise Refused(503, "busy", "Another erasure is being prepared: try again in a minute")
+        raise AccessRefused(503, "busy", "Another erasure is being prepared: try again in a minute")
     async with _finding:
         try:
             return await asyncio.to_thread(asyncio.run, find())
@@ -450,7 +450,7 @@ def _cancel_import(site: Site, opened: FormRequest) -> Form:
         else ([], None)
     )
     if not imports or workspace not in site.settings.workspaces:
-        raise Refused(
+        raise AccessRefused(
             404,
             "unknown_import",
             "No lead of this import is known, or its workspace is not configured",

@@ -24,9 +24,9 @@ from stream_app.board.access import (
     RETRY_AFTER_S,
     SESSION_S,
     STRANGER,
+    AccessRefused,
     BoardAccess,
     LoginNeeded,
-    Refused,
     Role,
     Visitor,
 )
@@ -104,7 +104,7 @@ class Login:
     def needed(self, request: Request) -> Response:
         """Answer a request that has no session."""
         if request.method not in ("GET", "HEAD"):
-            ended = Refused(401, "no_session", "The session has ended: log in and try again")
+            ended = AccessRefused(401, "no_session", "The session has ended: log in and try again")
             return self._maker.refused(request, ended)
         path = address_of(request)
         if request.headers.get("sec-fetch-site") == "cross-site":
@@ -124,7 +124,7 @@ class Login:
                 form.get("token", ""),
                 form.get("who", ""),
             )
-        except Refused as refused:
+        except AccessRefused as refused:
             self._say_refused[refused.error](refused.error)
             response = await self._maker.login_page(request, str(refused), refused.status)
             if refused.status == 429:  # its connection makes room for others at once
@@ -138,7 +138,7 @@ class Login:
     async def _ticket(self, request: Request) -> Response:
         try:
             ticket = self._access.make_ticket(request)
-        except Refused as refused:
+        except AccessRefused as refused:
             return JSONResponse(
                 {"error": refused.error, "text": str(refused)},
                 refused.status,
@@ -153,7 +153,7 @@ class Login:
             cookie = self._access.enter(
                 word(request.query_params, "ticket") if request.method == "GET" else "",
             )
-        except Refused as refused:
+        except AccessRefused as refused:
             return await self._maker.login_page(request, str(refused), refused.status)
         _log.info("board_login", who=LOCAL, role="viewer")
         response = RedirectResponse(PATH, 303, HEADERS)
@@ -165,7 +165,7 @@ class Login:
             self._access.check(request)
         except LoginNeeded:
             pass
-        except Refused as refused:
+        except AccessRefused as refused:
             return self._maker.refused(request, refused)
         response = RedirectResponse(LOGIN, 303, HEADERS)
         self._access.set_cookie(response, "", 0)
@@ -383,11 +383,11 @@ class Board:
             return await handler(request, await self._moment(visitor, new=new))
         except LoginNeeded:
             return self._login.needed(request)
-        except Refused as refused:
+        except AccessRefused as refused:
             return self._maker.refused(request, refused, visitor)
         except sqlite3.Error as error:
             text = f"The read model cannot be read: {error}. {self._maker.lag().trouble}".strip()
-            return self._maker.refused(request, Refused(503, "read_model", text), visitor)
+            return self._maker.refused(request, AccessRefused(503, "read_model", text), visitor)
 
     async def _moment(self, visitor: Visitor, *, new: bool) -> Moment:
         """Return what the request sees.
@@ -411,4 +411,4 @@ class Board:
         return msgspec.structs.replace(moment, now_ms=self._maker.now_ms(), visitor=visitor)
 
     async def _unknown(self, request: Request, moment: Moment) -> Response:
-        raise Refused(404, "no_page", "There is no such page: choose one above")
+        raise AccessRefused(404, "no_page", "There is no such page: choose one above")

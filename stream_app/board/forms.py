@@ -4,7 +4,7 @@ To add one, write two functions, and list the `Action` in `actions_of`:
 
 1. `show(opened)` returns the `Form`: what changes, from what to what, the fields, and the word to
    type if it cannot be undone. It runs in the board's thread and may query the read model. It
-   raises `Refused` if there is no such thing.
+   raises `AccessRefused` if there is no such thing.
 2. `submit(submission)` does it, and returns the address to go to next: `followed_at(path,
    [submission.id], sent_ms)` is a page that shows the answer of the command. It runs in the event
    loop. It raises `Invalid` to show the form again, with each problem beside its field, and
@@ -30,7 +30,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from stream_app.board.access import Refused
+from stream_app.board.access import AccessRefused
 from stream_app.board.page import HEADERS, Handler, PageMaker
 from stream_app.board.requests import read_form
 from stream_app.board.site import Moment, PageData
@@ -200,7 +200,7 @@ class Actions:
         values = {name: value.strip() for name, value in (await read_form(request)).items()}
         nonce = values.pop("form", "")
         if not _NONCE.fullmatch(nonce):
-            raise Refused(400, "no_form", "Send the form of the page")
+            raise AccessRefused(400, "no_form", "Send the form of the page")
         opened, form = await self._open(action, request, moment)
         content = msgspec.json.encode([nonce, request.scope["path"], sorted(values.items())])
         command_id = f"c-{sha256(content).hexdigest()[:32]}"

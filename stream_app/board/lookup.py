@@ -20,16 +20,16 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from stream_app import __version__
-from stream_app.board.access import Access, Refused
+from stream_app.board.access import Access, AccessRefused
 from stream_app.board.read_model.follow import ProjectionLag
 from stream_app.board.read_model.on_kafka import FoundRecord, Search
 from stream_app.board.read_model.query import FoundResultAt, Queries
 from stream_app.client.results import answers
 from stream_app.clock import Clock
-from stream_app.domain.books.records import Totals
+from stream_app.domain.books.records import BookTotals
 from stream_app.domain.model.text import count
 from stream_app.domain.model.topics import TopicNames
-from stream_app.domain.views.explain import Facts, Group, LaneFacts, explain
+from stream_app.domain.views.explain import ConsumerGroup, Facts, LaneFacts, explain
 from stream_app.domain.views.lane import LaneView
 from stream_app.kafka.backlog import Waiting, sum_of, waiting_in
 from stream_app.kafka.groups import Consumption
@@ -217,7 +217,7 @@ class Lookup:
             self.access.check(request)
             body = await answer(request, lag)
             status = 200
-        except Refused as refused:
+        except AccessRefused as refused:
             status = refused.status
             hidden = ProjectionLag() if status == 401 else lag
             body = answers.Refusal(
@@ -247,7 +247,7 @@ class Lookup:
                 if lag.lag
                 else ""
             )
-            raise Refused(404, answers.UNKNOWN_LEAD, f"No lead with this id is known{behind}")
+            raise AccessRefused(404, answers.UNKNOWN_LEAD, f"No lead with this id is known{behind}")
         return answers.LeadAnswer(**msgspec.structs.asdict(lag), lead=lead)
 
     async def _leads(self, request: Request, lag: ProjectionLag) -> answers.LeadsAnswer:
@@ -270,7 +270,7 @@ class Lookup:
                 if lag.lag
                 else ""
             )
-            raise Refused(
+            raise AccessRefused(
                 503,
                 answers.NOT_READ_YET,
                 f"The board has not read Kafka yet{left}: ask again soon",
@@ -344,7 +344,7 @@ class Lookup:
 
     async def _books(self, _: Request, lag: ProjectionLag) -> answers.BooksAnswer:
         counts = await asyncio.to_thread(self.queries.status_counts)
-        totals = Totals()
+        totals = BookTotals()
         for row in counts:
             totals.add(row.status, row.leads, final=row.column == "accepted_final")
         columns = {
@@ -381,7 +381,7 @@ def _id(lead_id: str) -> str:
         text = (
             "This is not a lead id. For an e-mail use `stream-app status`, which sends only a hash"
         )
-        raise Refused(400, "no_id", text)
+        raise AccessRefused(400, "no_id", text)
     return lead_id
 
 
@@ -391,21 +391,21 @@ def _person(person: str) -> str:
             "Add ?person= with the person's hash (22 characters): "
             "`stream-app status` computes it from an e-mail"
         )
-        raise Refused(400, "no_person", text)
+        raise AccessRefused(400, "no_person", text)
     return person
 
 
 def _someone(lead_id: str, person: str) -> tuple[str, str]:
     """Return a lead id, or else the hash of a person.
 
-    Raises Refused if there is neither, or if it cannot be one.
+    Raises AccessRefused if there is neither, or if it cannot be one.
     """
     if not lead_id and not person:
         text = (
             "Name a lead: add ?lead_id=, or ?person= with the person's hash (22 characters), "
             "which `stream-app status` computes from an e-mail. GET /books counts all that waits"
         )
-        raise Refused(400, "no_lead", text)
+        raise AccessRefused(400, "no_lead", text)
     return (_id(lead_id), "") if lead_id else ("", _person(person))
 
 
@@ -432,7 +432,7 @@ def waiting_lead(
         unreadable=blocked,
         at_most=at_most,
     )
-    findings = explain(Facts(now_ms, search.worker, Group("", 1), [lane]))
+    findings = explain(Facts(now_ms, search.worker, ConsumerGroup("", 1), [lane]))
     origin = f"{record.topic}/{record.partition}/{record.offset}"
     return answers.WaitingLead(
         record.lead_id,

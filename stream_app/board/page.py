@@ -18,9 +18,9 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from stream_app import __version__
-from stream_app.board.access import PATH, STRANGER, BoardAccess, Refused, Visitor
+from stream_app.board.access import PATH, STRANGER, AccessRefused, BoardAccess, Visitor
 from stream_app.board.formats import FILTERS, FOR_TEMPLATES, Assets, behind_path, clock
-from stream_app.board.read_model.board_query import Order
+from stream_app.board.read_model.board_query import AnsweredCommand
 from stream_app.board.read_model.follow import ProjectionLag
 from stream_app.board.requests import address_of, own_path
 from stream_app.board.site import Moment, PageData, Shared, Site
@@ -74,9 +74,13 @@ class Threads:
         self._waiting = 0
 
     async def run(self, work: Callable[[], T]) -> T:
-        """Run `work`. Raises Refused if too much waits already."""
+        """Run `work`. Raises AccessRefused if too much waits already."""
         if self._waiting >= _MOST_WAITING:
-            raise Refused(503, "busy", "Too many pages are being made: try again in a few seconds")
+            raise AccessRefused(
+                503,
+                "busy",
+                "Too many pages are being made: try again in a few seconds",
+            )
         self._waiting += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, work)
@@ -119,7 +123,13 @@ def followed_at(path: str, ids: Iterable[str], sent_ms: int) -> str:
     return f"{path}{'&' if '?' in path else '?'}{urlencode(query)}"
 
 
-def follow(site: Site, command: str, answers: list[Order], sent_ms: int, now_ms: int) -> PageData:
+def follow(
+    site: Site,
+    command: str,
+    answers: list[AnsweredCommand],
+    sent_ms: int,
+    now_ms: int,
+) -> PageData:
     """Return what a page says of a command that was sent from it.
 
     `is_open` is True while its answer is still to come.
@@ -141,7 +151,7 @@ def follow(site: Site, command: str, answers: list[Order], sent_ms: int, now_ms:
     }
 
 
-def _is_seen(site: Site, answer: Order, now_ms: int) -> bool:
+def _is_seen(site: Site, answer: AnsweredCommand, now_ms: int) -> bool:
     """Return True if the page already shows the lane after the order that was applied.
 
     The worker writes both in one transaction, to two topics, and the read model may have read only
@@ -153,7 +163,7 @@ def _is_seen(site: Site, answer: Order, now_ms: int) -> bool:
     return view is not None and view.at_ms >= answer.at_ms
 
 
-def outcome_of(site: Site, command: str, answers: list[Order]) -> PageData:
+def outcome_of(site: Site, command: str, answers: list[AnsweredCommand]) -> PageData:
     """Return what became of a command.
 
     A command to every partition is refused if one of them refused it.
@@ -248,7 +258,7 @@ class PageMaker:
         kept = moment.shared if live and shared else None
         body = await self.threads.run(partial(self._html_of, frame, name, make, kept))
         if body is None:
-            raise Refused(
+            raise AccessRefused(
                 404,
                 "unknown_workspace",
                 "No workspace with this name is configured or known",
@@ -303,7 +313,12 @@ class PageMaker:
     def _framed(self, frame: Frame, content: Content) -> bytes:
         return self._renderer.render("base.html", {"frame": frame, "content": content}).encode()
 
-    def refused(self, request: Request, refused: Refused, visitor: Visitor = STRANGER) -> Response:
+    def refused(
+        self,
+        request: Request,
+        refused: AccessRefused,
+        visitor: Visitor = STRANGER,
+    ) -> Response:
         """Return the page that says why a request is not answered."""
         lag = ProjectionLag() if refused.status in (401, 403) else self.lag()
         moment = Moment(self.now_ms(), lag, None, visitor)

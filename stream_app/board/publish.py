@@ -16,7 +16,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 
-from stream_app.board.access import PATH, Refused
+from stream_app.board.access import PATH, AccessRefused
 from stream_app.board.page import HEADERS, Handler, PageMaker, followed_at
 from stream_app.board.requests import MAX_FILE_BYTES, FileReceiver, read_form, word
 from stream_app.board.site import Moment, PageData, Site
@@ -206,7 +206,7 @@ class PublishActions:
                 raise
         except (TooManyUploads, ValueError) as error:
             return await self._first(request, moment, f"The file was not taken: {error}", 422)
-        except Refused as refused:
+        except AccessRefused as refused:
             return await self._first(request, moment, str(refused), refused.status)
         return _to(upload)
 
@@ -254,7 +254,7 @@ class PublishActions:
             "",
             *settings.destinations,
         ):
-            raise Refused(
+            raise AccessRefused(
                 422,
                 "unknown_workspace",
                 "The configuration has no such workspace or destination",
@@ -268,9 +268,9 @@ class PublishActions:
         try:
             names = names_of(upload, form)
         except ValueError as error:
-            raise Refused(422, "bad_column", str(error)) from None
+            raise AccessRefused(422, "bad_column", str(error)) from None
         if no_workspace(settings, names, workspace):
-            raise Refused(
+            raise AccessRefused(
                 422,
                 "no_workspace",
                 "No column names the workspace of a row: choose one for all rows",
@@ -286,7 +286,7 @@ class PublishActions:
         try:
             begun = self._uploads.send(upload, form.get("digest", ""))
         except CostChanged as error:
-            raise Refused(409, "cost_changed", str(error)) from None
+            raise AccessRefused(409, "cost_changed", str(error)) from None
         if begun:
             await self._uploads.settled(upload, _AT_ONCE_S)
             about = {
@@ -348,11 +348,15 @@ class PublishActions:
         workspace = word(request.query_params, "workspace")
         import_id = word(request.query_params, "id")
         if workspace not in self._maker.site.settings.workspaces:
-            raise Refused(422, "unknown_workspace", "No workspace with this name is configured")
+            raise AccessRefused(
+                422,
+                "unknown_workspace",
+                "No workspace with this name is configured",
+            )
         received = await self._receiver.receive(request, "file")
         if self._joining.locked():
             received.file.close()
-            raise Refused(
+            raise AccessRefused(
                 503,
                 "busy",
                 "The results of another file are being joined: try again in a minute",
@@ -369,17 +373,17 @@ class PublishActions:
                             out,
                         )
                     except SettingsError as error:
-                        raise Refused(422, "bad_file", "; ".join(error.problems)) from None
+                        raise AccessRefused(422, "bad_file", "; ".join(error.problems)) from None
                     except BrokerUnavailable as error:
-                        raise Refused(503, "kafka", str(error)) from None
+                        raise AccessRefused(503, "kafka", str(error)) from None
                     except StreamAppError as error:
-                        raise Refused(507, "no_room", str(error)) from None
+                        raise AccessRefused(507, "no_room", str(error)) from None
             if not done.results:
                 text = (
                     f"No row of {received.name} has a result in {workspace}: "
                     "is it the file of this import?"
                 )
-                raise Refused(422, "no_results", text)
+                raise AccessRefused(422, "no_results", text)
             unless_sent.pop_all()  # from here on the response closes the file
         _log.info(
             "results_downloaded",
@@ -398,7 +402,7 @@ class PublishActions:
                 "minutes ago, or the board was restarted. Choose it again on the page Publish: "
                 "leads that are published already are recognised as duplicates"
             )
-            raise Refused(404, "no_upload", text)
+            raise AccessRefused(404, "no_upload", text)
         return upload
 
 
@@ -416,7 +420,7 @@ def _parts(file: IO[bytes]) -> Iterator[bytes]:
 def _why(form: dict[str, str]) -> str:
     why = scrub(form.get("why", "").strip(), _LONGEST_WHY)
     if not why:
-        raise Refused(422, "no_reason", "Say why: the reason is kept with what you do")
+        raise AccessRefused(422, "no_reason", "Say why: the reason is kept with what you do")
     return why
 
 

@@ -9,7 +9,7 @@ from typing import Final, Literal, cast, get_args
 import msgspec
 from attrs import define, field
 
-from stream_app.board.access import PATH, Refused
+from stream_app.board.access import PATH, AccessRefused
 from stream_app.board.formats import amount, cause_path, replay_path
 from stream_app.board.forms import Action, Fact, Field, Form, FormRequest, Invalid, Submission
 from stream_app.board.page import followed_at
@@ -19,7 +19,7 @@ from stream_app.board.site import Site
 from stream_app.client.lanes.commands import Put, put_command
 from stream_app.client.results.answers import Cause
 from stream_app.config import Settings
-from stream_app.domain.dead_letter.causes import Filter, Source
+from stream_app.domain.dead_letter.causes import Filter, LetterSource
 from stream_app.domain.dead_letter.orders import (
     MEANING,
     MOST_GIVEN_UP,
@@ -45,13 +45,13 @@ _MOST_PLANS: Final = 50
 class Wanted(msgspec.Struct, frozen=True):
     """What is planned: the options of `stream-app replay plan`."""
 
-    source: Source
+    source: LetterSource
     filter: Filter
     uncertain: bool = False
     limit: int | None = None
 
 
-class Plan(msgspec.Struct):
+class PlanInProgress(msgspec.Struct):
     """A plan, while it is made and after that.
 
     Attributes:
@@ -109,7 +109,7 @@ async def _survey_kafka(
 class Busy(Exception):
     """Another plan is being made."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: PlanInProgress) -> None:
         super().__init__(plan.id)
         self.plan = plan
 
@@ -122,14 +122,14 @@ class Planner:
     _put: Put
     _now_ms: Callable[[], int]
     _survey: Survey = _survey_kafka
-    _plans: dict[str, Plan] = field(init=False, factory=dict)
+    _plans: dict[str, PlanInProgress] = field(init=False, factory=dict)
     _task: asyncio.Task[None] | None = field(init=False, default=None)
 
     async def close(self) -> None:
         """End the plan that is being made."""
         await cancel([self._task])
 
-    def begin(self, wanted: Wanted, who: str) -> Plan:
+    def begin(self, wanted: Wanted, who: str) -> PlanInProgress:
         """Begin a plan.
 
         Raises SettingsError if the filter is wrong, and Busy if another plan is being made.
@@ -140,22 +140,22 @@ class Planner:
                 raise Busy(plan)
             if plan.expires_ms < self._now_ms() or len(self._plans) >= _MOST_PLANS:
                 del self._plans[plan.id]
-        plan = Plan(secrets.token_hex(6), wanted, who, self._now_ms())
+        plan = PlanInProgress(secrets.token_hex(6), wanted, who, self._now_ms())
         self._plans[plan.id] = plan
         self._task = asyncio.create_task(self._make(plan))
         return plan
 
-    def find(self, plan_id: str) -> Plan | None:
+    def find(self, plan_id: str) -> PlanInProgress | None:
         """Return a plan that has not expired."""
         plan = self._plans.get(plan_id)
         return plan if plan is not None and plan.expires_ms >= self._now_ms() else None
 
-    async def give_up(self, plan: Plan) -> None:
+    async def give_up(self, plan: PlanInProgress) -> None:
         if plan.under_way:
             plan.problem = "it was cancelled"
             await cancel([self._task])
 
-    async def send(self, plan: Plan, who: str, why: str, *, over_budget: bool) -> str:
+    async def send(self, plan: PlanInProgress, who: str, why: str, *, over_budget: bool) -> str:
         """Order the replay of a plan, and return its id.
 
         A plan is one replay, however often it is sent.
@@ -211,7 +211,7 @@ class Planner:
     async def _command(self, command: ReplayCommand) -> None:
         await put_command(self._put, [command_record(self._settings, command)])
 
-    async def _make(self, plan: Plan) -> None:
+    async def _make(self, plan: PlanInProgress) -> None:
         def note(done: int, total: int) -> None:
             plan.done = done
             plan.total = total
@@ -229,7 +229,7 @@ class Planner:
 
 
 _DEAD: Final = f"{PATH}/dead"
-_SOURCES: Final[Sequence[tuple[Source, str]]] = (
+_SOURCES: Final[Sequence[tuple[LetterSource, str]]] = (
     ("dlq", "dead letters"),
     ("parked", "parked leads"),
     ("deferred", "deferred leads, sooner than they are due"),
@@ -287,7 +287,7 @@ def replay_actions(site: Site, planner: Planner) -> list[Action]:
 
 def _ask(site: Site, opened: FormRequest) -> Form:
     given = partial(word, opened.query)
-    source = one_of(opened.query, "from", get_args(Source)) or "dlq"
+    source = one_of(opened.query, "from", get_args(LetterSource)) or "dlq"
     return Form(
         "Plan a replay",
         "Counts what can be sent back and what it costs. Nothing is sent.",
@@ -295,7 +295,7 @@ def _ask(site: Site, opened: FormRequest) -> Form:
         _DEAD,
         fields=(
             Field("from", "From", kind="choice", choices=_SOURCES, value=source),
-            Field("kind", "Disposition", kind="choice", choices=_KINDS, value=given("kind")),
+            Field("kind", "LetterKind", kind="choice", choices=_KINDS, value=given("kind")),
             Field("reason", "Reason", hint="such as http_503; empty: all", value=given("reason")),
             Field("workspace", "Workspace", hint="empty: all", value=given("workspace")),
             Field("destination", "Destination", hint="empty: all", value=given("destination")),
@@ -318,7 +318,7 @@ def _wanted(values: Mapping[str, str]) -> Wanted:
     wanted = filter_of(
         **{name: values.get(name, "") for name in ("kind", "reason", "workspace", "destination")},
     )
-    source = cast(Source, values.get("from") or "dlq")
+    source = cast(LetterSource, values.get("from") or "dlq")
     return Wanted(source, wanted, values.get("uncertain") == "yes", int(limit) if limit else None)
 
 
@@ -335,14 +335,14 @@ async def _begin(planner: Planner, sent: Submission, wanted: Wanted | None = Non
         ) from None
 
 
-def _plan_of(planner: Planner, opened: FormRequest) -> Plan:
+def _plan_of(planner: Planner, opened: FormRequest) -> PlanInProgress:
     plan = planner.find(opened.path["plan"])
     if plan is None:
         text = (
             "This plan is older than 10 minutes, or the board was restarted: "
             "plan again on the page Dead letters"
         )
-        raise Refused(404, "plan_expired", text)
+        raise AccessRefused(404, "plan_expired", text)
     return plan
 
 
@@ -426,7 +426,7 @@ def _change(site: Site, kind: Literal["stop", "resume"], opened: FormRequest) ->
     replay = opened.path["replay"]
     progress = site.queries.replay(replay)
     if progress is None:
-        raise Refused(
+        raise AccessRefused(
             404,
             "unknown_replay",
             "There is no such replay: the page Dead letters lists all",
@@ -466,9 +466,13 @@ def _ask_to_end(site: Site, opened: FormRequest) -> Form:
     record = word(opened.query, "record")
     records = [record] if record else _open(site, which, cause)
     if record and not _is_place(site, which, record):
-        raise Refused(404, "no_dead_letter", "This is not the place of a dead letter on Kafka")
+        raise AccessRefused(
+            404,
+            "no_dead_letter",
+            "This is not the place of a dead letter on Kafka",
+        )
     if not records:
-        raise Refused(
+        raise AccessRefused(
             404,
             "none_open",
             "No dead letter of this cause is open: nothing is to be given up",

@@ -17,7 +17,7 @@ import msgspec
 from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
-from stream_app.board.access import PATH, Refused
+from stream_app.board.access import PATH, AccessRefused
 from stream_app.board.read_model.query import Place
 
 LONGEST_WORD: Final = 300
@@ -34,21 +34,21 @@ async def read_form(
     most_bytes: int = _MOST_FORM_BYTES,
     most_fields: int = _MOST_FIELDS,
 ) -> dict[str, str]:
-    """Read a small form. Raises Refused if it is no form, too large, or too slow."""
+    """Read a small form. Raises AccessRefused if it is no form, too large, or too slow."""
     if (
         request.headers.get("content-type", "").partition(";")[0]
         != "application/x-www-form-urlencoded"
     ):
-        raise Refused(415, "no_form", "Send the form of the page")
+        raise AccessRefused(415, "no_form", "Send the form of the page")
     body = bytearray()
     try:
         async with asyncio.timeout(_FORM_WITHIN_S):
             async for chunk in request.stream():
                 body += chunk
                 if len(body) > most_bytes:
-                    raise Refused(413, "too_large", "The form is too large: enter less text")
+                    raise AccessRefused(413, "too_large", "The form is too large: enter less text")
     except TimeoutError:
-        raise Refused(408, "too_slow", "The form did not arrive in time: try again") from None
+        raise AccessRefused(408, "too_slow", "The form did not arrive in time: try again") from None
     try:
         return dict(
             parse_qsl(
@@ -58,7 +58,7 @@ async def read_form(
             ),
         )
     except ValueError:
-        raise Refused(400, "no_form", "Send the form of the page") from None
+        raise AccessRefused(400, "no_form", "Send the form of the page") from None
 
 
 def address_of(request: Request) -> str:
@@ -80,7 +80,7 @@ def own_path(path: str) -> str:
 
 Query = Mapping[str, str]
 """The words of an address, by name."""
-Span = Literal["hour", "day"]
+ChartSpan = Literal["hour", "day"]
 
 
 def word(query: Query, name: str) -> str:
@@ -99,9 +99,9 @@ def one_of(query: Query, name: str, allowed: tuple[str, ...]) -> str:
     return value if value in allowed else ""
 
 
-def span_of(query: Query) -> Span | None:
+def span_of(query: Query) -> ChartSpan | None:
     """Return the time that a chart shows; None if the address names none."""
-    return cast(Span, one_of(query, "span", get_args(Span))) or None
+    return cast(ChartSpan, one_of(query, "span", get_args(ChartSpan))) or None
 
 
 def number(query: Query, name: str) -> int | None:
@@ -120,10 +120,10 @@ def after_of(query: Query) -> Place | None:
 
 
 def lead_id_of(path: Mapping[str, Any]) -> str:
-    """Return the lead id in the parameters of a path. Raises Refused if it cannot be one."""
+    """Return the lead id in the parameters of a path. Raises AccessRefused if it cannot be one."""
     lead_id = str(path["lead_id"])
     if "@" in lead_id or len(lead_id) > LONGEST_WORD:
-        raise Refused(
+        raise AccessRefused(
             400,
             "no_id",
             "This is not a lead id. Enter an e-mail or a URL in the search of the page Leads",
@@ -139,13 +139,13 @@ _FRAMING_BYTES: Final = 65_536
 """The form around the file."""
 
 
-def too_large() -> Refused:
+def too_large() -> AccessRefused:
     """Return the refusal of a file that is too large."""
     text = (
         f"The file has more than {MAX_FILE_BYTES // 2**20} MB, the most that this page takes: "
         "split it, or publish it with `stream-app publish`, which has no limit"
     )
-    return Refused(413, "too_large", text)
+    return AccessRefused(413, "too_large", text)
 
 
 class Received(msgspec.Struct, frozen=True):
@@ -178,12 +178,12 @@ class FileReceiver:
         kind, options = parse_options_header(request.headers.get("content-type", ""))
         boundary = options.get("boundary", "")
         if kind != "multipart/form-data" or not 0 < len(boundary) <= 200:
-            raise Refused(415, "no_form", "Send the form of the page")
+            raise AccessRefused(415, "no_form", "Send the form of the page")
         declared = request.headers.get("content-length", "")
         if declared.isdecimal() and int(declared) > MAX_FILE_BYTES + _FRAMING_BYTES:
             raise too_large()
         if self._places.locked():
-            raise Refused(
+            raise AccessRefused(
                 503,
                 "busy",
                 f"{MOST_AT_ONCE} files are arriving on this board: try again in a minute",
@@ -196,13 +196,13 @@ class FileReceiver:
             except BaseException as error:
                 file.close()
                 if isinstance(error, TimeoutError):
-                    raise Refused(
+                    raise AccessRefused(
                         408,
                         "too_slow",
                         "The file did not arrive in time: try again",
                     ) from None
                 if isinstance(error, MultipartError | ClientDisconnect):
-                    raise Refused(
+                    raise AccessRefused(
                         400,
                         "no_form",
                         "The form did not arrive whole: try again",
@@ -212,7 +212,7 @@ class FileReceiver:
                         f"The board's temporary folder has no room ({error.strerror}): set "
                         "TMPDIR to a larger one"
                     )
-                    raise Refused(507, "no_room", text) from None
+                    raise AccessRefused(507, "no_room", text) from None
                 raise
 
 
@@ -239,7 +239,7 @@ async def _receive(request: Request, boundary: str, field: str, file: IO[bytes])
                     digest.update(event)
                     file.write(event)
     if not name:
-        raise Refused(422, "no_file", "Choose a CSV file first")
+        raise AccessRefused(422, "no_file", "Choose a CSV file first")
     file.flush()
     base = name.replace("\\", "/").rpartition("/")[2]
     return Received(file, base, size, b32encode(digest.digest()).decode().lower()[:6])

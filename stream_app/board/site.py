@@ -22,9 +22,9 @@ from stream_app.domain.limits.meters import SAMPLED_MS, Forecast, Meter, Sample,
 from stream_app.domain.views.backlog import Place
 from stream_app.domain.views.explain import (
     VIEW_UNREADABLE,
+    ConsumerGroup,
     Facts,
     Finding,
-    Group,
     LaneFacts,
     Outlook,
     explain,
@@ -319,7 +319,10 @@ def lane_facts(
 
 
 def _facts(site: Site, moment: Moment, lanes: list[LaneFacts], coming_back: int) -> Facts:
-    unknown = Group("Stable", 1)  # nothing is claimed of a group that Kafka does not describe
+    unknown = ConsumerGroup(
+        "Stable",
+        1,
+    )  # nothing is claimed of a group that Kafka does not describe
     worker, replay = (
         (moment.kafka.worker, moment.kafka.replay) if moment.kafka else (unknown, unknown)
     )

@@ -22,7 +22,7 @@ import msgspec
 from attrs import define, field
 
 from stream_app.client.publish.leads import (
-    Batch,
+    CheckedLeads,
     Checker,
     PublishOptions,
     PublishSummary,
@@ -97,7 +97,7 @@ class Upload:
     published: int = field(init=False, default=0)
     began_s: float = field(init=False, factory=time.monotonic)
     work: Future[None] | None = field(init=False, default=None)
-    _batch: Batch | None = field(init=False, default=None)
+    _batch: CheckedLeads | None = field(init=False, default=None)
     _rejected: IO[bytes] | None = field(init=False, default=None)
     _is_stopped: bool = field(init=False, default=False)
 
@@ -146,7 +146,7 @@ class Upload:
         """
         self._source.seek(0)
         sheet = open_named_csv(self._source, self.names)
-        self._batch = Batch()
+        self._batch = CheckedLeads()
         self.rejects = []
         self.summary = PublishSummary()
         if self._rejected is not None:

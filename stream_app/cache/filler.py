@@ -19,7 +19,7 @@ from stream_app.domain.model.untrusted import decode
 from stream_app.domain.plan import CachePolicy
 from stream_app.domain.result import (
     DAY_MS,
-    Entry,
+    CacheEntry,
     entry_of,
     erased_by,
     merged,
@@ -66,13 +66,13 @@ class MemoryCache:
     def __len__(self) -> int:
         return len(self._values)
 
-    async def find(self, slots: Sequence[str]) -> list[Entry]:
+    async def find(self, slots: Sequence[str]) -> list[CacheEntry]:
         for slot in slots:
             if slot in self._values:
                 self._values.move_to_end(slot)
         return [decode_entry(self._values.get(slot)) for slot in slots]
 
-    async def add(self, changes: Sequence[tuple[str, Entry]]) -> bool:
+    async def add(self, changes: Sequence[tuple[str, CacheEntry]]) -> bool:
         for slot, value in merged(
             {slot: self._values.get(slot) for slot, _ in changes},
             changes,
@@ -172,7 +172,7 @@ class CacheFiller:
 
     async def take(self, records: list[Any]) -> bool:
         """Apply records of one partition, in order. False if the cache did not accept them."""
-        changes: defaultdict[str, list[tuple[str, Entry]]] = defaultdict(list)
+        changes: defaultdict[str, list[tuple[str, CacheEntry]]] = defaultdict(list)
         for record in records:
             if record.value is None:
                 if not await self._add(changes) or not await self._forget(record):
@@ -193,7 +193,7 @@ class CacheFiller:
         old = self.now_ms() - result.at_ms + result.age_s * 1000 > self.policy.stale_days * DAY_MS
         return None if old else result
 
-    def _changes(self, result: Result) -> list[tuple[str, Entry]]:
+    def _changes(self, result: Result) -> list[tuple[str, CacheEntry]]:
         entry = entry_of(result)
         if not entry.fields:
             return []
@@ -203,7 +203,7 @@ class CacheFiller:
             changes.append((firm, common))
         return changes
 
-    async def _add(self, changes: dict[str, list[tuple[str, Entry]]]) -> bool:
+    async def _add(self, changes: dict[str, list[tuple[str, CacheEntry]]]) -> bool:
         return all([await self.cache.add(some) for some in changes.values()])
 
     async def _forget(self, record: Any) -> bool:

@@ -15,7 +15,7 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from stream_app.domain.result import NOTHING, Entry, decode, merged
+from stream_app.domain.result import NOTHING, CacheEntry, decode, merged
 
 T = TypeVar("T")
 
@@ -164,11 +164,11 @@ class RedisCache:
     prefix: str
     ttl_s: int
 
-    async def find(self, slots: Sequence[str]) -> list[Entry]:
+    async def find(self, slots: Sequence[str]) -> list[CacheEntry]:
         values = await self.link.read([self.prefix + slot for slot in slots])
         return [NOTHING] * len(slots) if values is None else list(map(decode, values))
 
-    async def add(self, changes: Sequence[tuple[str, Entry]]) -> bool:
+    async def add(self, changes: Sequence[tuple[str, CacheEntry]]) -> bool:
         """Merge changes into the stored entries.
 
         Only one worker writes a workspace, so the read cannot be outdated.

@@ -18,7 +18,7 @@ from stream_app.cli.output import console, say, show, show_json
 from stream_app.cli.tables import Column, Table, lines_of, table_of
 from stream_app.config.rules import bootstrap_problem
 from stream_app.dev import simulator
-from stream_app.dev.demo import DemoState, Display, Outcome, run_scenario
+from stream_app.dev.demo import DemoOutcome, DemoState, Display, run_scenario
 from stream_app.dev.kafka import bootstrap_from_environment
 from stream_app.dev.process import StartError
 from stream_app.domain.model.errors import SettingsError, StreamAppError
@@ -255,7 +255,7 @@ def demo(
     return OK if outcome.ok else NO
 
 
-def _show(outcome: Outcome) -> None:
+def _show(outcome: DemoOutcome) -> None:
     show_report(outcome.books)
     ledger = outcome.ledger
     counts = outcome.books.statuses

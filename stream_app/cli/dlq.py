@@ -31,7 +31,7 @@ from stream_app.client.results.lookup import find_dead_letters
 from stream_app.clock import Clock
 from stream_app.config import Settings
 from stream_app.domain.books.records import STATES
-from stream_app.domain.dead_letter.causes import Filter, Group, Source, Tally
+from stream_app.domain.dead_letter.causes import CauseGroup, DeadLetterTally, Filter, LetterSource
 from stream_app.domain.dead_letter.orders import MEANING, Fate
 from stream_app.domain.delivery.envelope import HEADERS
 from stream_app.domain.lead.identity import plain_id
@@ -41,7 +41,7 @@ from stream_app.replay import inspect
 from stream_app.replay.orders import give_up_commands, submit_and_await
 from stream_app.replay.plan import survey_given_up, topic_of
 
-From = Annotated[Source, Parameter(name="--from")]
+From = Annotated[LetterSource, Parameter(name="--from")]
 
 _ON_THE_LIST: Final = "of people on the suppression list (erased, or they objected)"
 _MOST_GROUPS: Final = 30
@@ -78,7 +78,7 @@ def count_them(*, source: From = "dlq", which: Which = WHICH, common: Common = C
     return OK
 
 
-def _states(common: Common, source: Source) -> tuple[DeadLetters | None, str]:
+def _states(common: Common, source: LetterSource) -> tuple[DeadLetters | None, str]:
     """Return what the board says has become of the dead letters.
 
     None, and why, if it does not say so.
@@ -92,11 +92,11 @@ def _states(common: Common, source: Source) -> tuple[DeadLetters | None, str]:
     return (states.dlq if source == "dlq" else states.parked), ""
 
 
-def _name(cause: Cause | Group) -> tuple[str, ...]:
+def _name(cause: Cause | CauseGroup) -> tuple[str, ...]:
     return cause.kind, cause.workspace, cause.destination, cause.reason, cause.http_status
 
 
-def _document(tally: Tally) -> dict[str, Any]:
+def _document(tally: DeadLetterTally) -> dict[str, Any]:
     causes = [
         {
             **msgspec.to_builtins(group),
@@ -113,7 +113,11 @@ def _document(tally: Tally) -> dict[str, Any]:
     }
 
 
-def _tally_parts(source: str, tally: Tally, states: DeadLetters | None) -> Iterator[str | Table]:
+def _tally_parts(
+    source: str,
+    tally: DeadLetterTally,
+    states: DeadLetters | None,
+) -> Iterator[str | Table]:
     groups = tally.sorted()
     if groups:
         yield tally_table(
@@ -421,14 +425,14 @@ def _return_and_send(audit: Audit, workspace: str, destination: str | None, lead
 
 
 def tally_table(
-    groups: Sequence[Group],
+    groups: Sequence[CauseGroup],
     is_open: Mapping[tuple[str, ...], int] = MappingProxyType({}),
 ) -> Table:
     """Build the table of dead letters by cause.
 
     `is_open`: how many of a cause are open, if that is known.
     """
-    columns: dict[Column, Callable[[Group], object]] = {
+    columns: dict[Column, Callable[[CauseGroup], object]] = {
         Column("dead letters", right=True): lambda group: f"{group.count:,}",
         Column("open", rank=1, right=True): lambda group: f"{is_open.get(_name(group), 0):,}",
         Column("reason"): lambda group: group.reason or "none given",

@@ -15,7 +15,7 @@ from cyclopts import Group, Parameter, validators
 from stream_app.cli.base import OK, WHOLE, Common, OptionalWhole, Whole
 from stream_app.cli.output import console, show
 from stream_app.config import Settings
-from stream_app.domain.dead_letter.causes import Filter, Source
+from stream_app.domain.dead_letter.causes import Filter, LetterSource
 from stream_app.domain.model.errors import SettingsError
 from stream_app.replay.plan import check_filter
 
@@ -63,7 +63,7 @@ class Which:
     older_than: Annotated[timedelta | None, Parameter(validator=_is_past)] = None
     """such as 30m, 2h or 7d"""
 
-    def checked(self, settings: Settings, source: Source) -> Filter:
+    def checked(self, settings: Settings, source: LetterSource) -> Filter:
         """Return the filter that these options describe, as of now.
 
         Raises SettingsError as `check_filter`.

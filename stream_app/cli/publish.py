@@ -21,7 +21,7 @@ from stream_app.cli.output import say, show, show_json
 from stream_app.cli.tables import reading, reading_rows
 from stream_app.client.lanes.views import last_views
 from stream_app.client.publish.leads import (
-    Batch,
+    CheckedLeads,
     Checker,
     PublishOptions,
     PublishSummary,
@@ -61,7 +61,7 @@ def _seconds(_: object, tokens: list[Any]) -> tuple[float, ...]:
     return periods
 
 
-Wait = Annotated[
+WaitOption = Annotated[
     tuple[float, ...] | None,
     Parameter(metavar="[SECONDS]", converter=_seconds, consume_multiple=(0, 1)),
 ]
@@ -122,7 +122,7 @@ six characters)"""
     """send leads again that were sent before, and pay again"""
     out: Path | None = None
     """write the id of each published lead with its line; CSV or .jsonl"""
-    wait: Wait = None
+    wait: WaitOption = None
     """wait until all leads are at rest, at most so long (default: 600), and show where they are; \
 exit code 3 if some are still under way then"""
     yes: bool = False
@@ -170,7 +170,7 @@ def publish(file: Path, /, *, options: Options = _OPTIONS) -> int:
         options.bulk,
         options.force,
     )
-    with closing(Batch()) as batch, _ctrl_c_at_once():
+    with closing(CheckedLeads()) as batch, _ctrl_c_at_once():
         return _publish(file, options, chosen, settings, batch)
 
 
@@ -179,7 +179,7 @@ def _publish(
     options: Options,
     chosen: PublishOptions,
     settings: Settings,
-    batch: Batch,
+    batch: CheckedLeads,
 ) -> int:
     if not options.dry_run:
         asyncio.run(kafka_ready(settings, options.program, say))
@@ -258,7 +258,7 @@ async def _send(
     settings: Settings,
     options: Options,
     chosen: PublishOptions,
-    batch: Batch,
+    batch: CheckedLeads,
     summary: PublishSummary,
     file: Path,
 ) -> PublishedLeads | None:
@@ -309,7 +309,7 @@ def _check(
     options: Options,
     chosen: PublishOptions,
     settings: Settings,
-    batch: Batch,
+    batch: CheckedLeads,
 ) -> tuple[Sheet, PublishSummary, Rejects]:
     """Check all rows: valid ones go into the batch, refused ones into their file."""
     changed: list[Ready] = []

@@ -29,7 +29,7 @@ from stream_app.cli.output import say
 from stream_app.cli.processes import Log, run_process
 from stream_app.cli.tables import Column, Table, reading, table_of
 from stream_app.config import Settings
-from stream_app.domain.dead_letter.causes import Filter, Source
+from stream_app.domain.dead_letter.causes import Filter, LetterSource
 from stream_app.domain.dead_letter.orders import MEANING, PricedPlan, ReplayCommand, ReplayProgress
 from stream_app.domain.model.errors import StreamAppError
 from stream_app.domain.model.text import count
@@ -59,7 +59,7 @@ _STOP_WITHIN_S: Final = 15.0
 class Selection(Common):
     """The dead letters that a replay by hand sends."""
 
-    source: Annotated[Source, Parameter(name="--from")] = "dlq"
+    source: Annotated[LetterSource, Parameter(name="--from")] = "dlq"
     """which topic"""
     limit: OptionalWhole = None
     """at most N"""
@@ -89,7 +89,7 @@ class Sending(Selection):
 class Redrive(Sending):
     """How parked leads are sent back."""
 
-    source: Annotated[Source, Parameter(name="--from")] = "parked"
+    source: Annotated[LetterSource, Parameter(name="--from")] = "parked"
     """which topic"""
 
 

@@ -38,15 +38,15 @@ from stream_app.domain.books.money import Accounts, BooksReport, LaneAccount, Op
 from stream_app.domain.books.records import (
     IN_MOTION,
     NOT_LEADS,
-    Event,
-    Found,
+    BookEvent,
+    BookRow,
+    BookTotals,
     Kept,
-    RecordHistory,
+    RecordEvents,
+    RecordFacts,
     RecordNumbers,
-    Row,
-    StatusCount,
+    StatusTotals,
     Terms,
-    Totals,
     advance,
     audit,
     decode_event,
@@ -100,7 +100,7 @@ _ROW: Final = "INSERT OR REPLACE INTO rows VALUES (?, ?, ?, ?)"
 _delivery: Final = msgspec.json.Decoder(Delivery)
 _lane: Final = msgspec.json.Decoder(Lane)
 _history: Final = msgspec.msgpack.Decoder(Kept)
-_row: Final = msgspec.msgpack.Decoder(Row)
+_row: Final = msgspec.msgpack.Decoder(BookRow)
 _encode: Final = msgspec.msgpack.Encoder().encode
 
 
@@ -155,7 +155,7 @@ class Books:
         self._accounts = Accounts(
             {name: workspace.budget for name, workspace in plan.workspaces.items()},
         )
-        self._events: list[tuple[int, Event, bool]] = []
+        self._events: list[tuple[int, BookEvent, bool]] = []
         # topic/partition -> the run that its last record belongs to.
         self._runs: dict[str, _Run] = {}
         self._pending = defaultdict[str, dict[int | bytes, tuple[Any, ...]]](dict)
@@ -262,7 +262,7 @@ class Books:
                     self._put(_ROW, key, partition, None, None)
                     return
                 delivery = _delivery.decode(value)
-                row = Row(
+                row = BookRow(
                     workspace,
                     destination,
                     lead_id,
@@ -312,7 +312,7 @@ class Books:
         )
         self._events.clear()
 
-    def _count(self, event: Event) -> None:
+    def _count(self, event: BookEvent) -> None:
         """Add up the money and the special cases of an event."""
         report = self._report
         workspace = event.workspace
@@ -339,7 +339,7 @@ class Books:
         self._join_rows()
         self._audit_runs()
         report = self._report
-        totals = Totals()
+        totals = BookTotals()
         others = self._others()
         terms = Terms(
             now_ms - self._freshness_ms,
@@ -355,7 +355,7 @@ class Books:
                 leads = number not in others
                 rows = evidence.row is not None and evidence.row.status == status
                 totals.add(status, leads, 1, rows, final=evidence.final)
-                report.statuses.setdefault(status, StatusCount()).add(leads, 1, rows)
+                report.statuses.setdefault(status, StatusTotals()).add(leads, 1, rows)
             elif evidence.is_input:
                 totals.columns["waiting"].add(not evidence.passed, not evidence.passed, 0)
             else:
@@ -425,7 +425,7 @@ class Books:
                 _row.decode(raw).lead_id,
             )
 
-    def _records(self) -> Iterator[tuple[int, RecordHistory, Found]]:
+    def _records(self) -> Iterator[tuple[int, RecordEvents, RecordFacts]]:
         """Yield each record: its number, its history, and what else was found of it."""
         select = "SELECT id, history, passed, copy, row FROM records ORDER BY id"
         for number, raw, passed, copy, row in self._db.execute(select):
@@ -434,7 +434,7 @@ class Books:
             yield (
                 number,
                 history,
-                Found(
+                RecordFacts(
                     partition=int(log.rpartition("/")[2]),
                     is_input=passed is not None,
                     passed=bool(passed),
@@ -474,7 +474,7 @@ class Books:
         return self._accounts.lanes(lanes, reserved, guesses, known_from_ms, self.problem)
 
 
-def _hash(history: RecordHistory) -> bytes:
+def _hash(history: RecordEvents) -> bytes:
     return blake2b(history.lead_id.encode("utf-8", "surrogatepass"), digest_size=8).digest()
 
 

@@ -18,7 +18,7 @@ from stream_app.domain.lane.overrides import ORDERS, Order, OrderKind
 from stream_app.domain.model.messages import StatusEvent
 from stream_app.domain.model.numbers import TimeMs, Whole
 from stream_app.domain.model.outcome import scrub
-from stream_app.domain.model.records import ConsumedRecord, Record, Rows
+from stream_app.domain.model.records import ConsumedRecord, Record, RowChanges
 from stream_app.domain.model.text import count
 from stream_app.domain.model.untrusted import UNREADABLE, decode
 from stream_app.domain.views.lane import LaneView
@@ -386,7 +386,7 @@ class CommandResult(Struct, frozen=True):
     text: str
     applied: bool = True
     reason: str = ""
-    rows: Rows = []
+    rows: RowChanges = []
     records: list[Record] = []
     events: list[StatusEvent] = []
     people: int = 0

@@ -37,16 +37,16 @@ class Field(msgspec.Struct, frozen=True, array_like=True):
     source: str
 
 
-class Entry(msgspec.Struct, frozen=True):
+class CacheEntry(msgspec.Struct, frozen=True):
     """The cached fields of one person or company."""
 
     fields: dict[str, Field] = {}
 
 
-NOTHING: Final = Entry()
+NOTHING: Final = CacheEntry()
 
 
-class Found(msgspec.Struct, frozen=True):
+class CacheHit(msgspec.Struct, frozen=True):
     """A cached answer for one lead. `age_s` is the age of the oldest field of the person's own."""
 
     source: Literal["cache", "stale"]
@@ -83,7 +83,7 @@ def slots_of(result: Result) -> tuple[list[str], str | None]:
     return persons, company_slot(result.workspace, firm) if firm else None
 
 
-def entry_of(result: Result) -> Entry:
+def entry_of(result: Result) -> CacheEntry:
     """Return the cacheable part of a result.
 
     Fields from the cache keep their age; a local result has none.
@@ -102,17 +102,17 @@ def entry_of(result: Result) -> Entry:
             fields[name] = Field(value, result.at_ms, result.destination)
         elif (origin := result.provenance.get(name)) is not None and not origin.shared:
             fields[name] = Field(value, origin.at_ms, origin.source)
-    return bounded(Entry(fields))
+    return bounded(CacheEntry(fields))
 
 
-def of_company(policy: CachePolicy, entry: Entry) -> Entry:
+def of_company(policy: CachePolicy, entry: CacheEntry) -> CacheEntry:
     """Return the part of a person's entry that is the same for the whole company."""
-    return Entry(
+    return CacheEntry(
         {name: field for name, field in entry.fields.items() if policy.is_of_company(name)},
     )
 
 
-def merge(one: Entry, other: Entry) -> Entry:
+def merge(one: CacheEntry, other: CacheEntry) -> CacheEntry:
     """Return the newest value of each field.
 
     The result does not depend on the order or repetition of entries.
@@ -122,10 +122,10 @@ def merge(one: Entry, other: Entry) -> Entry:
         mine = fields.get(name)
         if mine is None or _rank(field) > _rank(mine):
             fields[name] = field
-    return Entry(fields)
+    return CacheEntry(fields)
 
 
-def bounded(entry: Entry) -> Entry:
+def bounded(entry: CacheEntry) -> CacheEntry:
     """Return an entry within the limits.
 
     If it has too many fields, the newest stay; if it has too many bytes, the smallest stay.
@@ -140,7 +140,7 @@ def bounded(entry: Entry) -> Entry:
         if left < 0:
             break
         kept[name] = field
-    return Entry(kept)
+    return CacheEntry(kept)
 
 
 def _rank(field: Field) -> tuple[int, str, bytes]:
@@ -158,7 +158,12 @@ def freshness(policy: CachePolicy, at_ms: int, now_ms: int) -> Freshness:
     return "stale" if age_ms <= policy.stale_days * DAY_MS else "none"
 
 
-def answer(policy: CachePolicy, person: Entry, company: Entry, now_ms: int) -> Found | None:
+def answer(
+    policy: CachePolicy,
+    person: CacheEntry,
+    company: CacheEntry,
+    now_ms: int,
+) -> CacheHit | None:
     """Return what may be served for a person.
 
     If any field of the person's own is fresh, it is the fresh fields only, else stale ones too.
@@ -170,18 +175,20 @@ def answer(policy: CachePolicy, person: Entry, company: Entry, now_ms: int) -> F
         return None
     source: Literal["cache", "stale"] = "cache" if "fresh" in own else "stale"
     wanted = ("fresh",) if source == "cache" else ("fresh", "stale")
-    kept = Entry({name: field for name, field in person.fields.items() if worth[name] in wanted})
+    kept = CacheEntry(
+        {name: field for name, field in person.fields.items() if worth[name] in wanted},
+    )
     of_him = [field.at_ms for name, field in kept.fields.items() if not policy.is_of_company(name)]
     fields, provenance = shown(kept, shared(policy, kept, company, now_ms))
-    return Found(source, max(0, now_ms - min(of_him)) // 1000, fields, provenance)
+    return CacheHit(source, max(0, now_ms - min(of_him)) // 1000, fields, provenance)
 
 
-def shared(policy: CachePolicy, person: Entry, company: Entry, now_ms: int) -> Entry:
+def shared(policy: CachePolicy, person: CacheEntry, company: CacheEntry, now_ms: int) -> CacheEntry:
     """Return what the company's entry adds to the person's.
 
     These are the fresh fields that the person lacks, or has with an older time.
     """
-    return Entry(
+    return CacheEntry(
         {
             name: field
             for name, field in company.fields.items()
@@ -192,7 +199,10 @@ def shared(policy: CachePolicy, person: Entry, company: Entry, now_ms: int) -> E
     )
 
 
-def shown(own: Entry, of_company: Entry) -> tuple[dict[str, Scalar], dict[str, FieldOrigin]]:
+def shown(
+    own: CacheEntry,
+    of_company: CacheEntry,
+) -> tuple[dict[str, Scalar], dict[str, FieldOrigin]]:
     """Return values and origins as a result has them.
 
     A field of the company replaces one of the person.
@@ -207,15 +217,15 @@ def shown(own: Entry, of_company: Entry) -> tuple[dict[str, Scalar], dict[str, F
 
 
 _json: Final = msgspec.json.Encoder()
-_decoder: Final = msgspec.json.Decoder(Entry)
+_decoder: Final = msgspec.json.Decoder(CacheEntry)
 
 
-def encode(entry: Entry) -> bytes:
+def encode(entry: CacheEntry) -> bytes:
     """Return an entry as a cache stores it."""
     return _json.encode(entry)
 
 
-def decode(raw: bytes | None) -> Entry:
+def decode(raw: bytes | None) -> CacheEntry:
     """Return an entry from a cache; an empty one if it is missing or of another version."""
     if raw is None:
         return NOTHING
@@ -227,7 +237,7 @@ def decode(raw: bytes | None) -> Entry:
 
 def merged(
     values: Mapping[str, bytes | None],
-    changes: Iterable[tuple[str, Entry]],
+    changes: Iterable[tuple[str, CacheEntry]],
 ) -> dict[str, bytes]:
     """Return the values to write: each change merged into the present value of its key."""
     after = {slot: decode(raw) for slot, raw in values.items()}

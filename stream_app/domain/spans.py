@@ -33,7 +33,7 @@ from stream_app.domain.views.waits import kind_of
 
 _HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 
-Kind = Literal["internal", "client", "consumer"]
+SpanKind = Literal["internal", "client", "consumer"]
 Value = str | int
 _UNKNOWN: Final[Mapping[str, Mapping[str, Value]]] = {}
 
@@ -84,7 +84,7 @@ class Span(msgspec.Struct, frozen=True):
     span_id: str  # 16 digits
     parent_id: str  # 16 digits; empty for a root without a caller
     name: str
-    kind: Kind
+    kind: SpanKind
     start_ms: int
     end_ms: int
     attributes: dict[str, Value]

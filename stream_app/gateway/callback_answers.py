@@ -29,7 +29,7 @@ _OUTCOMES: Final = {
 }
 
 
-class Answer(msgspec.Struct, frozen=True):
+class CallbackAnswer(msgspec.Struct, frozen=True):
     """An answer to a callback. No text holds a secret or reveals whether a lead exists.
 
     Attributes:
@@ -58,57 +58,62 @@ class Answer(msgspec.Struct, frozen=True):
         return headers
 
 
-NOT_POST: Final = Answer(
+NOT_POST: Final = CallbackAnswer(
     405,
     "not_post",
     "This address takes POST from the HTTP API column of a Clay table.",
     close=True,
 )
-NOT_HERE: Final = Answer(
+NOT_HERE: Final = CallbackAnswer(
     404,
     "not_here",
     "No table calls back at this address: "
     "compare the URL with what `stream-app clay-setup` prints.",
 )
-WRONG_TYPE: Final = Answer(
+WRONG_TYPE: Final = CallbackAnswer(
     415,
     "wrong_type",
     "Send JSON: set the header Content-Type to application/json.",
 )
-ENCODED: Final = Answer(
+ENCODED: Final = CallbackAnswer(
     415,
     "encoded",
     "Send the body uncompressed: remove the header Content-Encoding.",
 )
-TOO_LARGE: Final = Answer(
+TOO_LARGE: Final = CallbackAnswer(
     413,
     "too_large",
     "The body is too large: send fewer or shorter columns.",
     close=True,
 )
-TOO_SLOW: Final = Answer(408, "too_slow", "The body did not arrive in time: try again.", close=True)
-NO_TOKEN: Final = Answer(
+TOO_SLOW: Final = CallbackAnswer(
+    408,
+    "too_slow",
+    "The body did not arrive in time: try again.",
+    close=True,
+)
+NO_TOKEN: Final = CallbackAnswer(
     401,
     "no_token",
     "The token is missing: add the header x-callback-token with the column "
     "callback_token of this row.",
 )
-NO_SECRET: Final = Answer(
+NO_SECRET: Final = CallbackAnswer(
     401,
     "no_secret",
     "The secret is missing: add the header x-callback-secret with the secret of this table.",
 )
-BAD_SECRET: Final = Answer(
+BAD_SECRET: Final = CallbackAnswer(
     403,
     "bad_secret",
     "The header x-callback-secret does not match the secret of this table: set it again.",
 )
-TEMPLATE: Final = Answer(
+TEMPLATE: Final = CallbackAnswer(
     400,
     "template",
     "The header x-callback-token still holds a template {{...}}: insert the column with / instead.",
 )
-TOO_OFTEN: Final = Answer(
+TOO_OFTEN: Final = CallbackAnswer(
     429,
     "too_often",
     "Not received: this row has called back too often. What came before is kept; a row may "
@@ -117,46 +122,46 @@ TOO_OFTEN: Final = Answer(
 )
 # 429, and not 503, where a later call may succeed: a Clay column repeats its call after a 503 only
 # if the table's author has set that.
-KAFKA_AWAY: Final = Answer(
+KAFKA_AWAY: Final = CallbackAnswer(
     429,
     "kafka_away",
     "Held in memory: our store does not respond. It is stored as soon as the store responds, "
     "and running this row again in a minute does no harm.",
     retry_after_s=RETRY_AFTER_S,
 )
-HOLDING_FULL: Final = Answer(
+HOLDING_FULL: Final = CallbackAnswer(
     429,
     "holding_full",
     "Not received: our store does not respond, and too many callbacks are held already. Run "
     "this row again when the store responds.",
     retry_after_s=RETRY_AFTER_S,
 )
-TOO_MANY: Final = Answer(
+TOO_MANY: Final = CallbackAnswer(
     429,
     "too_many",
     "Not received: too many callbacks at once. Run this row again in a minute.",
     close=True,
     retry_after_s=RETRY_AFTER_S,
 )
-CRASHED: Final = Answer(
+CRASHED: Final = CallbackAnswer(
     500,
     "crashed",
     "Not received: internal error. Try again later.",
     close=True,
 )
 
-REFUSED_TOKEN: Final[dict[TokenProblem, Answer]] = {
-    "malformed": Answer(
+REFUSED_TOKEN: Final[dict[TokenProblem, CallbackAnswer]] = {
+    "malformed": CallbackAnswer(
         403,
         "malformed_token",
         "The token is malformed: send the column callback_token of this row, whole and unchanged.",
     ),
-    "unknown_key": Answer(
+    "unknown_key": CallbackAnswer(
         403,
         "unknown_key",
         "The key of this token is no longer in use: rows sent from now on have a new token.",
     ),
-    "mismatch": Answer(
+    "mismatch": CallbackAnswer(
         403,
         "wrong_token",
         "The token belongs to another lead or table: send lead_id and callback_token of one "
@@ -165,12 +170,12 @@ REFUSED_TOKEN: Final[dict[TokenProblem, Answer]] = {
 }
 
 
-def refused(bad: BadBody) -> Answer:
+def refused(bad: BadBody) -> CallbackAnswer:
     """The answer to a body that is not a callback."""
-    return Answer(400, bad.code, f"Not received. {bad.text}")
+    return CallbackAnswer(400, bad.code, f"Not received. {bad.text}")
 
 
-def received(callback: Callback) -> Answer:
+def received(callback: Callback) -> CallbackAnswer:
     """The answer to a callback that is stored."""
     note = (
         " Its JSON was broken and is repaired: let Clay escape the columns in the body."
@@ -178,4 +183,4 @@ def received(callback: Callback) -> Answer:
         else ""
     )
     text = f"Received: lead {callback.lead_id}, {_OUTCOMES[callback.outcome]}. Nothing to do.{note}"
-    return Answer(200, callback.outcome, text)
+    return CallbackAnswer(200, callback.outcome, text)

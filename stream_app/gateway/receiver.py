@@ -31,10 +31,10 @@ from stream_app.domain.model.records import Record
 from stream_app.domain.model.tokens import Keys, Verified, problem_of, verify
 from stream_app.domain.model.topics import MAX_INPUT_BYTES
 from stream_app.gateway import callback_answers as answers
-from stream_app.gateway.callback_answers import Answer
+from stream_app.gateway.callback_answers import CallbackAnswer
 from stream_app.gateway.holding import MOST_CALLBACKS, Holding
 from stream_app.gateway.lead_bound import LeadBound
-from stream_app.gateway.tables import PREFIX, Table, Tables
+from stream_app.gateway.tables import PREFIX, CallbackTable, Tables
 
 MOST_CONNECTIONS: Final = MOST_CALLBACKS + 1_000
 """Connections of a gateway: with those above `MOST_CALLBACKS` it answers while it is full."""
@@ -129,7 +129,7 @@ class _Callback(msgspec.Struct, frozen=True):
     callback_id: str
     record: Record
     lead: tuple[str, str, str, str]
-    stored: Answer
+    stored: CallbackAnswer
     is_repaired: bool
 
 
@@ -156,7 +156,7 @@ class Receiver:
         # one request, one configuration: they may be replaced while its body comes
         tables = self.tables
         table = tables.at(scope["path"], scope["query_string"])
-        answer: Answer | None = answers.CRASHED
+        answer: CallbackAnswer | None = answers.CRASHED
         try:
             answer = await self._answer(Request(scope, receive), table, tables.keys)
         finally:
@@ -172,9 +172,9 @@ class Receiver:
     async def _answer(
         self,
         request: Request,
-        table: Table | None,
+        table: CallbackTable | None,
         keys: Keys | None,
-    ) -> Answer | None:
+    ) -> CallbackAnswer | None:
         """Process one request. None if the peer disconnected."""
         if request.method != "POST":
             return answers.NOT_POST
@@ -192,9 +192,9 @@ class Receiver:
     async def _callback(
         self,
         request: Request,
-        table: Table,
+        table: CallbackTable,
         keys: Keys | None,
-    ) -> _Callback | Answer | None:
+    ) -> _Callback | CallbackAnswer | None:
         """Read and verify a callback, or return the answer that refuses it.
 
         The body and what was decoded of it are released with this call, because the callback may be
@@ -212,16 +212,16 @@ class Receiver:
     async def _decoded(
         self,
         request: Request,
-        table: Table,
+        table: CallbackTable,
         keys: Keys | None,
         raw: bytes,
-    ) -> _Callback | Answer:
+    ) -> _Callback | CallbackAnswer:
         """Verify a body and decode it."""
         body = read_body(raw)
         if isinstance(body, BadBody):
             return answers.refused(body)
         origin = _verify(request, table, keys, body)
-        if isinstance(origin, Answer):
+        if isinstance(origin, CallbackAnswer):
             return origin
         lead = (table.workspace, table.destination, body.lead_id, origin)
         # Counted before the first await: the same token may come in many requests at once.
@@ -243,7 +243,7 @@ class Receiver:
             callback.repaired,
         )
 
-    async def _read(self, request: Request, body: bytearray) -> Answer | None:
+    async def _read(self, request: Request, body: bytearray) -> CallbackAnswer | None:
         """Read the body into `body`. Returns the answer that rejects it, or None.
 
         Raises ClientDisconnect.
@@ -265,7 +265,7 @@ class Receiver:
             return answers.TOO_SLOW
         return None
 
-    async def _decode(self, body: Body, table: Table, origin: str) -> Callback | BadBody:
+    async def _decode(self, body: Body, table: CallbackTable, origin: str) -> Callback | BadBody:
         """Decode a verified body. An expensive one is decoded in a thread, one at a time."""
         arguments = (body, table.workspace, table.destination, self._now_ms(), origin)
         if not body.costly:
@@ -273,7 +273,7 @@ class Receiver:
         async with self._decoding:
             return await asyncio.to_thread(callback_of, *arguments)
 
-    async def _keep(self, callback: _Callback, table: Table) -> Answer:
+    async def _keep(self, callback: _Callback, table: CallbackTable) -> CallbackAnswer:
         """Store a callback, or hold it."""
         try:
             kept = await self._holding.keep(callback.callback_id, callback.record)
@@ -292,7 +292,7 @@ def _header_token(request: Request) -> str:
     return request.headers.get("x-callback-token", "").strip()
 
 
-def _problem(request: Request, table: Table, keys: Keys | None) -> Answer | None:
+def _problem(request: Request, table: CallbackTable, keys: Keys | None) -> CallbackAnswer | None:
     """Reject a request by its head alone.
 
     None if the head is acceptable, which proves nothing yet.
@@ -306,7 +306,12 @@ def _problem(request: Request, table: Table, keys: Keys | None) -> Answer | None
     return answers.REFUSED_TOKEN[problem] if problem else None
 
 
-def _verify(request: Request, table: Table, keys: Keys | None, body: Body) -> str | Answer:
+def _verify(
+    request: Request,
+    table: CallbackTable,
+    keys: Keys | None,
+    body: Body,
+) -> str | CallbackAnswer:
     """Verify the token, else the secret.
 
     Returns the origin of the forced lead (else ""), or the refusal.
@@ -322,7 +327,7 @@ def _verify(request: Request, table: Table, keys: Keys | None, body: Body) -> st
     return _problem_of_secret(request, table) or ""
 
 
-def _problem_of_secret(request: Request, table: Table) -> Answer | None:
+def _problem_of_secret(request: Request, table: CallbackTable) -> CallbackAnswer | None:
     """Check the table's secret. None if it proves the request."""
     if not table.secrets:
         return answers.NO_TOKEN
@@ -335,7 +340,7 @@ def _problem_of_secret(request: Request, table: Table) -> Answer | None:
     return None if any(good) else answers.BAD_SECRET
 
 
-def _label_of(table: Table | None) -> str:
+def _label_of(table: CallbackTable | None) -> str:
     """Return the destination for metrics. Only configured destinations are bounded in number."""
     return table.destination if table is not None and table.is_configured else "other"
 

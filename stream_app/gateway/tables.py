@@ -21,7 +21,7 @@ _PATH: Final = re.compile(rf"{PREFIX}([A-Za-z0-9._-]{{1,64}})/([A-Za-z0-9._-]{{1
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class CallbackTable:
     """A Clay table that calls back.
 
     Attributes:
@@ -43,7 +43,12 @@ class Tables:
     Without keys, only secrets prove a table.
     """
 
-    def __init__(self, configured: Iterable[Table], keys: Keys | None, partitions: int) -> None:
+    def __init__(
+        self,
+        configured: Iterable[CallbackTable],
+        keys: Keys | None,
+        partitions: int,
+    ) -> None:
         self._configured = {
             f"{PREFIX}{table.workspace}/{table.destination}": table for table in configured
         }
@@ -53,7 +58,7 @@ class Tables:
     def __len__(self) -> int:
         return len(self._configured)
 
-    def at(self, path: str, query: bytes) -> Table | None:
+    def at(self, path: str, query: bytes) -> CallbackTable | None:
         """Return the table that calls there. None if no table can.
 
         The home of a workspace that is not configured is the one that its URL names, as URLs of
@@ -65,7 +70,7 @@ class Tables:
         workspace, destination = names.groups()
         pin = _pin_in(query)
         pins = {workspace: pin} if pin is not None and pin < self._partitions else {}
-        return Table(
+        return CallbackTable(
             workspace,
             destination,
             home_partition(workspace, self._partitions, pins),
@@ -93,7 +98,7 @@ class Tables:
 def tables_of(settings: Settings) -> Tables:
     """Return the tables of a configuration that was read with the gateway's secrets."""
     configured = [
-        Table(
+        CallbackTable(
             workspace=destination.workspace,
             destination=alias,
             partition=settings.home(destination.workspace),

@@ -14,7 +14,7 @@ from aiokafka.errors import KafkaError, for_code
 
 from stream_app.domain.model.errors import StreamAppError
 from stream_app.domain.views.backlog import Place
-from stream_app.domain.views.explain import Group
+from stream_app.domain.views.explain import ConsumerGroup
 from stream_app.domain.views.lane import Position
 from stream_app.kafka.backlog import Backlog, Waiting
 from stream_app.kafka.connection import (
@@ -40,7 +40,7 @@ Offsets = dict[Place, int]
 async def look_at(
     connection: KafkaConnection,
     groups: Iterable[str],
-) -> dict[str, tuple[Group, Offsets]]:
+) -> dict[str, tuple[ConsumerGroup, Offsets]]:
     """Return each group with its committed offsets.
 
     A group that never existed has none. Raises BrokerUnavailable.
@@ -101,8 +101,8 @@ async def move_group(
 class Consumption(msgspec.Struct, frozen=True):
     """The groups, and by topic and partition the records that no worker has taken."""
 
-    worker: Group
-    replay: Group
+    worker: ConsumerGroup
+    replay: ConsumerGroup
     waiting: dict[Place, Waiting]
 
 
@@ -129,10 +129,12 @@ def consumption_of(
     return Background(ask, _FRESH_S)
 
 
-async def _look_at(admin: Any, name: str) -> tuple[Group, Offsets]:
+async def _look_at(admin: Any, name: str) -> tuple[ConsumerGroup, Offsets]:
     (described,) = await admin.describe_consumer_groups([name])
     code, _, state, _, _, members, *_ = described.groups[0]
     if code:
         raise for_code(code)(f"{name} cannot be described")
     offsets = await committed_offsets(admin, name)
-    return Group(state, len(members)), {(tp.topic, tp.partition): at for tp, at in offsets.items()}
+    return ConsumerGroup(state, len(members)), {
+        (tp.topic, tp.partition): at for tp, at in offsets.items()
+    }

@@ -42,7 +42,7 @@ _ARCHIVE_WITHIN_S: Final = 30.0
 _ARCHIVE_BYTES: Final = 2**18
 _RETRY_S: Final = 0.5
 _events: Final = msgspec.json.Decoder(StatusEvent)
-Span = tuple[int, int]
+OffsetSpan = tuple[int, int]
 """The first offset and the end offset, which is excluded."""
 Progress = Callable[[int, int], None]
 """Called with the offsets read so far and the offsets to read."""
@@ -105,7 +105,10 @@ class Reader:
         with self._errors():
             return dict(await self._consumer.end_offsets(list(partitions)))
 
-    async def spans(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, Span]:
+    async def spans(
+        self,
+        partitions: Collection[TopicPartition],
+    ) -> dict[TopicPartition, OffsetSpan]:
         """Return the span of everything that Kafka keeps of each partition."""
         begins = await self.begins(partitions)
         ends = await self.ends(partitions)
@@ -129,7 +132,7 @@ class Reader:
 
     async def scan(
         self,
-        spans: Mapping[TopicPartition, Span],
+        spans: Mapping[TopicPartition, OffsetSpan],
         *,
         most: int = _MOST_RECORDS,
         on_unreadable: Callable[[UnreadableBatch], object] | None = None,
@@ -302,7 +305,7 @@ class TopicReader(Reader):
         self._partitions = partitions
         self._progress = progress
 
-    async def bounds(self, topic: str) -> dict[int, Span]:
+    async def bounds(self, topic: str) -> dict[int, OffsetSpan]:
         """Return the span of everything that Kafka keeps of a topic, by partition."""
         spans = await self.spans(
             [TopicPartition(topic, number) for number in range(self._partitions)],
@@ -322,7 +325,7 @@ class TopicReader(Reader):
     async def read(
         self,
         topic: str,
-        ranges: Mapping[int, Span] | None = None,
+        ranges: Mapping[int, OffsetSpan] | None = None,
     ) -> AsyncIterator[list[Any]]:
         """Scan a topic, and yield its PlainRecords, each partition in its order.
 
@@ -354,7 +357,7 @@ def consumed(record: Any) -> ConsumedRecord:
     )
 
 
-def _runs(offsets: Sequence[int]) -> Iterator[Span]:
+def _runs(offsets: Sequence[int]) -> Iterator[OffsetSpan]:
     """Group sorted offsets into runs whose offsets are near each other."""
     run: list[int] = []
     for offset in offsets:

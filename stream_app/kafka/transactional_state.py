@@ -294,7 +294,7 @@ class TransactionalState:
     async def _fence(self) -> None:
         producer = kafka_producer(
             **self._connection.settings(),
-            client_id=f"{self.transactional_id}-ledger",
+            client_id=f"{self.transactional_id}-producer",
             transactional_id=self.transactional_id,
             transaction_timeout_ms=_ms(self._limits.transaction_timeout_s),
             request_timeout_ms=_ms(self._limits.request_s),

@@ -52,8 +52,7 @@ from stream_app.domain.delivery.suppression import (
 )
 from stream_app.domain.lane.overrides import Order, obey
 from stream_app.domain.lead.identity import person_key, person_of, row_id, unlinked
-from stream_app.domain.model.records import ConsumedRecord, Record
-from stream_app.domain.model.records import Rows as Changes
+from stream_app.domain.model.records import ConsumedRecord, Record, RowChanges
 from stream_app.domain.model.text import count
 from stream_app.domain.plan import Actor, Destination, Plan
 from stream_app.domain.result import tombstone
@@ -104,7 +103,7 @@ class CommandPipeline:
             answer, result = self._decide(command, consumed, now_ms, reloaded)
         workspace = answer.workspace if answer.lane is not None else ""
         record = Record(self._plan.topics.audit, answer.workspace.encode(), _json.encode(answer))
-        rows: Changes = [(mark_key(consumed.record_id), CONCLUDED), *result.rows]
+        rows: RowChanges = [(mark_key(consumed.record_id), CONCLUDED), *result.rows]
         # Before the commit, although the row is not in memory yet: each waiting lead wakes behind
         # `submit`, and reads the row there. A lead that is admitted until the commit would be sent.
         if answer.kind in _FORBIDS:
@@ -143,7 +142,7 @@ class CommandPipeline:
             reloaded,
         )
         if result.reason != "repeated":
-            rows: Changes = [
+            rows: RowChanges = [
                 *result.rows,
                 (row, msgspec.json.encode(Answered(now_ms, result.applied))),
             ]
@@ -284,7 +283,7 @@ class CommandPipeline:
         lead_id = row_id(erasure.lead_id)
         until_ms = consumed.timestamp_ms or now_ms
         value = _json.encode(Suppression("erased", until_ms, command.id, command.who))
-        rows: Changes = [(erased_row(name, lead_id), value)]
+        rows: RowChanges = [(erased_row(name, lead_id), value)]
         mine = [destination.alias for destination in self._plan.destinations_of(name)]
         destinations = sorted({*mine, *erasure.destinations})
         gone: list[Record] = []

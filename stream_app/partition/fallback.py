@@ -32,8 +32,8 @@ from stream_app.domain.model.records import Record
 from stream_app.domain.plan import Destination, Plan
 from stream_app.domain.result import (
     NOTHING,
-    Entry,
-    Found,
+    CacheEntry,
+    CacheHit,
     answer,
     company_slot,
     merge,
@@ -173,7 +173,10 @@ class Fallback:
             return True
         return self._rows.why_not_sent(resolved) is not None
 
-    async def _look_up(self, resolved: ResolvedLead) -> tuple[Found | None, Entry, Entry]:
+    async def _look_up(
+        self,
+        resolved: ResolvedLead,
+    ) -> tuple[CacheHit | None, CacheEntry, CacheEntry]:
         """Return what may be served, the entry of the person and the entry of the company."""
         if self._cache is None:
             return None, NOTHING, NOTHING
@@ -196,7 +199,7 @@ class Fallback:
         self,
         in_flight: InFlight,
         recorder: DeliveryRecorder[ResolvedLead],
-        stored: Found | None,
+        stored: CacheHit | None,
         sources: Collection[str],
         reason: str = "",
     ) -> bool:

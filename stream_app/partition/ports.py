@@ -9,7 +9,7 @@ from stream_app.domain.commands import CommandAnswer
 from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.model.outcome import Outcome
 from stream_app.domain.model.records import ConsumedRecord, Record
-from stream_app.domain.result import Entry
+from stream_app.domain.result import CacheEntry
 from stream_app.domain.views.lane import LaneView
 
 
@@ -132,13 +132,13 @@ class Cache(Protocol):
     Its methods do not raise and return soon. An entry may disappear at any time.
     """
 
-    async def find(self, slots: Sequence[str]) -> list[Entry]:
+    async def find(self, slots: Sequence[str]) -> list[CacheEntry]:
         """Return one entry for each key.
 
         It is empty if nothing is known, or the cache did not answer in time.
         """
 
-    async def add(self, changes: Sequence[tuple[str, Entry]]) -> bool:
+    async def add(self, changes: Sequence[tuple[str, CacheEntry]]) -> bool:
         """Merge entries into those that are stored. False: not all of them were stored."""
 
     async def forget(self, slots: Sequence[str]) -> bool:

@@ -39,7 +39,7 @@ from stream_app.domain.delivery.suppression import (
 from stream_app.domain.lane.lane import LANE_VERSION, Lane
 from stream_app.domain.lead.identity import rows_of
 from stream_app.domain.model.records import ConsumedRecord
-from stream_app.domain.model.records import Rows as Changes
+from stream_app.domain.model.records import RowChanges as Changes
 
 _NEXT_LOOK_MS: Final = 50
 _LOOKED_AT: Final = 4  # heads a step: more than a step adds, so the queue is worked off

@@ -14,10 +14,10 @@ from stream_app.clock import Clock
 from stream_app.config import Settings
 from stream_app.config.kafka_access import topic_reader
 from stream_app.domain.dead_letter.causes import (
+    DeadLetterTally,
     Filter,
-    Kind,
-    Source,
-    Tally,
+    LetterKind,
+    LetterSource,
     headers_of,
     kind_of,
     number,
@@ -53,7 +53,7 @@ class Listed(msgspec.Struct, frozen=True):
 
     record_id: str
     at_ms: int
-    kind: Kind
+    kind: LetterKind
     reason: str
     workspace: str
     destination: str
@@ -61,9 +61,14 @@ class Listed(msgspec.Struct, frozen=True):
     text: str
 
 
-async def count(settings: Settings, source: Source, wanted: Filter, progress: Progress) -> Tally:
+async def count(
+    settings: Settings,
+    source: LetterSource,
+    wanted: Filter,
+    progress: Progress,
+) -> DeadLetterTally:
     """Count the matching dead letters by cause. Raises BrokerUnavailable."""
-    tally = Tally(Clock().now_ms())
+    tally = DeadLetterTally(Clock().now_ms())
     async with topic_reader(settings, progress) as reader:
         on_list = await _on_the_list(reader, settings.names.state)
         async for record, headers, key in _matching(reader, settings, source, wanted):
@@ -74,7 +79,7 @@ async def count(settings: Settings, source: Source, wanted: Filter, progress: Pr
 
 async def newest(
     settings: Settings,
-    source: Source,
+    source: LetterSource,
     wanted: Filter,
     limit: int,
     progress: Progress,
@@ -111,7 +116,7 @@ async def newest(
 async def _matching(
     reader: TopicReader,
     settings: Settings,
-    source: Source,
+    source: LetterSource,
     wanted: Filter,
 ) -> AsyncIterator[tuple[Any, dict[str, bytes], bytes | None]]:
     """Read the matching dead letters as PlainRecords, with their headers and restored keys."""
@@ -186,7 +191,7 @@ async def _history(
 
 async def export(
     settings: Settings,
-    source: Source,
+    source: LetterSource,
     wanted: Filter,
     file: IO[str],
     progress: Progress,

@@ -26,7 +26,13 @@ from stream_app.clock import Clock
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of, topic_reader
 from stream_app.domain.commands import CommandAnswer, read_answer
-from stream_app.domain.dead_letter.causes import Filter, Source, addressed_to, headers_of, kind_of
+from stream_app.domain.dead_letter.causes import (
+    Filter,
+    LetterSource,
+    addressed_to,
+    headers_of,
+    kind_of,
+)
 from stream_app.domain.dead_letter.orders import (
     MOST_GIVEN_UP,
     Effect,
@@ -77,7 +83,7 @@ _MOST_BYTES: Final = 900_000
 
 def ordered_plan(
     planned_at_ms: int,
-    source: Source,
+    source: LetterSource,
     wanted: Filter,
     ends: Mapping[int, int],
     priced: PricedPlan,

@@ -16,8 +16,8 @@ from stream_app.config import Settings, unknown
 from stream_app.config.kafka_access import topic_reader
 from stream_app.domain.dead_letter.causes import (
     Filter,
-    Kind,
-    Source,
+    LetterKind,
+    LetterSource,
     addressed_to,
     headers_of,
     kind_of,
@@ -38,7 +38,7 @@ from stream_app.domain.model.records import ConsumedRecord, parse_record_id
 from stream_app.domain.model.untrusted import UNREADABLE
 from stream_app.domain.plan import Workspace
 from stream_app.domain.views.price import Part, Quote, part, quote_of_replay
-from stream_app.kafka.readers import Progress, Span, TopicReader, consumed
+from stream_app.kafka.readers import OffsetSpan, Progress, TopicReader, consumed
 
 Chosen = dict[int, set[int]]
 """Partition -> offsets of the dead letters to send."""
@@ -53,7 +53,7 @@ class _Found(msgspec.Struct, gc=False):
 
     partition: int
     offset: int
-    kind: Kind
+    kind: LetterKind
     seq: int
     origin: str
     key: bytes
@@ -64,13 +64,13 @@ class _Found(msgspec.Struct, gc=False):
     sendable: bool
 
 
-def topic_of(settings: Settings, source: Source) -> str:
+def topic_of(settings: Settings, source: LetterSource) -> str:
     """Return the topic of a source."""
     names = settings.names
     return {"dlq": names.dlq, "parked": names.parked, "deferred": names.deferred}[source]
 
 
-def check_filter(settings: Settings, source: Source, wanted: Filter) -> None:
+def check_filter(settings: Settings, source: LetterSource, wanted: Filter) -> None:
     """Check that a filter does not contradict itself, and that the configuration has what it names.
 
     Raises:
@@ -94,7 +94,7 @@ def check_filter(settings: Settings, source: Source, wanted: Filter) -> None:
         raise SettingsError(problems)
 
 
-async def spans_of(settings: Settings, source: Source) -> dict[int, Span]:
+async def spans_of(settings: Settings, source: LetterSource) -> dict[int, OffsetSpan]:
     """Return the first and the end offset of each partition of a source.
 
     Raises BrokerUnavailable.
@@ -127,7 +127,7 @@ class _GivenUp(Exception):
 
 async def survey_in_thread(
     settings: Settings,
-    source: Source,
+    source: LetterSource,
     wanted: Filter,
     progress: Progress,
     **options: Any,
@@ -155,13 +155,13 @@ async def survey_in_thread(
 
 async def survey(
     settings: Settings,
-    source: Source,
+    source: LetterSource,
     wanted: Filter,
     progress: Progress,
     *,
     uncertain: bool = False,
     limit: int | None = None,
-    ranges: Mapping[int, Span] | None = None,
+    ranges: Mapping[int, OffsetSpan] | None = None,
     rate_per_s: float | None = None,
 ) -> tuple[PricedPlan, Chosen]:
     """Plan what would happen to the matching dead letters.
@@ -230,7 +230,7 @@ async def survey(
 
 async def survey_given_up(
     settings: Settings,
-    source: Source,
+    source: LetterSource,
     wanted: Filter,
     places: Collection[str],
     progress: Progress,
@@ -257,7 +257,7 @@ async def survey_given_up(
     """
     check_filter(settings, source, wanted)
     topic = topic_of(settings, source)
-    ranges: dict[int, Span] | None = None
+    ranges: dict[int, OffsetSpan] | None = None
     if places:
         ranges = {}
         for _, partition, offset in filter(None, map(parse_record_id, places)):
@@ -297,9 +297,9 @@ def _fate(letter: _Found, row: Delivery | None, *, asked: bool, uncertain: bool)
 async def _dead_letters(
     reader: TopicReader,
     settings: Settings,
-    source: Source,
+    source: LetterSource,
     wanted: Filter,
-    ranges: Mapping[int, Span] | None,
+    ranges: Mapping[int, OffsetSpan] | None,
 ) -> list[_Found]:
     """Return the matching dead letters.
 

@@ -34,8 +34,8 @@ from stream_app.domain.dead_letter.orders import (
     COMMAND,
     PAUSE,
     PROGRESS,
-    Pause,
     ReplayOrders,
+    ReplayPause,
     read_pause,
 )
 from stream_app.domain.dead_letter.replay import Begin, Came, Turns, begin, read_epoch
@@ -71,7 +71,7 @@ class ReplayState:
         publish: Publish,
         turns: Turns | None = None,
     ) -> None:
-        self.pause: Pause | None = None
+        self.pause: ReplayPause | None = None
         self.moving = asyncio.Event()
         self.moving.set()
         self.orders = ReplayOrders()
@@ -155,7 +155,7 @@ class ReplayState:
         """Wait until `orders` has everything that is on Kafka now. Raises BrokerUnavailable."""
         await self._current(self._partitions[:1])
 
-    async def set_pause(self, pause: Pause | None, audited: CommandAnswer) -> None:
+    async def set_pause(self, pause: ReplayPause | None, audited: CommandAnswer) -> None:
         """Pause all replays, or resume them (None). `audited`: what the audit says about it."""
         value = msgspec.json.encode(pause) if pause else None
         await self._write(Record(self._names.replay_state, PAUSE, value, (), 0))
@@ -249,7 +249,7 @@ async def set_replay_pause(
     at_ms: int,
     *,
     paused: bool,
-) -> Pause | None:
+) -> ReplayPause | None:
     """Pause or resume all replays, and write that to the audit. Returns the previous pause.
 
     Texts that look like personal data are removed from `why`, which is logged and audited. `at_ms`:
@@ -276,11 +276,11 @@ async def set_replay_pause(
             asked_at_ms=at_ms,
             text=_outcome(before, paused=paused),
         )
-        await state.set_pause(Pause(who, audited.why, at_ms) if paused else None, audited)
+        await state.set_pause(ReplayPause(who, audited.why, at_ms) if paused else None, audited)
         return before
 
 
-def _outcome(before: Pause | None, *, paused: bool) -> str:
+def _outcome(before: ReplayPause | None, *, paused: bool) -> str:
     """Return what pausing or resuming all replays has changed, in words."""
     since = f"paused by {before.who} before" if before else "not paused before"
     return f"all replays are {'paused' if paused else 'resumed'}; they were {since}"

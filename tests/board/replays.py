@@ -9,9 +9,9 @@ from stream_app.domain.dead_letter.causes import Filter
 from stream_app.domain.dead_letter.orders import (
     Fate,
     PricedPlan,
+    ReplayPhase,
     ReplayPlan,
     ReplayProgress,
-    ReplayState,
     progress_row,
 )
 from stream_app.domain.model.topics import TopicNames
@@ -54,7 +54,7 @@ def replays(hostile: str) -> Iterator[Made]:
         1_002,
         167,
     )
-    states: tuple[tuple[ReplayState, int, str], ...] = (
+    states: tuple[tuple[ReplayPhase, int, str], ...] = (
         ("running", 96, ""),
         ("stopped", 40, "stopped after 40 of 167 dead letters by joe"),
         ("done", 165, "165 dead letters were sent back, 2 refused"),

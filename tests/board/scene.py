@@ -36,7 +36,7 @@ from stream_app.domain.model.errors import BrokerUnavailable
 from stream_app.domain.model.messages import ImportSummary, Status
 from stream_app.domain.model.records import Record
 from stream_app.domain.model.topics import ExistingTopic, TopicNames
-from stream_app.domain.views.explain import Group
+from stream_app.domain.views.explain import ConsumerGroup
 from stream_app.kafka.backlog import Waiting
 from stream_app.kafka.connection import Background
 from stream_app.kafka.groups import Consumption
@@ -145,7 +145,7 @@ def consumers_of() -> Known[Consumption]:
         for topic in ("leads.retry", "leads.bulk")
         for number, none in empty.items()
     }
-    return Known(Consumption(Group("Stable", 2), Group("Stable", 1), counts))
+    return Known(Consumption(ConsumerGroup("Stable", 2), ConsumerGroup("Stable", 1), counts))
 
 
 def topics_of(settings: Settings) -> Known[dict[str, ExistingTopic]]:
@@ -170,7 +170,7 @@ async def find_waiting(lead_id: str, person: str, workspace: str) -> Search:
     matches = []
     if lead_id == "crm-waits":
         matches = [FoundRecord(lead_id, "acme", "leads", 0, 5_210, NOW_MS - 12 * MINUTE_MS, 1_190)]
-    return Search(matches, Group("Stable", 2), 1_200, 0 if matches else 40, "")
+    return Search(matches, ConsumerGroup("Stable", 2), 1_200, 0 if matches else 40, "")
 
 
 async def join(wanted: ResultFilter, file: Joined, out: IO[str]) -> Export:

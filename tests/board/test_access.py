@@ -14,9 +14,9 @@ from stream_app.board.access import (
     MOST_TICKETS,
     MOST_WAITING,
     TICKET_S,
+    AccessRefused,
     BoardAccess,
     LoginNeeded,
-    Refused,
     Visitor,
 )
 from stream_app.ops.http import LIMIT_CONCURRENCY, serve_http
@@ -330,10 +330,10 @@ def test_a_ticket_is_good_for_a_minute_and_few_wait() -> None:
     now_s += TICKET_S - 1
     assert access.enter(kept)
     now_s += 1
-    with pytest.raises(Refused, match="good once, and for 60 s"):
+    with pytest.raises(AccessRefused, match="good once, and for 60 s"):
         access.enter(old)
     first, *_, last = [access.make_ticket(asks()) for _ in range(MOST_TICKETS + 1)]
-    with pytest.raises(Refused):
+    with pytest.raises(AccessRefused):
         access.enter(first)
     assert access.enter(last)
 

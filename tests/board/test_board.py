@@ -13,10 +13,10 @@ from prometheus_client import CollectorRegistry
 from stream_app.board.pages.system import _flat
 from stream_app.board.read_model.board_query import BoardQueries
 from stream_app.board.read_model.follow import STALE_MS, ProjectionLag
-from stream_app.domain.dead_letter.orders import PAUSE, Pause
+from stream_app.domain.dead_letter.orders import PAUSE, ReplayPause
 from stream_app.domain.model.messages import StatusEvent
 from stream_app.domain.model.topics import ExistingTopic, TopicNames, differences
-from stream_app.domain.views.explain import Group
+from stream_app.domain.views.explain import ConsumerGroup
 from stream_app.kafka.groups import Consumption
 from stream_app.services.board import DeadLetters
 from tests.board.client import OWN, Client, ClientOf, board_with, plain
@@ -41,7 +41,7 @@ async def test_now_says_first_which_lanes_are_held(local: Client) -> None:
 
 async def test_no_worker_is_the_first_thing_to_know(client_of: ClientOf) -> None:
     consumers = consumers_of()
-    consumers.now = Consumption(Group("Empty", 0), Group("Stable", 1), {})
+    consumers.now = Consumption(ConsumerGroup("Empty", 0), ConsumerGroup("Stable", 1), {})
     client = client_of(consumers=consumers)
     text = (await client.get("/board")).text
     assert "Nothing is sent: no worker runs" in text
@@ -57,7 +57,7 @@ async def test_no_worker_is_the_first_thing_to_know(client_of: ClientOf) -> None
 
 
 async def test_replays_that_are_paused_have_a_card(tmp_path: Path) -> None:
-    value = msgspec.json.encode(Pause("jane", "wait for the new table", NOW_MS - 3_600_000))
+    value = msgspec.json.encode(ReplayPause("jane", "wait for the new table", NOW_MS - 3_600_000))
     with board_with(tmp_path, Made(NAMES.replay_state, PAUSE, value)) as client:
         text = plain((await client.get("/board")).text)
     assert "replays are paused by jane: wait for the new table." in text
@@ -198,23 +198,23 @@ async def test_the_system_says_which_process_is_missing_and_how_to_start_it(
     client = client_of(consumers=consumers)
     for worker, replay, texts in (
         (
-            Group("Stable", 2),
-            Group("Stable", 1),
+            ConsumerGroup("Stable", 2),
+            ConsumerGroup("Stable", 1),
             ["workers 2 members", "replay processes 1 member"],
         ),
         (
-            Group("Empty", 0),
-            Group("Stable", 1),
+            ConsumerGroup("Empty", 0),
+            ConsumerGroup("Stable", 1),
             ["workers none runs Nothing is sent until one runs. Start it: stream"],
         ),
         (
-            Group("Stable", 2),
-            Group("Dead", 0),
+            ConsumerGroup("Stable", 2),
+            ConsumerGroup("Dead", 0),
             ["replay processes none runs Dead letters and deferred leads do not"],
         ),
         (
-            Group("PreparingRebalance", 3),
-            Group("Stable", 1),
+            ConsumerGroup("PreparingRebalance", 3),
+            ConsumerGroup("Stable", 1),
             ["workers PreparingRebalance Partitions are being"],
         ),
     ):

@@ -17,7 +17,7 @@ from starlette.applications import Starlette
 from stream_app.board.read_model.board_query import BoardQueries
 from stream_app.board.read_model.store import Position, ReadModel
 from stream_app.domain.commands import CommandAnswer
-from stream_app.domain.dead_letter.orders import PAUSE, PROGRESS, Pause, ReplayProgress
+from stream_app.domain.dead_letter.orders import PAUSE, PROGRESS, ReplayPause, ReplayProgress
 from stream_app.domain.model.messages import Result, StatusEvent
 from stream_app.domain.model.topics import TopicNames
 from stream_app.domain.views.lane import LaneView
@@ -74,7 +74,12 @@ KINDS: Final = {
         PROGRESS + b"r-extreme",
         ("/board/dead", "/board/replays/r-extreme", "/board/system"),
     ),
-    "pause": Kind(_NAMES.replay_state, Pause, PAUSE, ("/board", "/board/dead", "/board/system")),
+    "pause": Kind(
+        _NAMES.replay_state,
+        ReplayPause,
+        PAUSE,
+        ("/board", "/board/dead", "/board/system"),
+    ),
 }
 
 

@@ -37,7 +37,7 @@ from stream_app.domain.limits.webhook_quota import Quota, Webhook
 from stream_app.domain.model.outcome import Accepted, Refused
 from stream_app.domain.model.topics import TopicNames
 from stream_app.domain.plan import Actor, Destination, InForce
-from stream_app.domain.views.explain import Facts, Group, LaneFacts, explain
+from stream_app.domain.views.explain import ConsumerGroup, Facts, LaneFacts, explain
 from stream_app.domain.views.lane import LaneView, view
 from stream_app.ops import logs
 from stream_app.ops.lane_metrics import LaneMetrics
@@ -52,7 +52,7 @@ BY: Final = Actor("jane", "rebuilt", BEGAN_MS)
 PEOPLE: Final = Destination("acme-people", "acme", ("hook1",), setup_id="one")
 POLICY: Final = InForce("acme", "acme-people")
 NEW: Final = Lane("acme", 0, rate=Rate(10.0, BEGAN_MS))
-UP: Final = Group("Stable", 1)
+UP: Final = ConsumerGroup("Stable", 1)
 PROBE_DUE: Final = "its next lead goes as a probe"
 _NAMES: Final = TopicNames()
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from stream_app.board.page import _MOST_WAITING, Renderer
-from stream_app.domain.views.explain import Group
+from stream_app.domain.views.explain import ConsumerGroup
 from stream_app.kafka.groups import Consumption
 from tests.board.client import OWN, Client, ClientOf, plain
 from tests.board.scene import OPERATOR_TOKEN, TOKEN, consumers_of
@@ -40,8 +40,8 @@ async def test_boards_wait_for_one_another_and_not_without_bound(local: Client) 
 async def test_who_changes_something_sees_what_comes_of_it(client_of: ClientOf) -> None:
     consumers = consumers_of()
     client = client_of(consumers=consumers, shared_s=3_600)
-    for worker in (Group("Stable", 2), Group("Empty", 0)):
-        consumers.now = Consumption(worker, Group("Stable", 1), {})
+    for worker in (ConsumerGroup("Stable", 2), ConsumerGroup("Empty", 0)):
+        consumers.now = Consumption(worker, ConsumerGroup("Stable", 1), {})
         assert "2 of 6 lanes are held" in plain((await client.get("/board")).text), (
             "others share what was read"
         )

@@ -32,9 +32,9 @@ from stream_app.domain.dead_letter.orders import ReplayPlan, ReplayProgress
 from stream_app.domain.lead.identity import ids_meant
 from stream_app.domain.limits.meters import Forecast, Meter
 from stream_app.domain.model.topics import Retention, TopicNames
-from stream_app.domain.views.explain import Finding, Group, Outlook
+from stream_app.domain.views.explain import ConsumerGroup, Finding, Outlook
 from stream_app.domain.views.lane import LaneChange, LaneView
-from stream_app.domain.views.waits import Wait
+from stream_app.domain.views.waits import RecordWait
 from stream_app.kafka.backlog import Waiting
 from stream_app.kafka.groups import Consumption
 
@@ -43,7 +43,7 @@ DAY_S = 86_400
 NOW_S = 1_790_000_100  # a quarter of an hour begins
 NOW_MS = NOW_S * 1_000
 VIEW = LaneView("acme", 0, NOW_MS, "closed", "healthy", 100.0, 8.0)
-UP = Group("Stable", 2)
+UP = ConsumerGroup("Stable", 2)
 
 
 def lane(view: LaneView | None = VIEW, tone: Any = "ok") -> Lane:
@@ -216,8 +216,8 @@ def test_a_search_goes_to_the_lead_that_is_known_by_one_of_the_ids_that_the_text
 
 
 def test_waits_without_a_visible_gap_are_one_band_and_the_last_is_of_now_if_it_has_no_end() -> None:
-    def wait(begin_ms: int, end_ms: int | None, text: str = "") -> Wait:
-        return Wait("pause", "paused", text, begin_ms, end_ms, None)
+    def wait(begin_ms: int, end_ms: int | None, text: str = "") -> RecordWait:
+        return RecordWait("pause", "paused", text, begin_ms, end_ms, None)
 
     first = wait(0, 100)
     last = wait(9_000, None)

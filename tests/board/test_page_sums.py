@@ -22,7 +22,7 @@ from stream_app.client.results.answers import Cause, Day, FoundImport, StatusCou
 from stream_app.domain.dead_letter.causes import Filter
 from stream_app.domain.model.topics import TopicNames
 from stream_app.domain.views.backlog import Place
-from stream_app.domain.views.explain import Group
+from stream_app.domain.views.explain import ConsumerGroup
 from stream_app.kafka.backlog import Waiting
 from stream_app.kafka.groups import Consumption
 from tests.board.client import Client
@@ -38,7 +38,7 @@ def moment(
     waiting: Mapping[Place, Waiting] | None = None,
     **shared: Any,
 ) -> Moment:
-    kafka = Consumption(Group("Stable", 1), Group("Stable", 1), dict(waiting or {}))
+    kafka = Consumption(ConsumerGroup("Stable", 1), ConsumerGroup("Stable", 1), dict(waiting or {}))
     made = Moment(now_s * 1_000, ProjectionLag(), kafka, STRANGER)
     for name, value in shared.items():
         made.shared.once(name, Mock(return_value=value))

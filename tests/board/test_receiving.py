@@ -9,7 +9,7 @@ import pytest
 from starlette.requests import Request
 
 from stream_app.board import requests
-from stream_app.board.access import Refused
+from stream_app.board.access import AccessRefused
 from stream_app.board.requests import MAX_FILE_BYTES, FileReceiver, Received
 
 CHUNK = 16_384
@@ -94,7 +94,7 @@ async def test_only_the_name_of_the_file_is_kept(name: str) -> None:
 
 async def test_a_file_that_says_it_is_too_large_is_refused_before_it_is_read() -> None:
     sent = Sent(pieces(b"x" * CHUNK), {"content-length": str(100 * 2**20)})
-    with pytest.raises(Refused, match=r"more than 50 MB.*stream-app publish") as refused:
+    with pytest.raises(AccessRefused, match=r"more than 50 MB.*stream-app publish") as refused:
         await FileReceiver().receive(sent.request, "file")
     assert refused.value.status == 413
     assert sent.consumed == 0
@@ -108,7 +108,7 @@ async def test_a_file_that_does_not_say_its_size_is_read_to_the_limit() -> None:
 
     sent = Sent(endless())
     tracemalloc.start()
-    with pytest.raises(Refused, match="more than 50 MB"):
+    with pytest.raises(AccessRefused, match="more than 50 MB"):
         await FileReceiver().receive(sent.request, "file")
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -137,7 +137,7 @@ async def test_what_is_no_form_with_a_file_is_refused(
     headers: dict[str, str],
     status: int,
 ) -> None:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(AccessRefused) as refused:
         await receive(raw, CHUNK, headers)
     assert refused.value.status == status
 
@@ -145,7 +145,7 @@ async def test_what_is_no_form_with_a_file_is_refused(
 async def test_a_file_that_stalls_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(requests, "STALL_S", 0.01)
     sent = Sent(pieces(form(b"a" * 100)[:50]), ends=False)
-    with pytest.raises(Refused, match="did not arrive in time"):
+    with pytest.raises(AccessRefused, match="did not arrive in time"):
         await FileReceiver().receive(sent.request, "file")
 
 
@@ -158,7 +158,7 @@ async def test_only_a_few_files_arrive_at_once() -> None:
         for _ in range(requests.MOST_AT_ONCE)
     ]
     await asyncio.sleep(0)
-    with pytest.raises(Refused, match="2 files are arriving"):
+    with pytest.raises(AccessRefused, match="2 files are arriving"):
         await receiver.receive(Sent(pieces(form(b"a"))).request, "file")
     for task in stalled:
         task.cancel()

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
-from stream_app.domain.views.explain import Group
+from stream_app.domain.views.explain import ConsumerGroup
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.groups import look_at
 from tests.chaos.schedule import Fault, Kind
@@ -135,7 +135,7 @@ class BrokerFaults:
         """
         name = self._line.settings.names.worker_app
         deadline = time.monotonic() + _IN_SYNC_S
-        wanted = Group("Stable", self._workers)
+        wanted = ConsumerGroup("Stable", self._workers)
         while (
             seen := (await look_at(KafkaConnection(self._line.bootstrap), [name]))[name][0]
         ) != wanted:

@@ -95,7 +95,7 @@ class Interruptions:
         interrupted = self
 
         async def send(self: BoundedClient, node: int, request: object, **how: Any) -> Any:
-            name = str(self._client_id).removesuffix("-ledger")
+            name = str(self._client_id).removesuffix("-producer")
             if not isinstance(request, COUNTED) or name not in interrupted._at:
                 return await real(self, node, request, **how)
             requests = interrupted.requests.setdefault(name, [])

@@ -15,7 +15,7 @@ from stream_app.domain.model.records import Record
 from stream_app.domain.model.tokens import Keys, sign
 from stream_app.gateway.holding import Holding
 from stream_app.gateway.receiver import GatewayMetrics, Receiver, build_asgi
-from stream_app.gateway.tables import Table, Tables
+from stream_app.gateway.tables import CallbackTable, Tables
 from stream_app.ops import logs as log
 
 OLD_KEY, NEW_KEY, GONE_KEY = (
@@ -24,9 +24,9 @@ OLD_KEY, NEW_KEY, GONE_KEY = (
 KEYS = Keys([NEW_KEY, OLD_KEY])
 SECRET = "a secret of a table that cannot template"
 TABLES = [
-    Table("acme", "people", 2),
-    Table("acme", "other", 2),
-    Table("beta", "static", 3, (SECRET.encode(), b"the one before")),
+    CallbackTable("acme", "people", 2),
+    CallbackTable("acme", "other", 2),
+    CallbackTable("beta", "static", 3, (SECRET.encode(), b"the one before")),
 ]
 URL = "/callbacks/acme/people"
 PARTITIONS = 8

@@ -19,14 +19,14 @@ from stream_app.cache.redis import RedisCache, redis_link
 from stream_app.client.doctor.checks import redis_answers
 from stream_app.client.doctor.gateways import ProbeFailed
 from stream_app.dev.process import free_port
-from stream_app.domain.result import NOTHING, Entry, Field, company_slot, person_slot
+from stream_app.domain.result import NOTHING, CacheEntry, Field, company_slot, person_slot
 from stream_app.partition.ports import Cache
 from tests.support.local_redis import LocalRedis
 from tests.support.pace import BUSY, slowness
 from tests.support.proxy import Proxy
 
 PATIENT_S = 5.0  # the machine that tests run on may be busy
-OLD = Entry({"a": Field("old", 1, "people"), "b": Field(1, 1, "people")})
+OLD = CacheEntry({"a": Field("old", 1, "people"), "b": Field(1, 1, "people")})
 
 
 async def test_a_hanging_redis_is_bounded_and_is_used_again_later() -> None:
@@ -51,7 +51,7 @@ async def test_a_hanging_redis_is_bounded_and_is_used_again_later() -> None:
             await eventually(lambda: finds(cache, OLD))
 
 
-async def finds(cache: Cache, entry: Entry) -> bool:
+async def finds(cache: Cache, entry: CacheEntry) -> bool:
     return await cache.find(["{w}:1"]) == [entry]
 
 
@@ -62,7 +62,7 @@ async def eventually(holds: Callable[[], Coroutine[Any, Any, bool]], within_s: f
         await asyncio.sleep(0.05)
 
 
-ENTRY = Entry({"title": Field("CEO", 1, "people")})
+ENTRY = CacheEntry({"title": Field("CEO", 1, "people")})
 SLOT = person_slot("acme", "people", "a hash")
 
 

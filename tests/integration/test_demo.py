@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from stream_app.cli.main import main
-from stream_app.dev.demo import Comparison, Display, Outcome, processes
+from stream_app.dev.demo import Comparison, DemoOutcome, Display, processes
 from stream_app.dev.demo.comparison import compare
 from stream_app.dev.demo.processes import WORKSPACES
 from stream_app.dev.demo.scenario import LEADS
 from stream_app.domain.books.money import BooksReport
-from stream_app.domain.books.records import COLUMNS, StatusCount
+from stream_app.domain.books.records import COLUMNS, StatusTotals
 
 
 def test_the_shipped_leads_are_of_invented_people() -> None:
@@ -92,7 +92,7 @@ def test_books_that_do_not_balance_exit_with_1(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    books = BooksReport(False, 2, 2, 1, {name: StatusCount() for name in COLUMNS}, problem_count=1)
+    books = BooksReport(False, 2, 2, 1, {name: StatusTotals() for name in COLUMNS}, problem_count=1)
     comparison = Comparison(
         posts=2,
         accepted=1,
@@ -105,8 +105,8 @@ def test_books_that_do_not_balance_exit_with_1(
     )
     codes = {"worker": 0, "replay": 1, "gateway": 0}
 
-    async def run_scenario(bootstrap: str | None, display: Display, *, keep: bool) -> Outcome:
-        return Outcome(False, False, 1.0, 2, 0, 0, books, books, comparison, codes)
+    async def run_scenario(bootstrap: str | None, display: Display, *, keep: bool) -> DemoOutcome:
+        return DemoOutcome(False, False, 1.0, 2, 0, 0, books, books, comparison, codes)
 
     monkeypatch.setattr("stream_app.cli.demo.run_scenario", run_scenario)
     assert main(["demo"]) == 1

@@ -17,7 +17,7 @@ from stream_app.client.lanes.views import (
 from stream_app.config import Settings
 from stream_app.dev.kafka import Broker
 from stream_app.domain.commands import CommandAnswer
-from stream_app.domain.dead_letter.orders import Pause
+from stream_app.domain.dead_letter.orders import ReplayPause
 from stream_app.domain.limits.meters import Meter
 from stream_app.domain.model.topics import Retention
 from stream_app.domain.views.lane import LaneView
@@ -106,7 +106,7 @@ async def test_each_lane_is_shown_with_its_forecast_and_waiting_leads(
     assert "credits_day" not in seen.forecasts.get("quiet", {})
     assert seen.facts.worker.members == 0
     assert seen.facts.coming_back == 1
-    assert seen.facts.replay_paused == Pause("jane", "w", 1)
+    assert seen.facts.replay_paused == ReplayPause("jane", "w", 1)
 
 
 async def test_a_workspace_that_comes_back_with_another_home_is_named_by_every_worker(

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from stream_app.board.replays import Busy, Plan, Planner, Wanted
+from stream_app.board.replays import Busy, PlanInProgress, Planner, Wanted
 from stream_app.dev.kafka import Broker
 from stream_app.domain.dead_letter.causes import Filter
 from stream_app.domain.dead_letter.orders import PLAN_LIFE_MS
@@ -20,7 +20,7 @@ from tests.support.pace import BUSY
 ALL = Wanted("dlq", Filter(kinds=frozenset({"foreign"})))
 
 
-async def made(plan: Plan) -> Plan:
+async def made(plan: PlanInProgress) -> PlanInProgress:
     """Wait until the plan is made."""
     async with asyncio.timeout(60 * BUSY):
         while plan.under_way:  # noqa: ASYNC110 - it is read from a thread, too

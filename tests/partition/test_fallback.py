@@ -20,7 +20,7 @@ from stream_app.domain.model.messages import Callback, Result, Scalar
 from stream_app.domain.model.outcome import Refused
 from stream_app.domain.model.records import ConsumedRecord, Record
 from stream_app.domain.plan import Workspace
-from stream_app.domain.result import DAY_MS, Entry, Field, company_slot, person_slot
+from stream_app.domain.result import DAY_MS, CacheEntry, Field, company_slot, person_slot
 from stream_app.partition import fallback
 from tests.partition.test_owner import Bench as OwnerBench
 from tests.partition.virtual import fail, now_ms, virtual_time
@@ -36,7 +36,7 @@ _result: Final = msgspec.json.Decoder(Result)
 class SlowCache(MemoryCache):
     """Takes a second."""
 
-    async def find(self, slots: Sequence[str]) -> list[Entry]:
+    async def find(self, slots: Sequence[str]) -> list[CacheEntry]:
         await asyncio.sleep(1)
         return await super().find(slots)
 
@@ -68,7 +68,9 @@ class Bench(OwnerBench):
 
     async def remember(self, email: str, *, days: float, **fields: Scalar) -> None:
         at_ms = now_ms() - int(days * DAY_MS)
-        entry = Entry({name: Field(value, at_ms, "acme-main") for name, value in fields.items()})
+        entry = CacheEntry(
+            {name: Field(value, at_ms, "acme-main") for name, value in fields.items()},
+        )
         (person,) = people({"email": email})
         firm = company_slot("acme", company({"email": email}))
         await self.cache.add([(person_slot("acme", "acme-main", person), entry), (firm, entry)])
@@ -294,7 +296,7 @@ class AskedCache(MemoryCache):
         super().__init__()
         self.asked = 0
 
-    async def find(self, slots: Sequence[str]) -> list[Entry]:
+    async def find(self, slots: Sequence[str]) -> list[CacheEntry]:
         self.asked += 1
         return await super().find(slots)
 

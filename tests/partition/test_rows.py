@@ -16,7 +16,7 @@ from stream_app.domain.delivery.state_machine import (
 )
 from stream_app.domain.delivery.suppression import Suppression, erased_row, lead_row, person_row
 from stream_app.domain.model.messages import Status
-from stream_app.domain.model.records import Rows as Changes
+from stream_app.domain.model.records import RowChanges as Changes
 from stream_app.partition.rows import Rows
 from tests.partition.virtual import consumed
 

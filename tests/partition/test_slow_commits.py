@@ -10,7 +10,14 @@ from typing import Final
 import pytest
 
 from stream_app.domain.limits.rate import RatePolicy
-from stream_app.domain.views.explain import Facts, Finding, Group, LaneFacts, duration, explain
+from stream_app.domain.views.explain import (
+    ConsumerGroup,
+    Facts,
+    Finding,
+    LaneFacts,
+    duration,
+    explain,
+)
 from tests.partition.test_owner import Bench as OwnerBench
 from tests.partition.test_owner import T
 from tests.partition.virtual import now_ms, virtual_time
@@ -18,7 +25,7 @@ from tests.simulation.schedule import Setup
 
 PER_S: Final = 20
 POST_S: Final = 0.1
-_GROUP: Final = Group("Stable", 1)
+_GROUP: Final = ConsumerGroup("Stable", 1)
 
 
 class SlowCommits:

@@ -50,7 +50,7 @@ OF_THE_TARGET = {"job", "instance", "release"}
 ANSWERS = {
     answer.code
     for answer in [*vars(callback_answers).values(), *callback_answers.REFUSED_TOKEN.values()]
-    if isinstance(answer, callback_answers.Answer)
+    if isinstance(answer, callback_answers.CallbackAnswer)
 }
 VALUES: dict[str, set[str]] = {
     "status": set(get_args(Status)),

@@ -12,7 +12,7 @@ from stream_app.board.read_model import account, history, query
 from stream_app.board.read_model.account import Account, Letter
 from stream_app.board.read_model.history import History, Imports, slots_of
 from stream_app.client import books
-from stream_app.domain.books.records import Event, Kept, elect, is_at_rest, state_of
+from stream_app.domain.books.records import BookEvent, Kept, elect, is_at_rest, state_of
 from stream_app.domain.delivery.state_machine import open_costs
 from stream_app.domain.model.messages import RESEND
 from stream_app.ops import metrics
@@ -98,7 +98,7 @@ def held_leads_of_an_import_also_wait() -> AbstractContextManager[Any]:
 def a_day_is_dropped() -> AbstractContextManager[Any]:
     count = History.count
 
-    def without(self: History, events: Iterable[tuple[int, Event]]) -> None:
+    def without(self: History, events: Iterable[tuple[int, BookEvent]]) -> None:
         count(self, [(number, event) for number, event in events if event.at_ms // 86_400_000 % 2])
 
     return patch.object(History, "count", without)
@@ -108,7 +108,7 @@ def a_day_is_dropped() -> AbstractContextManager[Any]:
 def corrections_are_not_booked() -> AbstractContextManager[Any]:
     count = History.count
 
-    def without(self: History, events: Iterable[tuple[int, Event]]) -> None:
+    def without(self: History, events: Iterable[tuple[int, BookEvent]]) -> None:
         count(self, [(number, event) for number, event in events if (event.credits or 0) >= 0])
 
     return patch.object(History, "count", without)
@@ -193,7 +193,7 @@ def rejected_rows_belong_to_no_import() -> AbstractContextManager[Any]:
 
     def readable(
         self: Imports,
-        events: Iterable[tuple[int, Event]],
+        events: Iterable[tuple[int, BookEvent]],
         known: Iterable[int],
     ) -> dict[int, int]:
         return numbers_of(

@@ -25,7 +25,7 @@ from stream_app.domain.lane.lane import Lane
 from stream_app.domain.limits import budget
 from stream_app.domain.model.records import ConsumedRecord
 from stream_app.domain.plan import Destination, Plan, Workspace, in_force
-from stream_app.domain.views.explain import Facts, Finding, Group, LaneFacts, explain
+from stream_app.domain.views.explain import ConsumerGroup, Facts, Finding, LaneFacts, explain
 from stream_app.domain.views.lane import LaneView
 from stream_app.kafka.groups import Consumption
 from stream_app.ops import logs
@@ -35,7 +35,7 @@ Logs = Mapping[tuple[str, int], Sequence[ConsumedRecord]]
 """What is committed, by topic and partition."""
 LATER_MS: Final = (0, 90_000, 3_600_000, 3 * 86_400_000)
 """Nothing waits after a run: the times of probes pass, and no lead goes."""
-UP: Final = Group("Stable", 1)
+UP: Final = ConsumerGroup("Stable", 1)
 
 
 class Said(msgspec.Struct, frozen=True):
@@ -118,7 +118,7 @@ def troubles_of(
             began_ms = lane.outage.since_ms
         troubles["breaker_open"] = Trouble(began_ms, due_ms <= now_ms)
     reserved = budget.reserve(policy.budget, lane.budget, place.ceiling, now_ms)
-    if isinstance(reserved, budget.Refused):
+    if isinstance(reserved, budget.BudgetRefused):
         # Its refusal keeps the probes of the others back, too.
         troubles = {
             code: msgspec.structs.replace(trouble, probe_due=None)

@@ -24,7 +24,7 @@ from stream_app.board.read_model.follow import ProjectionLag
 from stream_app.board.read_model.store import ReadModel
 from stream_app.cli.books import books_table
 from stream_app.domain.books.records import COLUMNS, STATES, name_of
-from stream_app.domain.views.explain import Group
+from stream_app.domain.views.explain import ConsumerGroup
 from stream_app.kafka.groups import Consumption
 from tests.board.client import BEARER, Client, plain
 from tests.board.scene import TOKEN, board_of, consumers_of, fetch_result, find_waiting, settings_of
@@ -42,7 +42,7 @@ from tests.simulation.account import (
 from tests.simulation.tape import Tape
 
 SCHEDULES: Final = 40
-IDLE: Final = Consumption(Group("Stable", 1), Group("Stable", 1), {})
+IDLE: Final = Consumption(ConsumerGroup("Stable", 1), ConsumerGroup("Stable", 1), {})
 
 
 def test_pages_api_and_commands_show_the_account(tmp_path: Path) -> None:

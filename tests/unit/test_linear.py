@@ -20,7 +20,12 @@ from stream_app.client.publish.rows import MAX_LINE_BYTES, open_csv, read_jsonl,
 from stream_app.domain.callback.body import Body, callback_of, read_body
 from stream_app.domain.callback.interpret import read_callback
 from stream_app.domain.commands import read_command
-from stream_app.domain.dead_letter.causes import Tally, addressed_to, headers_of, lead_id_of
+from stream_app.domain.dead_letter.causes import (
+    DeadLetterTally,
+    addressed_to,
+    headers_of,
+    lead_id_of,
+)
 from stream_app.domain.delivery.envelope import (
     PREFIX,
     Envelope,
@@ -270,7 +275,7 @@ def _read_headers(consumed: ConsumedRecord) -> None:
     headers = headers_of(consumed.headers)
     addressed_to(headers, consumed.key, consumed.value)
     pseudonymous_key(consumed.key, {"acme"})
-    Tally(0).add(headers, consumed.key, 0)
+    DeadLetterTally(0).add(headers, consumed.key, 0)
 
 
 @_one_of_each(

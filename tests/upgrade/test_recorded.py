@@ -20,7 +20,7 @@ from stream_app.board.read_model.store import Position, ReadModel, Sources
 from stream_app.config import Settings
 from stream_app.dev.kafka import Broker
 from stream_app.dev.schemas import MESSAGES
-from stream_app.domain.dead_letter.orders import Pause
+from stream_app.domain.dead_letter.orders import ReplayPause
 from stream_app.domain.dead_letter.replay import Begin, Came, Turns, goes_on
 from stream_app.domain.delivery.envelope import read_envelope
 from stream_app.domain.delivery.state_machine import KINDS, read_delivery
@@ -114,7 +114,9 @@ def test_messages_are_read(release: str) -> None:
         assert read_ones, topic
     for record in made.of("stream-app-replay-state"):
         kind = (record.key or b"").split(b"/")[0]
-        type_ = {b"dlq": Came, b"pause": Pause, b"replay": MESSAGES["replay-progress.v1"]}[kind]
+        type_ = {b"dlq": Came, b"pause": ReplayPause, b"replay": MESSAGES["replay-progress.v1"]}[
+            kind
+        ]
         msgspec.json.decode(record.value or b"", type=type_)
 
 

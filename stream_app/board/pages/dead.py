@@ -6,17 +6,17 @@ from collections import defaultdict
 from typing import Final, Literal, cast, get_args
 from urllib.parse import urlencode
 
-from stream_app.board.access import Refused
+from stream_app.board.access import AccessRefused
 from stream_app.board.charts import spark, stack
 from stream_app.board.formats import CAUSE_WORDS
 from stream_app.board.requests import Query, after_of, number, one_of, span_of, word, words
 from stream_app.board.site import HOUR_S, Moment, PageData, Site, Tone
 from stream_app.client.results.answers import Cause
 from stream_app.domain.books.records import STATE_MEANING, STATES, DeadLetterState
-from stream_app.domain.dead_letter.causes import Filter, Source
-from stream_app.domain.dead_letter.orders import PLAN_LIFE_MS, ReplayProgress, ReplayState
+from stream_app.domain.dead_letter.causes import Filter, LetterSource
+from stream_app.domain.dead_letter.orders import PLAN_LIFE_MS, ReplayPhase, ReplayProgress
 
-_TONES: Final[dict[ReplayState, Tone]] = {
+_TONES: Final[dict[ReplayPhase, Tone]] = {
     "running": "ok",
     "stopped": "warn",
     "done": "idle",
@@ -35,7 +35,7 @@ def replay_page(site: Site, moment: Moment, query: Query) -> PageData:
     replay = word(query, "replay")
     asked = word(query, "asked")
     if not _REPLAY_ID.fullmatch(replay):
-        raise Refused(
+        raise AccessRefused(
             404,
             "unknown_replay",
             "There is no such replay: the page Dead letters lists all",
@@ -80,7 +80,7 @@ def filter_of(kind: str, reason: str, workspace: str, destination: str) -> Filte
 
 
 def options_of(
-    source: Source,
+    source: LetterSource,
     wanted: Filter,
     *,
     uncertain: bool = False,

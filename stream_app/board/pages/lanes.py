@@ -10,7 +10,7 @@ from stream_app.board.formats import lanes_path, noun
 from stream_app.board.read_model.board_query import DatedChange, Mark, Slot
 from stream_app.board.read_model.history import DAY_S, MARK_S, MINUTE_S, QUARTER_S
 from stream_app.board.read_model.query import last_day_s
-from stream_app.board.requests import Query, Span, one_of, span_of, word
+from stream_app.board.requests import ChartSpan, Query, one_of, span_of, word
 from stream_app.board.site import (
     HOUR_S,
     OVERDUE,
@@ -96,8 +96,8 @@ def throughput(
     site: Site,
     workspace: str,
     now_ms: int,
-    span: Span | None,
-) -> tuple[Stack, Span, int]:
+    span: ChartSpan | None,
+) -> tuple[Stack, ChartSpan, int]:
     """Return the chart of leads that ended.
 
     Returns:

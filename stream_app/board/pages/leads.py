@@ -15,7 +15,7 @@ from stream_app.client.results.answers import FoundResult, RecordHistory, Status
 from stream_app.client.results.lookup import names_of
 from stream_app.domain.books.records import COLUMNS, meaning_of
 from stream_app.domain.lane.holds import WaitKind
-from stream_app.domain.views.waits import NAMES, Wait, sums
+from stream_app.domain.views.waits import NAMES, RecordWait, sums
 
 ROWS: Final = 50
 _FILTERED: Final = (*(name for name in COLUMNS if name != "waiting"), "unknown")
@@ -226,7 +226,13 @@ def _timeline(history: RecordHistory, now_ms: int) -> PageData:
     }
 
 
-def _bands(waits: list[Wait], tone: str, begin_ms: int, length_ms: int, now_ms: int) -> list[Band]:
+def _bands(
+    waits: list[RecordWait],
+    tone: str,
+    begin_ms: int,
+    length_ms: int,
+    now_ms: int,
+) -> list[Band]:
     """Return the waits of a kind.
 
     Those without a visible gap are one band, so that their number stays bounded.

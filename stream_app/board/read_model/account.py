@@ -21,7 +21,7 @@ from stream_app.domain.books.records import (
     NO_LEAD,
     STATES,
     TOOK,
-    Event,
+    BookEvent,
     Kept,
     RecordNumbers,
     advance,
@@ -35,12 +35,17 @@ from stream_app.domain.model.records import KafkaRecord
 
 _FIELDS: Final = Kept.__struct_fields__
 COLUMNS: Final = ", ".join(_FIELDS)
-_PLACE: Final = f"((rank > {NO_LEAD}) * (counts * 2 + of_import))"
-"""The index `records_of_lead` has it: 2 or 3 if a record counts for its lead, 1 if only for its
-import, else 0.
+STANDING: Final = f"""(CASE
+    WHEN rank = {NO_LEAD} THEN 0 -- a callback or a command
+    WHEN counts THEN 2 -- it is the record of its lead
+    WHEN of_import THEN 1 -- another record counts for the lead, and this one for its import
+    ELSE 0
+END)"""
+"""How a record stands to its lead. SQLite uses the index `records_of_lead` only where a query has
+this very expression.
 """
 
-_OF_IMPORTS: Final = f"{_PLACE} IN (0, 1, 2, 3) AND imported IN (SELECT value FROM json_each(?))"
+_OF_IMPORTS: Final = f"{STANDING} IN (0, 1, 2) AND imported IN (SELECT value FROM json_each(?))"
 _DELETED_AT_ONCE: Final = 5_000
 
 Share = tuple[str, tuple[object, ...]]
@@ -95,9 +100,9 @@ class Account:
 
     def write_events(
         self,
-        by_record: Mapping[int, Iterable[tuple[Event, KafkaRecord]]],
+        by_record: Mapping[int, Iterable[tuple[BookEvent, KafkaRecord]]],
         numbers: RecordNumbers,
-    ) -> list[tuple[int, Event]]:
+    ) -> list[tuple[int, BookEvent]]:
         """Apply events to the records that they are about.
 
         Args:
@@ -111,7 +116,7 @@ class Account:
         """
         before = self._load("id IN (SELECT value FROM json_each(?))", by_record)
         after = {number: msgspec.structs.replace(kept) for number, kept in before.items()}
-        new: list[tuple[int, Event]] = []
+        new: list[tuple[int, BookEvent]] = []
         for number, events in by_record.items():
             kept = after.setdefault(number, Kept())
             for event, at in events:
@@ -144,10 +149,10 @@ class Account:
         )
         return {number: Kept(*row) for number, *row in rows}
 
-    def _champions(self, leads: Collection[str]) -> dict[int, Kept]:
+    def _counting(self, leads: Collection[str]) -> dict[int, Kept]:
         """Return the records that count for these leads."""
         return self._load(
-            f"lead_id IN (SELECT value FROM json_each(?)) AND {_PLACE} IN (2, 3)",
+            f"lead_id IN (SELECT value FROM json_each(?)) AND {STANDING} = 2",
             leads,
         )
 
@@ -159,15 +164,15 @@ class Account:
             if (old := before.get(number)) is None or _standing(old) != _standing(kept)
             for lead_id in {kept.lead_id, old.lead_id if old else kept.lead_id}
         }
-        champions = self._champions(moved)
-        if imports := {kept.imported for kept in (*after.values(), *champions.values())} - {0}:
-            of_import = f"{_PLACE} = 1 AND imported IN (SELECT value FROM json_each(?))"
-            champions |= self._load(
+        counting = self._counting(moved)
+        if imports := {kept.imported for kept in (*after.values(), *counting.values())} - {0}:
+            of_import = f"{STANDING} = 1 AND imported IN (SELECT value FROM json_each(?))"
+            counting |= self._load(
                 f"lead_id IN (SELECT value FROM json_each(?)) AND {of_import}",
                 moved,
                 imports,
             )
-        for number, kept in champions.items():
+        for number, kept in counting.items():
             if number not in after:
                 before[number] = kept
                 after[number] = msgspec.structs.replace(kept)
@@ -176,10 +181,10 @@ class Account:
             if kept.lead_id in moved:
                 by_lead[kept.lead_id].append((number, kept))
         for members in by_lead.values():
-            self._elect(members)
+            self._mark_elected(members)
         self._write(before, after)
 
-    def _elect(self, members: list[tuple[int, Kept]]) -> None:
+    def _mark_elected(self, members: list[tuple[int, Kept]]) -> None:
         winners = elect(members)
         for number, kept in members:
             kept.counts = number in winners or kept.rank == NO_LEAD
@@ -308,13 +313,13 @@ class Account:
             leads | imports.keys(),
             of_imports,
         )
-        before = best | self._champions(imports.keys() - leads)
+        before = best | self._counting(imports.keys() - leads)
         after = {number: msgspec.structs.replace(kept) for number, kept in before.items()}
         by_lead: defaultdict[str, list[tuple[int, Kept]]] = defaultdict(list)
         for number, kept in after.items():
             by_lead[kept.lead_id].append((number, kept))
         for lead_id, members in by_lead.items():
-            self._elect(members)
+            self._mark_elected(members)
             for _, kept in members:
                 # The records that it follows were not loaded.
                 kept.follows |= kept.counts and lead_id in leads
@@ -365,7 +370,7 @@ class Account:
         """
         leads = {kept.lead_id for kept in records.values() if kept.follows} & restated
         others: dict[int, Kept] = {}
-        for standing in (f"{_PLACE} > 0", f"{_PLACE} = 0 AND rank >= {ENDED}") if leads else ():
+        for standing in (f"{STANDING} > 0", f"{STANDING} = 0 AND rank >= {ENDED}") if leads else ():
             others |= self._load(
                 f"lead_id IN (SELECT value FROM json_each(?)) AND {standing}",
                 leads,
@@ -398,7 +403,7 @@ class Account:
             copies[kept.letter] = kept
         passed = {kept.lead_id for kept in (*origins.values(), *copies.values()) if not kept.counts}
         champions: defaultdict[str, list[Kept]] = defaultdict(list)
-        for kept in self._champions(passed).values():
+        for kept in self._counting(passed).values():
             champions[kept.lead_id].append(kept)
         states: Counter[tuple[int, int]] = Counter()
         changed: list[tuple[int, int]] = []

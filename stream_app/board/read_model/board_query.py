@@ -89,7 +89,7 @@ class DatedChange(msgspec.Struct, frozen=True):
     change: LaneChange
 
 
-class Order(msgspec.Struct, frozen=True):
+class AnsweredCommand(msgspec.Struct, frozen=True):
     """A command and its answer.
 
     Attributes:
@@ -535,7 +535,7 @@ class BoardQueries(Queries):
                   SELECT word FROM each WHERE word IS NOT NULL LIMIT 100"""
         return [word for (word,) in self._all(sql)]
 
-    def answers(self, command_id: str) -> list[Order]:
+    def answers(self, command_id: str) -> list[AnsweredCommand]:
         """Return the answers to one command, oldest first.
 
         A command to every partition has several.
@@ -545,7 +545,7 @@ class BoardQueries(Queries):
             command_id,
         )
         return [
-            Order((at_ms, partition, offset), at_ms, *rest)
+            AnsweredCommand((at_ms, partition, offset), at_ms, *rest)
             for at_ms, partition, offset, *rest in rows
         ]
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from stream_app.client.results.answers import Event as ShownEvent
-from stream_app.domain.books.records import COLUMN, MOVING, Event
+from stream_app.domain.books.records import COLUMN, MOVING, BookEvent
 from stream_app.domain.model.messages import RESENDS
 from stream_app.domain.views.lane import LaneView
 
@@ -29,7 +29,7 @@ _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder(list[tuple[Any, ...]]).decode
 
 
-def write_events(db: sqlite3.Connection, events: Iterable[tuple[int, Event]]) -> None:
+def write_events(db: sqlite3.Connection, events: Iterable[tuple[int, BookEvent]]) -> None:
     """Add events that were not known, each with the number of its record.
 
     Those of a record come together.
@@ -48,7 +48,7 @@ def write_events(db: sqlite3.Connection, events: Iterable[tuple[int, Event]]) ->
     db.executemany("INSERT OR IGNORE INTO events VALUES (?, ?, ?)", rows)
 
 
-def _packed(steps: list[Event]) -> bytes:
+def _packed(steps: list[BookEvent]) -> bytes:
     return _encode([_of_event(event) for event in steps])
 
 
@@ -93,7 +93,7 @@ class History:
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
 
-    def count(self, events: Iterable[tuple[int, Event]]) -> None:
+    def count(self, events: Iterable[tuple[int, BookEvent]]) -> None:
         """Add up the money of events that were not counted before.
 
         Each comes with the number of its record.
@@ -213,7 +213,7 @@ class Imports:
 
     def numbers_of(
         self,
-        events: Iterable[tuple[int, Event]],
+        events: Iterable[tuple[int, BookEvent]],
         known: Iterable[int],
     ) -> dict[int, int]:
         """Return the number of the import of each record whose events name one.
@@ -241,7 +241,7 @@ class Imports:
         """
         self._db.execute("UPDATE imports SET arrived = arrived + 1 WHERE id = ?", (number,))
 
-    def count(self, events: Iterable[tuple[int, Event]], imports: Mapping[int, int]) -> None:
+    def count(self, events: Iterable[tuple[int, BookEvent]], imports: Mapping[int, int]) -> None:
         """Add up the times and the credits of events that were not counted before.
 
         `imports` has the import of each record; 0 or absent if it has none.
@@ -327,7 +327,7 @@ class Imports:
             ):
                 self._db.execute(statement, (number,))
 
-    def _new(self, event: Event) -> int:
+    def _new(self, event: BookEvent) -> int:
         name = (event.workspace, event.import_id)
         sql = """INSERT INTO imports (workspace, name, first_ms, last_ms)
                  VALUES (?, ?, ?, ?)

@@ -19,7 +19,7 @@ from stream_app.domain.lead.read import Unreadable, read_lead
 from stream_app.domain.model.errors import BrokerUnavailable, KafkaRefused, UnreadableBatch
 from stream_app.domain.model.messages import Result
 from stream_app.domain.model.untrusted import UNREADABLE
-from stream_app.domain.views.explain import Group
+from stream_app.domain.views.explain import ConsumerGroup
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.groups import look_at
 from stream_app.kafka.readers import Reader, TopicReader
@@ -106,7 +106,7 @@ class Search(msgspec.Struct):
     """The result of a search. `searched` records were looked at, and about `left` more were not."""
 
     matches: list[FoundRecord] = []
-    worker: Group = Group("", 0)
+    worker: ConsumerGroup = ConsumerGroup("", 0)
     searched: int = 0
     left: int = 0
     problem: str = ""

@@ -11,7 +11,7 @@ import msgspec
 
 from stream_app.board.read_model.account import Account, Letter
 from stream_app.board.read_model.history import History, Imports, write_events
-from stream_app.domain.books.records import Event, RecordNumbers, decode_event
+from stream_app.domain.books.records import BookEvent, RecordNumbers, decode_event
 from stream_app.domain.commands import CommandAnswer
 from stream_app.domain.dead_letter.causes import (
     Headers,
@@ -120,7 +120,7 @@ class Projector:
         self._causes: set[tuple[str, ...]] = set(self._db.execute(causes))
 
     def _write_events(self, records: Iterable[KafkaRecord]) -> None:
-        by_origin: defaultdict[str, list[tuple[Event, KafkaRecord]]] = defaultdict(list)
+        by_origin: defaultdict[str, list[tuple[BookEvent, KafkaRecord]]] = defaultdict(list)
         for record in records:
             try:
                 event = decode_event(record.value or b"")
@@ -128,7 +128,7 @@ class Projector:
                 self._unreadable(record)
             else:
                 by_origin[event.origin].append((event, record))
-        by_record: dict[int, list[tuple[Event, KafkaRecord]]] = {}
+        by_record: dict[int, list[tuple[BookEvent, KafkaRecord]]] = {}
         for origin, events in by_origin.items():
             try:
                 by_record.setdefault(self._numbers.number(origin), []).extend(events)

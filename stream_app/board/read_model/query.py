@@ -18,7 +18,7 @@ from stream_app.board.read_model.history import DAY_S, MOST_IMPORTS, QUARTER_S, 
 from stream_app.board.read_model.project import record_numbers
 from stream_app.client.results import answers
 from stream_app.domain.books.records import MOVING, STATES, column
-from stream_app.domain.dead_letter.orders import Pause, read_pause
+from stream_app.domain.dead_letter.orders import ReplayPause, read_pause
 from stream_app.domain.lead.identity import MOST_IDENTIFIERS
 from stream_app.domain.model.untrusted import UNREADABLE
 from stream_app.domain.views.backlog import positions_of
@@ -153,7 +153,7 @@ class Queries:
         except UNREADABLE:
             return None
 
-    def pause(self) -> Pause | None:
+    def pause(self) -> ReplayPause | None:
         """Return an operator's pause of all replays, None if they run."""
         rows = self._all("SELECT value FROM facts WHERE name = 'pause'")
         return read_pause(rows[0][0].encode()) if rows else None

@@ -52,6 +52,7 @@ from typing import IO, Final
 
 import msgspec
 
+from stream_app.board.read_model.account import STANDING
 from stream_app.board.read_model.history import EVENT_COLUMNS
 from stream_app.board.read_model.project import DAY_MS, Projector
 from stream_app.domain.delivery.envelope import WorkspaceKeys
@@ -95,8 +96,7 @@ TABLES: Final = (
         of_import INTEGER NOT NULL,
         follows INTEGER NOT NULL
     )""",
-    """CREATE INDEX records_of_lead
-        ON records (lead_id, ((rank > 0) * (counts * 2 + of_import)), imported, rank)""",
+    f"CREATE INDEX records_of_lead ON records (lead_id, {STANDING}, imported, rank)",
     "CREATE INDEX records_of_status ON records (status, at_ms) WHERE counts",
     """CREATE INDEX records_of_destination
         ON records (workspace, status, destination, at_ms)

@@ -43,7 +43,7 @@ from stream_app.domain.model.errors import (
 )
 from stream_app.domain.model.text import count
 from stream_app.domain.model.topics import shared_partitions
-from stream_app.domain.views.explain import Facts, Group, LaneFacts, explain
+from stream_app.domain.views.explain import ConsumerGroup, Facts, LaneFacts, explain
 from stream_app.kafka.clock import KafkaClock, ask_kafka_for_its_time
 from stream_app.kafka.connection import (
     KafkaConnection,
@@ -246,14 +246,14 @@ _NO_PEPPER: Final = (
     "set privacy.pepper_env (docs/privacy.md)"
 )
 
-Verdict = Literal["ok", "advice", "failed", "skipped"]
+CheckResult = Literal["ok", "advice", "failed", "skipped"]
 
 
 class Check(msgspec.Struct, frozen=True):
     """One check. `text` is the finding and, unless "ok", the remedy. It holds no secret."""
 
     name: str
-    verdict: Verdict
+    verdict: CheckResult
     text: str
 
 
@@ -332,7 +332,7 @@ async def examine(settings: Settings, *, notify: bool = False) -> AsyncIterator[
         yield await message_check(settings, egress)
 
 
-async def _probe(name: str, outcome: Awaitable[str], failed: Verdict = "failed") -> Check:
+async def _probe(name: str, outcome: Awaitable[str], failed: CheckResult = "failed") -> Check:
     try:
         return Check(name, "ok", await outcome)
     except ProbeFailed as error:
@@ -358,7 +358,7 @@ async def _lanes(settings: Settings) -> Check:
     except StreamAppError as error:
         return Check("lanes", "failed", str(error))
     known = [LaneFacts(name, view.partition, view, {}) for name, view in views.items()]
-    running = Group("Stable", 1)
+    running = ConsumerGroup("Stable", 1)
     findings = explain(Facts(now_ms, running, running, known))
     if held := {finding.workspace for finding in findings if finding.holds}:
         some = (

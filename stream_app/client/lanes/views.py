@@ -14,7 +14,7 @@ from stream_app.clock import Clock
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of, kafka_ready, topic_reader
 from stream_app.domain.commands import CommandAnswer, command_id
-from stream_app.domain.dead_letter.orders import PAUSE, Pause, read_pause
+from stream_app.domain.dead_letter.orders import PAUSE, ReplayPause, read_pause
 from stream_app.domain.lane.lane import moved_text
 from stream_app.domain.limits.meters import SAMPLED_MS, Forecast, Sample, forecast
 from stream_app.domain.model.errors import TopicsError, UnreadableBatch
@@ -25,7 +25,7 @@ from stream_app.domain.views.explain import Facts, LaneFacts
 from stream_app.domain.views.lane import LaneView, Position
 from stream_app.kafka.backlog import Backlog, Waiting, places_of, sum_of
 from stream_app.kafka.groups import Offsets, look_at
-from stream_app.kafka.readers import Span, TopicReader
+from stream_app.kafka.readers import OffsetSpan, TopicReader
 from stream_app.kafka.topics import check_topics
 
 _NAMED: Final = 5
@@ -282,7 +282,7 @@ async def _first_of(
     places = [
         TopicPartition(topic, number) for (topic, number), left in waiting.items() if left.records
     ]
-    spans: dict[TopicPartition, Span] = {}
+    spans: dict[TopicPartition, OffsetSpan] = {}
     for place, (begin, end) in (await reader.spans(places)).items():
         at = committed.get((place.topic, place.partition), 0)
         position = positions.get((place.topic, place.partition))
@@ -298,7 +298,7 @@ async def _first_of(
     return unreadable, oldest
 
 
-async def _pause(reader: TopicReader, topic: str) -> Pause | None:
+async def _pause(reader: TopicReader, topic: str) -> ReplayPause | None:
     value: Any = None
     async for records in reader.read(topic):
         for record in records:

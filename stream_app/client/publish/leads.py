@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import msgspec
 
-from stream_app.client.publish.rows import LEAD_LEVEL, USUAL_FIELDS, Draft, Row, draft_of
+from stream_app.client.publish.rows import LEAD_LEVEL, USUAL_FIELDS, Draft, FileRow, draft_of
 from stream_app.client.publish.send import OnAcknowledged, Sender
 from stream_app.clock import Clock
 from stream_app.config import Settings
@@ -112,7 +112,7 @@ class Checker:
         self._ids = ids
         self._homes = settings.homes
 
-    def check(self, row: Row) -> Ready | Refusal:
+    def check(self, row: FileRow) -> Ready | Refusal:
         """Return the row's record, or why it is refused."""
         answer = (
             row.draft if isinstance(row.draft, Unreadable) else self._ready(row.line, row.draft)
@@ -191,7 +191,7 @@ _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder(Ready).decode
 
 
-class Batch:
+class CheckedLeads:
     """Checked leads in a temporary file.
 
     Every method raises StreamAppError if the temporary folder is full.
@@ -330,14 +330,14 @@ async def publish(
         TopicsError, KafkaRefused, BrokerUnavailable, StreamAppError: Not all leads were published.
     """
     rows = (
-        Row(line, msgspec.to_builtins(lead) if isinstance(lead, Lead) else draft_of(lead))
+        FileRow(line, msgspec.to_builtins(lead) if isinstance(lead, Lead) else draft_of(lead))
         for line, lead in enumerate(leads, 1)
     )
     return await publish_rows(rows, settings, options, on_refused=on_refused)
 
 
 async def publish_rows(
-    rows: Iterable[Row],
+    rows: Iterable[FileRow],
     settings: Settings,
     options: PublishOptions,
     *,
@@ -345,7 +345,7 @@ async def publish_rows(
 ) -> PublishSummary:
     """Check all rows, then publish the valid ones. Raises as `publish`."""
     await kafka_ready(settings, "publish() bulk" if options.bulk else "publish()")
-    with closing(Batch()) as batch:
+    with closing(CheckedLeads()) as batch:
         lead_ids: list[str] = []
 
         def ready(lead: Ready) -> None:
@@ -366,7 +366,7 @@ async def publish_rows(
 
 
 async def check_rows(
-    rows: Iterable[Row],
+    rows: Iterable[FileRow],
     checker: Checker,
     on_ready: Callable[[Ready], None],
     *,

@@ -130,7 +130,7 @@ Draft = dict[str, Any]
 """A lead before it is checked: the fields of `Lead` as plain values."""
 
 
-class Row(msgspec.Struct, frozen=True, gc=False):
+class FileRow(msgspec.Struct, frozen=True, gc=False):
     """One row of the file.
 
     Attributes:
@@ -162,23 +162,23 @@ class Sheet(msgspec.Struct, frozen=True):
 
     titles: list[str]
     names: list[str]
-    rows: Iterator[Row]
+    rows: Iterator[FileRow]
 
 
 class _Unclosed(Exception):
     """A quoted cell spans too many lines."""
 
 
-def read_jsonl(source: IO[bytes]) -> Iterator[Row]:
+def read_jsonl(source: IO[bytes]) -> Iterator[FileRow]:
     """Yield one row for each line that is not blank.
 
     The line is a lead with `fields`, a flat object, or a line of `dlq export`.
     """
     for line, raw in _lines(source):
         if raw is None:
-            yield Row(line, _TOO_LONG)
+            yield FileRow(line, _TOO_LONG)
         elif raw.strip(b" \t\r\n\xef\xbb\xbf"):
-            yield Row(line, _draft_of_json(raw.removeprefix(b"\xef\xbb\xbf")), raw=raw)
+            yield FileRow(line, _draft_of_json(raw.removeprefix(b"\xef\xbb\xbf")), raw=raw)
 
 
 def open_csv(source: IO[bytes], mapping: Mapping[str, str]) -> Sheet:
@@ -286,7 +286,7 @@ def _draft_of_json(raw: bytes) -> Draft | Unreadable:
     return draft_of(document)
 
 
-def _records(feed: _Feed, reader: Any, names: list[str]) -> Iterator[Row]:
+def _records(feed: _Feed, reader: Any, names: list[str]) -> Iterator[FileRow]:
     while True:
         feed.row.clear()
         try:
@@ -297,18 +297,18 @@ def _records(feed: _Feed, reader: Any, names: list[str]) -> Iterator[Row]:
             # Give up only the first line: the following ones may be valid rows.
             line, first = feed.row[0]
             feed.put_back(feed.row[1:])
-            yield Row(line, _BROKEN, raw=first or "")
+            yield FileRow(line, _BROKEN, raw=first or "")
             continue
         line = feed.row[0][0]
         text = "".join(part or "" for _, part in feed.row)
         if any(part is None for _, part in feed.row):
-            yield Row(line, _TOO_LONG)
+            yield FileRow(line, _TOO_LONG)
         elif len(cells) > len(names) and any(cells[len(names) :]):
             says = f"The row has {len(cells)} cells, the header {len(names)}"
-            yield Row(line, Unreadable("too_many_cells", says), raw=text)
+            yield FileRow(line, Unreadable("too_many_cells", says), raw=text)
         elif any(cells):
             named = {name: cell for name, cell in zip(names, cells, strict=False) if cell and name}
-            yield Row(line, flat_draft(named), tuple(cells), text)
+            yield FileRow(line, flat_draft(named), tuple(cells), text)
 
 
 class _Feed:

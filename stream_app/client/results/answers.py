@@ -9,7 +9,7 @@ from stream_app.domain.books.records import MOVING
 from stream_app.domain.model.messages import Scalar
 from stream_app.domain.views.explain import Finding
 from stream_app.domain.views.lane import LaneView
-from stream_app.domain.views.waits import Wait
+from stream_app.domain.views.waits import RecordWait
 
 NO_ANSWER: Final = "Kafka did not respond: try again"
 
@@ -123,7 +123,7 @@ class RecordHistory(msgspec.Struct, frozen=True):
     at_ms: int
     trace_id: str
     events: list[Event]
-    waits: list[Wait]
+    waits: list[RecordWait]
 
 
 class FoundResult(msgspec.Struct, frozen=True):

@@ -25,7 +25,7 @@ from typing import IO, Final, Literal
 import msgspec
 
 from stream_app.client.publish.leads import Checker, PublishOptions, no_workspace
-from stream_app.client.publish.rows import Row, Sheet, open_csv
+from stream_app.client.publish.rows import FileRow, Sheet, open_csv
 from stream_app.config import Settings
 from stream_app.config.kafka_access import kafka_ready, topic_reader
 from stream_app.domain.lead.identity import identifiers, identify, person_key, rows_of
@@ -439,7 +439,7 @@ class _Export:
         again = join.open()
         self._write(again.titles, (row.cells for row in self._rows(again, Export())), numbers)
 
-    def _rows(self, sheet: Sheet, done: Export) -> Iterator[Row]:
+    def _rows(self, sheet: Sheet, done: Export) -> Iterator[FileRow]:
         for row in sheet.rows:
             if not isinstance(row.draft, Unreadable):
                 yield row
@@ -493,7 +493,7 @@ class Matcher:
         self._checker = Checker(settings, options)
         self._store = store
 
-    def match(self, row: Row) -> int:
+    def match(self, row: FileRow) -> int:
         """Return the number of the row's result in the store, or 0.
 
         The search order is: the row's lead id; a lead that counts for the row's person (another row

@@ -6,6 +6,6 @@ through `Display`.
 """
 
 from stream_app.dev.demo.comparison import Comparison, DemoState
-from stream_app.dev.demo.scenario import Display, Outcome, run_scenario
+from stream_app.dev.demo.scenario import DemoOutcome, Display, run_scenario
 
-__all__ = ["Comparison", "DemoState", "Display", "Outcome", "run_scenario"]
+__all__ = ["Comparison", "DemoOutcome", "DemoState", "Display", "run_scenario"]

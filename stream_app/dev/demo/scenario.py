@@ -57,7 +57,7 @@ class Display:
         """Show the current state; called several times a second."""
 
 
-class Outcome(msgspec.Struct, frozen=True):
+class DemoOutcome(msgspec.Struct, frozen=True):
     """The outcome.
 
     Attributes:
@@ -84,7 +84,12 @@ class Outcome(msgspec.Struct, frozen=True):
     exit_codes: dict[str, int]
 
 
-async def run_scenario(bootstrap: str | None, display: Display, *, keep: bool = False) -> Outcome:
+async def run_scenario(
+    bootstrap: str | None,
+    display: Display,
+    *,
+    keep: bool = False,
+) -> DemoOutcome:
     """Run the demo. Its processes and files are always removed.
 
     Args:
@@ -135,7 +140,7 @@ async def run_scenario(bootstrap: str | None, display: Display, *, keep: bool = 
         books = await _books(processes, display)
         ledger = compare(await processes.ledger(), state.answered, state.parked)
         right = finished and books.balanced and in_the_outage.balanced and ledger.agrees
-        return Outcome(
+        return DemoOutcome(
             ok=right and set(exit_codes.values()) == {0},
             finished=finished,
             seconds=round(time.monotonic() - began_s, 1),

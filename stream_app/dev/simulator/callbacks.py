@@ -18,7 +18,7 @@ import aiohttp
 from stream_app.dev.simulator.chance import Timeline
 from stream_app.dev.simulator.ledger import CallbackLine, ChargeLine, Ledger
 from stream_app.dev.simulator.script import Callback, Fault
-from stream_app.dev.simulator.world import Row, World
+from stream_app.dev.simulator.world import TableRow, World
 
 _CELL_CHARACTERS = 200
 _UNESCAPED = ', "note": "they said "call me back" twice"}'
@@ -28,7 +28,7 @@ _UNESCAPED = ', "note": "they said "call me back" twice"}'
 class Job:
     """One run of a row's HTTP column."""
 
-    row: Row
+    row: TableRow
     run: int
     settings: Callback
     url: str
@@ -63,7 +63,7 @@ class Callbacks:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._session.close()
 
-    def report(self, row: Row, cells: dict[str, Any], is_found: bool) -> None:
+    def report(self, row: TableRow, cells: dict[str, Any], is_found: bool) -> None:
         """Run the HTTP column of a row, if it has one and its run condition is met."""
         settings = row.webhook.settings.callback
         if not settings.enabled:
@@ -86,7 +86,7 @@ class Callbacks:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _default_body(self, row: Row) -> dict[str, Any]:
+    def _default_body(self, row: TableRow) -> dict[str, Any]:
         names = [self._script.lead_id_field, self._script.delivery_id_field]
         names += [column.name for column in row.webhook.settings.columns]
         return {name: f"{{{{{name}}}}}" for name in names}

@@ -16,7 +16,7 @@ from stream_app.dev.simulator.kept import Progress, RowFile, progress_of
 from stream_app.dev.simulator.ledger import ControlLine, Ledger, RequestLine
 from stream_app.dev.simulator.script import Script, ScriptError
 from stream_app.dev.simulator.world import (
-    Row,
+    TableRow,
     WebhookState,
     WorkspaceState,
     World,
@@ -67,7 +67,7 @@ class Clay:
         for row in kept.read():
             webhook = world.webhook(row.webhook)
             if webhook is not None:
-                taken_up = Row(
+                taken_up = TableRow(
                     row.number,
                     webhook,
                     row.about,

@@ -34,9 +34,9 @@ from aiohttp import web
 from stream_app.dev.simulator.clay import Clay
 from stream_app.dev.simulator.ledger import Leads, Ledger
 from stream_app.dev.simulator.script import (
+    ClayPlan,
     Fault,
     Limits,
-    Plan,
     Script,
     ScriptError,
     Settings,
@@ -134,7 +134,7 @@ def _limits(sim: Controlled, body: Any) -> object:
 
 def _workspaces(sim: Controlled, body: Any) -> None:
     name, rest = _named(body, "name")
-    sim.clay.world.set_workspace(name, checked(Plan, rest))
+    sim.clay.world.set_workspace(name, checked(ClayPlan, rest))
     sim.clay.did("set the plan", name)
 
 

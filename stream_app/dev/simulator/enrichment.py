@@ -17,8 +17,8 @@ from stream_app.dev.simulator.callbacks import fill, placeholders
 from stream_app.dev.simulator.chance import Chance
 from stream_app.dev.simulator.kept import Progress
 from stream_app.dev.simulator.ledger import ChargeLine, Ledger, RefundLine, RowLine
-from stream_app.dev.simulator.script import Column
-from stream_app.dev.simulator.world import Row, World, cells_of
+from stream_app.dev.simulator.script import PaidColumn
+from stream_app.dev.simulator.world import TableRow, World, cells_of
 
 _RAN = ("done", "errors", "deduped")
 
@@ -31,10 +31,10 @@ class Run:
     a kill.
     """
 
-    row: Row
+    row: TableRow
     number: int
     cells: dict[str, Any]
-    columns: list[Column]
+    columns: list[PaidColumn]
     step_s: float
     paid: Collection[str] = ()
     errors: int = 0
@@ -47,7 +47,7 @@ class Enrichment:
     _world: World
     _ledger: Ledger
     _chance: Chance
-    _report: Callable[[Row, dict[str, Any], bool], None]
+    _report: Callable[[TableRow, dict[str, Any], bool], None]
     _stopped: bool = field(init=False, default=False)
     running: int = field(init=False, default=0)
 
@@ -55,7 +55,7 @@ class Enrichment:
         """End every row in progress without a ledger line."""
         self._stopped = True
 
-    def arrive(self, row: Row, paid: Collection[str] = ()) -> None:
+    def arrive(self, row: TableRow, paid: Collection[str] = ()) -> None:
         """Accept a new row.
 
         It runs unless auto-run is off or auto-dedupe drops it. `paid`: as of a `Run`.
@@ -67,7 +67,7 @@ class Enrichment:
         else:
             self.start(row, paid)
 
-    def start(self, row: Row, paid: Collection[str] = ()) -> None:
+    def start(self, row: TableRow, paid: Collection[str] = ()) -> None:
         """Run the columns that have no result yet. `paid`: as of a `Run`."""
         settings = row.webhook.settings
         row.run += 1
@@ -82,7 +82,7 @@ class Enrichment:
         else:
             self._later(latency_s, lambda: self._next(run))
 
-    def go_on(self, row: Row, progress: Progress) -> None:
+    def go_on(self, row: TableRow, progress: Progress) -> None:
         """Go on with a row where a killed simulator was.
 
         What it drew is drawn again, and nothing is paid for twice.
@@ -101,7 +101,7 @@ class Enrichment:
             self._report(row, cells, _has_result(row))
         self._forget(row)
 
-    def report_again(self, row: Row) -> bool:
+    def report_again(self, row: TableRow) -> bool:
         """Run only the HTTP column of a row that ran, unless a call was answered with a 2xx."""
         if row.state not in _RAN or row.reporting or row.reported:
             return False
@@ -110,7 +110,7 @@ class Enrichment:
         self._forget(row)
         return True
 
-    def _drawn_again(self, row: Row, charged: Mapping[str, int]) -> dict[str, Any]:
+    def _drawn_again(self, row: TableRow, charged: Mapping[str, int]) -> dict[str, Any]:
         """Return the cells of a row that ran, with the results of the columns that were charged."""
         run = Run(row, row.run, self._cells(row), list(row.webhook.settings.columns), 0)
         for column in run.columns:
@@ -140,13 +140,13 @@ class Enrichment:
                 self._ledger.write(charge)
         self._later(run.step_s, lambda: self._settle(run, column))
 
-    def _settle(self, run: Run, column: Column) -> None:
+    def _settle(self, run: Run, column: PaidColumn) -> None:
         if not self._fill(run, column):
             run.errors += 1
             self._refund(run.row, column)
         self._next(run)
 
-    def _fill(self, run: Run, column: Column) -> bool:
+    def _fill(self, run: Run, column: PaidColumn) -> bool:
         """Draw the result of a column. Returns False if the column failed."""
         row = run.row
         about = (row.about, run.number, column.name)
@@ -161,7 +161,7 @@ class Enrichment:
         row.filled[column.name] = run.cells[column.name] = value
         return True
 
-    def _refund(self, row: Row, column: Column) -> None:
+    def _refund(self, row: TableRow, column: PaidColumn) -> None:
         if column.credits == 0:
             return
         row.webhook.workspace.credits += column.credits
@@ -175,7 +175,7 @@ class Enrichment:
         self._end(row, "deduped" if row.duplicate else state)
         self._report(row, run.cells, is_found)
 
-    def _end(self, row: Row, state: str) -> None:
+    def _end(self, row: TableRow, state: str) -> None:
         self.running -= row.state == "running"
         row.state = state
         filled = sum(value is not None for value in row.filled.values())
@@ -190,14 +190,14 @@ class Enrichment:
         )
         self._forget(row)
 
-    def _forget(self, row: Row) -> None:
+    def _forget(self, row: TableRow) -> None:
         """Drop what a row needs no more once its run has ended."""
         if row.state in ("done", "deduped"):
             row.filled = {}
         if row.state == "deduped":
             row.webhook.rows.pop(row.number, None)
 
-    def _cells(self, row: Row) -> dict[str, Any]:
+    def _cells(self, row: TableRow) -> dict[str, Any]:
         return (
             _cut(cells_of(msgspec.json.decode(row.body)), self._world.limits.cell_bytes)
             | row.filled
@@ -207,7 +207,7 @@ class Enrichment:
         asyncio.get_running_loop().call_later(delay_s, lambda: None if self._stopped else then())
 
 
-def _has_result(row: Row) -> bool:
+def _has_result(row: TableRow) -> bool:
     return any(value is not None for value in row.filled.values())
 
 

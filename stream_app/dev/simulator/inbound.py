@@ -25,7 +25,7 @@ from stream_app.dev.simulator.kept import RowFile
 from stream_app.dev.simulator.ledger import Ledger, RequestLine, now_ms
 from stream_app.dev.simulator.script import REFUSING, Fault, RetryAfter, Script, workspace_of
 from stream_app.dev.simulator.world import (
-    Row,
+    TableRow,
     Submission,
     WebhookState,
     World,
@@ -88,7 +88,7 @@ class Inbound:
     _world: World
     _timeline: Timeline
     _ledger: Ledger
-    _start: Callable[[Row], None]
+    _start: Callable[[TableRow], None]
     _stopping: asyncio.Event
     _kept: RowFile | None = None
     _roots: int = field(init=False, default=0)

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from stream_app.dev.simulator.ledger import AnyLine, CallbackLine, ChargeLine, RefundLine, RowLine
-from stream_app.dev.simulator.world import Row
+from stream_app.dev.simulator.world import TableRow
 
 
 class KeptRow(msgspec.Struct, frozen=True):
@@ -49,7 +49,7 @@ class RowFile:
             offset += len(data)
             yield decode(data)
 
-    def add(self, row: Row) -> None:
+    def add(self, row: TableRow) -> None:
         """Hand a row to the operating system, which keeps it whatever becomes of this process."""
         kept = KeptRow(
             row.number,

@@ -17,7 +17,7 @@ Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
-Status = Annotated[int, msgspec.Meta(ge=300, le=599)]
+HttpStatus = Annotated[int, msgspec.Meta(ge=300, le=599)]
 RetryAfter = Literal["absent", "seconds", "date", "zero"]
 NetworkError = Literal["ECONNREFUSED", "ECONNRESET", "ETIMEDOUT"]
 
@@ -42,7 +42,7 @@ class Latency(Settings, frozen=True, kw_only=True):
     scale: Seconds = 1.0
 
 
-class Column(Settings, frozen=True, kw_only=True):
+class PaidColumn(Settings, frozen=True, kw_only=True):
     """A paid enrichment column.
 
     It is charged when it starts; an error refunds the credits, a miss does not.
@@ -119,21 +119,21 @@ class Callback(Settings, frozen=True, kw_only=True):
 
 
 DEFAULT_COLUMNS = (
-    Column(
+    PaidColumn(
         name="work_email",
         credits=2,
         miss_share=0.1,
         error_share=0.01,
         values=("{{first_name}}.{{last_name}}@{{domain}}",),
     ),
-    Column(
+    PaidColumn(
         name="job_title",
         credits=1,
         miss_share=0.1,
         values=("Head of Sales", "CTO", "Buyer", "Founder"),
     ),
-    Column(name="employees", credits=1, miss_share=0.1, values=(4, 38, 260, 1900)),
-    Column(
+    PaidColumn(name="employees", credits=1, miss_share=0.1, values=(4, 38, 260, 1900)),
+    PaidColumn(
         name="phone",
         credits=2,
         miss_share=0.4,
@@ -143,14 +143,14 @@ DEFAULT_COLUMNS = (
 )
 
 
-class Table(Settings, frozen=True, kw_only=True):
+class ClayTable(Settings, frozen=True, kw_only=True):
     """The table behind a webhook. `[table]` in the script is the default for all webhooks.
 
     `dedupe_on` names the auto-dedupe column. It is unknown whether Clay deduplicates before or
     after the paid columns, so `dedupe_runs` sets it. The default is the more expensive way.
     """
 
-    columns: tuple[Column, ...] = DEFAULT_COLUMNS
+    columns: tuple[PaidColumn, ...] = DEFAULT_COLUMNS
     latency: Latency = Latency()
     callback: Callback = Callback()
     auto_run: bool = True
@@ -159,7 +159,7 @@ class Table(Settings, frozen=True, kw_only=True):
     token: str | None = None
 
 
-class Webhook(Table, frozen=True, kw_only=True):
+class Webhook(ClayTable, frozen=True, kw_only=True):
     """One webhook: a table and the workspace that pays for it.
 
     The workspace is the slug's part before `--` unless it is named.
@@ -168,7 +168,7 @@ class Webhook(Table, frozen=True, kw_only=True):
     workspace: str | None = None
 
 
-class Plan(Settings, frozen=True, kw_only=True):
+class ClayPlan(Settings, frozen=True, kw_only=True):
     """The budget of a workspace. Credits can be topped up; Actions return only with a new month."""
 
     credits: Count = 6_000
@@ -216,7 +216,7 @@ class Fault(Settings, frozen=True, kw_only=True):
     share: Share = 1.0
     workspace: str | None = None
     webhook: str | None = None
-    status: Status | None = None
+    status: HttpStatus | None = None
     accepted: bool | None = None
     delay_s: Seconds | None = None
     retry_after: RetryAfter | None = None
@@ -282,9 +282,9 @@ class Script(Settings, frozen=True, kw_only=True):
     callback_concurrency: Annotated[int, msgspec.Meta(ge=1)] = 200
     kept_rows: Annotated[int, msgspec.Meta(ge=1)] = 50_000
     limits: Limits = Limits()
-    plan: Plan = Plan()
-    table: Table = Table()
-    workspaces: dict[str, Plan] = {}
+    plan: ClayPlan = ClayPlan()
+    table: ClayTable = ClayTable()
+    workspaces: dict[str, ClayPlan] = {}
     webhooks: dict[str, Webhook] = {}
     fault: tuple[Fault, ...] = ()
 
@@ -410,7 +410,7 @@ def _is_settings(kind: Any) -> bool:
 def _contradictions(built: Settings, raw: dict[str, Any]) -> Iterator[str]:
     if isinstance(built, Latency) and built.p95_s < built.median_s:
         yield f"p95_s: {built.p95_s} is under median_s ({built.median_s})"
-    if isinstance(built, Table):
+    if isinstance(built, ClayTable):
         names = [column.name for column in built.columns]
         yield from (
             f"columns: {name!r} is there twice" for name in set(names) if names.count(name) > 1

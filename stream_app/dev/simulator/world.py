@@ -77,7 +77,7 @@ class WorkspaceState:
 
 
 @dataclass(slots=True, eq=False)
-class Row:
+class TableRow:
     """One row of a table.
 
     `about` identifies it for the seed: the lead and its repetition, not its time. `reporting` is
@@ -118,7 +118,7 @@ class WebhookState:
     workspace: WorkspaceState
     auto_run: bool
     submissions: int = 0
-    rows: OrderedDict[int, Row] = field(default_factory=OrderedDict)
+    rows: OrderedDict[int, TableRow] = field(default_factory=OrderedDict)
     _seen: set[int] = field(default_factory=set)
 
     def seen_before(self, cells: dict[str, Any]) -> bool:
@@ -198,13 +198,13 @@ class World:
         self._nameless[nameless] += 1
         return self._nameless[nameless] - 1
 
-    def new_row(self, webhook: WebhookState, sent: Submission, about: str) -> Row:
+    def new_row(self, webhook: WebhookState, sent: Submission, about: str) -> TableRow:
         """Create the row of a submission."""
-        row = Row(self._rows + 1, webhook, about, sent.body, sent.lead_id, sent.delivery_id)
+        row = TableRow(self._rows + 1, webhook, about, sent.body, sent.lead_id, sent.delivery_id)
         self.add_row(row, sent.cells)
         return row
 
-    def add_row(self, row: Row, cells: dict[str, Any]) -> None:
+    def add_row(self, row: TableRow, cells: dict[str, Any]) -> None:
         """Put a row into its table, and say whether the table has its like already.
 
         Rows come by number.

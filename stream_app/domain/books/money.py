@@ -10,7 +10,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from stream_app.domain.books.records import StatusCount
+from stream_app.domain.books.records import StatusTotals
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.limits.budget import BudgetPolicy, Period, Reservation, periods_at
 
@@ -217,8 +217,8 @@ class BooksReport(msgspec.Struct):
     records: int = 0
     leads: int = 0
     accounted: int = 0
-    columns: dict[str, StatusCount] = {}
-    statuses: dict[str, StatusCount] = {}
+    columns: dict[str, StatusTotals] = {}
+    statuses: dict[str, StatusTotals] = {}
     copies: int = 0
     events: int = 0
     outlived: int = 0

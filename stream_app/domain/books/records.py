@@ -18,7 +18,7 @@ from stream_app.domain.model.messages import ImportSummary, Status
 from stream_app.domain.model.numbers import Amount, TimeMs, Whole
 from stream_app.domain.model.text import count
 
-Column = Literal[
+BookColumn = Literal[
     "enriched",
     "accepted_final",
     "served_from_cache",
@@ -31,12 +31,12 @@ Column = Literal[
     "waiting",
 ]
 
-COLUMNS: Final[tuple[Column, ...]] = get_args(Column)
+COLUMNS: Final[tuple[BookColumn, ...]] = get_args(BookColumn)
 """in = the sum of these. `waiting`: the worker's group has not passed the record, and it has no
 event yet.
 """
 
-MOVING: Final[frozenset[Column]] = frozenset({"held", "under_way", "waiting"})
+MOVING: Final[frozenset[BookColumn]] = frozenset({"held", "under_way", "waiting"})
 """The columns of leads that are not at rest."""
 
 NAMES: Final[Mapping[str, str]] = {
@@ -59,7 +59,7 @@ MEANING: Final[Mapping[str, str]] = {
     "waiting": "on Kafka, not taken yet",
 }
 
-COLUMN: Final[dict[Status, Column]] = {
+COLUMN: Final[dict[Status, BookColumn]] = {
     "received": "under_way",
     "rejected_invalid": "rejected",
     "suppressed": "rejected",
@@ -127,7 +127,7 @@ _ROWLESS: Final[frozenset[Status]] = frozenset(
 IN_MOTION: Final = "moving"
 
 
-def column(status: str, *, final: bool) -> Column | Literal["", "unknown"]:
+def column(status: str, *, final: bool) -> BookColumn | Literal["", "unknown"]:
     """Return the column of a record with this last status.
 
     It is "" if the record is not a lead, and "unknown" if the status is of a newer version.
@@ -153,7 +153,7 @@ def books_line(records: int, leads: int) -> str:
     return f"{count(records, 'record')} in, of {count(leads, 'lead')}: each lead in one column"
 
 
-class StatusCount(msgspec.Struct):
+class StatusTotals(msgspec.Struct):
     """Leads with a status or in a column, and their records.
 
     It also counts how many of the records have a row with the same status.
@@ -169,12 +169,12 @@ class StatusCount(msgspec.Struct):
         self.rows += rows
 
 
-class Totals:
+class BookTotals:
     """Adds leads and records up by column. The input records are the sum of `columns`."""
 
     def __init__(self) -> None:
         # Columns without a record are there, too.
-        self.columns: dict[str, StatusCount] = {name: StatusCount() for name in COLUMNS}
+        self.columns: dict[str, StatusTotals] = {name: StatusTotals() for name in COLUMNS}
         # By status: callbacks that settled no lead, erasures, corrections.
         self.not_leads: Counter[str] = Counter()
 
@@ -190,12 +190,12 @@ class Totals:
         """
         name = column(status, final=final)
         if name:
-            self.columns.setdefault(name, StatusCount()).add(leads, records, rows)
+            self.columns.setdefault(name, StatusTotals()).add(leads, records, rows)
         else:
             self.not_leads[status] += leads
 
 
-class Event(msgspec.Struct, gc=False):
+class BookEvent(msgspec.Struct, gc=False):
     """A StatusEvent as the books and the read model read it.
 
     `status` is any word: a newer worker may use new ones.
@@ -230,10 +230,10 @@ class Event(msgspec.Struct, gc=False):
 
 
 # It raises one of `UNREADABLE` (domain/model/untrusted.py).
-decode_event: Final = msgspec.json.Decoder(Event).decode
+decode_event: Final = msgspec.json.Decoder(BookEvent).decode
 
 
-class RecordHistory(msgspec.Struct, array_like=True, gc=False):
+class RecordEvents(msgspec.Struct, array_like=True, gc=False):
     """What the events of one record say."""
 
     lead_id: str = ""
@@ -248,7 +248,7 @@ class RecordHistory(msgspec.Struct, array_like=True, gc=False):
     trace_id: str = ""
 
 
-def advance(history: RecordHistory, event: Event, *, kept: bool) -> tuple[bool, str]:
+def advance(history: RecordEvents, event: BookEvent, *, kept: bool) -> tuple[bool, str]:
     """Apply the next event of a partition to its history, which is changed in place.
 
     `kept` says that no event of the partition has been deleted.
@@ -325,7 +325,7 @@ class RecordNumbers:
         return f"{log}/{offset}"
 
 
-class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class BookRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What a delivery's row says.
 
     `unconfirmed`: what was booked for it and neither Clay nor an operator confirmed.
@@ -342,14 +342,14 @@ class Row(msgspec.Struct, frozen=True, array_like=True, gc=False):
     unconfirmed: tuple[Reservation, ...]
 
 
-class Found(msgspec.Struct, frozen=True, gc=False):
+class RecordFacts(msgspec.Struct, frozen=True, gc=False):
     """What was found of a record beside its events."""
 
     partition: int
     is_input: bool  # it is an input record on a lead topic
     passed: bool  # the worker group's committed offset is beyond it
     copy: bool  # a copy of it waits in a topic, and its group has not passed that copy
-    row: Row | None  # the row that its history has
+    row: BookRow | None  # the row that its history has
     gone: bool  # retention has deleted it
     final: bool  # its destination has no callbacks
 
@@ -362,7 +362,7 @@ class Terms(msgspec.Struct, frozen=True):
     inexact: frozenset[int]  # partitions whose rows and events are not of the same moment
 
 
-def audit(history: RecordHistory, evidence: Found, terms: Terms) -> str:
+def audit(history: RecordEvents, evidence: RecordFacts, terms: Terms) -> str:
     """Return what does not add up; "" if everything does; IN_MOTION if that cannot be said."""
     status = history.status
     in_hand = evidence.copy or (evidence.is_input and not evidence.passed)
@@ -384,7 +384,7 @@ def audit(history: RecordHistory, evidence: Found, terms: Terms) -> str:
     return IN_MOTION if wrong and movable else wrong
 
 
-def _against_row(history: RecordHistory, evidence: Found, terms: Terms) -> str:
+def _against_row(history: RecordEvents, evidence: RecordFacts, terms: Terms) -> str:
     status = history.status
     row = evidence.row
     if row is not None:
@@ -427,7 +427,7 @@ _ANEW: Final = frozenset({"dead_lettered", "parked", "rejected_invalid", "replac
 _GIVEN_UP: Final = frozenset({"suppressed", "expired"})
 
 
-class Kept(RecordHistory, array_like=True, gc=False):
+class Kept(RecordEvents, array_like=True, gc=False):
     """A record as the account keeps it."""
 
     imported: int = 0  # the number of its import; 0 for none

@@ -30,7 +30,7 @@ _END: Final = re.compile(r"\}\s*+\Z")
 _OPENS: Final = re.compile(r"\s*+\{")
 _CONTROL: Final = re.compile(r"[\x00-\x1f]")
 _ESCAPES: Final = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
-Outcome = Literal["enriched", "partial", "no_data", "enrich_error"]
+CallbackOutcome = Literal["enriched", "partial", "no_data", "enrich_error"]
 
 RESERVED: Final = frozenset(
     {
@@ -52,7 +52,7 @@ RESERVED: Final = frozenset(
 `callback_url`, `workspace` and `destination` are only echoed. The URL that was called decides.
 """
 
-WORDS: Final[dict[Outcome, frozenset[str]]] = {
+WORDS: Final[dict[CallbackOutcome, frozenset[str]]] = {
     "enriched": frozenset(
         {"enriched", "success", "succeeded", "successful", "ok", "done", "complete", "completed"},
     ),
@@ -69,7 +69,7 @@ MOST_FIELDS: Final = 500
 an export.
 """
 
-_OUTCOMES: Final[dict[str, Outcome]] = {
+_OUTCOMES: Final[dict[str, CallbackOutcome]] = {
     word: outcome for outcome, words in WORDS.items() for word in words
 }
 _NESTED: Final = ("fields", "data")
@@ -388,7 +388,7 @@ def _fields(document: Mapping[str, Any]) -> dict[str, Scalar] | BadBody:
     return fields
 
 
-def _outcome(status: object, fields: Mapping[str, Scalar], failed: bool) -> Outcome:
+def _outcome(status: object, fields: Mapping[str, Scalar], failed: bool) -> CallbackOutcome:
     """Return the outcome that the status claims, if the results support it.
 
     Without a status, the results alone decide.

@@ -16,10 +16,10 @@ from stream_app.domain.model.numbers import TimeMs, Whole
 from stream_app.domain.model.records import parse_record_id, read_number
 from stream_app.domain.model.untrusted import decode
 
-Kind = Literal["failed", "poison", "policy", "foreign", "deferred"]
+LetterKind = Literal["failed", "poison", "policy", "foreign", "deferred"]
 """The disposition. `foreign`: another program wrote it, without headers of ours."""
 
-Source = Literal["dlq", "parked", "deferred"]  # a topic with records that can be sent back
+LetterSource = Literal["dlq", "parked", "deferred"]  # a topic with records that can be sent back
 
 _AGES_S: Final = {"an hour": 3_600, "a day": 86_400, "a week": 604_800}
 _HOUR_MS: Final = 3_600_000
@@ -100,7 +100,7 @@ def headers_of(pairs: Iterable[tuple[str, bytes | None]]) -> Headers:
     return {name: value for name, value in pairs if value is not None}
 
 
-def kind_of(headers: Headers) -> Kind:
+def kind_of(headers: Headers) -> LetterKind:
     """Return the kind of a dead letter by its headers."""
     disposition = headers.get(HEADERS["disposition"], b"")
     if disposition in _DISPOSITIONS:
@@ -177,7 +177,7 @@ def _in(value: bytes, wanted: frozenset[str] | frozenset[int]) -> bool:
     return not wanted or value.decode("utf-8", "replace") in {str(allowed) for allowed in wanted}
 
 
-class Group(msgspec.Struct):
+class CauseGroup(msgspec.Struct):
     """Dead letters of one cause. Times are epoch ms."""
 
     kind: str
@@ -200,14 +200,14 @@ class Group(msgspec.Struct):
         return "rising" if self.last_hour > self.hour_before else "falling"
 
 
-class Tally:
+class DeadLetterTally:
     """Counts dead letters by cause and age as they are read."""
 
     def __init__(self, now_ms: int) -> None:
         self.count = 0
         # Those of people on the suppression list; the caller counts them, as it reads values.
         self.suppressed = 0
-        self.groups: dict[tuple[bytes, ...], Group] = {}
+        self.groups: dict[tuple[bytes, ...], CauseGroup] = {}
         self.ages: Counter[str] = Counter()
         self._now_ms = now_ms
 
@@ -234,11 +234,11 @@ class Tally:
             words if words in group.texts or len(group.texts) < _MOST_TEXTS else "(others)"
         ] += 1
 
-    def sorted(self) -> list[Group]:
+    def sorted(self) -> list[CauseGroup]:
         """Return the groups, the largest first."""
         return sorted(self.groups.values(), key=lambda group: -group.count)
 
-    def _new(self, cause: tuple[bytes, ...], headers: Headers) -> Group:
+    def _new(self, cause: tuple[bytes, ...], headers: Headers) -> CauseGroup:
         # Other programs may write any number of keys and reasons.
         if len(self.groups) >= _MOST_GROUPS:
             cause = (b"", b"(others)", b"", b"", b"")
@@ -247,5 +247,11 @@ class Tally:
         _, reason, status, workspace, destination = (
             word.decode("utf-8", "replace")[:100] for word in cause
         )
-        group = self.groups[cause] = Group(kind_of(headers), reason, status, workspace, destination)
+        group = self.groups[cause] = CauseGroup(
+            kind_of(headers),
+            reason,
+            status,
+            workspace,
+            destination,
+        )
         return group

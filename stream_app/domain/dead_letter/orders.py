@@ -21,7 +21,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 
 from stream_app.domain.commands import MAX_TEXT, CommandAnswer
-from stream_app.domain.dead_letter.causes import Filter, Kind, Source
+from stream_app.domain.dead_letter.causes import Filter, LetterKind, LetterSource
 from stream_app.domain.delivery.state_machine import SETTLED, Delivery
 from stream_app.domain.model.numbers import TimeMs, Whole
 from stream_app.domain.model.outcome import scrub
@@ -69,7 +69,7 @@ MEANING: Final[dict[Fate, str]] = {
 }
 
 
-def fate(kind: Kind, seq: int, row: Delivery | None, *, uncertain: bool) -> Fate:
+def fate(kind: LetterKind, seq: int, row: Delivery | None, *, uncertain: bool) -> Fate:
     """Return what would happen to a dead letter, by the rules of `state_machine.classify_record`.
 
     `row` is that of its lead. `uncertain`: the operator also wants leads that may have reached
@@ -92,7 +92,7 @@ def fate(kind: Kind, seq: int, row: Delivery | None, *, uncertain: bool) -> Fate
     return "goes" if seq == row.seq else "later_dead_letter"
 
 
-def can_be_given_up(kind: Kind, origin: str, seq: int, row: Delivery | None) -> Fate:
+def can_be_given_up(kind: LetterKind, origin: str, seq: int, row: Delivery | None) -> Fate:
     """Return whether a dead letter can be given up (`goes`), or why not.
 
     It can as long as its lead, or its record, has come to nothing else since: to a later dead
@@ -160,8 +160,8 @@ PROGRESS: Final = b"replay/"
 _MAX_ID: Final = 64
 _LAST_COMMANDS: Final = 20
 
-ReplayState = Literal["running", "stopped", "done", "refused"]
-ENDED: Final[frozenset[ReplayState]] = frozenset({"done", "refused"})
+ReplayPhase = Literal["running", "stopped", "done", "refused"]
+ENDED: Final[frozenset[ReplayPhase]] = frozenset({"done", "refused"})
 
 
 class ReplayPlan(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -183,7 +183,7 @@ class ReplayPlan(msgspec.Struct, frozen=True, omit_defaults=True):
     """
 
     planned_at_ms: TimeMs
-    source: Source
+    source: LetterSource
     filter: Filter
     ends: dict[Whole, Whole]
     dead_letters: Whole
@@ -242,7 +242,7 @@ class ReplayProgress(msgspec.Struct, frozen=True, omit_defaults=True):
     """
 
     id: str
-    state: ReplayState
+    state: ReplayPhase
     who: str
     why: str
     at_ms: TimeMs
@@ -264,7 +264,7 @@ class ReplayProgress(msgspec.Struct, frozen=True, omit_defaults=True):
         return self.plan.dead_letters - self.sent - self.refused
 
 
-class Pause(Actor, frozen=True):
+class ReplayPause(Actor, frozen=True):
     """An operator's pause of all replays."""
 
     who: str = msgspec.field(name="by")
@@ -288,7 +288,7 @@ _AUDITED: Final = {"start": "replay", "give_up": "give_up"}
 """Kinds of commands that are about no earlier replay, with their names in the audit."""
 _command: Final = msgspec.json.Decoder(ReplayCommand)
 _progress: Final = msgspec.json.Decoder(ReplayProgress)
-_pause: Final = msgspec.json.Decoder(Pause)
+_pause: Final = msgspec.json.Decoder(ReplayPause)
 _json: Final = msgspec.json.Encoder()
 
 
@@ -297,7 +297,7 @@ def command_row(command: ReplayCommand) -> tuple[bytes, bytes]:
     return COMMAND + command.id.encode(), _json.encode(command)
 
 
-def read_pause(value: bytes | None) -> Pause | None:
+def read_pause(value: bytes | None) -> ReplayPause | None:
     """Return the pause in the row `PAUSE` of the replay state; None: replays run.
 
     A row that cannot be read pauses, too, because only the deletion of the row resumes.
@@ -307,7 +307,7 @@ def read_pause(value: bytes | None) -> Pause | None:
     try:
         return decode(_pause, value)
     except UNREADABLE:
-        return Pause(
+        return ReplayPause(
             "an order that this version cannot read",
             "stream-app replay resume ends it",
             0,
@@ -419,7 +419,7 @@ class ReplayOrders:
             return [], "unknown", f"there is no replay {command.replay}"
         if command.id in replay.commands:
             return [], "repeated", "this command was applied before"
-        wanted: ReplayState = "stopped" if command.kind == "stop" else "running"
+        wanted: ReplayPhase = "stopped" if command.kind == "stop" else "running"
         if replay.state in ENDED or replay.state == wanted:
             return [], "no_change", f"replay {replay.id} is {replay.state} already"
         verb = "stopped" if command.kind == "stop" else "resumed"
@@ -498,7 +498,7 @@ def begun(replay: ReplayProgress, priced: PricedPlan, now_ms: int) -> ReplayProg
 
 def given_up(replay: ReplayProgress, text: str, now_ms: int) -> ReplayProgress:
     """Return a replay that cannot go on: refused if nothing was sent yet, else stopped."""
-    state: ReplayState = "stopped" if replay.sent or replay.refused else "refused"
+    state: ReplayPhase = "stopped" if replay.sent or replay.refused else "refused"
     return _changed(replay, now_ms, state=state, text=text)
 
 

@@ -26,7 +26,7 @@ import msgspec
 
 from stream_app.domain.dead_letter.causes import (
     Headers,
-    Kind,
+    LetterKind,
     addressed_to,
     headers_of,
     kind_of,
@@ -456,7 +456,7 @@ class RedriveDedup:
         if (record_id := headers.get(HEADERS["redriven_from"])) is not None:
             self._sent.add(record_id.decode("utf-8", "replace"))
 
-    def has(self, record_id: str, kind: Kind) -> bool:
+    def has(self, record_id: str, kind: LetterKind) -> bool:
         """Return True if the dead letter at this place was sent back."""
         if record_id in self._sent:
             return True

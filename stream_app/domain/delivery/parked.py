@@ -28,7 +28,7 @@ from stream_app.domain.model.messages import StatusEvent
 from stream_app.domain.model.records import ConsumedRecord, trace_of
 from stream_app.domain.plan import Plan
 
-Row = Callable[[bytes], bytes | None]
+RowLookup = Callable[[bytes], bytes | None]
 _json: Final = msgspec.json.Encoder()
 _row: Final = msgspec.json.Decoder(Delivery)
 _STILL_PARKED: Final = "it is still parked, and can be sent"
@@ -43,7 +43,7 @@ class Settled(msgspec.Struct, frozen=True):
     text: str
 
 
-def resolved_rows(plan: Plan, row: Row, command: Command) -> tuple[bytes, ...]:
+def resolved_rows(plan: Plan, row: RowLookup, command: Command) -> tuple[bytes, ...]:
     """Return the possible row keys of the lead that a command settles."""
     lead_id = command.args.get("lead_id")
     return (
@@ -53,7 +53,7 @@ def resolved_rows(plan: Plan, row: Row, command: Command) -> tuple[bytes, ...]:
     )
 
 
-def rows_of_lead(plan: Plan, row: Row, name: str, lead_id: object) -> tuple[bytes, ...]:
+def rows_of_lead(plan: Plan, row: RowLookup, name: str, lead_id: object) -> tuple[bytes, ...]:
     """Return the possible row keys of a lead of a workspace."""
     if not isinstance(lead_id, str):
         return ()
@@ -69,7 +69,7 @@ def rows_of_lead(plan: Plan, row: Row, name: str, lead_id: object) -> tuple[byte
 def settle_lead(
     plan: Plan,
     lane: Lane,
-    row: Row,
+    row: RowLookup,
     command: Command,
     what: Resolve,
     consumed: ConsumedRecord,

@@ -39,7 +39,7 @@ from stream_app.domain.lead.read import Unreadable, import_of
 from stream_app.domain.limits.budget import Reservation
 from stream_app.domain.model.messages import RESEND_ORDERED, Lead, Status, StatusEvent
 from stream_app.domain.model.outcome import Outcome, Poison, Refused, Uncertain
-from stream_app.domain.model.records import ConsumedRecord, LeftOut, Record, Rows, trace_of
+from stream_app.domain.model.records import ConsumedRecord, LeftOut, Record, RowChanges, trace_of
 from stream_app.domain.model.text import count
 from stream_app.domain.plan import MAX_RETURNS, Destination, Plan, ReplayPolicy
 
@@ -76,7 +76,7 @@ class Duration(msgspec.Struct, frozen=True, gc=False):
 class WriteBatch(msgspec.Struct, frozen=True, gc=False):
     """What one transaction commits."""
 
-    rows: Rows  # key -> value; None deletes the row
+    rows: RowChanges  # key -> value; None deletes the row
     records: list[Record]
     events: list[StatusEvent]  # the status events among the records, for metrics
     workspace: str = ""  # the workspace whose lane changed; '' if none did
@@ -309,7 +309,7 @@ class DeliveryRecorder(Generic[LeadT_co]):
         self._durations = ()
         once = self._once
         self._once = {}
-        rows: Rows = [(self.resolved.key, _json.encode(self.row)), *once.items()]
+        rows: RowChanges = [(self.resolved.key, _json.encode(self.row)), *once.items()]
         written = [event_record(self._plan, event) for event in events]
         workspace = self.resolved.destination.workspace
         changed = workspace if workspace in self._plan.workspaces else ""

@@ -162,7 +162,7 @@ def decide(
         hot,
         now_ms + int(open_s * 1000),
     )
-    if isinstance(reserved, budget.Refused):
+    if isinstance(reserved, budget.BudgetRefused):
         return lane, _no_room(policy, lane, destination, reserved, now_ms, hot)
     bucket, wait = rate.take(policy.rate, lane.rate, now_ms)
     if wait is not None:
@@ -304,7 +304,7 @@ def _no_room(
     policy: InForce,
     lane: Lane,
     destination: Destination,
-    refused: budget.Refused,
+    refused: budget.BudgetRefused,
     now_ms: int,
     hot: bool,
 ) -> Held:
@@ -313,7 +313,7 @@ def _no_room(
     name = refused.reason
     hot_goes = share and not isinstance(
         budget.reserve(policy.budget, lane.budget, cost, now_ms),
-        budget.Refused,
+        budget.BudgetRefused,
     )
     amount = f"{cost.actions} Actions" if name.startswith("actions") else f"{cost.credits} credits"
     text = f"the next lead may cost {amount}, and the budget {name} has less left"

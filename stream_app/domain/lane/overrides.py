@@ -176,7 +176,7 @@ are the options.
 """
 
 
-class Answer(Struct, frozen=True):
+class OrderOutcome(Struct, frozen=True):
     """The lane after an order, and the outcome in one line.
 
     If it is not `done`, the order was refused and nothing changed.
@@ -193,7 +193,7 @@ def obey(
     order: Order,
     by: Actor,
     webhook_ids: Collection[str] = frozenset(),
-) -> Answer:
+) -> OrderOutcome:
     """Apply an order. An order that is in force already changes nothing, and the answer says so.
 
     `by.at_ms` is now. `webhook_ids` are all webhooks of the workspace's destinations.
@@ -229,16 +229,16 @@ def obey(
             return _quota(lane, order, webhook_ids, by)
 
 
-def _pause(lane: Lane, by: Actor) -> Answer:
+def _pause(lane: Lane, by: Actor) -> OrderOutcome:
     if lane.pause is not None:
-        return Answer(lane, f"the lane was paused already, {byline(lane.pause)}")
-    return Answer(
+        return OrderOutcome(lane, f"the lane was paused already, {byline(lane.pause)}")
+    return OrderOutcome(
         replace(lane, pause=by),
         f"paused {byline(by)}; leads wait on Kafka until `resume`",
     )
 
 
-def _resume(lane: Lane) -> Answer:
+def _resume(lane: Lane) -> OrderOutcome:
     gone = [f"the pause {byline(lane.pause)}"] if lane.pause else []
     gone += [f"the suspension ({lane.suspension.reason})"] if lane.suspension else []
     gone += [
@@ -247,9 +247,9 @@ def _resume(lane: Lane) -> Answer:
         if webhook.suspension is not None
     ]
     if not gone:
-        return Answer(lane, "the lane was neither paused nor suspended")
+        return OrderOutcome(lane, "the lane was neither paused nor suspended")
     lane = replace(lifted(lane), pause=None, quota=quota.resumed(lane.quota))
-    return Answer(lane, f"resumed: lifted {' and '.join(gone)}")
+    return OrderOutcome(lane, f"resumed: lifted {' and '.join(gone)}")
 
 
 _MODES: Final[Mapping[type[Order], tuple[breaker.Mode, str]]] = {
@@ -263,9 +263,9 @@ _MODES: Final[Mapping[type[Order], tuple[breaker.Mode, str]]] = {
 }
 
 
-def _force(lane: Lane, mode: breaker.Mode, text: str, by: Actor) -> Answer:
+def _force(lane: Lane, mode: breaker.Mode, text: str, by: Actor) -> OrderOutcome:
     if lane.forced is not None and lane.forced.mode == mode:
-        return Answer(lane, f"{text}; it was so already")
+        return OrderOutcome(lane, f"{text}; it was so already")
     state = lane.breaker
     if mode == "open" or mode == "closed":
         state = breaker.forced(state, mode, by.at_ms)
@@ -275,10 +275,10 @@ def _force(lane: Lane, mode: breaker.Mode, text: str, by: Actor) -> Answer:
             if state.cause == "forced"
             else f", and is open ({state.cause})"
         )
-    return Answer(replace(lane, breaker=state, forced=Forced(mode, by)), text)
+    return OrderOutcome(replace(lane, breaker=state, forced=Forced(mode, by)), text)
 
 
-def _reset(lane: Lane, now_ms: int) -> Answer:
+def _reset(lane: Lane, now_ms: int) -> OrderOutcome:
     fresh = breaker.Breaker(
         epoch=lane.breaker.epoch + 1,
         since_ms=now_ms,
@@ -294,13 +294,13 @@ def _reset(lane: Lane, now_ms: int) -> Answer:
     rest = [f"the pause {byline(lane.pause)}"] if lane.pause else []
     rest += ["Clay's Retry-After"] if lane.rate.blocked_until_ms > now_ms else []
     still = f"; still in force: {' and '.join(rest)}" if rest else ""
-    return Answer(
+    return OrderOutcome(
         lane,
         f"reset: the breaker is closed with an empty window, and no suspension{still}",
     )
 
 
-def _change(policy: Workspace, lane: Lane, values: Mapping[str, object], by: Actor) -> Answer:
+def _change(policy: Workspace, lane: Lane, values: Mapping[str, object], by: Actor) -> OrderOutcome:
     kept = {change.key: change for change in lane.changes}
     for key, value in values.items():
         kept.pop(key, None)
@@ -311,10 +311,10 @@ def _change(policy: Workspace, lane: Lane, values: Mapping[str, object], by: Act
     after = changed.in_force(policy)
     problems = after.budget.problems() + after.rate.problems()
     if problems:
-        return Answer(lane, f"refused: {'; '.join(problems)}", done=False)
+        return OrderOutcome(lane, f"refused: {'; '.join(problems)}", done=False)
     before = lane.in_force(policy)
     changed = replace(changed, budget=budget.reviewed(after.budget, changed.budget, by.at_ms))
-    return Answer(
+    return OrderOutcome(
         changed,
         ", ".join(f"{key}: {_text_of(before, key)} -> {_text_of(after, key)}" for key in values),
     )
@@ -337,7 +337,7 @@ def setting_text(value: float | bool | None) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value).lower()
 
 
-def _correct(policy: Workspace, lane: Lane, order: Correct, now_ms: int) -> Answer:
+def _correct(policy: Workspace, lane: Lane, order: Correct, now_ms: int) -> OrderOutcome:
     rules = lane.in_force(policy).budget
     corrected = budget.correct(
         rules,
@@ -346,8 +346,8 @@ def _correct(policy: Workspace, lane: Lane, order: Correct, now_ms: int) -> Answ
         now_ms,
         order.period == "day",
     )
-    if isinstance(corrected, budget.Refused):
-        return Answer(
+    if isinstance(corrected, budget.BudgetRefused):
+        return OrderOutcome(
             lane,
             "refused: the clock is behind the books, so it is not known which day it is",
             done=False,
@@ -356,14 +356,17 @@ def _correct(policy: Workspace, lane: Lane, order: Correct, now_ms: int) -> Answ
     sums = ", ".join(
         f"{name} {after[name].elsewhere}" for name in budget.METERS if after[name].elsewhere
     )
-    return Answer(replace(lane, budget=corrected), f"spent elsewhere is now: {sums or 'nothing'}")
+    return OrderOutcome(
+        replace(lane, budget=corrected),
+        f"spent elsewhere is now: {sums or 'nothing'}",
+    )
 
 
-def _quota(lane: Lane, order: ChangeQuota, webhook_ids: Collection[str], by: Actor) -> Answer:
+def _quota(lane: Lane, order: ChangeQuota, webhook_ids: Collection[str], by: Actor) -> OrderOutcome:
     webhook_id = order.webhook
     known = sorted({*webhook_ids, *lane.quota.webhooks})
     if webhook_id not in known:
-        return Answer(
+        return OrderOutcome(
             lane,
             f"refused: there is no webhook {webhook_id}; there are {', '.join(known)}",
             done=False,
@@ -385,7 +388,7 @@ def _quota(lane: Lane, order: ChangeQuota, webhook_ids: Collection[str], by: Act
         if webhook.suspension
         else "in use"
     )
-    return Answer(
+    return OrderOutcome(
         replace(lane, quota=webhooks),
         f"webhook {webhook_id}: {count(webhook.count, 'submission')}, {use}",
     )

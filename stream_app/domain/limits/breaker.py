@@ -18,20 +18,27 @@ from typing import Annotated, ClassVar, Final, Literal
 
 import msgspec
 
-from stream_app.domain.limits.window import Totals
+from stream_app.domain.limits.window import WindowTotals
 from stream_app.domain.model.numbers import TimeMs, Whole
 from stream_app.domain.model.ranges import Policy, Range, Wait, exact, no_later
 from stream_app.domain.model.text import count
 
 Phase = Literal["closed", "open", "half_open"]
-Verdict = Literal["ok", "failure", "slow"]
-Cause = Literal["", "consecutive_failures", "failure_rate", "slow_rate", "probe_failed", "forced"]
+CallVerdict = Literal["ok", "failure", "slow"]
+OpenCause = Literal[
+    "",
+    "consecutive_failures",
+    "failure_rate",
+    "slow_rate",
+    "probe_failed",
+    "forced",
+]
 Mode = Literal["auto", "open", "closed", "shadow"]
 
 # Failures further apart than this belong to different outages, unless they hold it open.
 _ONE_OUTAGE_MS = 60_000
 _ASK_AGAIN_MS = 60_000  # while it is forced open: only an operator ends that
-OF_FAILURES: Final = frozenset[Cause]({"consecutive_failures", "failure_rate", "probe_failed"})
+OF_FAILURES: Final = frozenset[OpenCause]({"consecutive_failures", "failure_rate", "probe_failed"})
 """Causes by which failed calls opened the breaker; otherwise, those calls are of an earlier outage.
 """
 SLOW_RATE: Final = 0.8
@@ -117,7 +124,7 @@ class Breaker(msgspec.Struct, frozen=True, omit_defaults=True):
     epoch: Whole = 0
     since_ms: TimeMs = 0
     until_ms: TimeMs = 0
-    cause: Cause = ""
+    cause: OpenCause = ""
     outage_ms: TimeMs = 0
     consecutive: Whole = 0
     successes: Whole = 0
@@ -138,7 +145,7 @@ class Outage(msgspec.Struct, frozen=True):
     calls: Whole
 
 
-def verdict(policy: BreakerPolicy, ok: bool, latency_ms: int) -> Verdict:
+def verdict(policy: BreakerPolicy, ok: bool, latency_ms: int) -> CallVerdict:
     """Return what a finished call says about Clay's health."""
     if not ok:
         return "failure"
@@ -181,8 +188,8 @@ def on_result(
     policy: BreakerPolicy,
     state: Breaker,
     permit: Permit,
-    verdict: Verdict,
-    totals: Callable[[], Totals],
+    verdict: CallVerdict,
+    totals: Callable[[], WindowTotals],
     now_ms: int,
     rand: float,
     mode: Mode = "auto",
@@ -231,7 +238,7 @@ def host_checked(policy: BreakerPolicy, state: Breaker, answers: bool, now_ms: i
 
 def forced(state: Breaker, mode: Literal["open", "closed"], now_ms: int) -> Breaker:
     """Return the breaker after an operator forced it. Calls in flight become late."""
-    cause: Cause = "forced" if mode == "open" else ""
+    cause: OpenCause = "forced" if mode == "open" else ""
     return Breaker(
         mode,
         state.epoch + 1,
@@ -243,7 +250,7 @@ def forced(state: Breaker, mode: Literal["open", "closed"], now_ms: int) -> Brea
     )
 
 
-def record_failure(state: Outage | None, reason: str, cause: Cause, now_ms: int) -> Outage:
+def record_failure(state: Outage | None, reason: str, cause: OpenCause, now_ms: int) -> Outage:
     """Return the outage after one more failed call.
 
     Args:
@@ -288,7 +295,7 @@ def _after_probe(
     policy: BreakerPolicy,
     state: Breaker,
     permit: Permit,
-    verdict: Verdict,
+    verdict: CallVerdict,
     now_ms: int,
     rand: float,
 ) -> Breaker:
@@ -310,7 +317,7 @@ def _after_probe(
     )
 
 
-def _trips(policy: BreakerPolicy, consecutive: int, totals: Totals) -> Cause:
+def _trips(policy: BreakerPolicy, consecutive: int, totals: WindowTotals) -> OpenCause:
     if consecutive >= policy.consecutive_failures:
         return "consecutive_failures"
     calls = totals.calls
@@ -324,7 +331,7 @@ def _trips(policy: BreakerPolicy, consecutive: int, totals: Totals) -> Cause:
 def _opened(
     policy: BreakerPolicy,
     state: Breaker,
-    cause: Cause,
+    cause: OpenCause,
     now_ms: int,
     rand: float,
 ) -> Breaker:

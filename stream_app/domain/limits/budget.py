@@ -29,7 +29,7 @@ _SLACK_PERCENT = 10  # a soft limit is reported again after refunds took a meter
 _MONTH: Final = re.compile(r"\d{4}-(?:0[1-9]|1[0-2])", re.ASCII)
 
 MeterName = Literal["credits_day", "credits_month", "actions_day", "actions_month"]
-Reason = MeterName | Literal["clock"]
+BudgetReason = MeterName | Literal["clock"]
 
 METERS: Final[dict[MeterName, str]] = {
     "credits_day": "credits today",
@@ -238,13 +238,13 @@ class Reservation(msgspec.Struct, frozen=True, omit_defaults=True):
     known: bool = False  # an operator has confirmed that a booked lead cost this
 
 
-class Refused(msgspec.Struct, frozen=True):
+class BudgetRefused(msgspec.Struct, frozen=True):
     """No room, or a clock behind the books.
 
     A lead that waits is woken when a reservation in its way is settled.
     """
 
-    reason: Reason  # the meter without room, or "clock"
+    reason: BudgetReason  # the meter without room, or "clock"
     until_ms: int  # when to ask again, epoch ms
     # When a deferred lead should return, if that is sooner: only reservations are in its way.
     back_ms: int = 0
@@ -257,7 +257,7 @@ def reserve(
     now_ms: int,
     hot: bool = True,
     settled_ms: int | None = None,
-) -> tuple[Budget, Reservation] | Refused:
+) -> tuple[Budget, Reservation] | BudgetRefused:
     """Reserve a cost if it and everything used stay within every cap of this day and month.
 
     A cap is hard only if `cost` is the highest that the lead may have. `hot`: it may use the hot
@@ -272,7 +272,7 @@ def reserve(
         month = _other(state.months, state.months_folded, now.month, ahead.month)
     if day is None or month is None:
         if any(getattr(policy, cap) is not None for cap in CAPS):
-            return Refused("clock", now_ms + _CLOCK_AGAIN_MS)
+            return BudgetRefused("clock", now_ms + _CLOCK_AGAIN_MS)
         # Without a cap it does not matter in which period a lead is booked. The clock was in the
         # newest period a moment ago.
         day = day or state.days[-1]
@@ -305,7 +305,7 @@ def correct(
     cost: Cost,
     now_ms: int,
     day: bool,
-) -> Budget | Refused:
+) -> Budget | BudgetRefused:
     """Book what was spent elsewhere (or, below 0, returned) in this month.
 
     It is booked in this day, too, if `day` is True. No period's use falls below 0.
@@ -318,7 +318,7 @@ def correct(
     present = _other(state.days, state.days_folded, now.day, ahead.day)
     month = _other(state.months, state.months_folded, now.month, ahead.month)
     if present is None or month is None:
-        return Refused("clock", now_ms + _CLOCK_AGAIN_MS)
+        return BudgetRefused("clock", now_ms + _CLOCK_AGAIN_MS)
     days = state.days
     days_folded = state.days_folded
     if day:
@@ -390,23 +390,23 @@ def _refusal(
     month: Period,
     now: Periods,
     hot: bool,
-) -> Refused | None:
+) -> BudgetRefused | None:
     """Return which cap these periods exceed with the new reservation; None if they exceed none."""
     kept = 0.0 if hot else policy.hot_share
     if (cap := policy.credits_per_month) is not None and _credits(policy, month) > bulk_part(
         cap,
         kept,
     ):
-        return Refused("credits_month", now.month_end_ms)
+        return BudgetRefused("credits_month", now.month_end_ms)
     if (cap := policy.actions_per_month) is not None and _actions(policy, month) > bulk_part(
         cap,
         kept,
     ):
-        return Refused("actions_month", now.month_end_ms)
+        return BudgetRefused("actions_month", now.month_end_ms)
     if (cap := policy.credits_per_day) is not None and _credits(policy, day) > bulk_part(cap, kept):
-        return Refused("credits_day", now.day_end_ms)
+        return BudgetRefused("credits_day", now.day_end_ms)
     if (cap := policy.actions_per_day) is not None and _actions(policy, day) > bulk_part(cap, kept):
-        return Refused("actions_day", now.day_end_ms)
+        return BudgetRefused("actions_day", now.day_end_ms)
     return None
 
 

@@ -20,16 +20,16 @@ _STEP_BACK_MS = 5_000  # a smaller step of the clock is waited out, a larger one
 _BACKOFF_FORGOTTEN_MS = 60_000
 _SPARED_AFTER_MS = 600_000
 _MAX_RUN = 16
-_NEAR = 0.9  # of the rate that was too much, if Clay's limit is not known
+_NEAR_LIMIT_SHARE = 0.9  # of the rate that was too much, if Clay's limit is not known
 _HOLD_S = 110.0  # near the limit the rate grows slowly for so long, then ever faster
-_SLOWLY = 0.02
-_EVER_MORE = 0.06
+_LINEAR_STEP = 0.02
+_GROWTH = 0.06
 # The lowest rate, however often Clay says 429; that of the configuration where it is lower.
 FLOOR_PER_S: Final = 0.5
 _DECREASE = 0.75  # the factor of a 429 that measures nothing
 _RECOVER_PER_S = 0.05  # what each second without a 429 adds while the rate is below Clay's limit
 _RETRY_AFTER_MIN_MS = 1_000
-_MEMORY = 0.5  # the weight of what Clay took before the last 429, against what it took since
+_OLD_WEIGHT = 0.5  # the weight of what Clay took before the last 429, against what it took since
 
 
 class RatePolicy(Policy, frozen=True):
@@ -121,7 +121,7 @@ def current(policy: RatePolicy, state: Rate) -> float:
     if quiet_s <= steady_s:
         return left_per_s + _RECOVER_PER_S * quiet_s
     held_s = quiet_s - steady_s
-    more_s = _SLOWLY * held_s + _EVER_MORE * max(0.0, held_s - _HOLD_S) ** 2
+    more_s = _LINEAR_STEP * held_s + _GROWTH * max(0.0, held_s - _HOLD_S) ** 2
     return min(policy.rate_per_s, limit_per_s + _RECOVER_PER_S * more_s)
 
 
@@ -160,14 +160,14 @@ def on_429(
     rate_per_s = current(policy, state)
     spared = not state.cut_per_s and now_ms - state.blocked_until_ms > _SPARED_AFTER_MS
     kept_per_s = rate_per_s * (1.0 if spared else _DECREASE)
-    limit_per_s = _NEAR * rate_per_s
+    limit_per_s = _NEAR_LIMIT_SHARE * rate_per_s
     accepted = state.accepted
     accepted_ms = state.accepted_ms
     inflow_per_s = _inflow(policy, state, now_ms)
     if inflow_per_s:
         sent = state.sent - 1
-        accepted = _MEMORY * accepted + sent
-        accepted_ms = _MEMORY * accepted_ms + 1000 * sent / inflow_per_s
+        accepted = _OLD_WEIGHT * accepted + sent
+        accepted_ms = _OLD_WEIGHT * accepted_ms + 1000 * sent / inflow_per_s
         kept_per_s = max(kept_per_s, inflow_per_s)
         limit_per_s = 1000 * accepted / accepted_ms
     kept_per_s = max(min(FLOOR_PER_S, policy.rate_per_s), min(rate_per_s, kept_per_s))

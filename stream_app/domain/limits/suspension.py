@@ -14,7 +14,7 @@ from typing import Annotated, ClassVar, Final
 
 import msgspec
 
-from stream_app.domain.limits.window import Totals
+from stream_app.domain.limits.window import WindowTotals
 from stream_app.domain.model.numbers import TimeMs, Whole
 from stream_app.domain.model.ranges import Policy, Range, Wait, exact, no_later
 from stream_app.domain.model.text import count
@@ -269,7 +269,7 @@ def counted(state: FloodGuard, cause: str) -> FloodGuard:
     return FloodGuard(cause, state.run + 1 if state.cause == cause else 1)
 
 
-def flooded(policy: FloodGuardPolicy, state: FloodGuard, totals: Totals) -> str:
+def flooded(policy: FloodGuardPolicy, state: FloodGuard, totals: WindowTotals) -> str:
     """Return why the lane must be suspended; '' if it need not.
 
     `totals` include the last dead letter.

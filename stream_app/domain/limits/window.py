@@ -41,14 +41,14 @@ LATENCY_BOUNDS_MS = (
 
 _NO_LATENCIES = (0,) * (len(LATENCY_BOUNDS_MS) + 1)
 
-Status = Literal["healthy", "degraded", "unhealthy", "insufficient_data"]
-_BANDS: Final[tuple[Status, ...]] = ("healthy", "degraded", "unhealthy")
+HealthStatus = Literal["healthy", "degraded", "unhealthy", "insufficient_data"]
+_BANDS: Final[tuple[HealthStatus, ...]] = ("healthy", "degraded", "unhealthy")
 MIN_CALLS: Final = 20  # fewest calls for a status
 HEALTHY_ABOVE: Final = 95.0  # score above which a lane is healthy
 DEGRADED_ABOVE: Final = 80.0  # score above which it is degraded
 
 
-class Span(msgspec.Struct, frozen=True):
+class WindowSpan(msgspec.Struct, frozen=True):
     """How far a window looks back: `buckets` buckets of `bucket_s` seconds."""
 
     buckets: int
@@ -59,8 +59,8 @@ class Span(msgspec.Struct, frozen=True):
         return now_ms // int(self.bucket_s * 1000)
 
 
-LAST_MINUTE: Final = Span(10, 6.0)  # what breaker and flood guard look at
-FIVE_MINUTES: Final = Span(10, 30.0)  # what people see
+LAST_MINUTE: Final = WindowSpan(10, 6.0)  # what breaker and flood guard look at
+FIVE_MINUTES: Final = WindowSpan(10, 30.0)  # what people see
 
 
 class Bucket(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -80,7 +80,7 @@ class Window(msgspec.Struct, frozen=True, omit_defaults=True):
     buckets: tuple[Bucket, ...] = ()
 
 
-class Totals(msgspec.Struct, frozen=True):
+class WindowTotals(msgspec.Struct, frozen=True):
     """Calls over the whole window. `slow` is part of `success`: a slow failure is a failure."""
 
     success: int = 0
@@ -105,7 +105,7 @@ class Latency(msgspec.Struct, frozen=True):
 
 
 def record(
-    span: Span,
+    span: WindowSpan,
     state: Window,
     now_ms: int,
     ok: bool,
@@ -134,13 +134,13 @@ def record(
     return Window((*before, after))
 
 
-def record_dead_letter(span: Span, state: Window, now_ms: int) -> Window:
+def record_dead_letter(span: WindowSpan, state: Window, now_ms: int) -> Window:
     """Return the window with one more dead letter."""
     before, bucket = _present(span, state, now_ms)
     return Window((*before, msgspec.structs.replace(bucket, dead_letters=bucket.dead_letters + 1)))
 
 
-def totals(span: Span, state: Window, now_ms: int) -> Totals:
+def totals(span: WindowSpan, state: Window, now_ms: int) -> WindowTotals:
     """Return the counts of the buckets that are still inside the window."""
     success = failure = slow = dead_letters = 0
     for bucket in _inside(span, state, now_ms):
@@ -148,10 +148,10 @@ def totals(span: Span, state: Window, now_ms: int) -> Totals:
         failure += bucket.failure
         slow += bucket.slow
         dead_letters += bucket.dead_letters
-    return Totals(success, failure, slow, dead_letters)
+    return WindowTotals(success, failure, slow, dead_letters)
 
 
-def score(counts: Totals) -> float:
+def score(counts: WindowTotals) -> float:
     """Return 0 (all failed) to 100 (all fast and successful).
 
     A slow success counts half. No calls: 100.
@@ -161,7 +161,7 @@ def score(counts: Totals) -> float:
     return 100.0 * (counts.success - counts.slow / 2) / counts.calls
 
 
-def status(counts: Totals, before: Status | None) -> Status:
+def status(counts: WindowTotals, before: HealthStatus | None) -> HealthStatus:
     """Return the score in a word, or that there are too few calls.
 
     `before` is the last status, None if there was none. It stays until the score is past a border
@@ -185,13 +185,13 @@ def status(counts: Totals, before: Status | None) -> Status:
     return at_worst if _BANDS.index(at_worst) < _BANDS.index(known) else known
 
 
-def _band(points: float) -> Status:
+def _band(points: float) -> HealthStatus:
     if points > HEALTHY_ABOVE:
         return "healthy"
     return "degraded" if points > DEGRADED_ABOVE else "unhealthy"
 
 
-def latency(span: Span, state: Window, now_ms: int) -> Latency | None:
+def latency(span: WindowSpan, state: Window, now_ms: int) -> Latency | None:
     """Return percentiles over the window; None without calls."""
     cells = list(
         map(sum, zip(*(bucket.latencies for bucket in _inside(span, state, now_ms)), strict=False)),
@@ -202,7 +202,7 @@ def latency(span: Span, state: Window, now_ms: int) -> Latency | None:
     return Latency(*(_percentile(cells, cumulated, share) for share in (0.50, 0.95, 0.99)))
 
 
-def _present(span: Span, state: Window, now_ms: int) -> tuple[tuple[Bucket, ...], Bucket]:
+def _present(span: WindowSpan, state: Window, now_ms: int) -> tuple[tuple[Bucket, ...], Bucket]:
     """Return the buckets before the present one, and the present one."""
     slot = span.slot(now_ms)
     buckets = state.buckets
@@ -217,7 +217,7 @@ def _present(span: Span, state: Window, now_ms: int) -> tuple[tuple[Bucket, ...]
     return tuple(bucket for bucket in buckets if bucket.slot >= oldest), Bucket(slot)
 
 
-def _inside(span: Span, state: Window, now_ms: int) -> list[Bucket]:
+def _inside(span: WindowSpan, state: Window, now_ms: int) -> list[Bucket]:
     oldest = span.slot(now_ms) - span.buckets + 1
     return [bucket for bucket in state.buckets if bucket.slot >= oldest]
 

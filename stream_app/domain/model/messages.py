@@ -69,7 +69,7 @@ Every count of possible double spends goes by these: books, page Money, metric.
 """
 
 
-Rows = Annotated[int, msgspec.Meta(ge=0, le=2**53)]  # a number of rows
+RowCount = Annotated[int, msgspec.Meta(ge=0, le=2**53)]  # a number of rows
 
 
 class ImportSummary(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -83,9 +83,9 @@ class ImportSummary(msgspec.Struct, frozen=True, omit_defaults=True):
         who: Who published it.
     """
 
-    rows: Rows = 0
-    refused: Rows = 0
-    leads: Rows = 0
+    rows: RowCount = 0
+    refused: RowCount = 0
+    leads: RowCount = 0
     file: str = ""
     who: str = ""
 

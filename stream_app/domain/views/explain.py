@@ -32,7 +32,7 @@ class Outlook(msgspec.Struct, frozen=True):
     why: str = ""  # what admission says to the leads that are not sent
 
 
-class Group(msgspec.Struct, frozen=True):
+class ConsumerGroup(msgspec.Struct, frozen=True):
     """A consumer group: its state as Kafka calls it, and its members."""
 
     state: str
@@ -75,8 +75,8 @@ class Facts(msgspec.Struct, frozen=True):
     """
 
     at_ms: int
-    worker: Group
-    replay: Group
+    worker: ConsumerGroup
+    replay: ConsumerGroup
     lanes: list[LaneFacts]
     coming_back: int = 0
     replay_paused: Actor | None = None

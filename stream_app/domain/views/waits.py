@@ -65,7 +65,7 @@ none.
 """
 
 
-class Event(Protocol):
+class HistoryEvent(Protocol):
     """What is used of an event of a history."""
 
     @property
@@ -80,7 +80,7 @@ class Event(Protocol):
     def due_at_ms(self) -> int | None: ...
 
 
-class Wait(msgspec.Struct, frozen=True):
+class RecordWait(msgspec.Struct, frozen=True):
     """A time in which a record waited.
 
     Attributes:
@@ -122,15 +122,17 @@ def kind_of(status: str, reason: str) -> WaitKind:
     return _OF_STATUS.get(status, "rest")
 
 
-def waits(events: Sequence[Event], *, moves: bool, queued_ms: int = 0) -> list[Wait]:
+def waits(events: Sequence[HistoryEvent], *, moves: bool, queued_ms: int = 0) -> list[RecordWait]:
     """Return the waits of a history in sequence, without gaps.
 
     `moves`: the record is not at rest, so it waits now. `queued_ms`: how long it was on Kafka
         before its first event.
     """
-    timeline: list[Wait] = []
+    timeline: list[RecordWait] = []
     if queued_ms > 0 and events:
-        timeline.append(Wait("queue", "", "", events[0].at_ms - queued_ms, events[0].at_ms, None))
+        timeline.append(
+            RecordWait("queue", "", "", events[0].at_ms - queued_ms, events[0].at_ms, None),
+        )
     # Two workers with different clocks write the events of a record that was rerouted.
     begin_ms = events[0].at_ms if events else 0
     for event, after in pairwise(events):
@@ -142,7 +144,7 @@ def waits(events: Sequence[Event], *, moves: bool, queued_ms: int = 0) -> list[W
     return timeline
 
 
-def held_now(wait: Wait, destination: str, view: LaneView, now_ms: int) -> Wait:
+def held_now(wait: RecordWait, destination: str, view: LaneView, now_ms: int) -> RecordWait:
     """Return a wait of now with what its lane says of it.
 
     The event is as old as the hold, and the lane knows more.
@@ -170,7 +172,7 @@ def replays_paused(by: Actor) -> str:
     return f"replays are paused by {by.who}{f': {by.why}' if by.why else ''}"
 
 
-def held_by_pause(wait: Wait, by: Actor) -> Wait:
+def held_by_pause(wait: RecordWait, by: Actor) -> RecordWait:
     """Return the wait of now of a record, while all replays are paused.
 
     The record is one that the replay process brings back.
@@ -184,7 +186,7 @@ def held_by_pause(wait: Wait, by: Actor) -> Wait:
     )
 
 
-def sums(timeline: Sequence[Wait], now_ms: int) -> list[tuple[WaitKind, int, int]]:
+def sums(timeline: Sequence[RecordWait], now_ms: int) -> list[tuple[WaitKind, int, int]]:
     """Return the length in ms and the number of the waits of each kind.
 
     The kinds that occur are in the order of their first waits.
@@ -195,12 +197,12 @@ def sums(timeline: Sequence[Wait], now_ms: int) -> list[tuple[WaitKind, int, int
     return [(kind, sum(times), len(times)) for kind, times in lengths.items()]
 
 
-def _after(event: Event, begin_ms: int, end_ms: int | None) -> Wait:
+def _after(event: HistoryEvent, begin_ms: int, end_ms: int | None) -> RecordWait:
     kind = kind_of(event.status, event.reason)
     limit, text = _LIMITS.get(event.status, (event.reason, ""))
     if kind == "rate" and event.status == "refused":
         limit = "rate_limited"
-    return Wait(
+    return RecordWait(
         kind,
         limit,
         event.text or text,
@@ -210,7 +212,7 @@ def _after(event: Event, begin_ms: int, end_ms: int | None) -> Wait:
     )
 
 
-def _append(timeline: list[Wait], wait: Wait) -> None:
+def _append(timeline: list[RecordWait], wait: RecordWait) -> None:
     """Append a wait, or let the last one go on if it is for the same limit."""
     if timeline and (timeline[-1].kind, timeline[-1].limit) == (wait.kind, wait.limit):
         wait = msgspec.structs.replace(wait, begin_ms=timeline.pop().begin_ms)

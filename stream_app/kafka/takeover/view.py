@@ -31,7 +31,7 @@ from stream_app.tasks import retrieve
 
 K = TypeVar("K")
 R = TypeVar("R")
-Answer = tuple[TopicPartition, int, R]
+PartitionAnswer = tuple[TopicPartition, int, R]
 """A partition, the error code of the answer about it, and what the answer says if that is 0."""
 Answers = dict[TopicPartition, R | Exception]
 _EARLIEST = -2
@@ -108,7 +108,7 @@ class PartitionProducers(NamedTuple):
     open: Mapping[int, int]  # producer id -> the first offset of its open transaction
 
 
-Span = tuple[int, int, int]
+PartitionSpan = tuple[int, int, int]
 """The first offset of a partition, its high water mark, and the broker that was asked."""
 
 
@@ -143,7 +143,7 @@ class ClusterView:
         """
         return answered(places, await self._producers(places))
 
-    async def span(self, place: TopicPartition) -> Span:
+    async def span(self, place: TopicPartition) -> PartitionSpan:
         return answered([place], await self._spans([place]))[place]
 
     def supply(self, client: BoundedClient, topics: Iterable[str]) -> None:
@@ -209,12 +209,12 @@ class ClusterView:
     ) -> Answers[PartitionProducers]:
         return await ask_producers(await self._connected(), None, places)
 
-    async def _ask_spans(self, places: Collection[TopicPartition]) -> Answers[Span]:
+    async def _ask_spans(self, places: Collection[TopicPartition]) -> Answers[PartitionSpan]:
         if new := {place.topic for place in places} - self._topics:
             await self.refresh(new)
         client = await self._connected()
 
-        async def ask(node: int, led: list[TopicPartition]) -> list[Answer[Span]]:
+        async def ask(node: int, led: list[TopicPartition]) -> list[PartitionAnswer[PartitionSpan]]:
             # The beginning first: what retention deletes in between cannot put it behind the end.
             begins, ends = [
                 await _offsets(client, node, led, when) for when in (_EARLIEST, _LATEST)
@@ -230,7 +230,7 @@ class ClusterView:
 async def _ask_leaders(
     client: BoundedClient,
     places: Iterable[TopicPartition],
-    ask: Callable[[int, list[TopicPartition]], Awaitable[list[Answer[R]]]],
+    ask: Callable[[int, list[TopicPartition]], Awaitable[list[PartitionAnswer[R]]]],
 ) -> Answers[R]:
     """Ask each leader about its partitions, all at once.
 
@@ -265,7 +265,10 @@ async def ask_producers(
 ) -> Answers[PartitionProducers]:
     """Ask the leaders where a producer (None: any) has an open transaction."""
 
-    async def ask(node: int, led: list[TopicPartition]) -> list[Answer[PartitionProducers]]:
+    async def ask(
+        node: int,
+        led: list[TopicPartition],
+    ) -> list[PartitionAnswer[PartitionProducers]]:
         request = DescribeProducers(producer_id, led)
         seen = request.read(await client.send(node, request))
         return [

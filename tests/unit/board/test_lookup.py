@@ -22,7 +22,7 @@ from stream_app.board.read_model.store import ReadModel
 from stream_app.client.results.answers import FoundResult
 from stream_app.domain.books.records import STATES
 from stream_app.domain.model.errors import UnreadableBatch
-from stream_app.domain.views.explain import Group
+from stream_app.domain.views.explain import ConsumerGroup
 from stream_app.kafka.backlog import Waiting as Unread
 from stream_app.kafka.groups import Consumption
 from tests.board.model_records import (
@@ -83,7 +83,11 @@ class Api:
         """One request, which has `given`, to a board that has `token`, and may have made it."""
 
         async def kafka() -> Consumption:
-            return Consumption(Group("Stable", 1), Group("Stable", 1), {("leads", 0): Unread(12)})
+            return Consumption(
+                ConsumerGroup("Stable", 1),
+                ConsumerGroup("Stable", 1),
+                {("leads", 0): Unread(12)},
+            )
 
         queries = Queries(self.path, {"firms"})
         access = Access(token, made_here=made_here)
@@ -311,7 +315,7 @@ async def test_a_question_for_what_waits_that_names_no_lead_is_told_what_to_name
 async def test_a_waiting_lead_is_shown_with_its_hold(api: Api) -> None:
     blocked = UnreadableBatch("leads", 0, 1, 2, "its checksum does not match")
     record = FoundRecord("crm-9", "acme", "leads", 0, 1234, NOW_MS, 1200, blocked)
-    api.records.search = Search([record], Group("Empty", 0), 1250, 50, "some text")
+    api.records.search = Search([record], ConsumerGroup("Empty", 0), 1250, 50, "some text")
     answer = (await api.get("/waiting?lead_id=crm-9&workspace=acme")).json()
     assert api.records.asked == [("crm-9", "", "acme")]
     assert answer["searched"] == 1250

@@ -18,12 +18,12 @@ from stream_app.client.results.answers import NO_ANSWER, FoundResult
 from stream_app.domain.lead.identity import people
 from stream_app.domain.model.errors import BrokerUnavailable, KafkaRefused, UnreadableBatch
 from stream_app.domain.model.messages import Result
-from stream_app.domain.views.explain import Group
+from stream_app.domain.views.explain import ConsumerGroup
 from stream_app.kafka.connection import KafkaConnection
 from tests.board.model_records import Made
 
 NOW_MS = 1_790_000_000_000
-UP = Group("Stable", 2)
+UP = ConsumerGroup("Stable", 2)
 LOG = TopicPartition("leads", 0)
 BULK = TopicPartition("leads.bulk", 0)
 NOWHERE = KafkaConnection("kafka:9092")

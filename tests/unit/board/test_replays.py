@@ -9,7 +9,7 @@ from stream_app.board.read_model.store import ReadModel
 from stream_app.domain.dead_letter.causes import Filter
 from stream_app.domain.dead_letter.orders import (
     PAUSE,
-    Pause,
+    ReplayPause,
     ReplayPlan,
     ReplayProgress,
     progress_row,
@@ -77,7 +77,11 @@ def test_a_pause_of_replays_holds_each_lead_that_comes_back_through_them(
         *history(NAMES, "crm-1", "received", "sending", "refused", "dead_lettered"),
         *history(NAMES, "crm-2", "received", "held_budget", "deferred", offset=1),
         *history(NAMES, "crm-3", "received", "held_budget", offset=2),
-        Made(NAMES.replay_state, PAUSE, msgspec.json.encode(Pause("jane", "Clay is down", NOW_MS))),
+        Made(
+            NAMES.replay_state,
+            PAUSE,
+            msgspec.json.encode(ReplayPause("jane", "Clay is down", NOW_MS)),
+        ),
     )
     queries = BoardQueries(path, set())
 
@@ -85,7 +89,7 @@ def test_a_pause_of_replays_holds_each_lead_that_comes_back_through_them(
         leads = [queries.lead(f"crm-{number}", NOW_MS) for number in (1, 2, 3)]
         return [lead.histories[0].waits[-1].limit for lead in leads if lead]
 
-    assert queries.pause() == Pause("jane", "Clay is down", NOW_MS)
+    assert queries.pause() == ReplayPause("jane", "Clay is down", NOW_MS)
     assert limits() == ["replay_paused", "replay_paused", ""], "the third waits with its worker"
     held = present(queries.lead("crm-1", NOW_MS))
     *_, before, now = held.histories[0].waits

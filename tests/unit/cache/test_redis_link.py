@@ -10,11 +10,12 @@ import pytest
 import redis
 
 from stream_app.cache.redis import RedisCache, RedisLink, redis_link, redis_problem, tls_options
-from stream_app.domain.result import NOTHING, Entry, Field
+from stream_app.domain.result import NOTHING, CacheEntry, Field
 from tests.partition.virtual import virtual_time
 
 CEO, CTO = (
-    Entry({"title": Field(title, at_ms, "people")}) for title, at_ms in (("CEO", 1), ("CTO", 2))
+    CacheEntry({"title": Field(title, at_ms, "people")})
+    for title, at_ms in (("CEO", 1), ("CTO", 2))
 )
 
 

@@ -30,9 +30,9 @@ from stream_app.client.results.answers import (
 from stream_app.client.results.export import Export, ResultFilter
 from stream_app.config import Settings
 from stream_app.domain.books.money import BooksReport, OpenCost
-from stream_app.domain.books.records import COLUMNS, StatusCount
+from stream_app.domain.books.records import COLUMNS, StatusTotals
 from stream_app.domain.commands import Command, Resolve, read_arguments
-from stream_app.domain.dead_letter.causes import Tally
+from stream_app.domain.dead_letter.causes import DeadLetterTally
 from stream_app.domain.lane import overrides as controls
 from stream_app.domain.lane.overrides import Order
 from stream_app.domain.limits.budget import Reservation
@@ -51,9 +51,9 @@ def config(tmp_path: Path) -> str:
     return str(path)
 
 
-def counted(monkeypatch: pytest.MonkeyPatch, now_ms: int) -> Tally:
+def counted(monkeypatch: pytest.MonkeyPatch, now_ms: int) -> DeadLetterTally:
     """What `dlq` will count on Kafka."""
-    tally = Tally(now_ms)
+    tally = DeadLetterTally(now_ms)
     monkeypatch.setattr("stream_app.replay.inspect.count", AsyncMock(return_value=tally))
     monkeypatch.setattr("stream_app.config.kafka_access.kafka_ready", AsyncMock())
     return tally
@@ -405,7 +405,7 @@ def test_the_books_name_the_leads_whose_cost_is_not_known(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     open_costs = [OpenCost("acme", "people", "crm-17", Reservation("2026-11-24", "2026-11", 20, 5))]
-    report = BooksReport(balanced=True, columns={name: StatusCount() for name in COLUMNS})
+    report = BooksReport(balanced=True, columns={name: StatusTotals() for name in COLUMNS})
     show_report(msgspec.structs.replace(report, open_costs=open_costs, open_cost_count=2))
     output = capsys.readouterr().out
     assert (

@@ -7,7 +7,7 @@ import pytest
 
 from stream_app.cli import replay as module
 from stream_app.config import Settings
-from stream_app.domain.dead_letter.orders import ReplayCommand, ReplayProgress, ReplayState
+from stream_app.domain.dead_letter.orders import ReplayCommand, ReplayPhase, ReplayProgress
 from stream_app.domain.model.errors import StreamAppError
 from tests.unit.domain.test_orders import plan
 
@@ -16,7 +16,7 @@ START = ReplayCommand("r-1", "start", "r-1", 0, "jane")
 
 def told(
     monkeypatch: pytest.MonkeyPatch,
-    state: ReplayState,
+    state: ReplayPhase,
     text: str = "",
 ) -> list[ReplayCommand]:
     """Have the replay process give one answer and then no more; return the commands it gets."""

@@ -24,8 +24,8 @@ from stream_app.domain.books.records import (
     COLUMNS,
     MEANING,
     NOT_LEADS,
-    StatusCount,
-    Totals,
+    BookTotals,
+    StatusTotals,
     column,
 )
 from stream_app.domain.delivery.state_machine import NEXT, Delivery
@@ -138,7 +138,7 @@ def test_a_cost_that_an_operator_corrected_is_in_the_books() -> None:
 def test_the_two_counts_are_the_same_where_histories_have_rows(tape: Tape) -> None:
     report = tape.close()
     for status in ("accepted", "dead_lettered", "parked"):
-        stand = report.statuses.get(status, StatusCount())
+        stand = report.statuses.get(status, StatusTotals())
         assert stand.rows == stand.records
     assert report.statuses["accepted"].records > 0
 
@@ -310,7 +310,7 @@ def test_problems_beyond_the_limit_are_counted(tape: Tape) -> None:
     assert report.problem_count >= report.records
 
 
-def board_counts(tape: Tape, path: Path) -> Totals:
+def board_counts(tape: Tape, path: Path) -> BookTotals:
     """Read the events of all partitions into a read model, and add up what it counts."""
     names = tape.plan.topics
     partitions = range(tape.plan.partitions)
@@ -328,7 +328,7 @@ def board_counts(tape: Tape, path: Path) -> Totals:
     final = {
         alias for alias, destination in tape.plan.destinations.items() if not destination.callbacks
     }
-    totals = Totals()
+    totals = BookTotals()
     for count in Queries(path, final).status_counts():
         totals.add(count.status, count.leads, final=count.column == "accepted_final")
     return totals

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from stream_app.client.publish.leads import (
-    Batch,
+    CheckedLeads,
     Checker,
     PublishOptions,
     PublishSummary,
@@ -18,7 +18,7 @@ from stream_app.client.publish.leads import (
     column_lines,
     no_workspace,
 )
-from stream_app.client.publish.rows import Draft, Row
+from stream_app.client.publish.rows import Draft, FileRow
 from stream_app.config import Kafka, Settings
 from stream_app.domain.lead.identity import identify, plain_id
 from stream_app.domain.lead.read import MAX_LEAD_BYTES, read_lead
@@ -43,7 +43,7 @@ def check(
     options: PublishOptions = ACME,
     settings: Settings = SETTINGS,
 ) -> Ready | Refusal:
-    return Checker(settings, options).check(Row(7, draft))
+    return Checker(settings, options).check(FileRow(7, draft))
 
 
 def ready(draft: Draft, options: PublishOptions = ACME) -> Ready:
@@ -104,11 +104,11 @@ def test_reasons() -> None:
 def test_all_rows_are_checked_before_any_is_sent() -> None:
     refused: list[Refusal] = []
     rows = [
-        Row(1, email()),
-        Row(2, {"fields": {}}, raw=b"{}\n"),
-        Row(3, {**email(), "lead_id": "c 3"}),
+        FileRow(1, email()),
+        FileRow(2, {"fields": {}}, raw=b"{}\n"),
+        FileRow(3, {**email(), "lead_id": "c 3"}),
     ]
-    with closing(Batch()) as batch:
+    with closing(CheckedLeads()) as batch:
         work = check_rows(
             rows,
             Checker(SETTINGS, PublishOptions("acme")),
@@ -167,7 +167,7 @@ def test_an_id_that_is_changed_is_known_as_such(
 
 
 def test_ids_are_those_that_the_worker_will_make() -> None:
-    answer = Checker(SETTINGS, PublishOptions("acme"), ids=True).check(Row(1, email()))
+    answer = Checker(SETTINGS, PublishOptions("acme"), ids=True).check(FileRow(1, email()))
     assert isinstance(answer, Ready)
     who = identify(Lead(fields={"email": "a@b.example"}))
     assert who is not None
@@ -218,7 +218,7 @@ def counted(
 ) -> tuple[PublishSummary, list[tuple[int, int]]]:
     """Check the rows; return the counts, and what each report of progress had counted."""
     seen: list[tuple[int, int]] = []
-    rows = [Row(line, draft) for line, draft in enumerate(drafts, 2)]
+    rows = [FileRow(line, draft) for line, draft in enumerate(drafts, 2)]
     work = check_rows(
         rows,
         Checker(SETTINGS, options),

@@ -43,7 +43,7 @@ from stream_app.domain.model.errors import (
 )
 from stream_app.domain.model.outcome import Refused
 from stream_app.domain.plan import Destination, Workspace
-from stream_app.domain.views.explain import Group
+from stream_app.domain.views.explain import ConsumerGroup
 from stream_app.domain.views.lane import LaneView
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.groups import Offsets
@@ -201,9 +201,9 @@ async def test_a_group_that_is_closed_names_what_kafka_refused(
 
 
 async def test_a_process_runs_when_its_group_has_members(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def look_at(_: object, groups: Sequence[str]) -> dict[str, tuple[Group, Offsets]]:
+    async def look_at(_: object, groups: Sequence[str]) -> dict[str, tuple[ConsumerGroup, Offsets]]:
         assert groups == ["prod.replay"]
-        return {"prod.replay": (Group("Stable", members), {})}
+        return {"prod.replay": (ConsumerGroup("Stable", members), {})}
 
     monkeypatch.setattr(doctor, "look_at", look_at)
     members = 0

@@ -25,7 +25,7 @@ from stream_app.config import Settings, load_settings
 from stream_app.dev.process import free_port
 from stream_app.domain.model.tokens import Keys
 from stream_app.gateway.callback_answers import UNPROXIED_HEADER
-from stream_app.gateway.tables import Table, Tables
+from stream_app.gateway.tables import CallbackTable, Tables
 from stream_app.ops.http import serve_http
 from tests.gateway.support import KEYS, NEW_KEY, Gateway
 from tests.support.pace import BUSY
@@ -41,7 +41,11 @@ def gateway_with(*secrets: str, keys: Keys | None = KEYS, alias: str = "people")
 
 
 def tables_with(*secrets: str, keys: Keys | None = KEYS, alias: str = "people") -> Tables:
-    return Tables([Table("acme", alias, 0, tuple(secret.encode() for secret in secrets))], keys, 4)
+    return Tables(
+        [CallbackTable("acme", alias, 0, tuple(secret.encode() for secret in secrets))],
+        keys,
+        4,
+    )
 
 
 def in_turn(*gateways: Gateway) -> ASGIApp:

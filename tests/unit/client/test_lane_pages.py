@@ -13,7 +13,13 @@ from stream_app.config import Kafka, Settings
 from stream_app.domain.commands import CommandAnswer
 from stream_app.domain.model.records import ConsumedRecord
 from stream_app.domain.plan import Workspace
-from stream_app.domain.views.explain import VIEW_UNREADABLE, Facts, Group, LaneFacts, explain
+from stream_app.domain.views.explain import (
+    VIEW_UNREADABLE,
+    ConsumerGroup,
+    Facts,
+    LaneFacts,
+    explain,
+)
 from stream_app.domain.views.lane import LaneView
 from stream_app.kafka.backlog import Waiting
 
@@ -31,7 +37,10 @@ def _report() -> LanesReport:
         _lane(SETTINGS, name, None, waiting, Counter(), {}, {0: 5, 1: 5}, view_unreadable=False)
         for name in NAMES
     ]
-    return LanesReport(Facts(0, Group("Stable", 1), Group("Stable", 1), lanes, 0, None, []), {})
+    return LanesReport(
+        Facts(0, ConsumerGroup("Stable", 1), ConsumerGroup("Stable", 1), lanes, 0, None, []),
+        {},
+    )
 
 
 def test_pages_follow_each_other_until_there_is_no_more() -> None:
@@ -61,7 +70,7 @@ def test_a_lane_names_a_few_of_its_neighbours_and_counts_the_others() -> None:
 
 def test_waiting_records_of_a_shared_partition_are_counted_once() -> None:
     facts = _report().facts
-    stopped = Facts(0, Group("Empty", 0), facts.replay, facts.lanes, 0, None, [])
+    stopped = Facts(0, ConsumerGroup("Empty", 0), facts.replay, facts.lanes, 0, None, [])
     assert (
         next(finding.waiting for finding in explain(stopped) if finding.code == "no_worker")
         == 2 * 3 * 7
@@ -127,7 +136,9 @@ def test_a_lane_whose_last_state_cannot_be_read_is_named_and_the_others_are_show
         )
         for name in "abc"
     ]
-    findings = explain(Facts(0, Group("Stable", 1), Group("Stable", 1), lanes, 0, None, []))
+    findings = explain(
+        Facts(0, ConsumerGroup("Stable", 1), ConsumerGroup("Stable", 1), lanes, 0, None, []),
+    )
     assert [finding.code for finding in findings] == ["view_unreadable", "view_unreadable", "moves"]
     states = lane_tables(lanes, {}, {}, 0)[0].rows
     assert [row[1] for row in states[:2]] == [VIEW_UNREADABLE] * 2

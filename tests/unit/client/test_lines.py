@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from stream_app.client.publish.leads import PublishOptions
-from stream_app.client.publish.rows import Draft, Row
+from stream_app.client.publish.rows import Draft, FileRow
 from stream_app.client.results import export as results
 from stream_app.client.results.export import OTHERS, Format, Lines, Matcher, ResultStore
 from stream_app.domain.lead.identity import people, person_key
@@ -241,7 +241,7 @@ def test_a_row_finds_the_result_of_its_person(tmp_path: Path, fields: dict[str, 
         PublishOptions(workspace="busy"),
         store,
     )
-    row = Row(2, Draft(fields=fields, lead_id="other"))
+    row = FileRow(2, Draft(fields=fields, lead_id="other"))
     assert matcher.match(row) == 0
     store.put([(b"busy/busy/1", b"{}")])
     (by_email,) = people(EMAIL)
@@ -290,6 +290,6 @@ def test_a_row_of_nobody_has_no_result(tmp_path: Path) -> None:
     store.put([(b"busy/busy/7", b"{}")])
     options = PublishOptions(workspace="busy")
     matcher = Matcher(settings_of(tmp_path, "nowhere:1", ""), options, store)
-    assert matcher.match(Row(2, Draft(fields={"notes": "no identity"}))) == 0
-    assert matcher.match(Row(3, Draft(fields=EMAIL, destination="unknown"))) == 0
-    assert matcher.match(Row(4, Draft(fields={"notes": "x"}, lead_id="7"))) > 0
+    assert matcher.match(FileRow(2, Draft(fields={"notes": "no identity"}))) == 0
+    assert matcher.match(FileRow(3, Draft(fields=EMAIL, destination="unknown"))) == 0
+    assert matcher.match(FileRow(4, Draft(fields={"notes": "x"}, lead_id="7"))) > 0

@@ -17,7 +17,7 @@ from stream_app.cli.options import iso
 from stream_app.client.results.answers import Event, FoundLead, FoundResult, RecordHistory, steps
 from stream_app.client.results.lookup import find
 from stream_app.config import Settings, load_settings
-from stream_app.domain.books.records import MEANING, Column
+from stream_app.domain.books.records import MEANING, BookColumn
 from stream_app.domain.model.errors import BoardUnavailable, StreamAppError
 from stream_app.domain.views.waits import waits
 
@@ -186,7 +186,7 @@ def test_status_adds_up_what_several_records_have_booked_for_a_lead(
 @pytest.mark.parametrize("column", MEANING)
 def test_status_says_what_the_status_of_a_record_means(
     settings: Settings,
-    column: Column,
+    column: BookColumn,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:

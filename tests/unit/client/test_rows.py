@@ -16,7 +16,7 @@ from stream_app.client.publish.rows import (
     MAX_LINE_BYTES,
     MAX_LINES_PER_ROW,
     Draft,
-    Row,
+    FileRow,
     check_unique,
     draft_of,
     first_cells,
@@ -30,11 +30,11 @@ from stream_app.client.publish.rows import (
 from stream_app.domain.lead.read import Unreadable
 
 
-def csv_rows(data: bytes, **mapping: str) -> list[Row]:
+def csv_rows(data: bytes, **mapping: str) -> list[FileRow]:
     return list(open_csv(io.BytesIO(data), mapping).rows)
 
 
-def outcome(row: Row) -> str | Draft:
+def outcome(row: FileRow) -> str | Draft:
     return row.draft.reason if isinstance(row.draft, Unreadable) else row.draft
 
 
@@ -283,7 +283,7 @@ def test_a_line_that_is_too_long_within_a_cell_refuses_its_row() -> None:
     ],
 )
 def test_the_text_of_a_row_is_what_stood_in_the_file(raw: bytes | str, text: str) -> None:
-    assert Row(1, {}, raw=raw).text == text
+    assert FileRow(1, {}, raw=raw).text == text
 
 
 @pytest.mark.parametrize(
@@ -305,7 +305,7 @@ def test_the_text_of_a_row_is_what_stood_in_the_file(raw: bytes | str, text: str
 )
 def test_a_line_that_is_no_lead_says_why(line: bytes, reason: str, text: str) -> None:
     (row,) = read_jsonl(io.BytesIO(b" \t\r\n\xef\xbb\xbf\n" + line + b"\n"))
-    assert row == Row(3, Unreadable(reason, text), raw=line + b"\n")
+    assert row == FileRow(3, Unreadable(reason, text), raw=line + b"\n")
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from stream_app.client import skip as skipping
 from stream_app.client.skip import find_unreadable, skip
 from stream_app.config import Settings
 from stream_app.domain.model.errors import SettingsError, StreamAppError, UnreadableBatch
-from stream_app.domain.views.explain import Group
+from stream_app.domain.views.explain import ConsumerGroup
 from tests.integration.test_look import settings_of
 from tests.partition.virtual import virtual_time
 
@@ -47,12 +47,12 @@ class Kafka:
         cls,
         _: object,
         names: list[str],
-    ) -> dict[str, tuple[Group, dict[TopicPartition, int]]]:
+    ) -> dict[str, tuple[ConsumerGroup, dict[TopicPartition, int]]]:
         cls.looks += 1
         if cls.looks > cls.passes_after:
             cls.offsets[names[0]][PLACE] = 19
         return {
-            name: (Group(cls.state, int(cls.state == "Stable")), cls.offsets.get(name, {}))
+            name: (ConsumerGroup(cls.state, int(cls.state == "Stable")), cls.offsets.get(name, {}))
             for name in names
         }
 

@@ -20,7 +20,7 @@ from stream_app.domain.limits.breaker import (
     Permit,
 )
 from stream_app.domain.limits.suspension import FloodGuard, FloodGuardPolicy
-from stream_app.domain.limits.window import Totals
+from stream_app.domain.limits.window import WindowTotals
 from stream_app.domain.model.ranges import Wait, exact
 
 POLICY = BreakerPolicy(
@@ -31,7 +31,7 @@ POLICY = BreakerPolicy(
     probe_lease_s=30,
 )
 NOW_MS = 1_795_500_000_000
-QUIET = partial(Totals, success=1)
+QUIET = partial(WindowTotals, success=1)
 
 
 def _fail(state: Breaker, now_ms: int = NOW_MS, rand: float = 0.0, times: int = 3) -> Breaker:
@@ -181,16 +181,16 @@ class BreakerMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.calls)
     @rule(data=st.data(), verdict=st.sampled_from(["ok", "failure", "slow"]), rand=st.floats(0, 1))
-    def finish(self, data: st.DataObject, verdict: breaker.Verdict, rand: float) -> None:
+    def finish(self, data: st.DataObject, verdict: breaker.CallVerdict, rand: float) -> None:
         self._finish(self.calls.pop(data.draw(st.integers(0, len(self.calls) - 1))), verdict, rand)
 
     @rule(verdict=st.sampled_from(["ok", "ok", "ok", "slow", "failure"]))
-    def call(self, verdict: breaker.Verdict) -> None:
+    def call(self, verdict: breaker.CallVerdict) -> None:
         self.ask()
         if self.calls:
             self._finish(self.calls.pop(), verdict, 0.5)
 
-    def _finish(self, permit: Permit, verdict: breaker.Verdict, rand: float) -> None:
+    def _finish(self, permit: Permit, verdict: breaker.CallVerdict, rand: float) -> None:
         before = self.state
         late = permit.epoch != self.opened
         assert breaker.is_late(before, permit) == late
@@ -260,18 +260,18 @@ TestBreakerMachine.settings = settings(stateful_step_count=40)
 @pytest.mark.parametrize(
     ("totals", "verdict", "cause"),
     [
-        (Totals(success=5, failure=5), "failure", "failure_rate"),
-        (Totals(success=6, failure=4), "failure", ""),
-        (Totals(success=4, failure=5), "failure", ""),
-        (Totals(success=10, slow=8), "slow", "slow_rate"),
-        (Totals(success=10, slow=7), "slow", ""),
-        (Totals(success=9, slow=9), "slow", ""),
+        (WindowTotals(success=5, failure=5), "failure", "failure_rate"),
+        (WindowTotals(success=6, failure=4), "failure", ""),
+        (WindowTotals(success=4, failure=5), "failure", ""),
+        (WindowTotals(success=10, slow=8), "slow", "slow_rate"),
+        (WindowTotals(success=10, slow=7), "slow", ""),
+        (WindowTotals(success=9, slow=9), "slow", ""),
     ],
 )
 def test_trips_on_rates_from_the_minimum_of_calls_on(
-    totals: Totals,
-    verdict: breaker.Verdict,
-    cause: breaker.Cause,
+    totals: WindowTotals,
+    verdict: breaker.CallVerdict,
+    cause: breaker.OpenCause,
 ) -> None:
     state = breaker.on_result(POLICY, Breaker(), Permit(0), verdict, lambda: totals, NOW_MS, 0.0)
     assert (state.phase, state.cause) == (("open", cause) if cause else ("closed", ""))
@@ -330,8 +330,8 @@ def test_a_share_trips_the_breaker_where_it_is_reached_and_the_flood_guard_above
     trips = BreakerPolicy(failure_rate=share, consecutive_failures=1_000)
     guard = FloodGuardPolicy(share=share)
     for bad in range(percent - 1, min(100, percent + 1) + 1):
-        totals = partial(Totals, 100 - bad, failure=bad)
+        totals = partial(WindowTotals, 100 - bad, failure=bad)
         state = breaker.on_result(trips, Breaker(), Permit(0), "failure", totals, 1, 0.0)
         assert (state.phase == "open") is (bad >= percent)
-        flooded = suspension.flooded(guard, FloodGuard(), Totals(100 - bad, dead_letters=bad))
+        flooded = suspension.flooded(guard, FloodGuard(), WindowTotals(100 - bad, dead_letters=bad))
         assert bool(flooded) is (bad > percent)

@@ -18,10 +18,10 @@ from stream_app.domain.limits.budget import (
     CAPS,
     Budget,
     BudgetPolicy,
+    BudgetRefused,
     Cost,
     Period,
     Periods,
-    Refused,
     Reservation,
     periods_at,
 )
@@ -53,7 +53,7 @@ def _reserved(
     cost: Cost = ONE,
 ) -> tuple[Budget, Reservation]:
     answer = budget.reserve(policy, state, cost, now_ms)
-    assert not isinstance(answer, Refused), answer
+    assert not isinstance(answer, BudgetRefused), answer
     return answer
 
 
@@ -123,7 +123,7 @@ class BudgetMachine(RuleBasedStateMachine):
             self.now_ms,
             day,
         )
-        if isinstance(corrected, Refused):
+        if isinstance(corrected, BudgetRefused):
             assert corrected.reason == "clock"
             return
         self.state = corrected
@@ -150,7 +150,7 @@ class BudgetMachine(RuleBasedStateMachine):
         now = periods_at(self.policy.tz, self.policy.billing_day, self.now_ms)
         shadowed = sum(window.shadowed for window in self.state.days)
         answer = budget.reserve(self.policy, self.state, cost, self.now_ms, hot)
-        if isinstance(answer, Refused):
+        if isinstance(answer, BudgetRefused):
             assert self.now_ms < answer.until_ms <= max(now.month_end_ms, self.now_ms + HOUR_MS)
             assert answer.reason == "clock" or not (
                 self._room(cost, now, hot) or self.policy.shadow
@@ -235,13 +235,13 @@ def test_each_cap_refuses_with_its_own_reason_until_its_window_turns() -> None:
     day_ms = _ms("2026-11-25T00:00")
     month_ms = _ms("2026-12-01T00:00")
     for policy, refused in (
-        (BudgetPolicy(credits_per_day=11), Refused("credits_day", day_ms)),
-        (BudgetPolicy(actions_per_day=1), Refused("actions_day", day_ms)),
+        (BudgetPolicy(credits_per_day=11), BudgetRefused("credits_day", day_ms)),
+        (BudgetPolicy(actions_per_day=1), BudgetRefused("actions_day", day_ms)),
         (
             BudgetPolicy(credits_per_month=11, credits_per_day=11),
-            Refused("credits_month", month_ms),
+            BudgetRefused("credits_month", month_ms),
         ),
-        (BudgetPolicy(actions_per_month=1), Refused("actions_month", month_ms)),
+        (BudgetPolicy(actions_per_month=1), BudgetRefused("actions_month", month_ms)),
     ):
         state, reservation = _reserved(policy, Budget(), now_ms)
         assert budget.reserve(policy, state, ONE, now_ms) == refused
@@ -257,8 +257,8 @@ def test_where_only_reservations_are_in_the_way_it_is_worth_coming_back_once_the
     month_ms = _ms("2026-12-01T00:00")
     soon_ms = now_ms + 60_000
     for policy, at_the_end in (
-        (BudgetPolicy(credits_per_day=11), Refused("credits_day", day_ms)),
-        (BudgetPolicy(actions_per_month=1), Refused("actions_month", month_ms)),
+        (BudgetPolicy(credits_per_day=11), BudgetRefused("credits_day", day_ms)),
+        (BudgetPolicy(actions_per_month=1), BudgetRefused("actions_month", month_ms)),
     ):
         soon = replace(at_the_end, back_ms=soon_ms)
         state, reservation = _reserved(policy, Budget(), now_ms)
@@ -301,7 +301,7 @@ def test_a_clock_that_steps_back_again_and_again_is_refused_before_anything_is_f
     granted = []
     for step in range(12):
         answer = budget.reserve(policy, state, ONE, _ms("2026-11-24T12:00") - step * 40 * DAY_MS)
-        if not isinstance(answer, Refused):
+        if not isinstance(answer, BudgetRefused):
             state, reservation = answer
             granted.append(reservation.day)
     assert len(granted) == 9
@@ -314,14 +314,14 @@ def test_stepping_back_into_a_day_never_used_or_forgotten_is_refused_until_time_
     now_ms = _ms("2026-11-25T10:00")
     state, _ = _reserved(policy, Budget(), now_ms)
     back_ms = now_ms - DAY_MS
-    assert budget.reserve(policy, state, ONE, back_ms) == Refused("clock", back_ms + 1_000)
+    assert budget.reserve(policy, state, ONE, back_ms) == BudgetRefused("clock", back_ms + 1_000)
     for day in (1, 2):
         state, reservation = _reserved(policy, state, now_ms + day * DAY_MS)
         state = budget.settle(state, reservation, ONE)
     state = budget.settle(state, Reservation("2026-11-25", "2026-11", 6, 1), ONE)
     state, _ = _reserved(policy, state, now_ms + 3 * DAY_MS)
     assert state.days_folded == "2026-11-26"
-    assert isinstance(budget.reserve(policy, state, ONE, now_ms), Refused)
+    assert isinstance(budget.reserve(policy, state, ONE, now_ms), BudgetRefused)
 
 
 def test_without_a_cap_a_clock_behind_holds_nothing_and_the_newest_period_takes_the_lead() -> None:
@@ -342,7 +342,7 @@ def test_without_a_cap_a_clock_behind_holds_nothing_and_the_newest_period_takes_
                 ONE,
                 midnight_ms - HOUR_MS,
             ),
-            Refused,
+            BudgetRefused,
         )
 
 
@@ -352,10 +352,10 @@ def test_a_clock_that_was_years_ahead_for_a_moment_does_not_stop_the_lane() -> N
     state, reservation = _reserved(policy, Budget(), now_ms)
     state = budget.settle(state, reservation, ONE)
     state, _ = _reserved(policy, state, now_ms + 1_500 * DAY_MS)
-    assert isinstance(budget.reserve(policy, state, ONE, now_ms), Refused)
+    assert isinstance(budget.reserve(policy, state, ONE, now_ms), BudgetRefused)
     for day in range(1, 6):
         state, reservation = _reserved(policy, state, now_ms + day * DAY_MS)
-        assert isinstance(budget.reserve(policy, state, ONE, now_ms + day * DAY_MS), Refused)
+        assert isinstance(budget.reserve(policy, state, ONE, now_ms + day * DAY_MS), BudgetRefused)
         state = budget.settle(state, reservation, ONE)
     assert len(state.days) <= 3
 
@@ -378,7 +378,7 @@ def test_hot_share_leaves_bulk_its_part_to_the_last_unit(
 
     def is_refused(units: int, hot: bool) -> bool:
         cost = Cost(units) if key.startswith("credits") else Cost(0, units)
-        return isinstance(budget.reserve(policy, Budget(), cost, now_ms, hot), Refused)
+        return isinstance(budget.reserve(policy, Budget(), cost, now_ms, hot), BudgetRefused)
 
     assert [is_refused(units, hot=False) for units in (part, part + 1)] == [False, True]
     assert [is_refused(units, hot=True) for units in (cap, cap + 1)] == [False, True]
@@ -605,7 +605,7 @@ def test_a_correction_is_refused_where_the_clock_is_behind_a_day_or_a_month() ->
     policy = BudgetPolicy()
     now_ms = _ms("2026-11-25T00:30")
     ahead, _ = _reserved(policy, Budget(), now_ms)
-    assert budget.correct(policy, ahead, Cost(3, 1), now_ms - HOUR_MS, day=True) == Refused(
+    assert budget.correct(policy, ahead, Cost(3, 1), now_ms - HOUR_MS, day=True) == BudgetRefused(
         "clock",
         now_ms - HOUR_MS + 1_000,
     )
@@ -613,7 +613,7 @@ def test_a_correction_is_refused_where_the_clock_is_behind_a_day_or_a_month() ->
     midnight_ms = _ms("2026-12-01T00:00")
     assert isinstance(
         budget.correct(policy, only_months, Cost(3, 1), midnight_ms - 1, day=False),
-        Refused,
+        BudgetRefused,
     )
     for day in (True, False):
         booked = of_type(Budget, budget.correct(policy, ahead, Cost(3, 1), now_ms, day=day))

@@ -16,7 +16,7 @@ from stream_app.domain.result import (
     MOST_ENTRY_BYTES,
     MOST_FIELDS,
     NOTHING,
-    Entry,
+    CacheEntry,
     Field,
     answer,
     bounded,
@@ -42,7 +42,7 @@ fields = st.builds(
     st.sampled_from(["people", "crm"]),
 )
 entries = st.builds(
-    Entry,
+    CacheEntry,
     st.dictionaries(st.sampled_from(["email", "title", "phone", "industry"]), fields),
 )
 
@@ -64,7 +64,7 @@ def result(**changes: object) -> Result:
 
 
 @given(entries, entries, entries)
-def test_entries_merge_in_any_order(a: Entry, b: Entry, c: Entry) -> None:
+def test_entries_merge_in_any_order(a: CacheEntry, b: CacheEntry, c: CacheEntry) -> None:
     assert merge(merge(a, b), c) == merge(a, merge(b, c)) == merge(merge(c, a), b)
     assert merge(a, b) == merge(b, a)
     assert merge(a, a) == a
@@ -72,8 +72,8 @@ def test_entries_merge_in_any_order(a: Entry, b: Entry, c: Entry) -> None:
 
 @given(entries, entries, st.integers(NOW, NOW + 400 * DAY_MS))
 def test_an_answer_contains_no_field_older_than_its_stated_age(
-    person: Entry,
-    firm: Entry,
+    person: CacheEntry,
+    firm: CacheEntry,
     now_ms: int,
 ) -> None:
     served = answer(POLICY, person, firm, now_ms)
@@ -96,7 +96,7 @@ def test_an_answer_contains_no_field_older_than_its_stated_age(
 
 
 def test_a_fresh_answer_contains_only_fresh_fields() -> None:
-    person = Entry(
+    person = CacheEntry(
         {"title": Field("CEO", NOW, "people"), "phone": Field("+49", NOW - 40 * DAY_MS, "people")},
     )
     served = present(answer(POLICY, person, NOTHING, NOW))
@@ -108,13 +108,15 @@ def test_a_fresh_answer_contains_only_fresh_fields() -> None:
 
 
 def test_a_company_completes_a_person_and_is_marked() -> None:
-    person = Entry(
+    person = CacheEntry(
         {
             "title": Field("CEO", NOW - DAY_MS, "people"),
             "industry": Field("cars", NOW - DAY_MS, "people"),
         },
     )
-    firm = Entry({"industry": Field("bikes", NOW, "crm"), "title": Field("not his", NOW, "crm")})
+    firm = CacheEntry(
+        {"industry": Field("bikes", NOW, "crm"), "title": Field("not his", NOW, "crm")},
+    )
     served = present(answer(POLICY, person, firm, NOW))
     assert served.fields == {"title": "CEO", "industry": "bikes"}
     assert served.provenance["industry"] == FieldOrigin("crm", NOW, shared=True)
@@ -184,7 +186,7 @@ def test_keys_contain_no_personal_data_and_share_one_slot_per_workspace(
 )
 def test_an_entry_is_bounded(some: dict[str, Field], more: int, length: int) -> None:
     many = {f"f{n}": Field("x" * length, NOW - n, "people") for n in range(more)}
-    kept = bounded(Entry({**some, **many}))
+    kept = bounded(CacheEntry({**some, **many}))
     assert len(encode(kept)) <= MOST_ENTRY_BYTES
     assert len(kept.fields) <= MOST_FIELDS
     assert bounded(kept) == kept
@@ -193,12 +195,14 @@ def test_an_entry_is_bounded(some: dict[str, Field], more: int, length: int) -> 
 
 def test_as_many_bytes_as_allowed_are_kept_and_of_more_the_smallest_values() -> None:
     one = Field("x" * 5_000, NOW, "people")
-    size = len(encode(Entry({"f10": one}))) - len(encode(NOTHING)) + 2
+    size = len(encode(CacheEntry({"f10": one}))) - len(encode(NOTHING)) + 2
     most = (MOST_ENTRY_BYTES - len(encode(NOTHING))) // size
     many = {f"f{n}": one for n in range(10, 10 + most)}
-    assert bounded(Entry(many)) == Entry(many)
-    assert bounded(Entry(many | {"f99": Field("x" * 6_000, NOW, "people")})) == Entry(many)
-    assert bounded(Entry(many | {"f" * 40: Field("x" * 4_000, NOW, "people")})) == Entry(
+    assert bounded(CacheEntry(many)) == CacheEntry(many)
+    assert bounded(CacheEntry(many | {"f99": Field("x" * 6_000, NOW, "people")})) == CacheEntry(
+        many,
+    )
+    assert bounded(CacheEntry(many | {"f" * 40: Field("x" * 4_000, NOW, "people")})) == CacheEntry(
         {"f" * 40: Field("x" * 4_000, NOW, "people")} | dict(list(many.items())[:-1]),
     )
     smaller = {
@@ -209,17 +213,17 @@ def test_as_many_bytes_as_allowed_are_kept_and_of_more_the_smallest_values() -> 
         ),
     }
     full = smaller | dict(list(many.items())[:-1])
-    assert bounded(Entry(full | {"f99": Field("x" * 6_000, NOW, "people")})) == Entry(full), (
-        "to the last byte"
-    )
-    assert bounded(Entry(many | {"f01": one})) == Entry(
+    assert bounded(CacheEntry(full | {"f99": Field("x" * 6_000, NOW, "people")})) == CacheEntry(
+        full,
+    ), "to the last byte"
+    assert bounded(CacheEntry(many | {"f01": one})) == CacheEntry(
         {"f01": one} | dict(list(many.items())[:-1]),
     )
 
 
 @given(st.binary(max_size=200))
 def test_bytes_that_are_not_an_entry_decode_to_nothing(raw: bytes) -> None:
-    assert isinstance(decode(raw), Entry)
+    assert isinstance(decode(raw), CacheEntry)
 
 
 def test_empty_and_oversized_values_are_not_stored() -> None:
@@ -228,7 +232,10 @@ def test_empty_and_oversized_values_are_not_stored() -> None:
 
 
 @given(entries, entries)
-def test_a_write_contains_the_old_fields_and_the_new_ones(before: Entry, new: Entry) -> None:
+def test_a_write_contains_the_old_fields_and_the_new_ones(
+    before: CacheEntry,
+    new: CacheEntry,
+) -> None:
     after = merged({"slot": encode(before)}, [("slot", new)])
     assert decode(after.get("slot")) == merge(before, new)
 

@@ -5,7 +5,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from stream_app.domain.dead_letter.causes import Filter, Tally, addressed_to, headers_of, kind_of
+from stream_app.domain.dead_letter.causes import (
+    DeadLetterTally,
+    Filter,
+    addressed_to,
+    headers_of,
+    kind_of,
+)
 from stream_app.domain.dead_letter.orders import Fate, fate, pace
 from stream_app.domain.dead_letter.replay import SuppressionList
 from stream_app.domain.delivery.state_machine import Delivery
@@ -33,7 +39,7 @@ def test_headers_without_a_value_are_counted() -> None:
     """Seen: `stream-app dlq` ended with a traceback at a dead letter of another program."""
     empty = [(f"stream-app-{name}", None) for name in ("reason", "reason-text", "disposition")]
     headers = headers_of([*empty, ("stream-app-way", b"x")])
-    tally = Tally(NOW_MS)
+    tally = DeadLetterTally(NOW_MS)
     tally.add(headers, None, NOW_MS)
     assert [(group.kind, group.reason) for group in tally.sorted()] == [("foreign", "")]
     assert not Filter(reasons=frozenset({"x"})).matches(headers, None, NOW_MS)
@@ -85,7 +91,7 @@ def test_the_kind_follows_from_the_headers() -> None:
 
 
 def test_the_tally_has_causes_ages_and_a_trend() -> None:
-    tally = Tally(NOW_MS)
+    tally = DeadLetterTally(NOW_MS)
     for hours in (0.2, 30, 0.1, 1.5):
         tally.add(FAILED, b"acme", int(NOW_MS - hours * HOUR_MS))
     tally.add({}, None, NOW_MS)
@@ -117,14 +123,14 @@ def test_the_tally_has_causes_ages_and_a_trend() -> None:
     ],
 )
 def test_a_dead_letter_has_an_age_to_the_millisecond(age_ms: int, age: str, trend: str) -> None:
-    tally = Tally(NOW_MS)
+    tally = DeadLetterTally(NOW_MS)
     tally.add(FAILED, b"acme", NOW_MS - age_ms)
     assert tally.ages == {age: 1}
     assert [group.trend for group in tally.sorted()] == [trend]
 
 
 def test_the_tally_is_bounded() -> None:
-    tally = Tally(NOW_MS)
+    tally = DeadLetterTally(NOW_MS)
     for number in range(20_000):
         tally.add(
             {

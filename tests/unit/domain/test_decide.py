@@ -17,7 +17,7 @@ from stream_app.domain.lane.admission import (
     would_hold,
 )
 from stream_app.domain.lane.lane import Lane
-from stream_app.domain.lane.overrides import Answer, Order, obey
+from stream_app.domain.lane.overrides import Order, OrderOutcome, obey
 from stream_app.domain.limits import suspension
 from stream_app.domain.limits.breaker import Breaker, Lease, Permit
 from stream_app.domain.limits.budget import Budget, BudgetPolicy, Period, Reservation
@@ -299,4 +299,7 @@ def test_an_order_that_is_in_force_already_changes_nothing() -> None:
         (LANE, controls.Resume(), "the lane was neither paused nor suspended"),
         (LANE, same, "budget.credits_per_day: 100 -> 100"),
     ):
-        assert obey(POLICY, was, order, Actor("ben", "me too", NOW_MS + 1)) == Answer(was, says)
+        assert obey(POLICY, was, order, Actor("ben", "me too", NOW_MS + 1)) == OrderOutcome(
+            was,
+            says,
+        )

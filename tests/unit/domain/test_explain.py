@@ -16,9 +16,9 @@ from stream_app.domain.limits.meters import Estimate, Forecast, Meter
 from stream_app.domain.model.outcome import Refused
 from stream_app.domain.plan import Actor, Destination, InForce
 from stream_app.domain.views.explain import (
+    ConsumerGroup,
     Facts,
     Finding,
-    Group,
     LaneFacts,
     Outlook,
     duration,
@@ -32,7 +32,7 @@ from tests.unit.domain.lanes import granted
 
 NOW_MS = 1_790_000_000_000
 MOVING = LaneView("acme", 3, NOW_MS - 1_000, "closed", "healthy", 100.0, 8.0)
-UP = Group("Stable", 2)
+UP = ConsumerGroup("Stable", 2)
 
 
 def facts(
@@ -207,7 +207,7 @@ HANDED_OVER = "the workers' group is PreparingRebalance: partitions are being ha
     ("changes", "first"),
     [
         (
-            {"worker": Group("Empty", 0)},
+            {"worker": ConsumerGroup("Empty", 0)},
             Finding(
                 "no_worker",
                 "no worker runs: nothing is sent",
@@ -216,7 +216,7 @@ HANDED_OVER = "the workers' group is PreparingRebalance: partitions are being ha
             ),
         ),
         (
-            {"worker": Group("PreparingRebalance", 1)},
+            {"worker": ConsumerGroup("PreparingRebalance", 1)},
             Finding(
                 "rebalancing",
                 HANDED_OVER,
@@ -248,10 +248,10 @@ HANDED_OVER = "the workers' group is PreparingRebalance: partitions are being ha
             Finding("replay_paused", "replays are paused by jane", since_ms=1, lifts=RESUME),
         ),
         (
-            {"replay": Group("Dead", 0), "coming_back": 5},
+            {"replay": ConsumerGroup("Dead", 0), "coming_back": 5},
             Finding("no_replay", NO_REPLAY, lifts="stream-app replay", waiting=5),
         ),
-        ({"replay": Group("Dead", 0)}, None),
+        ({"replay": ConsumerGroup("Dead", 0)}, None),
     ],
 )
 def test_a_hold_of_the_whole_system_comes_first(

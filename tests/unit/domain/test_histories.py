@@ -8,12 +8,12 @@ import pytest
 from stream_app.domain.books.money import Accounts, LaneAccount, OpenCost
 from stream_app.domain.books.records import (
     IN_MOTION,
-    Event,
-    Found,
+    BookEvent,
+    BookRow,
     Kept,
     Rank,
-    RecordHistory,
-    Row,
+    RecordEvents,
+    RecordFacts,
     Terms,
     advance,
     audit,
@@ -82,9 +82,9 @@ def test_what_a_history_says(
     headless: bool,
     rerouted: bool,
 ) -> None:
-    history = RecordHistory()
+    history = RecordEvents()
     for (status, seq), problem in zip(steps, problems, strict=True):
-        event = Event("crm-1", status, seq, seq * 10, "leads/0/1", "acme")
+        event = BookEvent("crm-1", status, seq, seq * 10, "leads/0/1", "acme")
         counts, text = advance(history, event, kept=kept)
         assert counts == (problem != DOUBLE), text
         assert text.endswith(problem) is True, text
@@ -95,8 +95,8 @@ def test_what_a_history_says(
     assert history.rerouted == rerouted
 
 
-def row(status: str, seq: int) -> Row:
-    return Row("acme", "people", "crm-1", status, seq, None, ())
+def row(status: str, seq: int) -> BookRow:
+    return BookRow("acme", "people", "crm-1", status, seq, None, ())
 
 
 NO_ROW = ", but it has no row"
@@ -169,8 +169,11 @@ def test_what_does_not_add_up(
     says: str,
 ) -> None:
     more = {name: facts.pop(name, False) for name in ("headless", "rerouted")}
-    history = RecordHistory(status=last[0], seq=last[1], at_ms=10 * last[1], **more)
-    evidence = msgspec.structs.replace(Found(0, True, True, False, None, False, False), **facts)
+    history = RecordEvents(status=last[0], seq=last[1], at_ms=10 * last[1], **more)
+    evidence = msgspec.structs.replace(
+        RecordFacts(0, True, True, False, None, False, False),
+        **facts,
+    )
     wrong = audit(history, evidence, msgspec.structs.replace(Terms(0, False, frozenset()), **terms))
     assert wrong.startswith(says) is True, wrong
     assert bool(wrong) == bool(says), wrong

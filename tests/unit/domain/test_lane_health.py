@@ -16,7 +16,7 @@ from stream_app.domain.limits import concurrency, window
 from stream_app.domain.limits.breaker import BreakerPolicy
 from stream_app.domain.limits.concurrency import Concurrency, StallDetector, Unanswered
 from stream_app.domain.limits.rate import Rate, RatePolicy
-from stream_app.domain.limits.window import LAST_MINUTE, Span, Totals, Window
+from stream_app.domain.limits.window import LAST_MINUTE, Window, WindowSpan, WindowTotals
 from stream_app.domain.model.outcome import Accepted, RateLimited, Refused, Uncertain
 from stream_app.domain.plan import InForce
 from stream_app.domain.views.lane import LaneView, view
@@ -26,7 +26,7 @@ NOW_MS = 1_795_500_000_000
 SPAN_MS = 60_000
 
 
-def _recorded(calls: list[tuple[int, bool, bool]], span: Span = LAST_MINUTE) -> Window:
+def _recorded(calls: list[tuple[int, bool, bool]], span: WindowSpan = LAST_MINUTE) -> Window:
     state = Window()
     for at_ms, ok, slow in calls:
         state = window.record(span, state, at_ms, ok, slow, 100)
@@ -42,7 +42,7 @@ def test_counts_exactly_the_calls_of_the_last_slots(steps: list[tuple[int, bool,
         calls.append((at_ms, ok, slow))
     oldest_slot = at_ms // 6_000 - 9
     inside = [(ok, slow) for then_ms, ok, slow in calls if then_ms // 6_000 >= oldest_slot]
-    expected = Totals(
+    expected = WindowTotals(
         success=sum(ok for ok, _ in inside),
         failure=sum(not ok for ok, _ in inside),
         slow=sum(ok and slow for ok, slow in inside),
@@ -67,8 +67,8 @@ def test_a_clock_that_steps_back_forgets_no_failure() -> None:
     state = _recorded([(NOW_MS + n, False, False) for n in range(5)])
     back_ms = NOW_MS - 3_600_000
     state = window.record(LAST_MINUTE, state, back_ms, True, False, 100)
-    assert window.totals(LAST_MINUTE, state, back_ms) == Totals(success=1, failure=5)
-    assert window.totals(LAST_MINUTE, state, back_ms + SPAN_MS) == Totals()
+    assert window.totals(LAST_MINUTE, state, back_ms) == WindowTotals(success=1, failure=5)
+    assert window.totals(LAST_MINUTE, state, back_ms + SPAN_MS) == WindowTotals()
 
 
 def test_health_is_of_the_last_five_minutes() -> None:
@@ -94,7 +94,7 @@ def test_health_is_of_the_last_five_minutes() -> None:
     ],
 )
 def test_status_by_score(success: int, failure: int, slow: int, status: str) -> None:
-    assert window.status(Totals(success, failure, slow), None) == status
+    assert window.status(WindowTotals(success, failure, slow), None) == status
 
 
 @pytest.mark.parametrize("per_s", [0.2, 1, 10])
@@ -145,14 +145,16 @@ def test_a_lane_at_the_border_of_two_states_is_not_reported_again_and_again(
 def test_a_status_changes_when_the_score_is_clearly_past_the_border(
     success: int,
     failure: int,
-    before: window.Status,
-    status: window.Status,
+    before: window.HealthStatus,
+    status: window.HealthStatus,
 ) -> None:
-    assert window.status(Totals(success, failure), before) == status
+    assert window.status(WindowTotals(success, failure), before) == status
 
 
 def test_the_score_without_a_call_is_that_of_no_failure() -> None:
-    assert [window.score(counts) for counts in (Totals(), Totals(9), Totals(0, 1))] == [
+    assert [
+        window.score(counts) for counts in (WindowTotals(), WindowTotals(9), WindowTotals(0, 1))
+    ] == [
         100.0,
         100.0,
         0.0,

@@ -6,9 +6,14 @@ from typing import Any, Final
 import msgspec
 import pytest
 
-from stream_app.domain.books.records import Event
+from stream_app.domain.books.records import BookEvent
 from stream_app.domain.commands import Command, CommandAnswer
-from stream_app.domain.dead_letter.orders import Pause, ReplayCommand, ReplayProgress, read_pause
+from stream_app.domain.dead_letter.orders import (
+    ReplayCommand,
+    ReplayPause,
+    ReplayProgress,
+    read_pause,
+)
 from stream_app.domain.dead_letter.replay import Came, SuppressionList, read_epoch
 from stream_app.domain.delivery.state_machine import Delivery
 from stream_app.domain.delivery.suppression import Suppression, erased_row
@@ -23,7 +28,7 @@ from tests.support.numbers import Place, document, encode, places, with_number
 NOW_MS: Final = 1_790_000_000_000
 OUR_TYPES: Final = (
     StatusEvent,
-    Event,
+    BookEvent,
     Result,
     Callback,
     Command,
@@ -35,7 +40,7 @@ OUR_TYPES: Final = (
     SystemRow,
     ReplayCommand,
     ReplayProgress,
-    Pause,
+    ReplayPause,
     Came,
 )
 """All that a process of ours writes as JSON. A lead is its producer's (test_lead.py)."""
@@ -93,7 +98,7 @@ def test_the_largest_amounts_of_millions_of_events_add_up() -> None:
 
 def test_a_pause_that_cannot_be_read_is_a_pause() -> None:
     assert read_pause(None) is None
-    assert read_pause(b'{"by":"jane","why":"","at_ms":7}') == Pause("jane", "", 7)
+    assert read_pause(b'{"by":"jane","why":"","at_ms":7}') == ReplayPause("jane", "", 7)
     for value in (b"{", b'{"by":"jane","why":"","at_ms":1e300}', b"[" * 100_000):
         pause = read_pause(value)
         assert pause is not None

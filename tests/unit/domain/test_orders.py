@@ -18,10 +18,10 @@ from stream_app.domain.dead_letter.orders import (
     MOST_REFUSALS,
     PLAN_LIFE_MS,
     Fate,
-    Pause,
     PricedPlan,
     ReplayCommand,
     ReplayOrders,
+    ReplayPause,
     ReplayPlan,
     ReplayProgress,
     advanced,
@@ -113,8 +113,8 @@ class Rows:
 
 def test_a_pause_is_on_kafka_as_every_version_has_written_it() -> None:
     row = b'{"by":"jane","why":"Clay is down","at_ms":7}'
-    assert msgspec.json.decode(row, type=Pause) == Pause("jane", "Clay is down", 7)
-    assert msgspec.json.encode(Pause("jane", "Clay is down", 7)) == row
+    assert msgspec.json.decode(row, type=ReplayPause) == ReplayPause("jane", "Clay is down", 7)
+    assert msgspec.json.encode(ReplayPause("jane", "Clay is down", 7)) == row
 
 
 def test_a_replay_is_started_stopped_resumed_and_done_and_each_command_is_answered_once() -> None:

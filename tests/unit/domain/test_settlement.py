@@ -12,7 +12,7 @@ from stream_app.domain.lane.settlement import Settlement, settled
 from stream_app.domain.limits import suspension, window
 from stream_app.domain.limits.breaker import Breaker, Outage
 from stream_app.domain.limits.rate import Rate
-from stream_app.domain.limits.window import Totals
+from stream_app.domain.limits.window import WindowTotals
 from stream_app.domain.model.outcome import (
     Accepted,
     Denied,
@@ -43,8 +43,8 @@ class After(NamedTuple):
     """Why, and in how many ms the next probe is due."""
     credits: tuple[int, int] = (0, 0)
     """Spent and reserved."""
-    window: Totals = Totals()
-    health: Totals = Totals()
+    window: WindowTotals = WindowTotals()
+    health: WindowTotals = WindowTotals()
     dead_letters: int = 0
     tokens: float = 9.0
     blocked_ms: int = 0
@@ -55,10 +55,10 @@ class After(NamedTuple):
 FAILED: dict[str, Any] = {
     "phase": "open",
     "successes": 0,
-    "window": Totals(0, 1),
-    "health": Totals(0, 1),
+    "window": WindowTotals(0, 1),
+    "health": WindowTotals(0, 1),
 }
-SLOW = Totals(1, 0, 1)
+SLOW = WindowTotals(1, 0, 1)
 
 
 @pytest.mark.parametrize("callbacks", [True, False])
@@ -67,7 +67,13 @@ SLOW = Totals(1, 0, 1)
     [
         (
             Accepted(200, 50),
-            After(successes=2, stopped=None, window=Totals(1), health=Totals(1), learned=1),
+            After(
+                successes=2,
+                stopped=None,
+                window=WindowTotals(1),
+                health=WindowTotals(1),
+                learned=1,
+            ),
             Settlement(True, END_MS),
         ),
         (
@@ -114,7 +120,7 @@ SLOW = Totals(1, 0, 1)
         ),
         (
             Poison(422, 50, "bad"),
-            After(window=Totals(dead_letters=1), dead_letters=1),
+            After(window=WindowTotals(dead_letters=1), dead_letters=1),
             Settlement(False, END_MS),
         ),
         (None, After(), Settlement(False, END_MS)),

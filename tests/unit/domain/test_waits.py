@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from stream_app.domain.lane.holds import WaitKind
 from stream_app.domain.model.messages import Status, StatusEvent
 from stream_app.domain.views.lane import LaneView, PartHold
-from stream_app.domain.views.waits import Wait, held_now, kind_of, sums, waits
+from stream_app.domain.views.waits import RecordWait, held_now, kind_of, sums, waits
 from tests.support.legal import LEGAL
 
 
@@ -80,7 +80,9 @@ def test_the_waits_are_as_long_as_the_history_and_none_is_negative(
 
 
 def test_a_clock_behind_the_beginning_of_a_wait_makes_it_no_length_below_zero() -> None:
-    assert [Wait("rate", "", "", 10, None, None).length_ms(now_ms) for now_ms in (9, 10, 11)] == [
+    assert [
+        RecordWait("rate", "", "", 10, None, None).length_ms(now_ms) for now_ms in (9, 10, 11)
+    ] == [
         0,
         0,
         1,
@@ -91,8 +93,8 @@ def test_what_waits_now_names_its_limit_since_when_and_until_when() -> None:
     text = "the next lead may cost 9 credits, and the budget credits_day has less left"
     steps = [event("received", 0), event("held_budget", 5, "budget_credits_day", 90_000, text)]
     assert waits(steps, moves=True) == [
-        Wait("rate", "rate", "its worker has it, and its turn has not come yet", 0, 5, None),
-        Wait("budget", "budget_credits_day", text, 5, None, 90_000),
+        RecordWait("rate", "rate", "its worker has it, and its turn has not come yet", 0, 5, None),
+        RecordWait("budget", "budget_credits_day", text, 5, None, 90_000),
     ]
 
 
@@ -136,7 +138,7 @@ def test_holds_that_follow_each_other_for_the_same_limit_are_one_wait() -> None:
     ]
 
 
-HELD = Wait("budget", "budget_credits_day", "of the event", 1_000, None, 5_000)
+HELD = RecordWait("budget", "budget_credits_day", "of the event", 1_000, None, 5_000)
 NOW_MS = 3_000
 LANE = LaneView("acme", 0, 2_000, "closed", "healthy", 100, 5)
 

@@ -16,7 +16,7 @@ from stream_app.domain.model.errors import BrokerUnavailable
 from stream_app.domain.model.tokens import Keys, TokenProblem, Verified, sign
 from stream_app.domain.model.topics import home_partition
 from stream_app.gateway import holding, lead_bound, receiver
-from stream_app.gateway.tables import Table, Tables
+from stream_app.gateway.tables import CallbackTable, Tables
 from tests.gateway.fuzz import fuzz
 from tests.gateway.support import (
     AT_MS,
@@ -307,7 +307,7 @@ async def test_a_secret_counts_from_when_the_gateway_has_its_table() -> None:
         await gateway.post({"lead_id": "crm-1"}, "/callbacks/globex/firms", headers)
     ).status_code == 401
     gateway.receiver.tables = Tables(
-        [*TABLES, Table("globex", "firms", 3, (SECRET.encode(),))],
+        [*TABLES, CallbackTable("globex", "firms", 3, (SECRET.encode(),))],
         KEYS,
         PARTITIONS,
     )

@@ -6,7 +6,7 @@ from unittest.mock import AsyncMock, Mock
 
 import pytest
 
-from stream_app.domain.dead_letter.orders import Pause
+from stream_app.domain.dead_letter.orders import ReplayPause
 from stream_app.domain.model.errors import SettingsError
 from stream_app.replay import state as replay
 from stream_app.services.worker import clay_client
@@ -59,10 +59,10 @@ async def test_the_reason_of_a_pause_has_no_personal_data(
         7,
         paused=True,
     )
-    state.pause = Pause("jane", "", 7)
+    state.pause = ReplayPause("jane", "", 7)
     await replay.set_replay_pause(settings, "joe", "done, says ada@example.com", 8, paused=False)
     (paused, audited), (resumed, audited_then) = (made.args for made in state.set_pause.mock_calls)
-    assert paused == Pause("jane", "[email] asked, +[number]", 7)
+    assert paused == ReplayPause("jane", "[email] asked, +[number]", 7)
     assert resumed is None
     assert audited.kind == "replay_pause"
     assert audited.who == "jane"
