@@ -14,7 +14,7 @@ from stream_app.domain.model.errors import BrokerUnavailable
 from stream_app.domain.model.tokens import Keys, sign
 from stream_app.gateway import callback_answers as answers
 from stream_app.gateway import holding, lead_bound, receiver
-from stream_app.gateway.callback_answers import Answer
+from stream_app.gateway.callback_answers import CallbackAnswer
 from stream_app.gateway.receiver import refuse_more
 from tests.gateway.support import GONE_KEY, OLD_KEY, SECRET, URL, Gateway, good, scope_of
 
@@ -230,7 +230,7 @@ async def test_each_answer_has_its_status_headers_and_words(code: str) -> None:
 
 def test_no_answer_is_left_out() -> None:
     made = [*vars(answers).values(), *answers.REFUSED_TOKEN.values()]
-    assert {answer.code for answer in made if isinstance(answer, Answer)} <= CASES.keys()
+    assert {answer.code for answer in made if isinstance(answer, CallbackAnswer)} <= CASES.keys()
     assert answers._OUTCOMES.keys() == receiver._RECEIVED <= CASES.keys()
 
 

@@ -16,7 +16,7 @@ from stream_app.domain.model.tokens import Keys, sign
 from stream_app.domain.model.topics import MAX_INPUT_BYTES
 from stream_app.gateway import holding, lead_bound
 from stream_app.gateway import receiver as module
-from stream_app.gateway.tables import Table
+from stream_app.gateway.tables import CallbackTable
 from tests.gateway.support import GONE_KEY, SECRET, URL, Gateway, good, scope_of
 from tests.support.pace import BUSY
 
@@ -226,7 +226,7 @@ async def test_a_callback_that_was_not_stored_for_a_bug_does_not_count_for_its_l
 
 def test_nothing_of_a_request_is_in_a_text_about_the_gateway() -> None:
     """Such a text is in a traceback or a debugger's log."""
-    table = Table("acme", "people", 2, (SECRET.encode(),))
+    table = CallbackTable("acme", "people", 2, (SECRET.encode(),))
     assert SECRET not in repr(table)
     bound = lead_bound.LeadBound()
     bound.take("acme", "people", "crm-17", "")

@@ -10,7 +10,7 @@ from stream_app.config import load_settings
 from stream_app.config.reload import FileWatch
 from stream_app.domain.model.tokens import Keys
 from stream_app.domain.model.topics import home_partition
-from stream_app.gateway.tables import Table, Tables, tables_of
+from stream_app.gateway.tables import CallbackTable, Tables, tables_of
 from tests.support.narrow import present
 
 KEY, OTHER_KEY, SECRET, LATER_SECRET = (
@@ -137,7 +137,7 @@ def test_a_command_reads_the_files_at_once_and_says_what_was_adopted(watched: Wa
 
 
 KEYS = Keys([KEY])
-ACME = Table("acme", "people", 2, (SECRET.encode(),))
+ACME = CallbackTable("acme", "people", 2, (SECRET.encode(),))
 PARTITIONS = 8
 
 
@@ -165,7 +165,7 @@ def test_the_table_of_an_address(path: str, known: Any) -> None:
     if isinstance(known, tuple):
         workspace, destination = known
         home = home_partition(workspace, PARTITIONS, {})
-        known = Table(workspace, destination, home, (), is_configured=False)
+        known = CallbackTable(workspace, destination, home, (), is_configured=False)
     assert table == known
     if table is not ACME:
         assert Tables([ACME], None, PARTITIONS).at(path, b"") is None, "only its secret proves it"
@@ -198,7 +198,7 @@ def test_the_partition_that_an_address_names(query: bytes, partition: int) -> No
     """No workspace of this name is at home in each of the partitions, so that it shows."""
     table = present(Tables([], KEYS, PARTITIONS).at("/callbacks/globex/firms", query))
     assert table.partition == partition
-    configured = Tables([Table("globex", "firms", 3)], KEYS, PARTITIONS)
+    configured = Tables([CallbackTable("globex", "firms", 3)], KEYS, PARTITIONS)
     assert present(configured.at("/callbacks/globex/firms", query)).partition == 3
 
 
@@ -214,11 +214,11 @@ def test_each_part_of_the_tables_is_in_their_fingerprint() -> None:
         Tables([replace(ACME, partition=3)], KEYS, PARTITIONS),
         Tables([replace(ACME, secrets=())], KEYS, PARTITIONS),
         Tables([replace(ACME, secrets=(*ACME.secrets, b"the next"))], KEYS, PARTITIONS),
-        Tables([ACME, Table("acme", "firms", 2)], KEYS, PARTITIONS),
+        Tables([ACME, CallbackTable("acme", "firms", 2)], KEYS, PARTITIONS),
     ]
     assert len({tables.digest for tables in others}) == len(others)
     assert all(SECRET not in tables.digest and KEY not in tables.digest for tables in others)
-    firms = Table("acme", "firms", 2)
+    firms = CallbackTable("acme", "firms", 2)
     assert (
         Tables([ACME, firms], KEYS, PARTITIONS).digest
         == Tables([firms, ACME], KEYS, PARTITIONS).digest
