@@ -38,8 +38,7 @@ from stream_app.domain.delivery.suppression import (
 )
 from stream_app.domain.lane.lane import LANE_VERSION, Lane
 from stream_app.domain.lead.identity import rows_of
-from stream_app.domain.model.records import ConsumedRecord
-from stream_app.domain.model.records import RowChanges as Changes
+from stream_app.domain.model.records import ConsumedRecord, RowChanges
 
 _NEXT_LOOK_MS: Final = 50
 _LOOKED_AT: Final = 4  # heads a step: more than a step adds, so the queue is worked off
@@ -158,7 +157,7 @@ class Rows:
         for key in self._erased:
             yield key.split(b"/", 2)[1].decode(), read_row(_dated, key, self._values[key]).at_ms
 
-    def apply(self, changes: Changes) -> None:
+    def apply(self, changes: RowChanges) -> None:
         values = self._values
         for key, value in changes:
             kind = key[:2]
@@ -180,12 +179,12 @@ class Rows:
             if kind in _SUPPRESSING:
                 self.suppressing += (value is not None) - (before is not None)
 
-    def expire(self, now_ms: int) -> Changes:
+    def expire(self, now_ms: int) -> RowChanges:
         """Delete rows that have expired, a few at most, from the head of the queue.
 
         Returns what is to be written.
         """
-        gone: Changes = []
+        gone: RowChanges = []
         if now_ms < self._look_again_ms:
             return gone
         for _ in range(min(_LOOKED_AT, len(self._aging))):
@@ -241,12 +240,12 @@ class Rows:
         """True if this record is concluded and its marker may be deleted."""
         return consumed.offset < self.passed(consumed.topic)
 
-    def drop_passed(self, committed: Callable[[str], int | None]) -> Changes:
+    def drop_passed(self, committed: Callable[[str], int | None]) -> RowChanges:
         """The rows to write now: deletions of markers, and the passed offsets.
 
         `committed` returns the group's committed offset of a topic.
         """
-        rows: Changes = []
+        rows: RowChanges = []
         for topic, offsets in list(self._marked.items()):
             end = committed(topic) or 0
             if offsets[0] >= end:
