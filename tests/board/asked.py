@@ -15,7 +15,7 @@ from stream_app.board.read_model.follow import ProjectionLag
 from stream_app.board.site import Moment, Site
 from stream_app.domain.model.topics import Retention, TopicNames
 from stream_app.domain.views.backlog import Place
-from stream_app.domain.views.explain import Group
+from stream_app.domain.views.explain import ConsumerGroup
 from stream_app.kafka.backlog import Waiting
 from stream_app.kafka.groups import Consumption
 
@@ -23,7 +23,7 @@ NOW_S: Final = 1_790_038_000  # 2026-09-22 00:46:40
 NOW_MS: Final = NOW_S * 1_000 + 999
 HOUR_S: Final = 3_600
 DAY_S: Final = 86_400
-UP: Final = Group("Stable", 2)
+UP: Final = ConsumerGroup("Stable", 2)
 
 
 def asked_queries(**answers: object) -> Any:

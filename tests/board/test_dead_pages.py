@@ -6,7 +6,7 @@ from unittest.mock import call
 
 import pytest
 
-from stream_app.board.access import Refused
+from stream_app.board.access import AccessRefused
 from stream_app.board.pages.dead import cause_page, dead_page, replay_page
 from stream_app.board.read_model.query import Place
 from stream_app.client.results.answers import Cause, DeadLetters, StatusCount
@@ -295,7 +295,7 @@ def test_a_replay_that_no_process_has_answered_says_how_long_its_plan_lives() ->
 @pytest.mark.parametrize("name", ["", "x" * 65, "a b", "a/b", "r-1\n"])
 def test_what_cannot_be_the_id_of_a_replay_is_not_found(name: str) -> None:
     queries = asked_queries()
-    with pytest.raises(Refused, match="the page Dead letters lists all") as refused:
+    with pytest.raises(AccessRefused, match="the page Dead letters lists all") as refused:
         replay_page(site_of(queries), moment_of({}), {"replay": name})
     assert refused.value.status == 404
     assert refused.value.error == "unknown_replay"

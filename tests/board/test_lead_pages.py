@@ -6,7 +6,7 @@ from unittest.mock import Mock, call
 
 import pytest
 
-from stream_app.board.access import Refused
+from stream_app.board.access import AccessRefused
 from stream_app.board.charts import Band
 from stream_app.board.pages.leads import Filter, _bands, find, lead_page, leads_page
 from stream_app.board.read_model.board_query import RecordRow
@@ -22,7 +22,7 @@ from stream_app.client.results.answers import (
 )
 from stream_app.domain.books.records import COLUMNS, meaning_of
 from stream_app.domain.lead.identity import ids_meant
-from stream_app.domain.views.waits import NAMES, Wait
+from stream_app.domain.views.waits import NAMES, RecordWait
 from tests.board.asked import NOW_MS, asked_queries, moment_of, site_of
 
 
@@ -229,8 +229,8 @@ def event(seq: int, status: str, at_ms: int, credits_: int | None = None) -> Eve
     return Event(seq, at_ms, status, "", "", None, 0, 0, 0, None, credits_)
 
 
-def wait(kind: Any, begin_ms: int, end_ms: int | None, text: str = "") -> Wait:
-    return Wait(kind, "", text, begin_ms, end_ms, None)
+def wait(kind: Any, begin_ms: int, end_ms: int | None, text: str = "") -> RecordWait:
+    return RecordWait(kind, "", text, begin_ms, end_ms, None)
 
 
 BEGIN_MS: Final = NOW_MS - 100_000
@@ -249,7 +249,11 @@ EVENTS: Final = [
 RESULT: Final = FoundResult("acme", "people", "clay", 1, NOW_MS, 5, {"a": 1}, "")
 
 
-def history(events: list[Event], waits: list[Wait], column: str = "under_way") -> RecordHistory:
+def history(
+    events: list[Event],
+    waits: list[RecordWait],
+    column: str = "under_way",
+) -> RecordHistory:
     return RecordHistory(
         "leads/0/1",
         "acme",
@@ -391,7 +395,7 @@ def test_an_unknown_lead() -> None:
 
 
 def test_an_address_is_no_lead_id() -> None:
-    with pytest.raises(Refused):
+    with pytest.raises(AccessRefused):
         lead_page(site_of(Mock()), moment_of(), {"lead_id": "ada@example.com"})
 
 

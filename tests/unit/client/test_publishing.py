@@ -10,7 +10,7 @@ import pytest
 
 from stream_app.client.publish import leads as publishing
 from stream_app.client.publish.leads import (
-    Batch,
+    CheckedLeads,
     Checker,
     PublishOptions,
     PublishSummary,
@@ -25,7 +25,7 @@ from stream_app.client.publish.leads import (
     send_batch,
     topic_of,
 )
-from stream_app.client.publish.rows import USUAL_FIELDS, Draft, Row
+from stream_app.client.publish.rows import USUAL_FIELDS, Draft, FileRow
 from stream_app.config import Kafka, Settings
 from stream_app.domain.lead.identity import given_id, people
 from stream_app.domain.lead.read import MAX_LEAD_BYTES, Unreadable
@@ -67,7 +67,7 @@ def ada(**more: Any) -> Draft:
 
 def check(draft: Draft, options: PublishOptions | None = None, *, ids: bool = False) -> Any:
     checker = Checker(SETTINGS, options or PublishOptions(), ids=ids)
-    return checker.check(Row(7, draft, raw="as it stood\n"))
+    return checker.check(FileRow(7, draft, raw="as it stood\n"))
 
 
 # --------------------------------------------------------------------------------------- the record
@@ -186,7 +186,7 @@ def test_the_fields_of_a_row_are_cleaned_once(monkeypatch: pytest.MonkeyPatch) -
 
 def test_without_a_workspace_there_is_no_default() -> None:
     checker = Checker(Settings(), PublishOptions())
-    answer = checker.check(Row(1, {"fields": dict(ADA)}))
+    answer = checker.check(FileRow(1, {"fields": dict(ADA)}))
     assert isinstance(answer, Refusal)
     assert answer.reason == "no_workspace"
 
@@ -205,7 +205,7 @@ def test_what_is_kept_of_a_lead_is_its_values_only() -> None:
     kept = publishing._encode(lead)
     values = len(lead.value) + sum(map(len, (lead.workspace, lead.destination, lead.lead_id)))
     assert len(kept) < values + 16
-    batch = Batch()
+    batch = CheckedLeads()
     batch.add(lead)
     batch.add(lead_of("beta", 3))
     assert list(batch) == list(batch) == [lead, lead_of("beta", 3)]
@@ -221,7 +221,7 @@ def test_a_full_folder_is_told_with_what_to_do(monkeypatch: pytest.MonkeyPatch) 
 
         seek = write
 
-    batch = Batch()
+    batch = CheckedLeads()
     monkeypatch.setattr(batch, "_file", Full())
     for work in (lambda: batch.add(lead_of("acme", 2)), lambda: list(batch)):
         with pytest.raises(StreamAppError) as error:
@@ -277,7 +277,7 @@ def test_an_import_without_a_name_gets_one_of_its_day() -> None:
 
 
 def counted(
-    rows: Iterable[Row],
+    rows: Iterable[FileRow],
     on_progress: Any = lambda _: None,
     options: PublishOptions | None = None,
 ) -> PublishSummary:
@@ -285,8 +285,8 @@ def counted(
     return asyncio.run(check_rows(rows, checker, lambda _: None, on_progress=on_progress))
 
 
-def rows_of(*drafts: Draft | Unreadable) -> list[Row]:
-    return [Row(line, draft) for line, draft in enumerate(drafts, 2)]
+def rows_of(*drafts: Draft | Unreadable) -> list[FileRow]:
+    return [FileRow(line, draft) for line, draft in enumerate(drafts, 2)]
 
 
 def test_fields_are_named_up_to_a_bound() -> None:
