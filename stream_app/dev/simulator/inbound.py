@@ -25,8 +25,8 @@ from stream_app.dev.simulator.kept import RowFile
 from stream_app.dev.simulator.ledger import Ledger, RequestLine, now_ms
 from stream_app.dev.simulator.script import REFUSING, Fault, RetryAfter, Script, workspace_of
 from stream_app.dev.simulator.world import (
-    TableRow,
     Submission,
+    TableRow,
     WebhookState,
     World,
     cells_of,

@@ -198,7 +198,7 @@ class Limits(Settings, frozen=True, kw_only=True):
     lifetime: Count = 50_000
     refused_count: bool = False
     accepted_status: Literal[200, 202] = 200
-    unknown_status: Status = 404
+    unknown_status: HttpStatus = 404
     retry_after: RetryAfter = "seconds"
     retry_after_s: Count = 1
 

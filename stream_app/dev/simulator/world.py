@@ -11,7 +11,7 @@ import msgspec
 
 from stream_app.dev.simulator.chance import digest
 from stream_app.dev.simulator.ledger import RequestLine
-from stream_app.dev.simulator.script import Limits, Plan, Script, Webhook, workspace_of
+from stream_app.dev.simulator.script import ClayPlan, Limits, Script, Webhook, workspace_of
 
 DEDUPE_MAX_CHARACTERS = 200
 
@@ -40,7 +40,7 @@ class WorkspaceState:
     """Two meters and one rate, shared by all webhooks of the workspace."""
 
     name: str
-    plan: Plan
+    plan: ClayPlan
     credits: int
     actions: int
     tokens: float
@@ -160,7 +160,7 @@ class World:
         """Return the workspace of that name. A new one gets the script's default plan."""
         return self.workspaces.get(name) or self.set_workspace(name, self.script.plan)
 
-    def set_workspace(self, name: str, plan: Plan) -> WorkspaceState:
+    def set_workspace(self, name: str, plan: ClayPlan) -> WorkspaceState:
         """Create a workspace, or give an existing one a new plan and full meters."""
         state = self.workspaces.get(name)
         if state is None:
