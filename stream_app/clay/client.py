@@ -8,7 +8,7 @@ turns an alias and a webhook id into a URL and a token.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final, Self
@@ -20,6 +20,7 @@ from attrs import define, field
 
 from stream_app.clay import Egress
 from stream_app.clay.transport import NotSent, ResponseBody, Transport, proxy_of
+from stream_app.domain.model import seen
 from stream_app.domain.model.addresses import MALFORMED, token_problem
 from stream_app.domain.model.outcome import (
     Accepted,
@@ -30,6 +31,7 @@ from stream_app.domain.model.outcome import (
     UnsentReason,
     classify,
 )
+from stream_app.domain.model.seen import Seen
 from stream_app.tasks import cancel
 
 # The status decides the outcome. The body only explains it, so the wait for the body is short.
@@ -67,6 +69,38 @@ class _Target:
     url: httpx.URL
     headers: tuple[tuple[bytes, bytes], ...]
     secrets: tuple[str, ...]
+
+    def request(self, body: bytes) -> httpx.Request:
+        return httpx.Request(
+            "POST",
+            self.url,
+            headers=[*self.headers, (b"content-length", b"%d" % len(body))],
+            stream=httpx.ByteStream(body),
+        )
+
+
+def _target_of(webhook_url: str, token: str | None, egress: Egress) -> _Target:
+    """Return the constant part of all requests to a webhook.
+
+    Raises:
+        ValueError: The URL or the token is invalid.
+    """
+    url = _parsed(webhook_url)
+    headers = [
+        (b"host", url.netloc),
+        (b"content-type", b"application/json"),
+        (b"accept-encoding", b"identity"),
+        (b"user-agent", _USER_AGENT.encode("ascii")),
+    ]
+    _, login = proxy_of(egress)
+    secrets = [webhook_url, webhook_url.rpartition("/")[2]]
+    secrets += [credentials.rpartition(" ")[2] for credentials in login.values()]
+    if token is not None:
+        if problem := token_problem(token):
+            raise ValueError(problem)
+        headers.append((b"x-clay-webhook-auth", token.encode("ascii")))
+        secrets.append(token)
+    return _Target(url, tuple(headers), tuple(secrets))
 
 
 @define(eq=False, repr=False, kw_only=True)
@@ -167,25 +201,9 @@ class ClayClient:
 
     def _target(self, webhook_url: str, token: str | None) -> _Target:
         target = self._targets.get((webhook_url, token))
-        if target is not None:
-            return target
-        url = _parsed(webhook_url)
-        headers = [
-            (b"host", url.netloc),
-            (b"content-type", b"application/json"),
-            (b"accept-encoding", b"identity"),
-            (b"user-agent", _USER_AGENT.encode("ascii")),
-        ]
-        _, login = proxy_of(self._egress)
-        secrets = [webhook_url, webhook_url.rpartition("/")[2]]
-        secrets += [credentials.rpartition(" ")[2] for credentials in login.values()]
-        if token is not None:
-            if problem := token_problem(token):
-                raise ValueError(problem)
-            headers.append((b"x-clay-webhook-auth", token.encode("ascii")))
-            secrets.append(token)
-        target = _Target(url, tuple(headers), tuple(secrets))
-        self._targets[webhook_url, token] = target
+        if target is None:
+            target = _target_of(webhook_url, token, self._egress)
+            self._targets[webhook_url, token] = target
         return target
 
     async def _exchange(
@@ -201,23 +219,20 @@ class ClayClient:
         """
         now = asyncio.get_running_loop().time
         begun = now()
-        request = httpx.Request(
-            "POST",
-            target.url,
-            headers=[*target.headers, (b"content-length", b"%d" % len(body))],
-            stream=httpx.ByteStream(body),
-        )
+        request = target.request(body)
         response: httpx.Response | None = None
         excerpt = bytearray()
+        is_test = seen.is_of_test(body)
         try:
             async with asyncio.timeout_at(give_up_at) as limit:
                 response = await self._transport.handle_async_request(request)
                 answered = now()
                 stream = response.stream
                 is_success = 200 <= response.status_code <= 299
-                if not (is_success and isinstance(stream, ResponseBody) and stream.is_whole):
+                is_read = isinstance(stream, ResponseBody) and stream.is_whole
+                if is_test or not (is_success and is_read):
                     limit.reschedule(min(give_up_at, answered + _ANSWER_WAIT_S))
-                    await self._read(response, excerpt)
+                    await _read(response, excerpt)
         except NotSent as exc:
             return _unsent(exc.reason, _since_ms(begun), exc.detail)
         except (httpx.TransportError, TimeoutError) as exc:
@@ -225,34 +240,80 @@ class ClayClient:
                 reason = _uncertain(exc)
                 return Uncertain(reason, _since_ms(begun), text=UNCERTAIN_TEXT[reason])
         latency_ms = round((answered - begun) * 1000)
-        if is_success:
+        if is_success and not is_test:
             # `classify` would return the same, at a higher cost.
             return Accepted(response.status_code, latency_ms)
+        known = _sent_values(target, body)
         # Of two headers of this name the first one counts.
         retry_after = next(iter(response.headers.get_list("retry-after")), "")
-        return classify(
+        outcome = classify(
             response.status_code,
             retry_after[:_MAX_RETRY_AFTER_CHARACTERS] or None,
             "" if "content-encoding" in response.headers else excerpt.decode("utf-8", "replace"),
             latency_ms,
             unavailable_is_refused,
-            known=_sent_values(target, body),
+            known=known,
         )
+        if not is_test:
+            return outcome
+        described = _described(response, latency_ms, excerpt, known)
+        return msgspec.structs.replace(outcome, seen=described)
 
-    async def _read(self, response: httpx.Response, excerpt: bytearray) -> None:
-        """Read the beginning of the body as it was sent.
 
-        It may break off, arrive slowly or never end.
-        """
-        stream = response.stream
-        assert isinstance(stream, httpx.AsyncByteStream)
-        try:
-            async for chunk in stream:
-                excerpt += chunk[: _MAX_ANSWER_BYTES - len(excerpt)]
-                if len(excerpt) == _MAX_ANSWER_BYTES:
-                    break
-        finally:
-            await stream.aclose()
+async def _read(response: httpx.Response, excerpt: bytearray) -> None:
+    """Read the beginning of a body as it was sent.
+
+    It may break off, arrive slowly or never end.
+    """
+    stream = response.stream
+    assert isinstance(stream, httpx.AsyncByteStream)
+    try:
+        async for chunk in stream:
+            excerpt += chunk[: _MAX_ANSWER_BYTES - len(excerpt)]
+            if len(excerpt) == _MAX_ANSWER_BYTES:
+                break
+    finally:
+        await stream.aclose()
+
+
+def _described(
+    response: httpx.Response,
+    latency_ms: int,
+    excerpt: bytes | bytearray,
+    known: Iterable[str],
+) -> Seen:
+    """Describe an answer without its values, and without what was sent."""
+    headers = response.headers.multi_items()
+    return seen.answer(response.status_code, latency_ms, headers, bytes(excerpt), known)
+
+
+async def answer_of(
+    webhook_url: str,
+    token: str | None,
+    body: bytes,
+    egress: Egress,
+    within_s: float,
+) -> Seen | None:
+    """POST bytes that are no lead to a webhook, once, and describe the answer.
+
+    Returns:
+        The answer. None if none came.
+
+    Raises:
+        ValueError: The URL or the token is invalid.
+    """
+    target = _target_of(webhook_url, token, egress)
+    now = asyncio.get_running_loop().time
+    excerpt = bytearray()
+    begun = now()
+    try:
+        async with _transport_for_once(egress, within_s) as transport, asyncio.timeout(within_s):
+            response = await transport.handle_async_request(target.request(body))
+            latency_ms = _since_ms(begun)
+            await _read(response, excerpt)
+    except (httpx.TransportError, TimeoutError):
+        return None
+    return _described(response, latency_ms, excerpt, target.secrets)
 
 
 async def reach(webhook_url: str, egress: Egress, within_s: float) -> Refused | None:

@@ -2,7 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Annotated, Any, Final
 
 from cyclopts import Parameter
@@ -11,9 +13,11 @@ from stream_app.cli.base import COMMON, NO, OK, Common, confirm
 from stream_app.cli.options import login_name
 from stream_app.cli.output import say, show_json
 from stream_app.client.doctor import checks as checks_of
+from stream_app.client.doctor import recording
 from stream_app.client.doctor import round_trip as trip
 from stream_app.client.doctor.checks import Check
 from stream_app.config import Settings
+from stream_app.domain.model.errors import SettingsError
 from stream_app.domain.model.messages import StatusEvent
 
 _MARKS: Final = {
@@ -27,6 +31,7 @@ _MARKS: Final = {
 def doctor(
     *,
     round_trip: Annotated[str | None, Parameter(metavar="DESTINATION")] = None,
+    record: Annotated[Path | None, Parameter(metavar="FILE")] = None,
     within: Annotated[float, Parameter(metavar="SECONDS")] = 300,
     yes: bool = False,
     notify: bool = False,
@@ -37,44 +42,87 @@ def doctor(
     example:
       stream-app doctor
       stream-app doctor --round-trip people --yes
+      stream-app doctor --round-trip people --record clay.json
       stream-app doctor --notify
 
     Args:
         round_trip: then send one test lead to Clay and wait for its callback
+        record: write how Clay answered and called back to a new file, without secrets and values,
+            and compare it with the simulator; with --round-trip
         within: how long to wait for the callback
         yes: send it without confirmation; it costs credits
         notify: also send a test message to the webhook of [notify]
     """
+    if record and not round_trip:
+        raise SettingsError(["--record needs --round-trip: it records what becomes of a test lead"])
     settings = common.settings("clay", "gateway", *(("notify",) if notify else ()))
     cost = trip.price(settings, round_trip) if round_trip else ""
-    checks = asyncio.run(_examine(settings, common, notify=notify))
-    report: dict[str, Any] = {"checks": checks}
-    code = NO if any(check.verdict == "failed" for check in checks) else OK
-    if round_trip and code == NO:
-        say("no test lead was sent: correct the failed checks first")
-    elif round_trip:
-        if yes:
-            say(cost)
-        confirm(cost, yes=yes)
-        number = time.time_ns() // 1_000_000
-        work = trip.round_trip(
-            settings,
-            round_trip,
-            number,
-            within,
-            login_name(),
-            on_event=_on_event,
-            say=say,
-        )
-        result = report["round_trip"] = asyncio.run(work)
-        code = OK if result.ok else NO
-        common.tell(
-            f"{_MARKS['ok' if result.ok else 'failed']}round trip of "
-            f"{result.lead_id}: {result.text}",
-        )
+    if record:
+        cost += f"; and, for --record, {recording.ASKED}"
+    with recording.new_file(record) if record else nullcontext() as file:
+        checks = asyncio.run(_examine(settings, common, notify=notify))
+        report: dict[str, Any] = {"checks": checks}
+        code = NO if any(check.verdict == "failed" for check in checks) else OK
+        if round_trip and code == NO:
+            say("no test lead was sent: correct the failed checks first")
+        elif round_trip:
+            if yes:
+                say(cost)
+            confirm(cost, yes=yes)
+            number = time.time_ns() // 1_000_000
+            events: list[StatusEvent] = []
+            work = _trip(settings, round_trip, number, within, events)
+            result = report["round_trip"] = asyncio.run(work)
+            code = OK if result.ok else NO
+            common.tell(
+                f"{_MARKS['ok' if result.ok else 'failed']}round trip of "
+                f"{result.lead_id}: {result.text}",
+            )
+            if file is not None and record is not None:
+                refused = asyncio.run(recording.refusals(settings, round_trip))
+                recorded = recording.recording_of(settings, round_trip, number, refused, events)
+                file.write(recording.written(recorded))
+                differences = recording.differences(recorded, recording.simulated())
+                report["recording"] = {"file": str(record), "differences": differences}
+                common.tell(*_told(record, differences))
     if common.json:
         show_json(report)
     return code
+
+
+def _trip(
+    settings: Settings,
+    alias: str,
+    number: int,
+    within_s: float,
+    events: list[StatusEvent],
+) -> Coroutine[Any, Any, trip.RoundTrip]:
+    """Send the test lead; its events are said, and added to `events`."""
+
+    def on_event(event: StatusEvent) -> None:
+        events.append(event)
+        say(f"{event.status} {event.text or event.reason}".rstrip())
+
+    return trip.round_trip(
+        settings,
+        alias,
+        number,
+        within_s,
+        login_name(),
+        on_event=on_event,
+        say=say,
+    )
+
+
+def _told(path: Path, differences: Sequence[str]) -> Iterator[str]:
+    """Yield what a recording says, for people."""
+    yield f"recorded in {path}, without secrets and values"
+    if differences:
+        yield "Clay does otherwise than the simulator:"
+        yield from (f"  {difference}" for difference in differences)
+        yield "Please tell us, with the file: docs/reference/clay.md says how"
+    else:
+        yield "Clay does as the simulator does"
 
 
 async def _examine(settings: Settings, common: Common, *, notify: bool) -> list[Check]:
@@ -94,7 +142,3 @@ async def _examine(settings: Settings, common: Common, *, notify: bool) -> list[
 def _line_of(alike: Sequence[Check]) -> str:
     names = ", ".join(dict.fromkeys(check.name for check in alike))
     return f"{_MARKS[alike[0].verdict]}{names}: {alike[0].text}"
-
-
-def _on_event(event: StatusEvent) -> None:
-    say(f"{event.status} {event.text or event.reason}".rstrip())

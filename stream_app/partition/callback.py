@@ -146,6 +146,7 @@ class CallbackPipeline:
         )
         is_erased = self._rows.is_erased(callback.workspace, callback.lead_id, row.first_at_ms)
         is_published = callback.outcome in _PUBLISHED and not is_erased
+        recorder.seen = callback.seen
         recorder.go(
             callback.outcome,
             now_ms,

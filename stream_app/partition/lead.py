@@ -346,6 +346,7 @@ class LeadPipeline:
         now_ms = self._clock.now_ms()
         due_ms = settlement.wait_until_ms
         counted: dict[str, object] = {}
+        recorder.seen = None if outcome is None else outcome.seen
         match outcome:
             case Accepted():
                 destination = grant.destination

@@ -17,6 +17,7 @@ from stream_app.config import Settings, check_known
 from stream_app.config.kafka_access import connection_of
 from stream_app.domain.model.errors import BrokerUnavailable, SettingsError, StreamAppError
 from stream_app.domain.model.messages import Lead, Scalar, Status, StatusEvent
+from stream_app.domain.model.seen import TEST_ID
 from stream_app.domain.model.text import count
 from stream_app.kafka.connection import silent
 from stream_app.kafka.readers import StatusFollower
@@ -74,7 +75,7 @@ def probe_lead(alias: str, workspace: str, number: int, not_after_ms: int) -> Le
     }
     return Lead(
         fields,
-        f"doctor-{number}",
+        f"{TEST_ID}{number}",
         workspace,
         alias,
         not_after_ms=not_after_ms,

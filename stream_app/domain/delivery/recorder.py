@@ -40,6 +40,7 @@ from stream_app.domain.limits.budget import Reservation
 from stream_app.domain.model.messages import RESEND_ORDERED, Lead, Status, StatusEvent
 from stream_app.domain.model.outcome import Outcome, Poison, Refused, Uncertain
 from stream_app.domain.model.records import ConsumedRecord, LeftOut, Record, RowChanges, trace_of
+from stream_app.domain.model.seen import Seen
 from stream_app.domain.model.text import count
 from stream_app.domain.plan import MAX_RETURNS, Destination, Plan, ReplayPolicy
 
@@ -102,6 +103,11 @@ class DeliveryRecorder(Generic[LeadT_co]):
     `replaced` is the row of the lead's earlier history. If that is a dead letter, it ends with the
     first batch: copies of it that come back are not sent. A marker keeps a redelivery from
     repeating its events. The alias rows `aliases` are written with the first batch.
+
+    Attributes:
+        resolved: What the record is about.
+        row: The lead's row as it is now.
+        seen: What Clay sent about a test lead. The next event has it.
     """
 
     def __init__(
@@ -114,6 +120,7 @@ class DeliveryRecorder(Generic[LeadT_co]):
     ) -> None:
         self.resolved = resolved
         self.row = row
+        self.seen: Seen | None = None
         self._plan = plan
         self._events: list[StatusEvent] = []
         self._durations: tuple[Duration, ...] = ()
@@ -296,6 +303,9 @@ class DeliveryRecorder(Generic[LeadT_co]):
                 waited_as=before.state,
                 sampled=row.sampled,
             )
+        if self.seen is not None:
+            more["seen"] = self.seen
+            self.seen = None
         self._events.append(msgspec.structs.replace(event, **more) if more else event)
 
     def step(self, *records: Record) -> WriteBatch:

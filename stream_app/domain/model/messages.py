@@ -13,6 +13,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 
 from stream_app.domain.model.numbers import Amount, TimeMs, Whole
+from stream_app.domain.model.seen import Seen
 
 Scalar = str | int | float | bool | None
 
@@ -160,6 +161,8 @@ class StatusEvent(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
         last_offset: The last offset of those.
         records: How many those are; 0 if the event is about one. Offsets between them may belong to
             no record.
+        seen: Of the test lead of `doctor`: what Clay answered, or called back with, without its
+            values.
     """
 
     id: str
@@ -195,6 +198,7 @@ class StatusEvent(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     first_offset: Whole | None = None
     last_offset: Whole | None = None
     records: Amount = 0
+    seen: Seen | None = None
 
 
 class FieldOrigin(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -264,6 +268,7 @@ class Callback(msgspec.Struct, frozen=True, omit_defaults=True):
         repaired: True if its JSON was broken and could be repaired.
         text: Why the enrichment failed, scrubbed.
         actions: The cost of the lead in Actions, if the table reports it.
+        seen: Of the test lead of `doctor`: the names in the body, and the kinds of their values.
     """
 
     lead_id: str
@@ -279,3 +284,4 @@ class Callback(msgspec.Struct, frozen=True, omit_defaults=True):
     repaired: bool = False
     text: str = ""
     actions: Amount | None = None
+    seen: Seen | None = None

@@ -14,6 +14,7 @@ from typing import Final, Literal, get_args
 
 import msgspec
 
+from stream_app.domain.model.seen import Seen
 from stream_app.domain.model.untrusted import stream_safe
 
 UnsentReason = Literal[
@@ -36,7 +37,13 @@ UncertainReason = Literal["request_timeout", "reset", "broken_answer"]
 """Why the result is unknown: bytes may have left, and no status came back."""
 
 
-class _Answered(msgspec.Struct, frozen=True, gc=False):
+class _OfTest(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """What an outcome has if its lead is a test of `doctor` and an answer came."""
+
+    seen: Seen | None = None
+
+
+class _Answered(_OfTest, frozen=True, gc=False):
     """A status came back.
 
     `latency_ms`: from the start of the exchange to the status, without pool waits.
@@ -102,7 +109,7 @@ class Poison(_Answered, frozen=True, gc=False):
     excerpt: str = ""
 
 
-class _Failed(msgspec.Struct, frozen=True, gc=False):
+class _Failed(_OfTest, frozen=True, gc=False):
     """The lead was not accepted, as far as is known. Counts for the breaker."""
 
     reason: str  # an `UnsentReason`, an `UncertainReason` or `http_<status>`

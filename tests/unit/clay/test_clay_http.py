@@ -249,7 +249,7 @@ async def test_of_an_answer_that_comes_in_odd_pieces_no_more_is_read_than_is_kep
 
     excerpt = bytearray()
     async with asyncio.timeout(5.0):
-        await patient()._read(httpx.Response(200, stream=Endless()), excerpt)
+        await clay_http._read(httpx.Response(200, stream=Endless()), excerpt)
     assert len(excerpt) == clay_http._MAX_ANSWER_BYTES
 
 
