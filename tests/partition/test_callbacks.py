@@ -15,6 +15,7 @@ from stream_app.domain.lane.lane import Lane
 from stream_app.domain.limits.budget import Budget, Period, Reservation
 from stream_app.domain.model.messages import Callback, Result, Status, StatusEvent
 from stream_app.domain.model.records import Record
+from stream_app.domain.model.seen import Seen
 from stream_app.partition.ports import Observer
 from tests.partition.test_owner import Bench as LeadBench
 from tests.partition.virtual import now_ms, virtual_time
@@ -132,6 +133,21 @@ async def test_a_callback_settles_an_accepted_lead_and_charges_its_lane(outcome:
         assert result.partial == (outcome == "partial")
     else:
         assert bench.results() == []
+
+
+@virtual_time
+async def test_the_event_of_a_test_lead_says_what_came() -> None:
+    bench = Bench()
+    bench.row("send_uncertain")
+    seen = Seen(body={"title": "text"})
+    bench.call_back(seen=seen)
+    await settled(bench)
+    assert [(event.status, event.seen) for event in bench.events()] == [
+        ("accepted", None),
+        ("enriched", seen),
+    ]
+    (result,) = bench.results()
+    assert b"seen" not in msgspec.json.encode(result)
 
 
 @pytest.mark.parametrize("repaired", [False, True])

@@ -14,6 +14,7 @@ from stream_app.domain.delivery.suppression import Suppression, erased_row
 from stream_app.domain.limits.budget import Period
 from stream_app.domain.model.outcome import Accepted, Outcome, Poison, Refused, Uncertain
 from stream_app.domain.model.records import Record
+from stream_app.domain.model.seen import Seen
 from stream_app.partition.rows import read_lane
 from tests.partition.test_owner import Bench
 from tests.partition.virtual import now_ms, virtual_time
@@ -68,6 +69,21 @@ async def history_of(outcomes: list[Outcome], link: Losing) -> Bench:
 ACCEPTED = Accepted(200, 1)
 BUSY = Refused("http_503", 1)
 RESET = Uncertain("reset", 1)
+
+
+@virtual_time
+async def test_the_event_of_each_answer_to_a_test_lead_says_what_came() -> None:
+    seen = Seen(503, 1), None, Seen(202, 1, {}, {"success": "true or false"})
+    outcomes: list[Outcome] = [
+        Refused("http_503", 1, 503, seen=seen[0]),
+        Refused("connect_refused", 1, seen=seen[1]),
+        Accepted(202, 1, seen=seen[2]),
+    ]
+    bench = await history_of(outcomes, Losing([]))
+    told = [event for event in bench.events() if event.status in ("refused", "accepted")]
+    assert [event.seen for event in told] == list(seen)
+    others = [event for event in bench.events() if event not in told]
+    assert {event.seen for event in others} == {None}
 
 
 @pytest.mark.parametrize("answers_only", [False, True])

@@ -23,6 +23,7 @@ from stream_app.domain.callback.body import (
     repair,
 )
 from stream_app.domain.model.messages import Callback
+from stream_app.domain.model.seen import Seen
 from stream_app.domain.model.tokens import Keys, Verified, problem_of, sign, verify
 from tests.support.narrow import of_type
 
@@ -55,6 +56,24 @@ def test_a_plain_callback_is_read() -> None:
     assert read.attempt == 2
     assert not read.repaired
     assert msgspec.json.decode(msgspec.json.encode(read), type=Callback) == read
+
+
+def test_the_callback_of_a_test_lead_says_which_names_it_has_and_no_value() -> None:
+    document = {"Title": "CEO", "credits": "7", "status": "", "phone": None, "CEO": 3}
+    read = good(document | {"lead_id": "doctor-17"})
+    assert read.fields == {"Title": "CEO", "CEO": 3}
+    assert read.seen == Seen(
+        body={
+            "Title": "text",
+            "credits": "number as text",
+            "status": "empty text",
+            "phone": "null",
+            "(another name)": "number",
+            "lead_id": "text",
+        },
+    )
+    assert msgspec.json.decode(msgspec.json.encode(read), type=Callback) == read
+    assert good(GOOD | document).seen is None
 
 
 @pytest.mark.parametrize("name", ["fields", "data"])
