@@ -88,6 +88,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="end with an error where a program of the tests is missing, instead of leaving its "
         "tests out",
     )
+    parser.addoption(
+        "--clay-recording",
+        type=Path,
+        help="a file of `stream-app doctor --record`, with which the simulator is compared",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

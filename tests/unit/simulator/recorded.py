@@ -1,0 +1,135 @@
+"""What the simulator sends about a test lead, as `doctor --record` would write it of Clay.
+
+`python -m tests.unit.simulator.recorded` writes it to stream_app/client/doctor/simulated.json, with
+which `doctor` compares a recording.
+"""
+
+import asyncio
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from stream_app.clay import Egress
+from stream_app.clay.client import ClayClient
+from stream_app.client.doctor import recording
+from stream_app.client.doctor.recording import CalledBack, Recording
+from stream_app.config import Settings
+from stream_app.config.secret_files import Secrets
+from stream_app.dev.simulator import Simulator, parse_script
+from stream_app.domain.callback.body import BadBody, callback_of, read_body
+from stream_app.domain.model.addresses import WEBHOOK_PATH
+from stream_app.domain.model.seen import Seen
+from stream_app.domain.plan import Destination, Workspace
+from tests.support.kafka import until
+from tests.support.raw_server import OK, READ, serve
+
+FILE = Path(recording.__file__).with_name("simulated.json")
+SCRIPT = """
+auto_create = false
+[webhooks.acme--people]
+token = "right"
+[table.latency]
+scale = 0
+[table.callback.body]
+lead_id = "{{lead_id}}"
+callback_token = "{{callback_token}}"
+title = "{{title}}"
+phone = "{{phone}}"
+employees = "{{employees}}"
+[[table.columns]]
+name = "title"
+credits = 1
+values = ["CTO"]
+[[table.columns]]
+name = "phone"
+credits = 1
+miss_share = 1.0
+[[table.columns]]
+name = "employees"
+credits = 1
+values = [38]
+"""
+VARIANTS = (
+    "limits.accepted_status = 200\n",
+    "limits.accepted_status = 202\n",
+    "limits.accepted_status = 200\ntable.callback.typed = true\n",
+)
+"""Clay documents both statuses of an accepted row; an HTTP column can be written for text only."""
+_BODIES = range(6)
+"""The simulator chooses the body of an acceptance by the length of the request."""
+
+
+async def record() -> Recording:
+    """Return what the simulator sends, in all its variants."""
+    accepted: list[Seen] = []
+    called_back: list[Seen] = []
+    refused: dict[str, Seen] = {}
+    for variant in VARIANTS:
+        sim = Simulator(parse_script(variant + SCRIPT))
+        await sim.start()
+        try:
+            url = f"{sim.url}{WEBHOOK_PATH}acme--people"
+            refused |= await recording.refusals(_settings(url), "people")
+            (answers, callback) = await _sent(url)
+        finally:
+            await sim.stop()
+        accepted += answers
+        called_back.append(callback)
+    answers_of = {"lead": accepted} | {name: [answer] for name, answer in refused.items()}
+    return Recording(
+        recording.VERSION,
+        "",
+        "",
+        {name: _without_times(answers) for name, answers in answers_of.items()},
+        [CalledBack(0, callback.body) for callback in _without_times(called_back)],
+    )
+
+
+def _settings(url: str) -> Settings:
+    table = Destination("people", "acme", webhooks_env=("HOOK",), token_env="TOKEN")
+    return Settings(
+        workspaces={"acme": Workspace("acme")},
+        destinations={"people": table},
+        secrets=Secrets({"HOOK": url, "TOKEN": "right"}),
+    )
+
+
+async def _sent(url: str) -> tuple[list[Seen], Seen]:
+    """Send test leads of several lengths. Returns the answers, and what one called back with."""
+    async with ClayClient(
+        request_timeout_s=60,
+        connect_timeout_s=20,
+        pool_timeout_s=20,
+        max_connections=1,
+        keepalive_s=10,
+        egress=Egress.of(),
+    ) as clay, serve(READ, OK.replace(b"\r\n", b"\r\nconnection: close\r\n", 1)) as receiver:
+        answers = []
+        for number in _BODIES:
+            lead = {
+                "note": "x" * number,
+                "lead_id": f"doctor-{number}",
+                "callback_url": receiver.url,
+                "callback_token": "t",
+            }
+            outcome = await clay.send(url, "right", msgspec.json.encode(lead))
+            assert outcome.seen is not None, outcome
+            answers.append(outcome.seen)
+        await until(lambda: bool(receiver.requests))
+        body = read_body(receiver.requests[0][1])
+    assert not isinstance(body, BadBody)
+    callback = callback_of(body, "acme", "people", 0)
+    assert not isinstance(callback, BadBody)
+    assert callback.seen is not None
+    return answers, callback.seen
+
+
+def _without_times(several: Iterable[Seen]) -> list[Seen]:
+    """Return those that differ, in the order of their text, without how long each took."""
+    texts = {msgspec.json.encode(msgspec.structs.replace(seen, latency_ms=0)) for seen in several}
+    return [msgspec.json.decode(text, type=Seen) for text in sorted(texts)]
+
+
+if __name__ == "__main__":
+    FILE.write_bytes(recording.written(asyncio.run(record())))
