@@ -17,4 +17,5 @@ async def test_the_file_says_what_the_simulator_sends() -> None:
 async def test_the_simulator_does_as_the_live_clay_did(request: pytest.FixtureRequest) -> None:
     """With `--clay-recording FILE`, of `stream-app doctor --record`; else with its own."""
     recorded: Path | None = request.config.getoption("--clay-recording")
-    assert differences(read(recorded or FILE), await record()) == []
+    different = differences(read(recorded or FILE), await record())
+    assert not different, "\n".join(different)
