@@ -284,7 +284,7 @@ def _described(
 ) -> Seen:
     """Describe an answer without its values, and without what was sent."""
     headers = response.headers.multi_items()
-    return seen.answer(response.status_code, latency_ms, headers, bytes(excerpt), known)
+    return seen.shape_of_answer(response.status_code, latency_ms, headers, bytes(excerpt), known)
 
 
 async def answer_of(

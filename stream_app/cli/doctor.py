@@ -82,9 +82,9 @@ def doctor(
                 refused = asyncio.run(recording.refusals(settings, round_trip))
                 recorded = recording.recording_of(settings, round_trip, number, refused, events)
                 file.write(recording.written(recorded))
-                differences = recording.differences(recorded, recording.simulated())
-                report["recording"] = {"file": str(record), "differences": differences}
-                common.tell(*_told(record, differences))
+                deviations = recording.deviations(recorded, recording.simulated())
+                report["recording"] = {"file": str(record), "deviations": deviations}
+                common.tell(*_told(record, deviations))
     if common.json:
         show_json(report)
     return code
@@ -114,12 +114,12 @@ def _trip(
     )
 
 
-def _told(path: Path, differences: Sequence[str]) -> Iterator[str]:
+def _told(path: Path, deviations: Sequence[str]) -> Iterator[str]:
     """Yield what a recording says, for people."""
     yield f"recorded in {path}, without secrets and values"
-    if differences:
+    if deviations:
         yield "Clay does otherwise than the simulator:"
-        yield from (f"  {difference}" for difference in differences)
+        yield from (f"  {deviation}" for deviation in deviations)
         yield "Please tell us, with the file: docs/reference/clay.md says how"
     else:
         yield "Clay does as the simulator does"

@@ -17,7 +17,7 @@ from stream_app.board.read_model.store import Sources
 from stream_app.cli.main import main
 from stream_app.client.doctor.checks import may_join, may_transact, strangers_may_not_write
 from stream_app.client.doctor.gateways import ProbeFailed
-from stream_app.client.doctor.recording import differences, read, simulated
+from stream_app.client.doctor.recording import deviations, read, simulated
 from stream_app.dev.process import StartError
 from stream_app.domain.model.errors import KafkaRefused
 from stream_app.domain.model.records import Record
@@ -477,7 +477,7 @@ async def test_the_documented_rights_are_enough_for_each_process_and_command(
         assert list(recording.answers) == ["lead", "broken_json", "unknown_webhook"]
         assert {answer.status for answer in recording.answers["lead"]} <= {200, 202}
         assert [callback.body["lead_id"] for callback in recording.callbacks] == ["text"]
-        assert differences(recording, simulated()) == []
+        assert deviations(recording, simulated()) == []
         for name, process in processes.items():
             assert await line.stop(process) == 0, name
             text = line.logs[process.pid].read_text()

@@ -181,7 +181,7 @@ def simulated() -> Recording:
     return msgspec.json.decode(content, type=Recording)
 
 
-def differences(recording: Recording, expected: Recording) -> list[str]:
+def deviations(recording: Recording, expected: Recording) -> list[str]:
     """Return what differs from what is expected, one line for each. Times do not count."""
     lines = [
         f"{name}: {difference}"

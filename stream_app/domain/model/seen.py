@@ -58,7 +58,7 @@ def is_of_test(body: bytes) -> bool:
     return _TEST_BODY.search(body) is not None
 
 
-def answer(
+def shape_of_answer(
     status: int,
     latency_ms: int,
     headers: Iterable[tuple[str, str]],

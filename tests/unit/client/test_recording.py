@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_app.client.doctor import recording
-from stream_app.client.doctor.recording import CalledBack, Recording, differences
+from stream_app.client.doctor.recording import CalledBack, Recording, deviations
 from stream_app.client.doctor.round_trip import probe_lead
 from stream_app.config import Settings
 from stream_app.config.secret_files import Secrets
@@ -115,7 +115,7 @@ def test_no_secret_and_no_value_of_the_lead_or_of_its_result_is_in_the_file(
     headers = [("content-type", f"{MARK}/{TOKEN}"), ("retry-after", SENT[0]), (f"x-{MARK}", MARK)]
     sent = [*PRIVATE, "acme"]
     document = {"data": [answer]} if is_nested else answer
-    answered = described.answer(200, 5, headers, msgspec.json.encode(document), sent)
+    answered = described.shape_of_answer(200, 5, headers, msgspec.json.encode(document), sent)
     body = of_type(Body, read_body(msgspec.json.encode(called | {"lead_id": LEAD})))
     callback = callback_of(body, "acme", "people", 5)
     seen = callback.seen if isinstance(callback, Callback) else None
@@ -212,14 +212,14 @@ EXPECTED = Recording(
 )
 def test_an_answer_that_is_not_expected_is_a_difference(answer: Seen, line: str | None) -> None:
     made = Recording(1, "", "", {"lead": [answer, answer]}, [])
-    assert differences(made, EXPECTED) == ([line] if line else [])
+    assert deviations(made, EXPECTED) == ([line] if line else [])
 
 
 def test_a_request_that_nobody_expected_is_a_difference() -> None:
     made = Recording(1, "", "", {"other": [Seen(404, 1)]}, [])
-    assert differences(made, EXPECTED) == ["other: status 404; expected: no request"]
+    assert deviations(made, EXPECTED) == ["other: status 404; expected: no request"]
 
 
 def test_kinds_of_values_that_no_callback_has_are_a_difference() -> None:
     made = Recording(1, "", "", {}, [CalledBack(5, {"title": "number", "x": "list", "y": "text"})])
-    assert differences(made, EXPECTED) == ["callback: x is list; expected: number, text"]
+    assert deviations(made, EXPECTED) == ["callback: x is list; expected: number, text"]

@@ -70,7 +70,7 @@ def test_a_shape_has_a_bounded_number_of_names_and_levels() -> None:
     ],
 )
 def test_the_body_of_an_answer(body: bytes, shape: dict[str, str]) -> None:
-    assert seen.answer(200, 5, [], body, []) == Seen(200, 5, {}, shape)
+    assert seen.shape_of_answer(200, 5, [], body, []) == Seen(200, 5, {}, shape)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_the_body_of_an_answer(body: bytes, shape: dict[str, str]) -> None:
     ],
 )
 def test_the_headers_of_an_answer(header: tuple[str, str], kept: dict[str, str]) -> None:
-    assert seen.answer(429, 5, [header], b"", []).headers == kept
+    assert seen.shape_of_answer(429, 5, [header], b"", []).headers == kept
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_no_value_of_a_lead_of_a_result_or_of_what_was_sent_is_in_it(
     body = json.dumps(document).encode()
     headers = [(name, f"{MARK}/{MARK}") for name in ("content-type", "retry-after", "request-id")]
     headers.append((f"x-{MARK}", MARK))
-    answer = seen.answer(200, 5, headers, body[:-1] if is_cut else body, known)
+    answer = seen.shape_of_answer(200, 5, headers, body[:-1] if is_cut else body, known)
     assert MARK.casefold() not in repr(answer).casefold()
     later = without(Seen(body=shape_of(document)), known)
     assert MARK.casefold() not in repr(later).casefold()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from stream_app.client.doctor.recording import differences, read, simulated
+from stream_app.client.doctor.recording import deviations, read, simulated
 from tests.unit.simulator.recorded import FILE, record
 
 
@@ -17,5 +17,5 @@ async def test_the_file_says_what_the_simulator_sends() -> None:
 async def test_the_simulator_does_as_the_live_clay_did(request: pytest.FixtureRequest) -> None:
     """With `--clay-recording FILE`, of `stream-app doctor --record`; else with its own."""
     recorded: Path | None = request.config.getoption("--clay-recording")
-    different = differences(read(recorded or FILE), await record())
+    different = deviations(read(recorded or FILE), await record())
     assert not different, "\n".join(different)
