@@ -50,8 +50,8 @@ name = "employees"
 credits = 1
 values = [38]
 """
-VARIANTS = ("", "table.callback.typed = true\n")
-"""An HTTP column can be written for text only."""
+VARIANTS = ("", "limits.accepted_status = 202\n", "table.callback.typed = true\n")
+"""Clay documents two statuses of an accepted row, and a column may send values as text or typed."""
 _BODIES = range(6)
 """The simulator chooses the body of an acceptance by the length of the request."""
 
