@@ -90,7 +90,7 @@ def _out() -> InTrouble:
     return InTrouble(
         msgspec.structs.replace(
             NEW,
-            quota=quota.suspend(POLICY.suspension, NEW.quota, "hook1", state, None),
+            quota=quota.take_out(POLICY.suspension, NEW.quota, "hook1", state, None),
         ),
     )
 

@@ -161,7 +161,7 @@ def settled(
                 grant.destination.alias,
                 grant.destination.setup_id,
             )
-            hooks = quota.suspend(
+            hooks = quota.take_out(
                 policy.suspension,
                 lane.quota,
                 grant.webhook_id,

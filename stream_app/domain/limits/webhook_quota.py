@@ -146,7 +146,7 @@ def due_ms(policy: QuotaPolicy, state: Quota, pool: tuple[str, ...]) -> int:
     )
 
 
-def suspend(
+def take_out(
     probes: SuspensionPolicy,
     state: Quota,
     webhook_id: str,

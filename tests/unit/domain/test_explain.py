@@ -397,7 +397,7 @@ def test_a_suspended_webhook_is_named_while_others_take_its_leads() -> None:
     )
     lane = msgspec.structs.replace(
         lane,
-        quota=quota.suspend(policy.suspension, lane.quota, "hook1", fresh, None),
+        quota=quota.take_out(policy.suspension, lane.quota, "hook1", fresh, None),
     )
     findings = explain(facts(view_of(policy, lane, [destination], NOW_MS), 12))
     assert [(finding.code, finding.holds) for finding in findings] == [

@@ -95,7 +95,7 @@ class QuotaMachine(RuleBasedStateMachine):
         before = quota.suspended(self.state).get(call.webhook_id)
         if answer == "out":
             fresh = suspension.begin(PROBES, "full", "full", self.now_ms)
-            self.state = quota.suspend(PROBES, self.state, hook, fresh, call.probe)
+            self.state = quota.take_out(PROBES, self.state, hook, fresh, call.probe)
         elif call.probe is not None:
             self.state = quota.probed(
                 self.state,
