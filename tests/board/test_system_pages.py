@@ -16,7 +16,7 @@ from stream_app.board.read_model.board_query import Slot
 from stream_app.board.read_model.follow import ProjectionLag
 from stream_app.client.results.answers import Day
 from stream_app.domain.model.topics import ExistingTopic, TopicPlan, differences
-from stream_app.domain.views.explain import Group
+from stream_app.domain.views.explain import ConsumerGroup
 from stream_app.kafka.groups import Consumption
 from tests.board.asked import DAY_S, HOUR_S, NOW_MS, NOW_S, asked_queries, moment_of, site_of
 
@@ -59,7 +59,7 @@ SETTINGS: Final = Settings(
     {"people": SimpleNamespace(workspace="acme"), "firms": SimpleNamespace(workspace="globex")},
     PLAN,
 )
-UP: Final = Group("Stable", 1)
+UP: Final = ConsumerGroup("Stable", 1)
 
 
 def system(topics: Any = None, **moment: Any) -> dict[str, Any]:
@@ -139,17 +139,17 @@ NO_REPLAY: Final = (
 @pytest.mark.parametrize(
     ("group", "tone", "says", "of_worker", "of_replay"),
     [
-        (Group("Empty", 0), "bad", "none runs", NO_WORKER, NO_REPLAY),
-        (Group("Stable", 0), "bad", "none runs", NO_WORKER, NO_REPLAY),
+        (ConsumerGroup("Empty", 0), "bad", "none runs", NO_WORKER, NO_REPLAY),
+        (ConsumerGroup("Stable", 0), "bad", "none runs", NO_WORKER, NO_REPLAY),
         (
-            Group("PreparingRebalance", 2),
+            ConsumerGroup("PreparingRebalance", 2),
             "warn",
             "PreparingRebalance",
             "Partitions are being handed over.",
             "Partitions are being handed over.",
         ),
         (
-            Group("Stable", 1_200),
+            ConsumerGroup("Stable", 1_200),
             "ok",
             "1,200 members",
             "/readyz of each says whether it is ready.",
@@ -158,7 +158,7 @@ NO_REPLAY: Final = (
     ],
 )
 def test_each_state_of_a_group_says_what_to_do(
-    group: Group,
+    group: ConsumerGroup,
     tone: str,
     says: str,
     of_worker: str,
