@@ -27,6 +27,7 @@ _SENT: Final = re.compile(
     re.M,
 )
 _POLL_S: Final = 0.05
+_ANSWER_WITHIN_S: Final = 2 * BUSY
 REFUSED: Final = frozenset({*range(300, 500), 503}) - {408}
 """Statuses that say that Clay did not take a lead; any other failure leaves it uncertain."""
 
@@ -104,7 +105,7 @@ class Member:
         try:
             with urllib.request.urlopen(
                 f"http://{LOOPBACK}:{self.port}/readyz",
-                timeout=1,
+                timeout=_ANSWER_WITHIN_S,
             ) as answer:
                 return bool(answer.status == 200)
         except OSError:
@@ -119,19 +120,29 @@ class Member:
             )
             await asyncio.sleep(0.1)
 
-    def sent(self) -> dict[str, float]:
+    def sent(self) -> dict[str, float] | None:
         """Return the leads that it wrote ahead, by workspace, from its metrics.
 
-        Empty if it does not answer.
+        None if it does not answer.
         """
         try:
             with urllib.request.urlopen(
                 f"http://{LOOPBACK}:{self.port}/metrics",
-                timeout=1,
+                timeout=_ANSWER_WITHIN_S,
             ) as answer:
                 return {name: float(count) for name, count in _SENT.findall(answer.read().decode())}
         except OSError:
-            return {}
+            return None
+
+    def describe(self) -> str:
+        """Return what is known of it, as text."""
+        if not self.alive:
+            state = f"has ended with {self.process.returncode}"
+        elif self.ready():
+            state = "is ready"
+        else:
+            state = "is not ready"
+        return f"{self.log.name} {state}, has sent {self.sent()}, and wrote {self.output()[-3:]}"
 
 
 class Fleet(Pipeline):
@@ -157,7 +168,9 @@ class Fleet(Pipeline):
 
         All workspaces must have leads to send.
         """
-        first = await self._counts()
+        # A worker that does not answer at once is compared with its own first answer: as much as it
+        # had sent before is no rise.
+        first: dict[Member, dict[str, float]] = {}
         owners: dict[str, Member] = {}
         deadline = time.monotonic() + within_s * BUSY
         while owners.keys() != set(self.names):
@@ -168,14 +181,11 @@ class Fleet(Pipeline):
                         f"{within_s * BUSY:g} s"
                     ),
                 )
-            await asyncio.sleep(0.2)
             for member, counts in (await self._counts()).items():
-                risen = {
-                    name
-                    for name, count in counts.items()
-                    if count > first.get(member, {}).get(name, 0)
-                }
+                before = first.setdefault(member, counts)
+                risen = {name for name, count in counts.items() if count > before.get(name, 0)}
                 owners |= dict.fromkeys(risen, member)
+            await asyncio.sleep(0.2)
         return owners
 
     async def spread(self, members: Iterable[Member], within_s: float) -> dict[str, Member]:
@@ -184,23 +194,25 @@ class Fleet(Pipeline):
         deadline = time.monotonic() + within_s * BUSY
         while set((owners := await self.owners(within_s)).values()) != wanted:
             if time.monotonic() > deadline:
+                others = wanted ^ set(owners.values())
+                described = [await asyncio.to_thread(member.describe) for member in others]
                 raise AssertionError(
-                    (
-                        f"{len(set(owners.values()))} of {len(wanted)} workers send, within "
-                        f"{within_s * BUSY:g} s"
+                    "\n  ".join(
+                        [
+                            f"{len(set(owners.values()))} of {len(wanted)} workers send, within "
+                            f"{within_s * BUSY:g} s",
+                            *described,
+                        ],
                     ),
                 )
         return owners
 
     async def _counts(self) -> dict[Member, dict[str, float]]:
         alive = [member for member in self.members if member.alive and not member.frozen]
-        return dict(
-            zip(
-                alive,
-                await asyncio.gather(*(asyncio.to_thread(m.sent) for m in alive)),
-                strict=True,
-            ),
-        )
+        sent = await asyncio.gather(*(asyncio.to_thread(member.sent) for member in alive))
+        return {
+            member: counts for member, counts in zip(alive, sent, strict=True) if counts is not None
+        }
 
     # --------------------------------------------------------------------------- Clay's own account
 
