@@ -210,7 +210,8 @@ class Versions:
         sent: Counter[str] = Counter()
         for version, members in self._workers.items():
             for member in members:
-                sent[version] += int(sum((await asyncio.to_thread(member.sent)).values()))
+                counts = await asyncio.to_thread(member.sent) or {}
+                sent[version] += int(sum(counts.values()))
         return sent
 
     def _started(self, command: str, version: str) -> Member:
