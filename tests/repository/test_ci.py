@@ -100,11 +100,12 @@ def test_a_bare_machine_has_no_program_that_tests_could_find(tmp_path: Path) -> 
     program = tmp_path / "promtool"
     program.write_text("#!/bin/sh\necho found")
     program.chmod(0o755)
+    load = 'import ctypes; ctypes.CDLL("libatomic.so.1")'
     ask: list[str | Path] = [
         ROOT / ".ci" / "bare",
         "sh",
         "-c",
-        "promtool || echo hidden; ls /dev/null",
+        f"promtool || echo hidden; {sys.executable} -c '{load}' || echo small; ls /dev/null",
     ]
     environ = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
     done = subprocess.run(
@@ -118,6 +119,7 @@ def test_a_bare_machine_has_no_program_that_tests_could_find(tmp_path: Path) -> 
     printed = done.stdout.splitlines()
     is_allowed = not printed[0].startswith("this machine allows no mount namespace")
     assert ("hidden" in printed) is is_allowed
+    assert "small" in printed or not is_allowed, "it has no library that a small image lacks"
     assert ("found" in printed) is not is_allowed
     assert os.access(program, os.X_OK), "it is hidden from the command alone"
 

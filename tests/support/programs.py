@@ -45,7 +45,14 @@ class Program:
 
 @cache
 def find_browser() -> str | None:
-    """Return the Chromium of the system, else that of `playwright install chromium`."""
+    """Return the Chromium of the system, else that of `playwright install chromium`.
+
+    None, too, where Playwright cannot run: small images have no libatomic, which the Node.js of its
+    wheel needs.
+    """
+    driver = [sys.executable, "-m", "playwright", "--version"]
+    if subprocess.run(driver, capture_output=True, timeout=60 * BUSY, check=False).returncode:
+        return None
     for name in ("chromium", "chromium-browser", "google-chrome"):
         if (program := shutil.which(name)) is not None:
             return program
@@ -99,14 +106,23 @@ def find_engine() -> str | None:
 def _system(debian: str, homebrew: str) -> str:
     if sys.platform == "darwin":
         return f"`brew install {homebrew}`"
-    return f"`apt-get install --yes --no-install-recommends {debian}`"
+    # An image comes without the lists of packages.
+    return f"`apt-get update && apt-get install --yes --no-install-recommends {debian}`"
+
+
+def _chromium() -> str:
+    """Return the command that brings Chromium, and on Linux the library that Playwright needs."""
+    install = ".venv/bin/playwright install --with-deps chromium"
+    if sys.platform == "darwin":
+        return f"`{install}`"
+    return f"`apt-get update && apt-get install --yes libatomic1 && {install}`"
 
 
 PROGRAMS: Final = (
     Program(
         mark="browser",
-        words="Chromium",
-        brought_by="`.venv/bin/playwright install --with-deps chromium`",
+        words="Chromium that Playwright can drive",
+        brought_by=_chromium(),
         find=find_browser,
     ),
     Program(
