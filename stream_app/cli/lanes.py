@@ -4,7 +4,6 @@ The answer to a command shows the lane's new state.
 """
 
 import asyncio
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal
@@ -25,7 +24,6 @@ from stream_app.domain.commands import (
     TO_ALL,
     CommandAnswer,
     CommandKind,
-    Entry,
     entries,
     help_text,
     outcome_text,
@@ -342,49 +340,30 @@ def lanes(*, limit: OptionalPositive = None, after: Workspace = None, view: View
     return view.repeat(show_page)
 
 
-_EXAMPLES: Final = {
-    "budget": 'acme --credits-per-day 8000 --why "topped up"',
-    "correct": 'acme --credits 120 --why "spent by hand in Clay"',
-    "rate": 'acme --per-second 4 --why "Clay is slow"',
-    "quota": 'acme --webhook ID --count 12000 --why "used by hand"',
-}
+def _command(
+    kind: OrderKind,
+    example: str = 'acme --why "..."',
+) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """Make a function the command of an order. Its help is what the order's own docstring says."""
+    help_ = f"{help_text(kind)}\n\nexample:\n  stream-app lanes {kind} {example}"
+    with_values = [order_kind for order_kind in ORDERS if entries(order_kind)]
+    place = 1 + with_values.index(kind) if entries(kind) else 0
+    return app.command(name=kind, help=help_, sort_key=place)
 
 
-def _command(kind: OrderKind) -> Callable[..., int]:
-    """Return the command whose options are what a person enters for this kind of order."""
-
-    def run(workspace: str, /, *, audit: Audit, **entered: str | bool | None) -> int:
-        args, _ = read_entries(
-            kind,
-            {name: value for name, value in entered.items() if value is not None},
-        )
-        return order(audit, kind, workspace, args)
-
-    options = [
-        inspect.Parameter(
-            entry.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=inspect.Parameter.empty if entry.required else entry.default or None,
-            annotation=_option(entry),
-        )
-        for entry in entries(kind)
-    ]
-    workspace, audit, _ = inspect.signature(run).parameters.values()
-    run.__signature__ = inspect.Signature([workspace, *options, audit])  # type: ignore[attr-defined]  # read by cyclopts
-    return run
-
-
-def _option(entry: Entry) -> Any:
-    help_ = Parameter(help=entry.says)
+def _value(kind: OrderKind, name: str) -> Parameter:
+    """Return how one value of an order is entered: with its limits, its words and its help."""
+    (entry,) = (entry for entry in entries(kind) if entry.name == name)
     if entry.is_flag:
         yes, no = entry.words
-        return Annotated[
-            bool | None,
-            Parameter(name=f"--{yes}", negative=f"--{no}", allow_repeating=False),
-            help_,
-        ]
+        return Parameter(
+            name=f"--{yes}",
+            negative=f"--{no}",
+            allow_repeating=False,
+            help=entry.says,
+        )
     if entry.words and not entry.number:
-        return Annotated[Literal[tuple(entry.words)] | None, help_]
+        return Parameter(help=entry.says)
 
     def check(_: Any, tokens: Sequence[Token]) -> str:
         try:
@@ -394,13 +373,130 @@ def _option(entry: Entry) -> Any:
         return tokens[0].value
 
     metavar = "|".join(["N" if entry.number else "ID", *entry.words])
-    return Annotated[str | None, Parameter(metavar=metavar, converter=check), help_]
+    return Parameter(metavar=metavar, converter=check, help=entry.says)
 
 
-for _number, _kind in enumerate(ORDERS):
-    _example = _EXAMPLES.get(_kind, 'acme --why "..."')
-    _help = f"{help_text(_kind)}\n\nexample:\n  stream-app lanes {_kind} {_example}"
-    app.command(_command(_kind), name=_kind, help=_help, sort_key=_number if entries(_kind) else 0)
+def _entered(
+    audit: Audit,
+    kind: OrderKind,
+    workspace: str,
+    **values: str | bool | None,
+) -> int:
+    """Send the order with the values that were entered."""
+    entered = {name: value for name, value in values.items() if value is not None}
+    arguments, _ = read_entries(kind, entered)  # each option has checked its own value
+    return order(audit, kind, workspace, arguments)
+
+
+@_command("pause")
+def _pause(workspace: str, /, *, audit: Audit) -> int:
+    return _entered(audit, "pause", workspace)
+
+
+@_command("resume")
+def _resume(workspace: str, /, *, audit: Audit) -> int:
+    return _entered(audit, "resume", workspace)
+
+
+@_command("trip")
+def _trip(workspace: str, /, *, audit: Audit) -> int:
+    return _entered(audit, "trip", workspace)
+
+
+@_command("close")
+def _close(workspace: str, /, *, audit: Audit) -> int:
+    return _entered(audit, "close", workspace)
+
+
+@_command("shadow")
+def _shadow(workspace: str, /, *, audit: Audit) -> int:
+    return _entered(audit, "shadow", workspace)
+
+
+@_command("auto")
+def _auto(workspace: str, /, *, audit: Audit) -> int:
+    return _entered(audit, "auto", workspace)
+
+
+@_command("reset")
+def _reset(workspace: str, /, *, audit: Audit) -> int:
+    return _entered(audit, "reset", workspace)
+
+
+@_command("budget", 'acme --credits-per-day 8000 --why "topped up"')
+def _budget(
+    workspace: str,
+    /,
+    *,
+    credits_per_day: Annotated[str | None, _value("budget", "credits_per_day")] = None,
+    credits_per_month: Annotated[str | None, _value("budget", "credits_per_month")] = None,
+    actions_per_day: Annotated[str | None, _value("budget", "actions_per_day")] = None,
+    actions_per_month: Annotated[str | None, _value("budget", "actions_per_month")] = None,
+    shadow: Annotated[
+        Literal["on", "off", "configured"] | None,
+        _value("budget", "shadow"),
+    ] = None,
+    audit: Audit,
+) -> int:
+    return _entered(
+        audit,
+        "budget",
+        workspace,
+        credits_per_day=credits_per_day,
+        credits_per_month=credits_per_month,
+        actions_per_day=actions_per_day,
+        actions_per_month=actions_per_month,
+        shadow=shadow,
+    )
+
+
+@_command("correct", 'acme --credits 120 --why "spent by hand in Clay"')
+def _correct(
+    workspace: str,
+    /,
+    *,
+    credits_: Annotated[
+        str | None,
+        Parameter(name="--credits"),
+        _value("correct", "credits"),
+    ] = None,
+    actions: Annotated[str | None, _value("correct", "actions")] = None,
+    period: Annotated[Literal["day", "month"] | None, _value("correct", "period")] = "day",
+    audit: Audit,
+) -> int:
+    return _entered(
+        audit,
+        "correct",
+        workspace,
+        credits=credits_,
+        actions=actions,
+        period=period,
+    )
+
+
+@_command("rate", 'acme --per-second 4 --why "Clay is slow"')
+def _rate(
+    workspace: str,
+    /,
+    *,
+    per_second: Annotated[str | None, _value("rate", "per_second")] = None,
+    burst: Annotated[str | None, _value("rate", "burst")] = None,
+    audit: Audit,
+) -> int:
+    return _entered(audit, "rate", workspace, per_second=per_second, burst=burst)
+
+
+@_command("quota", 'acme --webhook ID --count 12000 --why "used by hand"')
+def _quota(
+    workspace: str,
+    /,
+    *,
+    webhook: Annotated[str, _value("quota", "webhook")],
+    use: Annotated[bool | None, _value("quota", "use")] = None,
+    count_: Annotated[str | None, Parameter(name="--count"), _value("quota", "count")] = None,
+    audit: Audit,
+) -> int:
+    return _entered(audit, "quota", workspace, webhook=webhook, use=use, count=count_)
 
 
 @app.command(sort_key=20)
