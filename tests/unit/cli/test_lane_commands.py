@@ -5,8 +5,8 @@ import inspect
 import pytest
 
 from stream_app.cli.lanes import app
-from stream_app.domain.commands import ORDERS, entries
-from stream_app.domain.lane.overrides import OrderKind
+from stream_app.domain.commands import entries
+from stream_app.domain.lane.overrides import ORDERS, OrderKind
 
 
 @pytest.mark.parametrize("kind", ORDERS)
