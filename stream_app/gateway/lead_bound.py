@@ -23,6 +23,7 @@ MOST_LEADS: Final = 100_000
 longest is forgotten.
 """
 
+_EVERY_MS: Final = EVERY_S * 1000
 _encode: Final = msgspec.json.Encoder().encode
 
 
@@ -31,46 +32,47 @@ class LeadBound:
     """Counts the callbacks of each lead that are taken.
 
     A lead has one number, as in the generic cell rate algorithm: when it may call back `AT_ONCE`
-    times again.
+    times again. It is in whole milliseconds, because sums of fractions would now and then refuse
+    the last callback that is promised.
     """
 
     _now_s: Callable[[], float] = time.monotonic
-    _full_s: OrderedDict[bytes, float] = field(init=False, factory=OrderedDict)
+    _full_ms: OrderedDict[bytes, int] = field(init=False, factory=OrderedDict)
 
     def __len__(self) -> int:
-        return len(self._full_s)
+        return len(self._full_ms)
 
     def take(self, workspace: str, destination: str, lead_id: str, origin: str) -> bool:
         """Count a callback, before it is stored. Returns False if its lead called back too often.
 
         `origin`: the input record of a forced lead, whose token is another one.
         """
-        now_s = self._now_s()
+        now_ms = int(self._now_s() * 1000)
         key = _key(workspace, destination, lead_id, origin)
-        before_s = max(self._full_s.get(key, now_s), now_s)
-        taken = before_s + EVERY_S - now_s <= AT_ONCE * EVERY_S
-        self._full_s[key] = before_s + EVERY_S if taken else before_s
+        before_ms = max(self._full_ms.get(key, now_ms), now_ms)
+        taken = before_ms + _EVERY_MS - now_ms <= AT_ONCE * _EVERY_MS
+        self._full_ms[key] = before_ms + _EVERY_MS if taken else before_ms
         # Also where it is refused: a lead that is posted on and on must not become the oldest one.
-        self._full_s.move_to_end(key)
-        self._forget(now_s)
+        self._full_ms.move_to_end(key)
+        self._forget(now_ms)
         return taken
 
     def give_back(self, workspace: str, destination: str, lead_id: str, origin: str) -> None:
         """Uncount a callback that was not stored after all."""
         key = _key(workspace, destination, lead_id, origin)
-        if key in self._full_s:
-            self._full_s[key] -= EVERY_S
+        if key in self._full_ms:
+            self._full_ms[key] -= _EVERY_MS
 
-    def _forget(self, now_s: float) -> None:
+    def _forget(self, now_ms: int) -> None:
         """Forget the oldest leads, as long as they may be forgotten.
 
         They may call back `AT_ONCE` times again, or there are too many leads.
         """
-        while self._full_s:
-            key, full_s = next(iter(self._full_s.items()))
-            if full_s > now_s and len(self._full_s) <= MOST_LEADS:
+        while self._full_ms:
+            key, full_ms = next(iter(self._full_ms.items()))
+            if full_ms > now_ms and len(self._full_ms) <= MOST_LEADS:
                 return
-            del self._full_s[key]
+            del self._full_ms[key]
 
 
 def _key(*lead: str) -> bytes:

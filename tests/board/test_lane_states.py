@@ -256,7 +256,7 @@ def test_one_lane(
 
 
 CONFIGURED: Final[Any] = {"asked": ("budget of acme", Budget(), NOW_MS)}
-GONE: Final = Finding("webhook_gone", "webhook w-1 is gone (404)", "acme")
+OUT: Final = Finding("webhook_out", "webhook w-1 is full", "acme")
 PAUSED: Final = Finding("paused", "paused by jane", "acme")
 SPENT: Final = Finding("budget_credits_day", "the day's credits are used up", "acme")
 MOVED: Final = Finding("moved", "its partition is another one", "acme")
@@ -266,8 +266,8 @@ NOTE: Final = Finding("moves", "runs", "acme", holds=False)
 @pytest.mark.parametrize(
     ("view", "findings", "more", "state", "tone", "says"),
     [
-        (VIEW, [NOTE, PAUSED, GONE], {}, "held", "warn", "paused by jane"),
-        (VIEW, [GONE, PAUSED], {}, "held", "bad", "webhook w-1 is gone (404)"),
+        (VIEW, [NOTE, PAUSED, OUT], {}, "held", "warn", "paused by jane"),
+        (VIEW, [OUT, PAUSED], {}, "held", "bad", "webhook w-1 is full"),
         (VIEW, [MOVED], {}, "held", "bad", "its partition is another one"),
         (None, [PAUSED], {}, "held", "warn", "paused by jane"),
         (None, [NOTE], {}, "idle", "idle", "nothing was ever sent for it"),
@@ -300,7 +300,7 @@ def test_each_state_of_a_lane(
     )
     members = more.get("members", 2)
     kafka = None if members is None else Consumption(ConsumerGroup("Stable", members), WORKER, {})
-    remedies = {"paused": ("Resume", "resume"), "webhook_gone": ("Put the webhook back", "quota")}
+    remedies = {"paused": ("Resume", "resume"), "webhook_out": ("Put the webhook back", "quota")}
     lane = lane_of(site_over(asked_queries(), "acme"), facts, findings, moment_of(kafka=kafka))
     assert lane == Lane(
         "acme",
@@ -355,13 +355,13 @@ def test_a_lane_that_is_not_configured_any_more_has_no_remedy_and_no_budget(
 
 def test_a_remedy_is_offered_once() -> None:
     facts = LaneFacts("acme", 4, VIEW, {})
-    findings = [PAUSED, GONE, PAUSED, msgspec.structs.replace(SPENT, holds=False)]
+    findings = [PAUSED, OUT, PAUSED, msgspec.structs.replace(SPENT, holds=False)]
     lane = lane_of(site_over(asked_queries(), "acme"), facts, findings, moment_of())
     assert lane.remedies == [("Resume", "resume"), ("Put the webhook back", "quota")]
 
 
 SUSPENDED: Final = Webhook(
-    suspension=Suspension("webhook_gone", "it answers 404", NOW_MS, NOW_MS, 5),
+    suspension=Suspension("webhook_out", "it answers 404", NOW_MS, NOW_MS, 5),
 )
 
 
@@ -373,15 +373,15 @@ SUSPENDED: Final = Webhook(
         (Finding("breaker_open", ""), {}, ("Reset the breaker", "reset")),
         (MOVED, {}, None),
         (Finding("unreadable", ""), {}, None),
-        (GONE, {}, ("Put the webhook back", "quota")),
-        (GONE, {"w-0": Webhook()}, ("Put the webhook back", "quota")),
+        (OUT, {}, ("Put the webhook back", "quota")),
+        (OUT, {"w-0": Webhook()}, ("Put the webhook back", "quota")),
         (
-            GONE,
+            OUT,
             {"w-0": SUSPENDED, "w-1": Webhook(dead="by jane")},
             ("Put the webhook back", "quota?webhook=w-1&use=use"),
         ),
         (
-            msgspec.structs.replace(GONE, what="all are gone"),
+            msgspec.structs.replace(OUT, what="all are full"),
             {"a": Webhook(), "a/b": SUSPENDED, "c": SUSPENDED},
             ("Put the webhook back", "quota?webhook=a%2Fb&use=use"),
         ),
@@ -589,8 +589,8 @@ def test_held_lanes_are_sorted_by_how_much_they_need() -> None:
     [
         ([], False),
         ([PAUSED], False),
-        ([PAUSED, GONE], True),
-        ([msgspec.structs.replace(GONE, holds=False)], False),
+        ([PAUSED, OUT], True),
+        ([msgspec.structs.replace(OUT, holds=False)], False),
         ([MOVED], True),
     ],
 )

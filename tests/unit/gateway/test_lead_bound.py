@@ -149,6 +149,18 @@ def test_each_lead_has_a_bucket_of_its_own(
         assert len(bound) >= len(full), "a lead whose bucket is not empty is remembered"
 
 
+@pytest.mark.parametrize("now_s", [0.1, 7_341.337, 13_971.123_456_789, 8_640_000.7])
+def test_as_many_are_taken_at_whatever_time(now_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    for at_once in (1, 2, AT_ONCE):
+        monkeypatch.setattr(lead_bound, "AT_ONCE", at_once)
+        for part in range(50):
+            time = Time()
+            time.now_s = now_s + part / 49
+            bound = LeadBound(time)
+            taken = [bound.take(*LEADS[0]) for _ in range(at_once + 1)]
+            assert taken == [True] * at_once + [False]
+
+
 @pytest.mark.parametrize(("after_s", "is_taken"), [(EVERY_S - 1, False), (EVERY_S, True)])
 def test_one_more_is_taken_when_its_time_has_come(after_s: int, is_taken: bool) -> None:
     time = Time()
@@ -188,7 +200,7 @@ def test_the_lead_that_has_not_called_back_for_the_longest_is_forgotten(
 def test_a_lead_is_kept_in_16_bytes() -> None:
     bound = LeadBound(Time())
     bound.take("acme", "people", "crm-1" * 20, "leads/0/1")
-    assert [len(key) for key in bound._full_s] == [16], "100,000 leads are 20 MB"
+    assert [len(key) for key in bound._full_ms] == [16], "100,000 leads are 20 MB"
 
 
 def test_many_leads_take_bounded_memory_and_the_busy_one_is_remembered() -> None:
