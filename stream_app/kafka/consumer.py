@@ -44,8 +44,6 @@ from stream_app.kafka import codecs
 from stream_app.kafka.batches import PlainRecord, Unpacked, unpack
 from stream_app.kafka.bounded_client import bind
 
-codecs.install()
-
 log = logging.getLogger(__name__)
 
 _TRY_AGAIN_S: Final = 30.0
@@ -79,6 +77,7 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka ships no typ
             "isolation_level": "read_committed",
             "enable_auto_commit": False,
         }
+        codecs.install()
         super().__init__(*topics, **committed | options)
         self._inputs = inputs
         self._unpacked = Unpacked()

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from stream_app.domain.model.topics import MAX_INPUT_BYTES, MAX_UNPACKED_BYTES
 from stream_app.kafka import codecs
 from stream_app.kafka.codecs import BatchTooLarge, BrokenBatch
-from stream_app.kafka.consumer import Consumer  # noqa: F401 - it installs them
+from stream_app.kafka.consumer import Consumer
 from tests.support.cpu import exponent
 from tests.support.odd_batches import ODD
 
@@ -147,7 +147,8 @@ CODES = {"gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
 
 @pytest.mark.parametrize("codec", CODES)
 @pytest.mark.parametrize("kind", [DefaultRecordBatch, _DefaultRecordBatchPy])
-def test_aiokafkas_batches_decompress_with_the_bound(codec: str, kind: Any) -> None:
+async def test_aiokafkas_batches_decompress_with_the_bound(codec: str, kind: Any) -> None:
+    Consumer(bootstrap_servers="localhost:9")  # it installs them
     for size, fits in ((1_000, True), (MAX_UNPACKED_BYTES, False)):
         builder = DefaultRecordBatchBuilder(2, CODES[codec], 0, -1, -1, 0, 1 << 30)
         builder.append(0, 0, b"key", bytes(size), [])
