@@ -7,7 +7,7 @@ import pytest
 
 from stream_app.domain.model.errors import Aborted, Fenced
 from stream_app.domain.model.records import Record
-from tests.simulation.client import MemoryLedger
+from tests.simulation.client import MemoryStateStore
 from tests.simulation.kafka import MemoryKafka
 from tests.support.ledgers import KafkaHarness, Seen
 
@@ -21,8 +21,8 @@ class MemoryHarness:
     def __init__(self) -> None:
         self._kafka = MemoryKafka()
 
-    def ledger(self, partition: int = 0) -> MemoryLedger:
-        return MemoryLedger(
+    def ledger(self, partition: int = 0) -> MemoryStateStore:
+        return MemoryStateStore(
             self._kafka,
             f"state-{partition}",
             self.rows,

@@ -22,8 +22,10 @@ from stream_app.partition.intake import Intake
 from stream_app.partition.lanes import HostWatch, Lanes
 from stream_app.partition.places import Limiter
 from stream_app.partition.ports import Observer
-from tests.partition.test_committer import NoClay
-from tests.partition.virtual import (
+from tests.simulation.schedule import Setup, plan_of
+from tests.support.narrow import of_type
+from tests.support.partition.clay import NoClay
+from tests.support.partition.virtual import (
     CommitsAtOnce,
     VirtualClock,
     fail,
@@ -32,11 +34,9 @@ from tests.partition.virtual import (
     now_ms,
     virtual_time,
 )
-from tests.simulation.schedule import Setup, plan_of
-from tests.support.narrow import of_type
 
 
-class Bench:
+class Queueing:
     """An admission queue whose lane sends `rate_per_s`.
 
     `gone` has the admitted records in order.
@@ -78,7 +78,7 @@ class Bench:
 
 @virtual_time
 async def test_retry_and_bulk_get_their_share_while_hot_leads_wait() -> None:
-    bench = Bench(Setup(rate_per_s=8.0, burst=1))
+    bench = Queueing(Setup(rate_per_s=8.0, burst=1))
 
     async def stream(source: Source) -> None:
         for offset in range(200):
@@ -98,7 +98,7 @@ async def test_retry_and_bulk_get_their_share_while_hot_leads_wait() -> None:
 @virtual_time
 async def test_of_a_lane_no_more_are_under_way_than_its_present_limit() -> None:
     """The limit has followed a slow Clay down to 5, whatever the process may have under way."""
-    bench = Bench(Setup(max_in_flight=100))
+    bench = Queueing(Setup(max_in_flight=100))
     slow = Concurrency(limit=5.0, usual_ms=100.0, calls=600)
     bench.lanes["acme"] = msgspec.structs.replace(bench.lanes["acme"], concurrency=slow)
     ask = AdmissionRequest(bench.plan.destinations["acme-main"], patient=True)
@@ -122,7 +122,7 @@ async def test_a_lead_that_must_not_wait_for_a_held_lane_waits_for_a_short_stall
     """Clay answers nothing, and all that may be in flight is: the sixth is deferred once patience
     has ended.
     """
-    bench = Bench(Setup(max_in_flight=100, hold="degrade", patience_s=5.0))
+    bench = Queueing(Setup(max_in_flight=100, hold="degrade", patience_s=5.0))
     few = Concurrency(limit=5.0, usual_ms=100.0, calls=600)
     bench.lanes["acme"] = msgspec.structs.replace(bench.lanes["acme"], concurrency=few)
     sending = [asyncio.create_task(bench.send(in_flight(offset))) for offset in range(6)]
@@ -138,7 +138,7 @@ async def test_a_lead_that_must_not_wait_for_a_held_lane_waits_for_a_short_stall
 
 @virtual_time
 async def test_a_suspension_gives_up_leads_of_its_own_stream_only() -> None:
-    bench = Bench(Setup(rate_per_s=1.0, burst=1))
+    bench = Queueing(Setup(rate_per_s=1.0, burst=1))
     suspended = asyncio.Event()
     mine = asyncio.create_task(bench.send(in_flight(0, "hot", suspended)))
     other = asyncio.create_task(bench.send(in_flight(1, "bulk")))
@@ -155,7 +155,7 @@ async def test_a_suspension_gives_up_leads_of_its_own_stream_only() -> None:
 
 @virtual_time
 async def test_a_waiting_lead_expires_on_time() -> None:
-    bench = Bench(Setup(rate_per_s=8.0))
+    bench = Queueing(Setup(rate_per_s=8.0))
     began = now_ms()
     stop = Suspension("http_401", "token", began, began + 1_000_000, 300_000)
     bench.lanes["acme"] = msgspec.structs.replace(bench.lanes["acme"], suspension=stop)
@@ -171,7 +171,7 @@ async def test_a_waiting_lead_expires_on_time() -> None:
 @virtual_time
 async def test_returned_bulk_leads_neither_use_the_hot_share_nor_block_hot_replays() -> None:
     """Bulk has room for 40 credits of 80: two leads, by whatever topic they come."""
-    bench = Bench(Setup(max_in_flight=9), budget=BudgetPolicy(credits_per_day=80, hot_share=0.5))
+    bench = Queueing(Setup(max_in_flight=9), budget=BudgetPolicy(credits_per_day=80, hot_share=0.5))
     bench.lanes["acme"] = msgspec.structs.replace(
         bench.lanes["acme"],
         concurrency=Concurrency(limit=9.0),
@@ -212,7 +212,7 @@ async def test_returned_bulk_leads_neither_use_the_hot_share_nor_block_hot_repla
 async def test_in_a_shared_partition_alone_a_waiting_lead_lets_the_next_record_start(
     shared: bool,
 ) -> None:
-    bench = Bench(Setup(shared=shared, rate_per_s=1.0, burst=1, patience_s=600.0))
+    bench = Queueing(Setup(shared=shared, rate_per_s=1.0, burst=1, patience_s=600.0))
     first = in_flight(0)
     early = in_flight(1)
     late = in_flight(2)
@@ -229,7 +229,7 @@ async def test_in_a_shared_partition_alone_a_waiting_lead_lets_the_next_record_s
 
 @virtual_time
 async def test_a_lead_whose_turn_comes_too_late_is_deferred_until_then() -> None:
-    bench = Bench(Setup(shared=True, rate_per_s=2.0, burst=1, patience_s=2.0))
+    bench = Queueing(Setup(shared=True, rate_per_s=2.0, burst=1, patience_s=2.0))
     began = now_ms()
     sending = [asyncio.create_task(bench.send(in_flight(offset))) for offset in range(10)]
     await asyncio.sleep(0.1)
@@ -249,7 +249,7 @@ async def test_patience_begins_when_the_lead_may_go() -> None:
     """A lead that Clay did not take waits for its next attempt first, and that wait is not the
     lane's.
     """
-    bench = Bench(Setup(shared=True, max_in_flight=1, rate_per_s=8.0, patience_s=2.0))
+    bench = Queueing(Setup(shared=True, max_in_flight=1, rate_per_s=8.0, patience_s=2.0))
     assert isinstance(await bench.send(in_flight(0)), Grant)
     not_before_ms = now_ms() + 200
     ask = AdmissionRequest(bench.plan.destinations["acme-main"], not_before_ms)
@@ -265,7 +265,7 @@ async def test_a_full_window_defers_the_last_lead_of_the_longest_line(
     bound: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    bench = Bench(Setup(shared=True, rate_per_s=2.0, burst=1))
+    bench = Queueing(Setup(shared=True, rate_per_s=2.0, burst=1))
     if bound == "leads":
         delivery = msgspec.structs.replace(bench.plan.delivery, max_waiting=3)
         bench.queue._plan = msgspec.structs.replace(bench.plan, delivery=delivery)

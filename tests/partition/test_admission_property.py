@@ -21,11 +21,17 @@ from stream_app.partition.in_flight import GiveUp, InFlight, Recalled, Source
 from stream_app.partition.intake import Intake
 from stream_app.partition.lanes import HostWatch, Lanes
 from stream_app.partition.ports import Observer
-from tests.partition.test_committer import NoClay
-from tests.partition.virtual import CommitsAtOnce, VirtualClock, in_flight, nothing_ahead, now_ms
 from tests.simulation.loop import SimLoop
 from tests.simulation.schedule import Setup, plan_of
 from tests.support.narrow import of_type
+from tests.support.partition.clay import NoClay
+from tests.support.partition.virtual import (
+    CommitsAtOnce,
+    VirtualClock,
+    in_flight,
+    nothing_ahead,
+    now_ms,
+)
 
 WINDOW: Final = 4
 PATIENCE_S: Final = 2.0

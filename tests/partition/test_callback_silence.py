@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 
 from stream_app.partition.owner import PartitionOwner
-from tests.partition.test_timeouts import Bench
-from tests.partition.virtual import virtual_time
 from tests.simulation.schedule import Setup
+from tests.support.partition.bench import Bench
+from tests.support.partition.virtual import virtual_time
 
 
 @virtual_time
@@ -20,7 +20,7 @@ async def test_a_lane_without_callbacks_is_suspended_with_causes_until_a_probe_i
     bench = Bench(Setup(silent_after=3))
     bench.publish_leads(4)
     await bench.serve_for(60.0)
-    emitted = [event for event in bench.events("") if event.status == "credits_exhausted_suspected"]
+    emitted = [event for event in bench.events() if event.status == "credits_exhausted_suspected"]
     assert [event.lead_id for event in emitted] == ["id2"], "the lead that made it certain, once"
     assert "Likely, in this order: 1. the credits" in emitted[0].text
     bench.publish_leads(4, 7)
@@ -67,9 +67,7 @@ async def test_callbacks_of_one_table_do_not_hide_the_silence_of_another() -> No
         bench.call_back(lead_id=f"id{number}")
     sent = len(bench.firms())
     assert sent <= 13, "3 are overdue after 60 s, and one was sent in 5 s"
-    [emitted] = [
-        event for event in bench.events("") if event.status == "credits_exhausted_suspected"
-    ]
+    [emitted] = [event for event in bench.events() if event.status == "credits_exhausted_suspected"]
     assert emitted.lead_id == "firm2"
     assert "3 leads of firms are overdue" in emitted.text
     assert "1. auto-run is off in the table of firms" in emitted.text

@@ -4,119 +4,33 @@ reported.
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 import pytest
 
 from stream_app.domain.delivery.recorder import WriteBatch
-from stream_app.domain.delivery.state_machine import ROW_VERSION, Delivery, delivery_key, lane_key
-from stream_app.domain.lane.lane import Lane
-from stream_app.domain.limits.budget import Budget, Period, Reservation
-from stream_app.domain.model.messages import Callback, Result, Status, StatusEvent
-from stream_app.domain.model.records import Record
+from stream_app.domain.model.messages import Callback, Status
 from stream_app.domain.model.seen import Seen
 from stream_app.partition.ports import Observer
-from tests.partition.test_owner import Bench as LeadBench
-from tests.partition.virtual import now_ms, virtual_time
-
-HELD = Reservation("2026-11-30", "2026-11", 20, 2)
-PAID = Reservation("2026-11-30", "2026-11", 0, 0)
-_result = msgspec.json.Decoder(Result)
-_row = msgspec.json.Decoder(Delivery)
-_lane = msgspec.json.Decoder(Lane)
-
-
-class Bench(LeadBench):
-    """Partition 0 of a plan. One lead: id0 of acme."""
-
-    key = delivery_key("acme", "acme-main", "id0")
-
-    def row(self, state: Status, **changes: object) -> None:
-        """What a predecessor left, with a lane that says the same."""
-        row = Delivery(
-            ROW_VERSION,
-            state,
-            "leads/0/0",
-            3,
-            1,
-            1,
-            "t",
-            webhook_id="w",
-            reservation=HELD,
-        )
-        row = msgspec.structs.replace(row, **changes)
-        held = row.reservation or PAID
-        spent = row.booked or PAID
-        day = Period(HELD.day, spent.credits, held.credits, spent.actions, held.actions)
-        lane = Lane(
-            "acme",
-            0,
-            budget=Budget((day,), (msgspec.structs.replace(day, id=HELD.month),)),
-        )
-        for key, value in ((self.key, row), (lane_key("acme"), lane)):
-            self.kafka.produce(0, Record(self.plan.topics.state, key, msgspec.json.encode(value)))
-
-    def call_back(self, outcome: str = "enriched", lead_id: str = "id0", **changes: Any) -> None:
-        fields = {"title": "CTO"} if outcome in ("enriched", "partial") else {}
-        callback = Callback(
-            lead_id,
-            "acme",
-            "acme-main",
-            1_796_083_139_000,
-            outcome,  # type: ignore[arg-type]  # one of the four
-            fields,  # type: ignore[arg-type]  # it is not changed
-            7,
-            actions=1,
-        )
-        self.raw(msgspec.json.encode(msgspec.structs.replace(callback, **changes)))
-
-    def raw(self, value: bytes | None) -> None:
-        self.kafka.produce(0, Record(self.plan.topics.callbacks, b"acme", value))
-
-    def events(self, origin: str = "leads/0/0") -> list[StatusEvent]:
-        return super().events(origin)
-
-    def emitted(self, offset: int = 0) -> list[tuple[str, str]]:
-        """The event of a callback that settled nothing."""
-        return [
-            (event.status, event.reason) for event in self.events(f"leads.callbacks/0/{offset}")
-        ]
-
-    def results(self) -> list[Result]:
-        log = self.kafka.log(self.plan.topics.enriched, 0).committed()
-        return [_result.decode(consumed.value or b"") for consumed in log]
-
-    def last(self, key: bytes) -> bytes:
-        log = self.kafka.log(self.plan.topics.state, 0).committed()
-        return next(consumed.value or b"" for consumed in reversed(log) if consumed.key == key)
-
-    def day(self) -> Period:
-        return _lane.decode(self.last(lane_key("acme"))).budget.days[-1]
-
-
-async def settled(bench: Bench) -> None:
-    await bench.serve_for(10.0)
-    assert (
-        bench.inlets["callback"].committed() == bench.kafka.log(bench.plan.topics.callbacks, 0).end
-    )
+from tests.support.partition.bench import HELD, LEAD, PAID, Bench
+from tests.support.partition.virtual import now_ms, virtual_time
 
 
 @pytest.mark.parametrize("outcome", ["enriched", "partial", "no_data", "enrich_error"])
 @virtual_time
 async def test_a_callback_settles_an_accepted_lead_and_charges_its_lane(outcome: Status) -> None:
     bench = Bench()
-    bench.row("accepted")
+    bench.leave_row("accepted")
     bench.call_back(outcome)
-    await settled(bench)
-    [event] = bench.events()
+    await bench.serve_callbacks()
+    [event] = bench.events(LEAD)
     assert event.status == outcome
     assert event.seq == 4
     assert event.credits == 7
     assert event.actions == 1
     assert event.day == HELD.day
     assert event.month == HELD.month
-    row = _row.decode(bench.last(bench.key))
+    row = bench.row()
     assert row.final
     assert row.reservation is None
     day = bench.day()
@@ -138,11 +52,11 @@ async def test_a_callback_settles_an_accepted_lead_and_charges_its_lane(outcome:
 @virtual_time
 async def test_the_event_of_a_test_lead_says_what_came() -> None:
     bench = Bench()
-    bench.row("send_uncertain")
+    bench.leave_row("send_uncertain")
     seen = Seen(body={"title": "text"})
     bench.call_back(seen=seen)
-    await settled(bench)
-    assert [(event.status, event.seen) for event in bench.events()] == [
+    await bench.serve_callbacks()
+    assert [(event.status, event.seen) for event in bench.events(LEAD)] == [
         ("accepted", None),
         ("enriched", seen),
     ]
@@ -154,10 +68,10 @@ async def test_the_event_of_a_test_lead_says_what_came() -> None:
 @virtual_time
 async def test_the_event_has_the_words_of_a_callback_without_personal_data(repaired: bool) -> None:
     bench = Bench()
-    bench.row("accepted")
+    bench.leave_row("accepted")
     bench.call_back("enrich_error", text="no profile of ada@example.com", repaired=repaired)
-    await settled(bench)
-    [event] = bench.events()
+    await bench.serve_callbacks()
+    [event] = bench.events(LEAD)
     assert event.reason == ("repaired" if repaired else "")
     assert event.text.startswith("no profile of ")
     assert "ada@" not in event.text
@@ -166,10 +80,10 @@ async def test_the_event_has_the_words_of_a_callback_without_personal_data(repai
 @virtual_time
 async def test_the_event_of_a_callback_without_words_has_none() -> None:
     bench = Bench()
-    bench.row("accepted")
+    bench.leave_row("accepted")
     bench.call_back()
-    await settled(bench)
-    [event] = bench.events()
+    await bench.serve_callbacks()
+    [event] = bench.events(LEAD)
     assert (event.reason, event.text) == ("", "")
 
 
@@ -204,10 +118,10 @@ async def test_a_callback_shows_how_long_its_lead_took(
     now = now_ms()
     bench.partition = bench.owner(observer=timed)
     accepted_at_ms = accepted_s and now - accepted_s * 1_000
-    bench.row(state, at_ms=1_000, first_at_ms=now - 999_000, accepted_at_ms=accepted_at_ms)
+    bench.leave_row(state, at_ms=1_000, first_at_ms=now - 999_000, accepted_at_ms=accepted_at_ms)
     for outcome in ("partial", "enriched"):
         bench.call_back(outcome)
-    await settled(bench)
+    await bench.serve_callbacks()
     assert sorted(timed.took) == took, "a second callback does not count again"
 
 
@@ -218,12 +132,12 @@ async def test_a_callback_settles_its_lead_when_the_gateway_clock_is_an_hour_off
     age_s: int,
 ) -> None:
     bench = Bench()
-    bench.row("accepted", at_ms=now_ms())
+    bench.leave_row("accepted", at_ms=now_ms())
     for _ in range(2):
         bench.call_back(at_ms=1_796_083_139_000 + off_s * 1_000)
-    await settled(bench)
-    assert [event.status for event in bench.events()] == ["enriched"]
-    assert bench.emitted(1) == [("callback_duplicate", "answered")]
+    await bench.serve_callbacks()
+    assert [event.status for event in bench.events(LEAD)] == ["enriched"]
+    assert bench.unmatched(1) == [("callback_duplicate", "answered")]
     assert [result.age_s for result in bench.results()] == [age_s]
     assert bench.day().credits_reserved == 0
     assert bench.day().credits_spent == 7
@@ -254,10 +168,10 @@ async def test_a_callback_settles_an_uncertain_lead(
     sent again.
     """
     bench = Bench()
-    bench.row(state, **changes)
+    bench.leave_row(state, **changes)
     bench.call_back()
-    await settled(bench)
-    assert [(event.status, event.reason) for event in bench.events()] == [
+    await bench.serve_callbacks()
+    assert [(event.status, event.reason) for event in bench.events(LEAD)] == [
         ("accepted", "callback"),
         ("enriched", ""),
     ]
@@ -266,24 +180,24 @@ async def test_a_callback_settles_an_uncertain_lead(
     bench.publish("id0", "p0")
     await asyncio.sleep(10.0)
     assert bench.clay.bodies == []
-    assert bench.inlet.committed() == 1
+    assert bench.stream.committed() == 1
 
 
 @virtual_time
 async def test_a_second_callback_is_a_duplicate_and_partial_may_become_enriched() -> None:
     bench = Bench()
-    bench.row("accepted")
+    bench.leave_row("accepted")
     bench.call_back("partial", attempt=2, credits=4)
     bench.call_back("partial", attempt=1)
     bench.call_back("enriched", attempt=3, credits=9)
     bench.call_back("enriched", attempt=3)
     bench.call_back("no_data")
-    await settled(bench)
-    assert [(event.status, event.credits) for event in bench.events()] == [
+    await bench.serve_callbacks()
+    assert [(event.status, event.credits) for event in bench.events(LEAD)] == [
         ("partial", 4),
         ("enriched", 5),
     ]
-    assert [bench.emitted(offset) for offset in (1, 3, 4)] == [
+    assert [bench.unmatched(offset) for offset in (1, 3, 4)] == [
         [("callback_duplicate", "answered")],
     ] * 3
     assert [(result.version, result.partial) for result in bench.results()] == [
@@ -341,12 +255,12 @@ async def test_an_invalid_callback_is_reported_with_its_reason(
     reason: str,
 ) -> None:
     bench = Bench()
-    bench.row("accepted")
-    bench.raw(value)
+    bench.leave_row("accepted")
+    bench.put(bench.plan.topics.callbacks, value)
     bench.call_back()
-    await settled(bench)
-    assert bench.emitted() == [("callback_unmatched", reason)]
+    await bench.serve_callbacks()
+    assert bench.unmatched() == [("callback_unmatched", reason)]
     assert b"ada@" not in b"".join(
         consumed.key or b"" for consumed in bench.kafka.log("leads.status", 0).committed()
     )
-    assert [event.status for event in bench.events()] == ["enriched"]
+    assert [event.status for event in bench.events(LEAD)] == ["enriched"]

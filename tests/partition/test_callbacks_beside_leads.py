@@ -10,15 +10,15 @@ import pytest
 
 from stream_app.domain.delivery.state_machine import delivery_key, forced_key
 from stream_app.domain.model.tokens import Keys, verify
-from tests.partition.test_callbacks import Bench, settled
-from tests.partition.virtual import virtual_time
 from tests.simulation.schedule import Setup
+from tests.support.partition.bench import LEAD, Bench
+from tests.support.partition.virtual import virtual_time
 
 
 @virtual_time
 async def test_callbacks_do_not_wait_behind_leads_that_fill_the_limiter() -> None:
     bench = Bench(Setup(credits_per_day=20, max_in_flight=1))
-    bench.row("accepted")  # holds the whole budget of the day
+    bench.leave_row("accepted")  # holds the whole budget of the day
     for _ in range(12):
         bench.publish("id1", "p1")
     await bench.serve_for(10.0)
@@ -35,13 +35,13 @@ async def test_a_lane_that_a_costly_lead_stopped_goes_on_when_a_probe_costs_at_m
     goes_on: bool,
 ) -> None:
     bench = Bench()
-    bench.row("accepted")
+    bench.leave_row("accepted")
     bench.call_back(credits=21)
-    await settled(bench)
+    await bench.serve_callbacks()
     assert bench.day().credits_spent == 21
     bench.publish_leads(1, 4)
     await asyncio.sleep(400.0)
-    assert [event.reason for event in bench.events() if event.status == "held_paused"] == [
+    assert [event.reason for event in bench.events(LEAD) if event.status == "held_paused"] == [
         "over_ceiling",
     ]
     assert len(bench.clay.bodies) == 1, "the probe"
@@ -81,7 +81,7 @@ async def test_the_callback_token_sent_to_clay_matches_its_lead(force: bool) -> 
     assert verified.forced_origin == ("leads/0/0" if force else "")
     bench.call_back(forced_origin=verified.forced_origin)
     await asyncio.sleep(10.0)
-    assert bench.states() == ["received", "sending", "accepted", "enriched"]
+    assert bench.states(LEAD) == ["received", "sending", "accepted", "enriched"]
 
 
 @virtual_time

@@ -13,71 +13,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_app.domain.commands import MOST_PEOPLE, CommandResult
-from stream_app.domain.lane.lane import Lane
+from stream_app.domain.commands import MOST_PEOPLE
 from stream_app.domain.lead.identity import people
 from stream_app.domain.model.errors import BrokerUnavailable
-from stream_app.domain.model.records import ConsumedRecord, Record
+from stream_app.domain.model.records import ConsumedRecord
 from stream_app.domain.views.lane import LaneView
 from stream_app.partition.in_flight import InFlight
 from stream_app.partition.places import Limiter
-from stream_app.partition.ports import Observer
-from tests.partition.test_owner import Bench as LeadBench
-from tests.partition.virtual import run, virtual_time
-from tests.simulation.client import MemoryLedger, PlainLink
+from tests.simulation.client import MemoryStateStore, PlainLink
 from tests.simulation.schedule import Setup
+from tests.support.partition.bench import Bench
+from tests.support.partition.virtual import run, virtual_time
 
-_HOUR_MS = 3_600_000
 T = TypeVar("T")
 
-
-class Bench(LeadBench):
-    """Partition 0 of a plan as a worker has it, which may be killed and started again on the same
-    Kafka.
-    """
-
-    def __init__(
-        self,
-        setup: Setup | None = None,
-        clay_takes_s: float = 0.1,
-        observer: Observer | None = None,
-    ) -> None:
-        super().__init__(setup, clay_takes_s)
-        self.observer = observer or Observer()
-        self.reloads = 0
-
-    async def start(self) -> None:
-        """A new owner, after whatever was before."""
-        self.kafka.next_generation("g")
-        self.ledger = MemoryLedger(self.kafka, "t-0", self.plan.topics.state, 0)
-        self.partition = self.owner(observer=self.observer, reload=self._reload)
-        self.join()
-        await self.serve()
-
-    async def kill(self) -> None:
-        for task in self.serving.values():
-            task.cancel()
-        await self.partition.close()
-
-    async def _reload(self, _: str) -> CommandResult:
-        self.reloads += 1
-        return CommandResult("read")
-
-    def raw(self, value: bytes | None) -> ConsumedRecord:
-        return self.kafka.produce(0, Record(self.plan.topics.commands, b"acme", value))
-
-    def lane(self) -> Lane:
-        rows = [
-            record
-            for record in self.kafka.log(self.plan.topics.state, 0).committed()
-            if record.key == b"l/acme"
-        ]
-        return msgspec.json.decode(rows[-1].value or b"", type=Lane)
+_HOUR_MS = 3_600_000
 
 
 @virtual_time
 async def test_a_pause_holds_every_lead_after_its_answer_until_a_resume() -> None:
-    bench = await Bench.started()
+    bench = await Bench.started(clay_takes_s=0.1)
     bench.publish("a", "p1")
     await asyncio.sleep(1.0)
     await bench.order("pause", "c1")
@@ -118,7 +73,7 @@ async def test_the_state_after_a_command_is_published_with_its_answer() -> None:
     """Also if nothing has changed, and if the lane was published a moment ago: a page shows both
     together.
     """
-    bench = Bench()
+    bench = Bench(clay_takes_s=0.1)
     await bench.start()
     for number, kind in enumerate(("pause", "resume", "resume")):
         await bench.order(kind, f"c{number}", for_s=0.1)
@@ -135,7 +90,7 @@ async def test_the_state_after_a_command_is_published_with_its_answer() -> None:
 
 @virtual_time
 async def test_pending_commands_are_applied_before_the_first_lead() -> None:
-    bench = Bench()
+    bench = Bench(clay_takes_s=0.1)
     bench.publish("a", "p1")
     bench.command("pause")
     await bench.start()
@@ -146,14 +101,14 @@ async def test_pending_commands_are_applied_before_the_first_lead() -> None:
 
 @virtual_time
 async def test_a_kafka_that_is_away_at_first_delays_commands_and_the_leads_behind_them() -> None:
-    bench = Bench()
+    bench = Bench(clay_takes_s=0.1)
     bench.publish("a", "p1")
     bench.command("pause")
-    waiting = MemoryLedger.waiting
+    waiting = MemoryStateStore.waiting
     asked = 0
 
     async def away_at_first(
-        self: MemoryLedger,
+        self: MemoryStateStore,
         topic: str,
         offset: int,
         most: int,
@@ -164,7 +119,7 @@ async def test_a_kafka_that_is_away_at_first_delays_commands_and_the_leads_behin
             raise BrokerUnavailable("no broker answers")
         return await waiting(self, topic, offset, most)
 
-    with patch.object(MemoryLedger, "waiting", away_at_first):
+    with patch.object(MemoryStateStore, "waiting", away_at_first):
         await bench.start()
         await asyncio.sleep(60.0)
     assert bench.clay.bodies == []
@@ -176,7 +131,7 @@ async def test_bootstrap_skips_commands_that_were_passed_meanwhile() -> None:
     """Faust delivers the same commands: the one ahead drops the mark by which the other one would
     know.
     """
-    bench = await Bench.started()
+    bench = await Bench.started(clay_takes_s=0.1)
     first = bench.command("pause", "c1")
     await asyncio.sleep(5.0)  # its offset is committed
     await bench.order("resume", "c2")
@@ -209,8 +164,8 @@ async def test_bootstrap_skips_commands_that_were_passed_meanwhile() -> None:
 )
 @virtual_time
 async def test_an_invalid_command_is_answered(value: bytes | None, reason: str, says: str) -> None:
-    bench = await Bench.started()
-    bench.raw(value)
+    bench = await Bench.started(clay_takes_s=0.1)
+    bench.put(bench.plan.topics.commands, value)
     await bench.order("pause", "after")
     bad, good = bench.answers()
     assert bad.applied is False
@@ -252,7 +207,7 @@ async def test_a_command_that_cannot_be_applied_is_refused(
     reason: str,
     says: str,
 ) -> None:
-    bench = await Bench.started()
+    bench = await Bench.started(clay_takes_s=0.1)
     await bench.order(kind, **changes)
     (answer,) = bench.answers()
     assert answer.applied is False
@@ -263,7 +218,7 @@ async def test_a_command_that_cannot_be_applied_is_refused(
 
 @virtual_time
 async def test_a_repeated_command_is_applied_once_and_both_are_answered() -> None:
-    bench = await Bench.started()
+    bench = await Bench.started(clay_takes_s=0.1)
     bench.command("correct", "c1", credits=5)
     await bench.order("correct", "c1", credits=5)
     first, second = bench.answers()
@@ -275,7 +230,7 @@ async def test_a_repeated_command_is_applied_once_and_both_are_answered() -> Non
 
 @virtual_time
 async def test_a_cancelled_lead_ends_where_it_waits_and_may_be_published_again() -> None:
-    bench = await Bench.started()
+    bench = await Bench.started(clay_takes_s=0.1)
     await bench.order("pause", "c1")
     bench.publish("a", "p1")  # it waits for admission
     bench.publish("b", "p2", import_id="list")  # and this one behind it
@@ -295,7 +250,7 @@ async def test_a_cancelled_lead_ends_where_it_waits_and_may_be_published_again()
 
 @virtual_time
 async def test_a_suppressed_person_is_not_sent_by_id_or_force_until_taken_off_the_list() -> None:
-    bench = Bench()
+    bench = Bench(clay_takes_s=0.1)
     (ada,) = people({"email": "Ada@Example.com"})
     await bench.start()
     await bench.order("suppress", "c1", workspace="", people=[ada])
@@ -332,10 +287,10 @@ def test_a_lead_whose_turn_comes_while_the_suppression_is_committed_is_not_sent(
             return await super().ask(what, request)
 
     async def main() -> None:
-        bench = Bench()
+        bench = Bench(clay_takes_s=0.1)
         (ada,) = people({"email": "Ada@Example.com"})
         await bench.start()
-        bench.ledger._link = SlowCommit()
+        bench.store._link = SlowCommit()
         bench.publish("a", "ada")
         # it waits for admission for the first token, 125 ms after the take-over
         await asyncio.sleep(0.05)
@@ -348,7 +303,7 @@ def test_a_lead_whose_turn_comes_while_the_suppression_is_committed_is_not_sent(
 
 @virtual_time
 async def test_reload_reads_the_configuration_once_a_command() -> None:
-    bench = await Bench.started()
+    bench = await Bench.started(clay_takes_s=0.1)
     await bench.order("reload", workspace="")
     assert bench.reloads == 1
     assert bench.answers()[0].text == "read"
@@ -376,7 +331,7 @@ def test_each_command_is_applied_once_and_every_record_is_answered(happens: list
     }
 
     async def main() -> None:
-        bench = await Bench.started()
+        bench = await Bench.started(clay_takes_s=0.1)
         asked: list[tuple[str, int]] = []
         for what, value in happens:
             if what == "wait":

@@ -13,17 +13,17 @@ from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.delivery.state_machine import lane_key
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.model.errors import Aborted
-from stream_app.domain.model.outcome import Accepted, Outcome
 from stream_app.domain.model.records import Record
 from stream_app.domain.plan import Actor
 from stream_app.partition.state import PartitionState
-from tests.partition.virtual import parts, virtual_time
-from tests.simulation.client import MemoryLedger
+from tests.simulation.client import MemoryStateStore
 from tests.simulation.kafka import MemoryKafka
 from tests.simulation.schedule import Setup, plan_of
+from tests.support.partition.clay import NoClay
+from tests.support.partition.virtual import parts, virtual_time
 
 
-class SlowLedger(MemoryLedger):
+class SlowStateStore(MemoryStateStore):
     """Transactions take a second; the ones in `fails` (by number) are aborted."""
 
     def __init__(self, fails: Sequence[int] = ()) -> None:
@@ -49,23 +49,13 @@ def _step(name: str, workspace: str = "acme") -> WriteBatch:
     )
 
 
-class NoClay:
-    """Is asked for nothing."""
-
-    async def send(self, destination: str, webhook_id: str, body: bytes, trace_id: str) -> Outcome:
-        return Accepted(200, 1)
-
-    async def host_answers(self, destination: str) -> bool:
-        return True
-
-
-class Bench:
+class Committing:
     """The commits of a partition, on a Kafka whose transactions take a second."""
 
-    def __init__(self, ledger: SlowLedger, spacing_s: float = 0.005) -> None:
+    def __init__(self, store: SlowStateStore, spacing_s: float = 0.005) -> None:
         state = PartitionState(
             0,
-            ledger,
+            store,
             replace(parts(plan_of(Setup()), NoClay()), spacing_s=spacing_s),
         )
         state.commits.opening = None
@@ -95,8 +85,8 @@ def steps_in(records: Sequence[Record]) -> list[bytes | None]:
 
 @virtual_time
 async def test_steps_that_are_submitted_together_share_a_transaction_with_the_lane() -> None:
-    ledger = SlowLedger()
-    bench = Bench(ledger)
+    store = SlowStateStore()
+    bench = Committing(store)
     committer = bench.commits
     bench.pause(1)
     first = committer.submit(_step("a"))
@@ -106,8 +96,8 @@ async def test_steps_that_are_submitted_together_share_a_transaction_with_the_la
     bench.pause(3)
     third = committer.submit(_step("c"))
     await asyncio.gather(first, second, third)
-    assert [steps_in(records) for records in ledger.committed] == [[b"a", b"b"], [b"c"]]
-    assert [lane_in(records) for records in ledger.committed] == [2, 3]
+    assert [steps_in(records) for records in store.committed] == [[b"a", b"b"], [b"c"]]
+    assert [lane_in(records) for records in store.committed] == [2, 3]
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -116,8 +106,8 @@ async def test_a_transaction_is_under_way_until_it_ends(fails: bool) -> None:
     """The watchdog ends a process whose transaction hangs: it must see one that has taken all
     steps.
     """
-    ledger = SlowLedger(fails=[2] if fails else [])
-    committer = Bench(ledger).commits
+    store = SlowStateStore(fails=[2] if fails else [])
+    committer = Committing(store).commits
 
     def under_way() -> int | None:
         return committer.under_way
@@ -126,8 +116,8 @@ async def test_a_transaction_is_under_way_until_it_ends(fails: bool) -> None:
     first = committer.submit(_step("a"))
     assert under_way() == 0, "it waits"
     await asyncio.sleep(0.9)
-    assert ledger.begun == 1, "it is being committed"
-    assert ledger.committed == [], "it is being committed"
+    assert store.begun == 1, "it is being committed"
+    assert store.committed == [], "it is being committed"
     assert under_way() == 0, "it is being committed"
     await first
     assert under_way() is None
@@ -142,8 +132,8 @@ async def test_a_transaction_is_under_way_until_it_ends(fails: bool) -> None:
 
 @virtual_time
 async def test_an_aborted_transaction_fails_its_steps_and_those_behind_it() -> None:
-    ledger = SlowLedger(fails=[2])
-    bench = Bench(ledger)
+    store = SlowStateStore(fails=[2])
+    bench = Committing(store)
     committer = bench.commits
     first = committer.submit(_step("a"))
     await first
@@ -153,30 +143,30 @@ async def test_an_aborted_transaction_fails_its_steps_and_those_behind_it() -> N
     for future in (second, third):
         with pytest.raises(Aborted):
             await future
-    assert len(ledger.committed) == 1
+    assert len(store.committed) == 1
     with pytest.raises(Aborted):
         await bench.running  # only a take-over begins again
 
 
 @virtual_time
 async def test_a_cancelled_step_does_not_affect_others() -> None:
-    ledger = SlowLedger()
-    committer = Bench(ledger).commits
+    store = SlowStateStore()
+    committer = Committing(store).commits
     gone = committer.submit(_step("a"))
     kept = committer.submit(_step("b"))
     gone.cancel()
     await kept
-    assert steps_in(ledger.committed[0]) == [b"a", b"b"], (
+    assert steps_in(store.committed[0]) == [b"a", b"b"], (
         "what was submitted is committed, though no task waits"
     )
 
 
 @virtual_time
 async def test_steps_that_follow_a_transaction_within_the_spacing_share_the_next_one() -> None:
-    ledger = SlowLedger()
-    committer = Bench(ledger, spacing_s=0.5).commits
+    store = SlowStateStore()
+    committer = Committing(store, spacing_s=0.5).commits
     await committer.submit(_step("a"))
     second = committer.submit(_step("b"))
     await asyncio.sleep(0.4)
     await asyncio.gather(second, committer.submit(_step("c")))
-    assert len(ledger.committed) == 2
+    assert len(store.committed) == 2

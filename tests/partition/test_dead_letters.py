@@ -8,9 +8,9 @@ from stream_app.domain.dead_letter.replay import redriven, returning
 from stream_app.domain.delivery.envelope import Envelope, read_envelope
 from stream_app.domain.model.outcome import Outcome, classify
 from stream_app.domain.model.records import ConsumedRecord, Record
-from tests.partition.test_owner import Bench
-from tests.partition.virtual import now_ms, virtual_time
 from tests.simulation.schedule import Setup
+from tests.support.partition.bench import Bench
+from tests.support.partition.virtual import now_ms, virtual_time
 
 SAID = '{"error": "no Ada at bob@example.com", "code": "row_limit"}'
 SCRUBBED = b'{"error": "no [sent] at [email]", "code": "row_limit"}'

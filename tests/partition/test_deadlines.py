@@ -14,8 +14,8 @@ from stream_app.partition.intake import Intake
 from stream_app.partition.lanes import Lanes
 from stream_app.partition.ports import Observer
 from stream_app.partition.rows import Rows
-from tests.partition.virtual import VirtualClock, virtual_time
 from tests.simulation.schedule import Setup, plan_of
+from tests.support.partition.virtual import VirtualClock, virtual_time
 
 MANY = 20_000
 AT_ONCE = 200

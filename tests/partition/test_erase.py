@@ -14,13 +14,13 @@ from stream_app.domain.model.errors import Aborted
 from stream_app.domain.model.records import ConsumedRecord
 from stream_app.domain.model.topics import ERASED_LAG_MS
 from stream_app.domain.result import erased_by
-from tests.partition.test_fallback import ADA, Bench
-from tests.partition.virtual import fail, virtual_time
+from tests.support.partition.degrading import ADA, DegradingBench
+from tests.support.partition.virtual import fail, virtual_time
 
 (PERSON,) = people({"email": ADA})
 
 
-async def erase(bench: Bench, lead_id: str) -> CommandAnswer:
+async def erase(bench: DegradingBench, lead_id: str) -> CommandAnswer:
     await bench.order(
         "erase",
         lead_id=lead_id,
@@ -31,15 +31,15 @@ async def erase(bench: Bench, lead_id: str) -> CommandAnswer:
     return bench.answers()[-1]
 
 
-def enriched(bench: Bench) -> list[ConsumedRecord]:
+def enriched(bench: DegradingBench) -> list[ConsumedRecord]:
     return list(bench.kafka.log("leads.enriched", 0).committed())
 
 
 @virtual_time
 async def test_an_erased_lead_leaves_a_tombstone_an_event_and_no_way_to_its_person() -> None:
-    bench = await Bench.started(budget=BudgetPolicy())
+    bench = await DegradingBench.started(budget=BudgetPolicy())
     await bench.lead("1", ADA)
-    await bench.call_back("1", title="CEO")
+    await bench.enrich("1", title="CEO")
     answer = await erase(bench, "1")
     assert answer.applied
     last = enriched(bench)[-1]
@@ -61,10 +61,10 @@ async def test_an_erased_lead_leaves_a_tombstone_an_event_and_no_way_to_its_pers
 async def test_a_callback_of_an_erased_lead_settles_its_money_and_publishes_nothing(
     fields: dict[str, str],
 ) -> None:
-    bench = await Bench.started(budget=BudgetPolicy(credits_per_day=100))
+    bench = await DegradingBench.started(budget=BudgetPolicy(credits_per_day=100))
     await bench.lead("1", ADA)
     await erase(bench, "1")
-    await bench.call_back("1", **fields)
+    await bench.enrich("1", **fields)
     assert bench.history("1") == ["received", "sending", "accepted", "erased", "enriched"]
     assert [record.value for record in enriched(bench)] == [None]
     lanes = [
@@ -78,7 +78,7 @@ async def test_a_callback_of_an_erased_lead_settles_its_money_and_publishes_noth
 
 @virtual_time
 async def test_a_deferred_lead_that_was_erased_is_not_sent_and_one_published_later_is() -> None:
-    bench = await Bench.started()
+    bench = await DegradingBench.started()
     await bench.lead("1", ADA)
     await erase(bench, "1")
     await bench.open_and_return()
@@ -96,14 +96,14 @@ DAY_S = 86_400
 async def test_a_day_after_an_erasure_a_seal_is_written_once_and_deletes_nothing(
     fails: bool,
 ) -> None:
-    bench = await Bench.started(budget=BudgetPolicy())
+    bench = await DegradingBench.started(budget=BudgetPolicy())
     await bench.lead("1", ADA)
-    await bench.call_back("1", title="CEO")
+    await bench.enrich("1", title="CEO")
     await erase(bench, "1")
     before = len(enriched(bench))
     await asyncio.sleep(ERASED_LAG_MS / 1000)
     assert len(enriched(bench)) == before, "Kafka would not compact the segment yet"
-    with patch.object(bench.ledger, "transact", side_effect=Aborted) if fails else nullcontext():
+    with patch.object(bench.store, "transact", side_effect=Aborted) if fails else nullcontext():
         await asyncio.sleep(DAY_S / 12)
     await asyncio.sleep(60)
     sealed = enriched(bench)[before:]
@@ -116,9 +116,9 @@ async def test_a_day_after_an_erasure_a_seal_is_written_once_and_deletes_nothing
 @pytest.mark.parametrize(("days", "seals"), [(6.9, 1), (7.1, 0)])
 @virtual_time
 async def test_a_new_owner_writes_a_seal_again_for_a_week(days: float, seals: int) -> None:
-    bench = await Bench.started(budget=BudgetPolicy())
+    bench = await DegradingBench.started(budget=BudgetPolicy())
     await bench.lead("1", ADA)
-    await bench.call_back("1", title="CEO")
+    await bench.enrich("1", title="CEO")
     await erase(bench, "1")
     await asyncio.sleep(days * DAY_S)
     before = len(enriched(bench))
@@ -130,7 +130,7 @@ async def test_a_new_owner_writes_a_seal_again_for_a_week(days: float, seals: in
 
 @virtual_time
 async def test_without_an_erasure_nothing_is_written() -> None:
-    bench = await Bench.started(budget=BudgetPolicy())
+    bench = await DegradingBench.started(budget=BudgetPolicy())
     await bench.lead("1", ADA)
     await asyncio.sleep(3 * DAY_S)
     assert not [record for record in enriched(bench) if record.key == b"acme//"]

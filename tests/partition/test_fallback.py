@@ -2,35 +2,26 @@
 
 import asyncio
 from collections.abc import Sequence
-from itertools import pairwise
-from typing import Any, Final
+from typing import Any
 from unittest.mock import patch
 
 import msgspec
 import pytest
 
 from stream_app.cache.filler import MemoryCache
-from stream_app.domain.dead_letter.replay import returning
-from stream_app.domain.delivery.envelope import read_envelope
 from stream_app.domain.delivery.state_machine import delivery_key
 from stream_app.domain.lead.identity import company, people
 from stream_app.domain.limits.breaker import BreakerPolicy
 from stream_app.domain.limits.budget import BudgetPolicy
-from stream_app.domain.model.messages import Callback, Result, Scalar
 from stream_app.domain.model.outcome import Refused
-from stream_app.domain.model.records import ConsumedRecord, Record
+from stream_app.domain.model.records import ConsumedRecord
 from stream_app.domain.plan import Workspace
-from stream_app.domain.result import DAY_MS, CacheEntry, Field, company_slot, person_slot
+from stream_app.domain.result import CacheEntry
 from stream_app.partition import fallback
-from tests.partition.test_owner import Bench as OwnerBench
-from tests.partition.virtual import fail, now_ms, virtual_time
-from tests.simulation.client import MemoryLedger
-from tests.simulation.schedule import Setup
-from tests.support.legal import follows
+from tests.simulation.client import MemoryStateStore
 from tests.support.narrow import present
-
-ADA: Final = "ada@acme.example"
-_result: Final = msgspec.json.Decoder(Result)
+from tests.support.partition.degrading import ADA, DegradingBench
+from tests.support.partition.virtual import virtual_time
 
 
 class SlowCache(MemoryCache):
@@ -41,85 +32,9 @@ class SlowCache(MemoryCache):
         return await super().find(slots)
 
 
-def facts(fields: Any) -> dict[str, tuple[Scalar, str]]:
-    return {"company_name": ("acme", "domain")} if "email" in fields else {}
-
-
-class Bench(OwnerBench):
-    """Partition 0 with one workspace; its budget is 0 until `open`."""
-
-    def __init__(
-        self,
-        *,
-        cache_first: bool = False,
-        cache: MemoryCache | None = None,
-        **of_workspace: Any,
-    ) -> None:
-        super().__init__(Setup(callbacks=True, credits_per_day=0, hold="degrade"), clay_takes_s=0.0)
-        self.change(**of_workspace)
-        main = self.plan.destinations["acme-main"]
-        self.plan.destinations["acme-main"] = msgspec.structs.replace(main, cache_first=cache_first)
-        self.cache = MemoryCache() if cache is None else cache
-        self.partition = self.owner(alarm=fail, cache=self.cache, local=facts)
-
-    def change(self, **changes: Any) -> None:
-        workspace: Workspace = msgspec.structs.replace(self.plan.workspaces["acme"], **changes)
-        self.plan.workspaces["acme"] = workspace
-
-    async def remember(self, email: str, *, days: float, **fields: Scalar) -> None:
-        at_ms = now_ms() - int(days * DAY_MS)
-        entry = CacheEntry(
-            {name: Field(value, at_ms, "acme-main") for name, value in fields.items()},
-        )
-        (person,) = people({"email": email})
-        firm = company_slot("acme", company({"email": email}))
-        await self.cache.add([(person_slot("acme", "acme-main", person), entry), (firm, entry)])
-
-    async def lead(self, lead_id: str, email: str, **more: Any) -> list[str]:
-        """Publish it; the statuses of its history some seconds later."""
-        self.produce({"lead_id": lead_id, "fields": {"email": email}, **more})
-        await asyncio.sleep(5)
-        return self.history(lead_id)
-
-    def history(self, lead_id: str) -> list[str]:
-        emitted = [event for event in self.events() if event.lead_id == lead_id]
-        for before, after in pairwise(emitted):
-            assert before.origin != after.origin or follows(before.status, after.status)
-        return [event.status for event in emitted]
-
-    def results(self, lead_id: str) -> list[Result]:
-        decoded = [
-            _result.decode(record.value or b"")
-            for record in self.kafka.log("leads.enriched", 0).committed()
-        ]
-        return [result for result in decoded if result.lead_id == lead_id]
-
-    async def open_and_return(self) -> None:
-        """The budget is back, and what was deferred too."""
-        self.change(budget=BudgetPolicy())
-        await self.all_return()
-
-    async def all_return(self) -> None:
-        for copy in self.kafka.log(self.plan.topics.deferred, 0).committed():
-            back = present(returning(read_envelope(copy), copy.record_id))
-            self.kafka.produce(
-                0,
-                Record(self.plan.topics.retry, copy.key, copy.value, back.to_headers()),
-            )
-        await asyncio.sleep(5)
-
-    async def call_back(self, lead_id: str, **fields: Scalar) -> None:
-        callback = Callback(lead_id, "acme", "acme-main", now_ms(), "enriched", fields)
-        self.kafka.produce(
-            0,
-            Record(self.plan.topics.callbacks, b"acme", msgspec.json.encode(callback)),
-        )
-        await asyncio.sleep(5)
-
-
 @virtual_time
 async def test_a_held_lead_gets_a_provisional_result_from_the_cache() -> None:
-    bench = await Bench.started()
+    bench = await DegradingBench.started()
     await bench.remember("fresh@a.example", days=2, title="CEO")
     await bench.remember("stale@b.example", days=40, title="CTO")
     await bench.remember("gone@c.example", days=200, title="old")
@@ -145,10 +60,10 @@ async def test_a_held_lead_gets_a_provisional_result_from_the_cache() -> None:
 
 @virtual_time
 async def test_a_deferred_lead_is_upgraded_once_when_its_lane_goes_on() -> None:
-    bench = await Bench.started()
+    bench = await DegradingBench.started()
     await bench.lead("1", ADA)
     await bench.open_and_return()
-    await bench.call_back("1", title="CEO")
+    await bench.enrich("1", title="CEO")
     expected = [
         "received",
         "served_locally",
@@ -170,7 +85,7 @@ async def test_a_deferred_lead_is_upgraded_once_when_its_lane_goes_on() -> None:
 
 @virtual_time
 async def test_a_lead_deferred_twice_has_one_provisional_result() -> None:
-    bench = await Bench.started()
+    bench = await DegradingBench.started()
     await bench.lead("1", ADA)
     await bench.all_return()
     assert bench.history("1") == ["received", "served_locally", "deferred", "replayed", "deferred"]
@@ -179,7 +94,7 @@ async def test_a_lead_deferred_twice_has_one_provisional_result() -> None:
 
 @virtual_time
 async def test_others_of_a_company_complete_a_provisional_result() -> None:
-    bench = await Bench.started()
+    bench = await DegradingBench.started()
     await bench.remember("bob@acme.example", days=2, title="CTO", industry="bikes")
     await bench.lead("1", ADA)
     (local,) = bench.results("1")
@@ -198,7 +113,7 @@ async def test_an_operator_chooses_what_may_be_served(
     status: str,
 ) -> None:
     """Nothing is, where leads wait."""
-    bench = await Bench.started(**workspace)
+    bench = await DegradingBench.started(**workspace)
     await bench.remember(ADA, days=days, title="CTO")
     assert await bench.lead("1", ADA) == ["received", status]
     assert bench.results("1") == []
@@ -206,7 +121,7 @@ async def test_an_operator_chooses_what_may_be_served(
 
 @virtual_time
 async def test_a_forced_lead_waits_for_clay_and_is_not_answered_from_the_cache() -> None:
-    bench = await Bench.started()
+    bench = await DegradingBench.started()
     await bench.remember(ADA, days=2, title="CTO")
     assert await bench.lead("1", ADA, force=True) == ["received", "deferred"]
     assert bench.results("1") == []
@@ -214,7 +129,7 @@ async def test_a_forced_lead_waits_for_clay_and_is_not_answered_from_the_cache()
 
 @virtual_time
 async def test_cache_first_needs_no_grant_and_uses_only_fresh_results() -> None:
-    bench = await Bench.started(cache_first=True, hold="pause")
+    bench = await DegradingBench.started(cache_first=True, hold="pause")
     await bench.remember(ADA, days=2, title="CEO")
     await bench.remember("stale@b.example", days=40, title="CTO")
     assert await bench.lead("1", ADA) == ["received", "served_from_cache"]
@@ -228,10 +143,10 @@ async def test_cache_first_needs_no_grant_and_uses_only_fresh_results() -> None:
 
 @virtual_time
 async def test_the_same_person_under_another_id_is_served_or_a_duplicate() -> None:
-    bench = await Bench.started(cache_first=True, budget=BudgetPolicy())
+    bench = await DegradingBench.started(cache_first=True, budget=BudgetPolicy())
     await bench.lead("1", ADA)
     assert await bench.lead("2", ADA) == ["duplicate"], "nothing is known yet"
-    await bench.call_back("1", title="CEO")
+    await bench.enrich("1", title="CEO")
     await bench.remember(ADA, days=0, title="CEO")
     assert await bench.lead("3", ADA) == ["received", "served_from_cache"]
     assert [result.source for result in bench.results("3")] == ["cache"]
@@ -246,15 +161,15 @@ async def test_a_known_person_under_another_id_is_served_while_the_lane_is_held(
     """Without `cache_first`: in health it stays a duplicate, since its answer was bought under the
     first id.
     """
-    bench = await Bench.started(budget=BudgetPolicy())
+    bench = await DegradingBench.started(budget=BudgetPolicy())
     await bench.lead("1", ADA)
-    await bench.call_back("1", title="CEO")
-    bench.change(budget=BudgetPolicy(credits_per_day=0))
+    await bench.enrich("1", title="CEO")
+    bench.change_workspaces(budget=BudgetPolicy(credits_per_day=0))
     assert await bench.lead("0", ADA) == ["duplicate"], "nothing of it is in the cache"
-    bench.change(budget=BudgetPolicy())
+    bench.change_workspaces(budget=BudgetPolicy())
     await bench.remember(ADA, days=40, title="CEO")
     assert await bench.lead("2", ADA) == ["duplicate"], "the lane moves"
-    bench.change(budget=BudgetPolicy(credits_per_day=0))
+    bench.change_workspaces(budget=BudgetPolicy(credits_per_day=0))
     assert await bench.lead("3", ADA) == ["received", "served_from_cache"]
     (result,) = bench.results("3")
     (event,) = [of_lead for of_lead in bench.events() if of_lead.lead_id == "3"][1:]
@@ -262,22 +177,22 @@ async def test_a_known_person_under_another_id_is_served_while_the_lane_is_held(
     assert result.fields["title"] == "CEO"
     assert event.reason == "stale"
     assert await bench.lead("3", ADA) == ["received", "served_from_cache", "duplicate"], "once"
-    bench.change(fallback=("cache", "local"))
+    bench.change_workspaces(fallback=("cache", "local"))
     assert await bench.lead("4", ADA) == ["duplicate"], "an old result is not wanted"
-    bench.change(fallback=("cache", "stale"), hold="pause")
+    bench.change_workspaces(fallback=("cache", "stale"), hold="pause")
     assert await bench.lead("5", ADA) == ["duplicate"], (
         "leads wait here, and are not answered otherwise"
     )
-    bench.change(hold="degrade", budget=BudgetPolicy())
+    bench.change_workspaces(hold="degrade", budget=BudgetPolicy())
     assert await bench.lead("6", ADA) == ["duplicate"]
     assert bench.clay.lead_ids == ["1"]
 
 
 @virtual_time
 async def test_a_person_under_another_id_is_served_in_an_outage_even_while_a_probe_is_due() -> None:
-    bench = await Bench.started(budget=BudgetPolicy())
+    bench = await DegradingBench.started(budget=BudgetPolicy())
     await bench.lead("1", ADA)
-    await bench.call_back("1", title="CEO")
+    await bench.enrich("1", title="CEO")
     await bench.remember(ADA, days=2, title="CEO")
     bench.clay.first = [Refused("connect_error", 1)] * 1_000
     for number in range(8):
@@ -311,7 +226,7 @@ async def test_a_lead_that_was_ever_sent_is_not_answered_from_the_cache(cache_fi
     """
     cache = AskedCache()
     breaker = BreakerPolicy(consecutive_failures=1, open_s=600.0)
-    bench = await Bench.started(
+    bench = await DegradingBench.started(
         cache=cache,
         budget=BudgetPolicy(),
         breaker=breaker,
@@ -329,7 +244,7 @@ async def test_a_lead_that_was_ever_sent_is_not_answered_from_the_cache(cache_fi
     await bench.all_return()
     assert bench.history("1")[4:] == ["replayed", "deferred"]
     assert bench.results("1") == []
-    await bench.call_back("1", title="from Clay")
+    await bench.enrich("1", title="from Clay")
     assert bench.history("1")[-2:] == ["accepted", "enriched"]
     assert [(result.source, result.fields) for result in bench.results("1")] == [
         ("clay", {"title": "from Clay"}),
@@ -338,7 +253,7 @@ async def test_a_lead_that_was_ever_sent_is_not_answered_from_the_cache(cache_fi
 
 @virtual_time
 async def test_a_person_who_is_suppressed_during_the_lookup_is_not_served() -> None:
-    bench = await Bench.started(cache_first=True, cache=SlowCache())
+    bench = await DegradingBench.started(cache_first=True, cache=SlowCache())
     await bench.remember(ADA, days=2, title="CEO")
     (person,) = people({"email": ADA})
     bench.produce({"lead_id": "1", "fields": {"email": ADA}})
@@ -373,44 +288,54 @@ async def test_a_lead_that_comes_during_the_bootstrap_is_not_answered_if_it_is_s
 
     As long as it is not applied, the cache would answer the lead.
     """
-    bench = Bench(cache_first=True)
+    bench = DegradingBench(cache_first=True)
     if shared:
         bench.plan.put_workspace(Workspace("gamma", "gamma"), 0)
     await bench.remember(ADA, days=2, title="CEO")
     bench.command("suppress", workspace="", people=list(people({"email": ADA})))
-    waiting = MemoryLedger.waiting
+    waiting = MemoryStateStore.waiting
 
-    async def slow(self: MemoryLedger, topic: str, offset: int, most: int) -> list[ConsumedRecord]:
+    async def slow(
+        self: MemoryStateStore,
+        topic: str,
+        offset: int,
+        most: int,
+    ) -> list[ConsumedRecord]:
         await asyncio.sleep(3.0)
         return await waiting(self, topic, offset, most)
 
-    with patch.object(MemoryLedger, "waiting", slow):
+    with patch.object(MemoryStateStore, "waiting", slow):
         # The topic of commands is read by the bootstrap first: the group assigns its partitions one
         # after the other.
         await bench.partition.take_over()
-        serving = asyncio.create_task(bench.partition.runner.serve(bench.inlet, "hot"))
+        serving = asyncio.create_task(bench.partition.runner.serve(bench.stream, "hot"))
         statuses = await bench.lead("1", ADA)
         assert statuses == [], "it waits for the bootstrap"
         await asyncio.sleep(5.0)
     assert bench.history("1") == ["received", "suppressed"]
     assert bench.results("1") == []
-    assert bench.inlet.committed() == 1
+    assert bench.stream.committed() == 1
     await bench.leave(serving)
 
 
 @virtual_time
 async def test_a_lead_that_waits_for_the_bootstrap_is_given_up_at_a_rebalance() -> None:
-    bench = Bench(cache_first=True)
+    bench = DegradingBench(cache_first=True)
 
-    async def never(self: MemoryLedger, topic: str, offset: int, most: int) -> list[ConsumedRecord]:
+    async def never(
+        self: MemoryStateStore,
+        topic: str,
+        offset: int,
+        most: int,
+    ) -> list[ConsumedRecord]:
         await asyncio.Event().wait()
         return []
 
-    with patch.object(MemoryLedger, "waiting", never):
+    with patch.object(MemoryStateStore, "waiting", never):
         await bench.partition.take_over()
-        serving = asyncio.create_task(bench.partition.runner.serve(bench.inlet, "hot"))
+        serving = asyncio.create_task(bench.partition.runner.serve(bench.stream, "hot"))
         bench.publish_leads(5)
         await asyncio.sleep(2.0)
         assert bench.events() == []
         await bench.leave(serving)
-    assert bench.inlet.committed() is None
+    assert bench.stream.committed() is None

@@ -8,9 +8,9 @@ import pytest
 
 from stream_app.domain.lane.lane import lifted
 from stream_app.domain.limits.suspension import FloodGuardPolicy
-from tests.partition.test_owner import Bench as LeadBench
-from tests.partition.virtual import virtual_time
 from tests.simulation.schedule import Setup
+from tests.support.partition.bench import Bench
+from tests.support.partition.virtual import virtual_time
 
 RUN = 5
 BAD = {
@@ -24,7 +24,7 @@ BAD = {
 }
 
 
-class Bench(LeadBench):
+class Guarded(Bench):
     """The lane of acme stops after `RUN` dead letters."""
 
     def __init__(self, setup: Setup | None = None) -> None:
@@ -51,7 +51,7 @@ class Bench(LeadBench):
 @pytest.mark.parametrize("kind", BAD)
 @virtual_time
 async def test_a_flood_of_invalid_records_suspends_the_lane(kind: str) -> None:
-    bench = Bench()
+    bench = Guarded()
     bench.publish_bad(kind, 3 * RUN)
     bench.publish("id0", "p0")
     await bench.serve_for(60.0)
@@ -60,7 +60,7 @@ async def test_a_flood_of_invalid_records_suspends_the_lane(kind: str) -> None:
     assert stop is not None
     assert stop.reason == "flood_guard"
     assert f"{RUN} leads in a row became dead letters" in stop.text
-    assert bench.inlet.committed() == RUN, "the others wait on Kafka"
+    assert bench.stream.committed() == RUN, "the others wait on Kafka"
     await asyncio.sleep(300.0)
     assert bench.rejected == RUN + 1, "one now and then, as the probe"
     bench.resume()
@@ -74,7 +74,7 @@ async def test_a_flood_of_invalid_records_suspends_the_lane(kind: str) -> None:
 
 @virtual_time
 async def test_a_good_lead_behind_them_is_the_probe_that_lets_the_lane_go_on() -> None:
-    bench = Bench()
+    bench = Guarded()
     bench.publish_bad("no_identity", RUN)
     bench.publish("id0", "p0")
     bench.publish_bad("no_identity", RUN - 1)
@@ -92,7 +92,7 @@ async def test_a_good_lead_behind_them_is_the_probe_that_lets_the_lane_go_on() -
 )
 @virtual_time
 async def test_rejected_records_do_not_wait_where_leads_must_not_wait(setup: Setup) -> None:
-    bench = Bench(setup)
+    bench = Guarded(setup)
     bench.publish_bad("no_identity", 3 * RUN)
     await bench.serve_for(10.0)
     assert bench.rejected == 3 * RUN
@@ -100,12 +100,12 @@ async def test_rejected_records_do_not_wait_where_leads_must_not_wait(setup: Set
 
 @virtual_time
 async def test_waiting_rejects_do_not_delay_a_suspension_and_are_reported_once() -> None:
-    bench = Bench()
+    bench = Guarded()
     bench.publish_bad("no_identity", RUN + 1)
     serving = await bench.serve()
     await asyncio.sleep(10.0)
     await bench.leave(serving)
-    assert bench.inlet.committed() == RUN
+    assert bench.stream.committed() == RUN
     await bench.partition.close()
     bench.start_over()
     await bench.serve_for(10.0)
@@ -122,7 +122,7 @@ async def test_the_dead_letters_that_another_worker_wrote_count(
     before: int,
     stops: bool,
 ) -> None:
-    bench = Bench()
+    bench = Guarded()
     bench.publish_bad(kind, before)
     serving = await bench.serve()
     await asyncio.sleep(5.0)
@@ -139,7 +139,7 @@ async def test_the_dead_letters_that_another_worker_wrote_count(
 
 @virtual_time
 async def test_bad_records_of_an_unknown_workspace_stop_no_lane() -> None:
-    bench = Bench()
+    bench = Guarded()
     for _ in range(2 * RUN):
         bench.produce({}, key=b"no_identity")
     bench.publish("id0", "p0")
@@ -150,7 +150,7 @@ async def test_bad_records_of_an_unknown_workspace_stop_no_lane() -> None:
 
 @virtual_time
 async def test_rejected_records_do_not_count_as_unanswered_requests() -> None:
-    bench = Bench()
+    bench = Guarded()
     bench.change_workspaces(flood_guard=FloodGuardPolicy())
     bench.publish_bad("no_identity", 20)
     await bench.serve_for(3.0)

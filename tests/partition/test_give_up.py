@@ -17,14 +17,14 @@ from stream_app.domain.delivery.state_machine import delivery_key
 from stream_app.domain.model.messages import StatusEvent
 from stream_app.domain.model.outcome import Outcome, Poison, Refused, Uncertain
 from stream_app.domain.model.records import ConsumedRecord, Record
-from tests.partition.test_resolve import Bench as ResolveBench
-from tests.partition.virtual import now_ms, virtual_time
 from tests.simulation.account import Ledger, final_of, read_into, sources_of
+from tests.support.partition.bench import Bench
+from tests.support.partition.virtual import now_ms, virtual_time
 
 WHY = "given up by jane: an old export"
 
 
-class Bench(ResolveBench):
+class Counted(Bench):
     """Its dead letters can be given up, and a board counts what has become of them."""
 
     async def give_up(self, letter: ConsumedRecord) -> None:
@@ -37,7 +37,7 @@ class Bench(ResolveBench):
         return self.dead_letters(self.plan.topics.dlq)
 
     def last_event(self) -> StatusEvent:
-        return super().events("")[-1]
+        return self.events()[-1]
 
     def kept(self, folder: Path) -> dict[str, int]:
         """How many dead letters of each state a board counts."""
@@ -57,9 +57,9 @@ class Bench(ResolveBench):
         return {state: sum(getattr(letters, state) for letters in both) for state in STATES}
 
 
-async def with_lead(*first: Outcome, value: bytes | None = None, **changes: object) -> Bench:
+async def with_lead(*first: Outcome, value: bytes | None = None, **changes: object) -> Counted:
     """One lead, or what is none, and what Clay says to it at first."""
-    bench = Bench()
+    bench = Counted()
     bench.clay.first = list(first)
     if value is None:
         bench.publish("id0", "p0", **changes)
@@ -99,8 +99,8 @@ async def test_a_lead_that_clay_refused_for_good_is_given_up_and_may_be_publishe
     bench = await with_lead(Poison(422, 1))
     await bench.give_up(bench.dlq()[0])
     assert bench.last_event().status == "suppressed"
-    assert bench.lead().state == "suppressed"
-    assert bench.lead().final is True
+    assert bench.row().state == "suppressed"
+    assert bench.row().final is True
     assert bench.kept(tmp_path)["given_up"] == 1
     bench.publish("id0", "p0")
     await asyncio.sleep(10.0)
@@ -137,7 +137,7 @@ async def test_a_parked_lead_is_given_up_and_what_was_booked_stays_not_known(
     assert bench.books().open_costs == []
     bench.call_back(credits=6)
     await asyncio.sleep(1.0)
-    assert bench.lead().state == "enriched", "a late callback counts"
+    assert bench.row().state == "enriched", "a late callback counts"
 
 
 @virtual_time
@@ -147,10 +147,10 @@ async def test_a_dead_letter_that_is_not_the_latest_of_its_lead_ends_nothing(
     bench = await with_lead(*[Refused("http_503", 1)] * 3)
     letter = bench.dlq()[0]
     await bench.come_back(letter, returning(read_envelope(letter), letter.record_id))
-    assert bench.lead().state == "accepted"
+    assert bench.row().state == "accepted"
     before = len(bench.kafka.log("leads.status", 0).committed())
     await bench.give_up(letter)
-    assert bench.lead().state == "accepted"
+    assert bench.row().state == "accepted"
     assert len(bench.kafka.log("leads.status", 0).committed()) == before
     assert bench.kept(tmp_path)["coming_back"] == 1
 
@@ -161,7 +161,7 @@ async def test_a_lead_that_was_published_again_is_not_given_up_with_its_old_dead
     bench.publish("id0", "p0")
     await asyncio.sleep(10.0)
     await bench.give_up(bench.dlq()[0])
-    assert bench.lead().state == "accepted"
+    assert bench.row().state == "accepted"
     bench.books()
 
 
@@ -184,7 +184,7 @@ async def test_a_rejected_record_is_given_up_alone_although_its_lead_was_deliver
     assert bench.last_event().origin == letter.record_id.replace("leads.dlq", "leads")
     assert bench.last_event().status == "suppressed"
     assert bench.kept(tmp_path) == {"open": 0, "coming_back": 0, "solved": 0, "given_up": 1}
-    assert bench.lead().state == "enriched"
+    assert bench.row().state == "enriched"
     columns = bench.books().columns
     assert columns["enriched"].leads == 1
     assert columns["rejected"].leads == 0, "the lead counts once, and it was delivered"
@@ -207,7 +207,7 @@ async def test_of_two_rejected_records_of_a_lead_the_other_one_stays_open(tmp_pa
 async def test_what_another_program_parked_is_given_up_as_a_record_of_its_own(
     tmp_path: Path,
 ) -> None:
-    bench = Bench()
+    bench = Counted()
     bench.kafka.produce(
         0,
         Record(bench.plan.topics.parked, b"acme", b"not of ours", (("who", b"else"),)),
@@ -232,7 +232,7 @@ async def test_a_producer_cannot_give_a_lead_up() -> None:
     key, value, envelope = giving_up(letter, bench.plan.workspaces, WHY)
     bench.kafka.produce(0, Record(bench.plan.topics.leads, key, value, envelope.to_headers()))
     await asyncio.sleep(10.0)
-    assert bench.lead().state == "dead_lettered"
+    assert bench.row().state == "dead_lettered"
 
 
 @virtual_time

@@ -3,16 +3,13 @@
 import asyncio
 from collections.abc import Iterator
 
-import msgspec
 import pytest
 
-from stream_app.domain.model.messages import Callback
 from stream_app.domain.model.outcome import Denied, Outcome, RateLimited, WebhookOut
-from stream_app.domain.model.records import Record
-from tests.partition.test_commands import Bench as OperatedBench
-from tests.partition.test_owner import SlowClay
-from tests.partition.virtual import now_ms, virtual_time
 from tests.simulation.schedule import Setup
+from tests.support.partition.bench import Bench
+from tests.support.partition.clay import SlowClay
+from tests.support.partition.virtual import now_ms, virtual_time
 
 HOUR_S = 3_600
 SOON_S = 1.0
@@ -37,14 +34,13 @@ class ByWorkspace(SlowClay):
         return self.acme.pop(0) if destination == "acme-main" and self.acme else took
 
 
-class Bench(OperatedBench):
+class SeveralLanes(Bench):
     """Leads of several workspaces, by their numbers."""
 
     clay: ByWorkspace
 
     def __init__(self, setup: Setup) -> None:
-        super().__init__(setup)
-        self.clay = ByWorkspace()
+        super().__init__(setup, clay=lambda _: ByWorkspace())
         self._numbers: Iterator[int] = iter(range(10**6))
 
     def lead(self, workspace: str, topic: str = "") -> str:
@@ -57,25 +53,6 @@ class Bench(OperatedBench):
         }
         self.produce(value, topic, workspace.encode())
         return lead_id
-
-    def call_back(self, workspace: str, lead_id: str) -> None:
-        callback = Callback(
-            lead_id,
-            workspace,
-            f"{workspace}-main",
-            now_ms(),
-            "enriched",
-            {"title": "CTO"},
-            7,
-            actions=1,
-        )
-        self.kafka.produce(
-            0,
-            Record(self.plan.topics.callbacks, workspace.encode(), msgspec.json.encode(callback)),
-        )
-
-    def emitted(self, lead_id: str) -> list[str]:
-        return [event.status for event in self.events() if event.lead_id == lead_id]
 
 
 @pytest.mark.parametrize(
@@ -91,10 +68,10 @@ async def test_a_lane_held_for_an_hour_delays_no_other_lane_and_no_other_topic(
     """Not the commands and callbacks of its partition, and, where it has a neighbour there, not its
     leads.
     """
-    bench = await Bench.started(Setup(shared=shared, silent_after=1_000))
+    bench = await SeveralLanes.started(Setup(shared=shared, silent_after=1_000))
     known = [bench.lead("acme") for _ in range(8)]
     await asyncio.sleep(5.0)
-    assert all(bench.emitted(lead_id)[-1] == "accepted" for lead_id in known)
+    assert all(bench.history(lead_id)[-1] == "accepted" for lead_id in known)
     if isinstance(held_by, str):
         bench.command("pause", "hold")
     else:
@@ -112,10 +89,10 @@ async def test_a_lane_held_for_an_hour_delays_no_other_lane_and_no_other_topic(
             else []
         )
         called = known.pop()
-        bench.call_back("acme", called)
+        bench.call_back(lead_id=called, at_ms=now_ms())
         await bench.order("correct", called, credits=1, for_s=SOON_S)
-        assert [bench.emitted(lead_id)[-1] for lead_id in beside] == ["accepted"] * len(beside)
-        assert bench.emitted(called)[-1] == "enriched"
+        assert [bench.history(lead_id)[-1] for lead_id in beside] == ["accepted"] * len(beside)
+        assert bench.history(called)[-1] == "enriched"
         assert [answer.applied for answer in bench.answers() if answer.id == called] == [True]
     tried = [
         hook for at_ms, hook in bench.clay.sent if at_ms >= began_ms and hook.startswith("acme")
@@ -125,7 +102,7 @@ async def test_a_lane_held_for_an_hour_delays_no_other_lane_and_no_other_topic(
 
 @virtual_time
 async def test_hot_leads_go_before_bulk_leads_that_came_before_them() -> None:
-    bench = await Bench.started(Setup(rate_per_s=1.0, burst=1))
+    bench = await SeveralLanes.started(Setup(rate_per_s=1.0, burst=1))
     first = bench.lead("acme")
     bulk = bench.lead("acme", bench.plan.topics.bulk)
     await asyncio.sleep(0.1)
@@ -136,7 +113,7 @@ async def test_hot_leads_go_before_bulk_leads_that_came_before_them() -> None:
 
 @virtual_time
 async def test_hot_leads_go_first_too_when_an_operator_lets_waiting_leads_go() -> None:
-    bench = await Bench.started(Setup(rate_per_s=1.0, burst=1))
+    bench = await SeveralLanes.started(Setup(rate_per_s=1.0, burst=1))
     await bench.order("pause")
     bulk = [bench.lead("acme", bench.plan.topics.bulk) for _ in range(2)]
     await asyncio.sleep(1.0)
@@ -149,15 +126,15 @@ async def test_hot_leads_go_first_too_when_an_operator_lets_waiting_leads_go() -
 @virtual_time
 async def test_a_webhook_that_is_out_is_left_at_once_and_the_lead_goes_to_the_next() -> None:
     """No attempt is counted: with one allowed, the lead would become a dead letter."""
-    bench = Bench(Setup(webhooks=2, max_attempts=1))
+    bench = SeveralLanes(Setup(webhooks=2, max_attempts=1))
     bench.clay.acme = [FULL]
     await bench.start()
     first = bench.lead("acme")
     await asyncio.sleep(SOON_S)
     second = bench.lead("acme")
     await asyncio.sleep(SOON_S)
-    assert bench.emitted(first)[-1] == "accepted"
-    assert bench.emitted(second)[-1] == "accepted"
+    assert bench.history(first)[-1] == "accepted"
+    assert bench.history(second)[-1] == "accepted"
     assert [hook for _, hook in bench.clay.sent] == ["acme-0", "acme-1", "acme-1"]
     hooks = bench.lane().quota.webhooks
     assert {name: (hook.count, hook.suspension is not None) for name, hook in hooks.items()} == {
@@ -168,20 +145,20 @@ async def test_a_webhook_that_is_out_is_left_at_once_and_the_lead_goes_to_the_ne
 
 @virtual_time
 async def test_leads_wait_for_the_only_webhook_until_a_probe_or_operator_brings_it_back() -> None:
-    bench = Bench(Setup(webhooks=1))
+    bench = SeveralLanes(Setup(webhooks=1))
     bench.clay.acme = [FULL, GONE]
     await bench.start()
     leads = [bench.lead("acme") for _ in range(3)]
     await asyncio.sleep(SOON_S)
-    assert bench.emitted(leads[0])[-1] == "held_paused"
+    assert bench.history(leads[0])[-1] == "held_paused"
     assert len(bench.clay.sent) == 1
     await asyncio.sleep(310)
     assert len(bench.clay.sent) == 2, "one probe, which was refused again"
     await asyncio.sleep(610)
-    assert [bench.emitted(lead)[-1] for lead in leads] == ["accepted"] * 3
+    assert [bench.history(lead)[-1] for lead in leads] == ["accepted"] * 3
     bench.clay.acme = [GONE]
     last = bench.lead("acme")
     await asyncio.sleep(SOON_S)
-    assert bench.emitted(last)[-1] == "held_paused"
+    assert bench.history(last)[-1] == "held_paused"
     await bench.order("resume", "repaired", for_s=SOON_S)
-    assert bench.emitted(last)[-1] == "accepted"
+    assert bench.history(last)[-1] == "accepted"

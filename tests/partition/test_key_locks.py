@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from stream_app.domain.model.outcome import Outcome
 from stream_app.partition.in_flight import GiveUp, InFlight
 from stream_app.partition.key_locks import KeyLocks
-from tests.partition.test_owner import Bench, SlowClay
-from tests.partition.virtual import in_flight, virtual_time
 from tests.simulation.schedule import Setup
+from tests.support.partition.bench import Bench
+from tests.support.partition.clay import SlowClay
+from tests.support.partition.virtual import in_flight, virtual_time
 
 COPIES = 1_000
 
@@ -44,7 +45,7 @@ async def test_records_that_share_a_key_are_decided_in_their_order() -> None:
     assert duplicate.status == "duplicate"
     assert duplicate.reason == "same_person"
     assert statuses(bench, 2) == ["received", "sending", "accepted"]
-    assert bench.inlet.committed() == 3
+    assert bench.stream.committed() == 3
 
 
 @virtual_time
@@ -58,7 +59,7 @@ async def test_copies_share_commits() -> None:
     assert bench.states().count("duplicate") == COPIES - 1
     assert len(bench.clay.bodies) == 1
     assert end.call_count <= 10
-    assert bench.inlet.committed() == COPIES
+    assert bench.stream.committed() == COPIES
     assert len(bench.partition.runner._unfinished) == 0
 
 
@@ -80,7 +81,7 @@ async def test_others_do_not_wait_for_copies_of_a_lead_under_way() -> None:
     await bench.serve_for(60.0)
     assert bench.states().count("accepted") == 20
     await asyncio.sleep(3_600.0)
-    assert bench.inlet.committed() == 120
+    assert bench.stream.committed() == 120
 
 
 @virtual_time

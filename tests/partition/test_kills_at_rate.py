@@ -8,10 +8,10 @@ import random
 import pytest
 
 from stream_app.domain.model.outcome import Outcome
-from tests.partition.test_commands import Bench
-from tests.partition.test_owner import SlowClay
-from tests.partition.virtual import virtual_time
 from tests.simulation.schedule import Setup
+from tests.support.partition.bench import Bench
+from tests.support.partition.clay import SlowClay
+from tests.support.partition.virtual import virtual_time
 
 KILLS = 20
 LEADS = 40

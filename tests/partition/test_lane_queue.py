@@ -14,8 +14,8 @@ from stream_app.partition.lane_timer import Timetable
 from stream_app.partition.lanes import Lanes
 from stream_app.partition.patience import Patience
 from stream_app.partition.ports import Observer
-from tests.partition.virtual import VirtualClock, in_flight, nothing_ahead, virtual_time
 from tests.simulation.schedule import Setup, plan_of
+from tests.support.partition.virtual import VirtualClock, in_flight, nothing_ahead, virtual_time
 
 SOURCES: tuple[Source, ...] = ("hot", "retry", "bulk")
 GROUPS = ("again", *SOURCES)

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from stream_app.partition.lane_timer import LaneTimer
-from tests.partition.virtual import VirtualClock, now_ms, virtual_time
+from tests.support.partition.virtual import VirtualClock, now_ms, virtual_time
 
 
 class SteppingClock(VirtualClock):
@@ -19,7 +19,7 @@ class SteppingClock(VirtualClock):
         return now_ms() + self.stepped_ms
 
 
-class Bench:
+class TimedLanes:
     def __init__(self) -> None:
         self.clock = SteppingClock()
         self.looks: list[tuple[str, float]] = []
@@ -36,7 +36,7 @@ class Bench:
 
 @virtual_time
 async def test_each_lane_is_looked_at_when_its_time_has_come() -> None:
-    bench = Bench()
+    bench = TimedLanes()
     for name, in_s in (("late", 3.0), ("early", 1.0), ("never", 2.0), ("moved", 9.0)):
         bench.set(name, in_s)
     bench.set("never", None)
@@ -57,7 +57,7 @@ async def test_all_lanes_are_looked_at_within_a_minute_after_the_clock_was_set_b
     seen_s: float,
 ) -> None:
     """Their times are far away now, although the holds that they wait for may have ended."""
-    bench = Bench()
+    bench = TimedLanes()
     bench.set("first", 1.0)
     await asyncio.sleep(2)
     bench.set("held", in_s)

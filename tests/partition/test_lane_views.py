@@ -7,10 +7,10 @@ import pytest
 
 from stream_app.domain.views.lane import LaneView
 from stream_app.partition.ports import Observer
-from tests.partition.test_commands import Bench
-from tests.partition.test_posted import Losing
-from tests.partition.virtual import virtual_time
 from tests.simulation.schedule import Setup
+from tests.support.partition.bench import Bench
+from tests.support.partition.kafka import Losing
+from tests.support.partition.virtual import virtual_time
 
 _VIEW = msgspec.json.Decoder(LaneView)
 
@@ -35,7 +35,7 @@ class Board(Bench):
 
     def __init__(self, setup: Setup | None = None) -> None:
         self.watching = Watching()
-        super().__init__(setup, observer=self.watching)
+        super().__init__(setup, clay_takes_s=0.1, observer=self.watching)
 
     @property
     def seen(self) -> LaneView:
@@ -121,7 +121,7 @@ async def test_lanes_that_an_aborted_commit_lost_are_written_by_the_next_one() -
     await board.kill()
     board.lose_views()
     await board.start()
-    board.ledger._link = Losing({0})
+    board.store._link = Losing({0})
     await asyncio.sleep(20.0)
     assert board.published()
 
@@ -143,7 +143,7 @@ async def test_a_change_by_the_first_lead_of_a_process_is_reported() -> None:
 @virtual_time
 async def test_changes_of_an_aborted_commit_are_published_on_retry() -> None:
     board = await Board.started(Setup(credits_per_day=25))
-    board.ledger._link = Losing({0})
+    board.store._link = Losing({0})
     board.publish("a", "p1")
     await asyncio.sleep(20.0)
     assert board.emitted() == ["held", "budget_80"]

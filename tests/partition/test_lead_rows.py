@@ -7,8 +7,8 @@ import pytest
 
 from benchmarks.lead_rows import lead_of, rows_of_lead
 from stream_app.domain.delivery.state_machine import Delivery
-from tests.partition.test_callbacks import Bench
-from tests.partition.virtual import now_ms, virtual_time
+from tests.support.partition.bench import Bench
+from tests.support.partition.virtual import now_ms, virtual_time
 
 _row = msgspec.json.Decoder(Delivery)
 

@@ -4,35 +4,29 @@ loses nothing.
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
-from functools import partial
+from collections.abc import Callable
 from random import Random
-from typing import Any, Final, TypeVar, cast
+from typing import Final, TypeVar, cast
 
 import msgspec
 import pytest
 
-from stream_app.domain.dead_letter.replay import Begin, Turns
 from stream_app.domain.limits.budget import BudgetPolicy
 from stream_app.domain.model.outcome import Accepted, Outcome, Refused
-from stream_app.domain.model.records import Record
-from stream_app.domain.plan import Actor, Plan, ReplayPolicy
-from stream_app.domain.views.lane import LaneView
-from stream_app.replay.forward import Replay
-from tests.partition.test_owner import Bench as OwnerBench
-from tests.partition.test_owner import SlowClay
-from tests.partition.virtual import VirtualClock, now_ms, virtual_time
-from tests.simulation.client import Link, MemoryInlet, PlainLink
-from tests.simulation.kafka import MemoryKafka
+from stream_app.domain.plan import Actor
+from tests.simulation.client import Link, PlainLink
 from tests.simulation.loop import SimLoop
 from tests.simulation.replayer import Replayer
 from tests.simulation.schedule import Setup
+from tests.support.partition.bench import Bench
+from tests.support.partition.clay import SlowClay
+from tests.support.partition.replaying import ReplayProcess
+from tests.support.partition.virtual import now_ms, virtual_time
 
 T = TypeVar("T")
 WELL_PER_S: Final = 2.0
 WATCH_S: Final = 20.0
 SOON_S: Final = 1.0
-_view = msgspec.json.Decoder(LaneView)
 
 
 class IllClay(SlowClay):
@@ -56,63 +50,7 @@ class SlowLink(PlainLink):
         return request()
 
 
-class ReplayProcess:
-    """The handlers of the replay process on an in-memory Kafka, with the views of the lanes as they
-    are published.
-    """
-
-    def __init__(self, kafka: MemoryKafka, plan: Plan) -> None:
-        self.moving = asyncio.Event()
-        self.moving.set()
-        self._kafka = kafka
-        self._topic = plan.topics.lanes
-        policy = ReplayPolicy()
-        rates_per_s = {
-            name: workspace.rate.rate_per_s for name, workspace in plan.workspaces.items()
-        }
-        self._turns = Turns(rates_per_s, policy.rate_share)
-        about = (
-            plan.topics,
-            policy,
-            rates_per_s,
-            self.publish,
-            self.begin,
-            self.moving,
-            VirtualClock(),
-            self._turns,
-        )
-        replay = Replay(*about, lambda *_: None, lambda *_: None)
-        handlers: dict[str, Callable[[Any], Awaitable[None]]] = {
-            plan.topics.dlq: replay.dead_letters,
-            plan.topics.deferred: replay.deferred,
-        }
-        handlers |= {
-            plan.topics.wait(tier_s): partial(replay.wait, tier=tier_s) for tier_s in policy.tiers_s
-        }
-        self._serving = [
-            asyncio.ensure_future(serve(MemoryInlet(kafka, "replay", 0, topic, 0)))
-            for topic, serve in handlers.items()
-        ]
-        self._follow_lanes(0)
-
-    async def begin(self, partition: int) -> Begin:
-        return Begin()
-
-    async def publish(self, record: Record) -> Awaitable[object]:
-        self._kafka.produce(0, record)
-        done: asyncio.Future[object] = asyncio.get_running_loop().create_future()
-        done.set_result(None)
-        return done
-
-    def _follow_lanes(self, position: int) -> None:
-        log = self._kafka.log(self._topic, 0)
-        while (consumed := log.read(position)) is not None:
-            position = consumed.offset + 1
-            self._turns.apply(_view.decode(consumed.value or b""))
-        log.readers.append(lambda: self._follow_lanes(position))
-
-
-class Bench(OwnerBench):
+class Neighbours(Bench):
     """One partition, and the replay process."""
 
     clay: IllClay
@@ -190,16 +128,16 @@ class Bench(OwnerBench):
         return sent
 
 
-def _ill(bench: Bench) -> None:
+def _ill(bench: Neighbours) -> None:
     bench.clay.well_at_s = asyncio.get_running_loop().time() + WATCH_S
 
 
-def _paused(bench: Bench) -> None:
+def _paused(bench: Neighbours) -> None:
     lanes = bench.partition.state.lanes
     lanes["acme"] = msgspec.structs.replace(lanes["acme"], pause=Actor("operator", "a test", 1))
 
 
-def _out_of_budget(bench: Bench) -> None:
+def _out_of_budget(bench: Neighbours) -> None:
     acme = msgspec.structs.replace(
         bench.plan.workspaces["acme"],
         budget=BudgetPolicy(credits_per_day=20),
@@ -207,12 +145,12 @@ def _out_of_budget(bench: Bench) -> None:
     bench.plan.put_workspace(acme, None)
 
 
-def _bursting(bench: Bench) -> None:
+def _bursting(bench: Neighbours) -> None:
     for _ in range(400):
         bench.lead("acme")
 
 
-def _backfilling(bench: Bench) -> None:
+def _backfilling(bench: Neighbours) -> None:
     for _ in range(400):
         bench.lead("acme", bench.plan.topics.bulk)
 
@@ -221,10 +159,10 @@ def _backfilling(bench: Bench) -> None:
 @pytest.mark.parametrize("trouble", [_ill, _paused, _out_of_budget, _bursting, _backfilling])
 @virtual_time
 async def test_a_healthy_lane_is_not_delayed_by_its_neighbour(
-    trouble: Callable[[Bench], None],
+    trouble: Callable[[Neighbours], None],
     lanes: int,
 ) -> None:
-    bench = await Bench.started(lanes)
+    bench = await Neighbours.started(lanes)
     trouble(bench)
     waits_s = await bench.watch(lambda: bench.lead("acme"), 1 / 8)
     assert waits_s[int(len(waits_s) * 0.99)] < SOON_S
@@ -235,7 +173,7 @@ async def test_a_healthy_lane_is_not_delayed_by_its_neighbour(
 @virtual_time
 async def test_a_healthy_lane_does_not_wait_until_a_burst_before_it_is_deferred(lanes: int) -> None:
     # so few records at once that the burst takes 5 s
-    bench = Bench(lanes, max_in_flight=2, link=SlowLink())
+    bench = Neighbours(lanes, max_in_flight=2, link=SlowLink())
     await bench.start()
     _bursting(bench)
     waits_s = await bench.watch(lambda: None, 0)
@@ -244,19 +182,19 @@ async def test_a_healthy_lane_does_not_wait_until_a_burst_before_it_is_deferred(
 
 @virtual_time
 async def test_records_that_were_taken_ahead_are_given_up_when_the_stream_is_suspended() -> None:
-    bench = await Bench.started(max_in_flight=2, link=SlowLink())
+    bench = await Neighbours.started(max_in_flight=2, link=SlowLink())
     for _ in range(60):
         bench.lead("acme")
     await asyncio.sleep(0.5)
     assert len(bench.partition.runner._unfinished) > 0
-    bench.inlet.suspend()
+    bench.stream.suspend()
     await asyncio.sleep(1.0)
     assert len(bench.partition.runner._unfinished) == 0
 
 
 @virtual_time
 async def test_a_burst_is_deferred_about_once_and_comes_back_in_order_of_age() -> None:
-    bench = await Bench.started()
+    bench = await Neighbours.started()
     burst = [bench.lead("acme") for _ in range(600)]
     await asyncio.sleep(600 / 8 + 60)
     deferred = Counter(event.lead_id for event in bench.events() if event.status == "deferred")
@@ -269,7 +207,7 @@ async def test_a_burst_is_deferred_about_once_and_comes_back_in_order_of_age() -
     assert max(deferred.values()) <= 3
 
 
-def _revived(bench: Bench) -> None:
+def _revived(bench: Neighbours) -> None:
     lanes = bench.partition.state.lanes
     lanes["acme"] = msgspec.structs.replace(lanes["acme"], pause=None)
     lanes.reconfigured()
@@ -279,7 +217,7 @@ def _revived(bench: Bench) -> None:
 @pytest.mark.parametrize("trouble", ["ill", "paused"])
 @virtual_time
 async def test_a_held_lead_writes_few_events_and_goes_when_its_lane_opens(trouble: str) -> None:
-    bench = Bench()
+    bench = Neighbours()
     await bench.start(replays=True)
     began_ms = now_ms()
     bench.clay.well_at_s = asyncio.get_running_loop().time() + 3_600.0 * (trouble == "ill")

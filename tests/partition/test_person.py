@@ -13,8 +13,8 @@ from stream_app.domain.model.messages import Scalar
 from stream_app.domain.model.outcome import Poison
 from stream_app.domain.model.records import Record
 from stream_app.domain.result import CacheEntry, Field, person_slot
-from tests.partition.test_fallback import ADA, Bench
-from tests.partition.virtual import now_ms, virtual_time
+from tests.support.partition.degrading import ADA, DegradingBench
+from tests.support.partition.virtual import now_ms, virtual_time
 
 LINKEDIN: Final[dict[str, Scalar]] = {"linkedin_url": "https://www.linkedin.com/in/ada"}
 OTHER: Final[dict[str, Scalar]] = {"linkedin_url": "https://www.linkedin.com/in/ada-king"}
@@ -27,15 +27,20 @@ BOTH: Final = {"email": ADA, **LINKEDIN}
 SENT: Final = ["received", "sending", "accepted"]
 
 
-async def opened(*, cache_first: bool = False) -> Bench:
-    return await Bench.started(cache_first=cache_first, budget=BudgetPolicy())
+async def opened(*, cache_first: bool = False) -> DegradingBench:
+    return await DegradingBench.started(cache_first=cache_first, budget=BudgetPolicy())
 
 
-async def lead(bench: Bench, lead_id: str, fields: dict[str, Scalar], **more: object) -> list[str]:
+async def lead(
+    bench: DegradingBench,
+    lead_id: str,
+    fields: dict[str, Scalar],
+    **more: object,
+) -> list[str]:
     return await bench.lead(lead_id, "", **{"fields": fields, **more})
 
 
-async def suppress(bench: Bench, fields: dict[str, Scalar]) -> None:
+async def suppress(bench: DegradingBench, fields: dict[str, Scalar]) -> None:
     await bench.order("suppress", workspace="", people=people(fields), for_s=1)
 
 
@@ -103,7 +108,7 @@ async def test_a_lead_that_is_not_sent_does_not_make_two_people_one() -> None:
 @virtual_time
 async def test_a_lead_that_waits_has_no_second_one_under_any_of_its_identifiers() -> None:
     """It is not sent yet, and so links nothing; but its person must not be paid for twice."""
-    bench = await Bench.started()
+    bench = await DegradingBench.started()
     linkedin, email = people(BOTH)
     keys = [person_key("acme", "acme-main", identifier) for identifier in (linkedin, email)]
     assert (await lead(bench, "1", BOTH))[-1] == "deferred"
@@ -218,7 +223,7 @@ async def test_the_duplicate_of_a_cancelled_lead_stays_a_duplicate() -> None:
     assert bench.history("1") == [*SENT, "duplicate"]
 
 
-async def erase(bench: Bench, lead_id: str, *persons: str) -> set[str]:
+async def erase(bench: DegradingBench, lead_id: str, *persons: str) -> set[str]:
     """Erase a lead; the people that its tombstone names."""
     await bench.order("erase", lead_id=lead_id, destinations=["acme-main"], people=persons, for_s=5)
     tombstone = list(bench.kafka.log("leads.enriched", 0).committed())[-1]

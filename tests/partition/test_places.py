@@ -11,7 +11,7 @@ from stream_app.domain.plan import DeliveryPolicy
 from stream_app.partition.ack_tracker import AckTracker
 from stream_app.partition.in_flight import InFlight
 from stream_app.partition.places import MAX_UNDER_WAY_BYTES, MAX_WAITING_BYTES, Limiter, TakenAhead
-from tests.partition.virtual import CommitsAtOnce, RecordingStream, consumed, virtual_time
+from tests.support.partition.virtual import CommitsAtOnce, RecordingStream, consumed, virtual_time
 
 
 def is_free(limiter: Limiter) -> bool:

@@ -9,11 +9,11 @@ import msgspec
 
 from stream_app.domain.views.backlog import positions_of
 from stream_app.domain.views.lane import LaneView, Position
-from tests.partition.test_commands import Bench
-from tests.partition.test_posted import Losing
-from tests.partition.virtual import virtual_time
 from tests.simulation.account import untaken_by_views
 from tests.simulation.schedule import Setup
+from tests.support.partition.bench import Bench
+from tests.support.partition.kafka import Losing
+from tests.support.partition.virtual import virtual_time
 
 _VIEW = msgspec.json.Decoder(LaneView)
 
@@ -24,7 +24,8 @@ class Shared(Bench):
     """
 
     def __init__(self, **setup: Any) -> None:
-        super().__init__(Setup(shared=True, callbacks=False, patience_s=600.0, **setup))
+        shared = Setup(shared=True, callbacks=False, patience_s=600.0, **setup)
+        super().__init__(shared, clay_takes_s=0.1)
 
     def slow_down(self) -> None:
         """Let acme send one lead in ten seconds."""
@@ -70,7 +71,7 @@ async def test_finished_leads_behind_one_that_waits_do_not_count() -> None:
     await asyncio.sleep(8.0)
     assert {f"gamma{number}" for number in range(6)} <= bench.taken
     assert "acme2" not in bench.taken
-    committed = bench.inlet.committed() or 0
+    committed = bench.stream.committed() or 0
     assert 9 - committed > 9 - len(bench.taken), (
         "the group's offset stands before leads that are finished"
     )
@@ -103,7 +104,7 @@ async def test_a_step_that_is_lost_takes_no_record() -> None:
     bench = await Shared.started()
     bench.leads("acme", 1)
     await asyncio.sleep(5.0)
-    bench.ledger._link = Losing({0, 1, 2, 3})
+    bench.store._link = Losing({0, 1, 2, 3})
     bench.leads("acme", 1, 2)
     await asyncio.sleep(1.0)
     assert bench.untaken() == 1

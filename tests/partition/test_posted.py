@@ -1,7 +1,7 @@
 """The outcome of a POST survives an aborted commit: no lead is parked because of it."""
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import TypeVar
 
 import msgspec
@@ -16,12 +16,14 @@ from stream_app.domain.model.outcome import Accepted, Outcome, Poison, Refused, 
 from stream_app.domain.model.records import Record
 from stream_app.domain.model.seen import Seen
 from stream_app.partition.rows import read_lane
-from tests.partition.test_owner import Bench
-from tests.partition.virtual import now_ms, virtual_time
-from tests.simulation.client import MemoryLedger, NoAnswer
+from tests.simulation.client import MemoryStateStore
 from tests.simulation.schedule import Setup
+from tests.support.partition.bench import Bench
+from tests.support.partition.kafka import Losing
+from tests.support.partition.virtual import now_ms, virtual_time
 
 T = TypeVar("T")
+
 CREDITS = 6
 KEY = delivery_key("acme", "acme-main", "id0")
 WRITE_AHEAD = 0
@@ -29,29 +31,9 @@ SETTLE = 1
 """The transactions of a lead that is sent once."""
 
 
-class Losing:
-    """A link that loses these transactions, counted from 0, before they reach the broker (or only
-    their answers).
-    """
-
-    def __init__(self, lost: Collection[int], answers_only: bool = False) -> None:
-        self._lost = lost
-        self._answers_only = answers_only
-        self._commits = -1
-
-    async def ask(self, what: str, request: Callable[[], T]) -> T:
-        await asyncio.sleep(0)
-        self._commits += what == "commit"
-        if what != "commit" or self._commits not in self._lost:
-            return request()
-        if self._answers_only:
-            request()
-        raise NoAnswer(what)
-
-
 async def day_of(bench: Bench) -> Period:
     """The lane's budget of the day that Kafka has."""
-    rows = await MemoryLedger(bench.kafka, "t-0", bench.plan.topics.state, 0).take_over()
+    rows = await MemoryStateStore(bench.kafka, "t-0", bench.plan.topics.state, 0).take_over()
     return read_lane(b"", rows[lane_key("acme")]).budget.days[0]
 
 
@@ -61,7 +43,7 @@ async def history_of(outcomes: list[Outcome], link: Losing) -> Bench:
     bench.clay.first = list(outcomes)
     bench.publish("id0", "p0")
     await bench.serve_for(60)
-    assert bench.inlet.committed() == 1
+    assert bench.stream.committed() == 1
     assert len(bench.clay.bodies) == len(outcomes), "it was sent that often"
     return bench
 
@@ -104,7 +86,7 @@ async def test_a_known_outcome_outlives_the_recovery(
     bench = await history_of(outcomes, Losing({SETTLE}, answers_only))
     assert bench.states() == ["received", "sending", *emitted]
     assert "worker_died" not in [event.reason for event in bench.events()]
-    rows = await MemoryLedger(bench.kafka, "t-0", bench.plan.topics.state, 0).take_over()
+    rows = await MemoryStateStore(bench.kafka, "t-0", bench.plan.topics.state, 0).take_over()
     row = read_delivery(KEY, rows[KEY])
     assert row.accepted_at_ms == next(
         (event.at_ms for event in bench.events() if event.status == "accepted"),

@@ -23,9 +23,9 @@ from stream_app.domain.delivery.state_machine import (
 from stream_app.domain.model.messages import Status
 from stream_app.domain.model.outcome import Outcome, classify
 from stream_app.domain.model.records import ConsumedRecord, Record
-from tests.partition.test_owner import Bench
-from tests.partition.virtual import virtual_time
 from tests.simulation.schedule import Setup
+from tests.support.partition.bench import Bench
+from tests.support.partition.virtual import virtual_time
 
 BUSY = classify(503, None, "", 1, True)
 PERHAPS = classify(500, None, "", 1, True)

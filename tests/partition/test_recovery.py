@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from itertools import pairwise
+from typing import TypeVar
 
 import pytest
 from msgspec.structs import replace
@@ -13,8 +14,11 @@ from stream_app.domain.model.records import ConsumedRecord, Record
 from stream_app.partition.in_flight import GiveUp, InFlight
 from stream_app.partition.owner import Erasures
 from stream_app.partition.state import PartitionState
-from tests.partition.test_owner import Bench, SlowClay, T
-from tests.partition.virtual import (
+from tests.simulation.client import MemoryStateStore, NoAnswer
+from tests.simulation.schedule import Setup
+from tests.support.partition.bench import Bench
+from tests.support.partition.clay import SlowClay
+from tests.support.partition.virtual import (
     MEMBER_S,
     RecordingStream,
     consumed,
@@ -23,8 +27,8 @@ from tests.partition.virtual import (
     runner_of,
     virtual_time,
 )
-from tests.simulation.client import MemoryLedger, NoAnswer
-from tests.simulation.schedule import Setup
+
+T = TypeVar("T")
 
 
 class ManyRows:
@@ -56,7 +60,7 @@ async def test_a_partition_recovers_although_reading_its_rows_takes_longer_than_
     bench.publish("id0", "p0")
     await bench.serve_for(20 * MEMBER_S)
     assert bench.states() == ["received", "sending", "accepted"]
-    assert bench.inlet.committed() == 1
+    assert bench.stream.committed() == 1
 
 
 def test_the_pause_between_attempts_to_take_a_partition_over_grows_to_ten_seconds() -> None:
@@ -102,7 +106,7 @@ async def test_a_fence_that_comes_later_than_the_groups_word_holds_is_none() -> 
     await bench.serve()
     link.fence_s = 2 * MEMBER_S
     await asyncio.sleep(20 * MEMBER_S)
-    successor = MemoryLedger(bench.kafka, "t-0", bench.plan.topics.state, 0)
+    successor = MemoryStateStore(bench.kafka, "t-0", bench.plan.topics.state, 0)
     await successor.take_over()
     await asyncio.sleep(20 * MEMBER_S)
     await successor.transact([Record(bench.plan.topics.state, b"row", b"")])
@@ -198,7 +202,7 @@ async def test_after_a_recovery_a_sent_lead_does_not_wait_for_a_retry_of_an_earl
     assert link.lost
     assert bench.states()[-2:] == ["refused", "accepted"]
     await asyncio.sleep(100.0)
-    assert bench.inlet.committed() == 2
+    assert bench.stream.committed() == 2
 
 
 class StartedAgain:
@@ -209,7 +213,7 @@ class StartedAgain:
     def __init__(self, *records: ConsumedRecord) -> None:
         bench = Bench()
         self.stream = RecordingStream(list(records))
-        state = PartitionState(0, bench.ledger, parts(bench.plan, bench.clay))
+        state = PartitionState(0, bench.store, parts(bench.plan, bench.clay))
         self.runner = runner_of(state, {"hot": self._process})
         self.began: list[int] = []
 
@@ -275,7 +279,7 @@ async def test_close_forgets_everything_at_once() -> None:
     await bench.partition.close()
     await asyncio.sleep(10.0)
     assert bench.states() == ["received", "sending"]
-    assert bench.inlet.committed() is None
+    assert bench.stream.committed() is None
 
 
 @virtual_time
@@ -312,7 +316,7 @@ async def test_a_partition_that_is_closed_while_it_recovers_fences_nobody() -> N
             raise NoAnswer(what)
         return request()
 
-    bench.ledger._link.ask = ask  # type: ignore[method-assign,assignment]
+    bench.store._link.ask = ask  # type: ignore[method-assign,assignment]
     bench.publish("id0", "p0")
     await bench.serve()
     await failed.wait()

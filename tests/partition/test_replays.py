@@ -1,7 +1,6 @@
 """A lead that is replayed again and again: the lead pipeline on an in-memory Kafka."""
 
 import asyncio
-import json
 from collections import Counter
 
 import msgspec
@@ -16,13 +15,13 @@ from stream_app.domain.limits.rate import Rate
 from stream_app.domain.model.outcome import Refused
 from stream_app.domain.model.records import Record
 from stream_app.domain.plan import MAX_RETURNS
-from tests.partition.test_owner import Bench as LeadBench
-from tests.partition.virtual import now_ms, virtual_time
-from tests.simulation.client import MemoryInlet
+from tests.simulation.client import MemoryStream
 from tests.simulation.schedule import Setup
+from tests.support.partition.bench import Bench, lead_value
+from tests.support.partition.virtual import now_ms, virtual_time
 
 
-class Bench(LeadBench):
+class NeverThrough(Bench):
     """Partition 0 with one lead that never gets through."""
 
     def __init__(self) -> None:
@@ -39,7 +38,7 @@ class Bench(LeadBench):
 
 @virtual_time
 async def test_rewinds_without_end_are_a_loop_and_parked_as_one() -> None:
-    bench = await Bench.started()
+    bench = await NeverThrough.started()
     dead_letter = bench.dead_letters(bench.plan.topics.dlq)[0]
     for epoch in range(1, MAX_RETURNS + 4):
         await bench.come_back(
@@ -62,21 +61,19 @@ async def test_rewinds_without_end_are_a_loop_and_parked_as_one() -> None:
     assert len(bench.clay.bodies) == 32, "one word, one time"
 
 
-def _lead(**changes: object) -> bytes:
-    return json.dumps({"lead_id": "id0", "fields": {"email": "a@example.com"}, **changes}).encode()
-
-
 @pytest.mark.parametrize("refused", [False, True])
 @virtual_time
-async def test_copies_of_another_programs_forced_dead_letter_are_one_lead(refused: bool) -> None:
+async def test_copies_of_another_programs_forced_dead_letter_are_one_lead(
+    refused: bool,
+) -> None:
     """The replay process was killed before its commit, and an operator selects the same dead letter
     once more.
     """
-    bench = LeadBench(Setup(callbacks=False))
+    bench = Bench(Setup(callbacks=False))
     topic = bench.plan.topics.dlq
     if refused:
         bench.clay.first = [Refused("http_503", 1)] * bench.plan.delivery.max_attempts
-    bench.kafka.produce(0, Record(topic, b"acme", _lead(force=True), (("someone", b"else"),)))
+    bench.kafka.produce(0, Record(topic, b"acme", lead_value(force=True), (("someone", b"else"),)))
     await bench.serve()
     [dead_letter] = bench.dead_letters(topic)
     for _ in range(2):
@@ -90,7 +87,7 @@ async def test_copies_of_another_programs_forced_dead_letter_are_one_lead(refuse
     assert Counter(bench.states())["accepted"] == 1
     assert bench.states().count("duplicate") == 2
     assert len(bench.clay.bodies) == 1 + (bench.plan.delivery.max_attempts if refused else 0)
-    bench.kafka.produce(0, Record(topic, b"acme", _lead(force=True)))
+    bench.kafka.produce(0, Record(topic, b"acme", lead_value(force=True)))
     other = bench.dead_letters(topic)[-1]
     await bench.come_back(other, returning(read_envelope(other), other.record_id))
     assert Counter(bench.states())["accepted"] == 2, "another dead letter is another lead"
@@ -103,7 +100,7 @@ async def test_the_reservation_of_a_returned_lead_is_booked_once_when_it_is_proc
     """It was parked while its workspace was not configured; now its lane holds it through three
     rebalances.
     """
-    bench = LeadBench()
+    bench = Bench()
     topics = bench.plan.topics
     destination = bench.plan.destinations["acme-main"]
     held = reserve(BudgetPolicy(), Budget(), destination.ceiling, now_ms())
@@ -136,10 +133,10 @@ async def test_the_reservation_of_a_returned_lead_is_booked_once_when_it_is_proc
         destination="acme-main",
         replay=1,
     )
-    bench.kafka.produce(0, Record(topics.retry, b"acme", _lead(), back.to_headers()))
+    bench.kafka.produce(0, Record(topics.retry, b"acme", lead_value(), back.to_headers()))
     await bench.partition.take_over()
     for _ in range(3):
-        inlet = MemoryInlet(bench.kafka, "g", 0, topics.retry, 0)
+        inlet = MemoryStream(bench.kafka, "g", 0, topics.retry, 0)
         serving = asyncio.create_task(bench.partition.runner.serve(inlet, "retry"))
         await asyncio.sleep(5)
         inlet.suspend()
@@ -155,10 +152,10 @@ async def test_the_reservation_of_a_returned_lead_is_booked_once_when_it_is_proc
 @virtual_time
 async def test_a_bulk_lead_stays_bulk_to_the_budget_after_a_replay() -> None:
     """20 credits are reserved for a lead, and 19.5 is what hot_share leaves to bulk."""
-    bench = LeadBench()
+    bench = Bench()
     bench.change_workspaces(budget=BudgetPolicy(credits_per_day=39, hot_share=0.5))
     envelope = Envelope("leads.bulk/0/0", way="deferred")
-    bench.kafka.produce(0, Record("leads.retry", b"acme", _lead(), envelope.to_headers()))
+    bench.kafka.produce(0, Record("leads.retry", b"acme", lead_value(), envelope.to_headers()))
     await bench.serve_for(5.0)
     assert bench.clay.bodies == []
     assert bench.states()[-1] == "deferred"

@@ -5,53 +5,26 @@ parked lead ends.
 import asyncio
 from typing import Any
 
-import msgspec
 import pytest
 
 from stream_app.domain.books.money import BooksReport
-from stream_app.domain.commands import CommandAnswer
 from stream_app.domain.dead_letter.replay import redriven
 from stream_app.domain.delivery.envelope import read_envelope
-from stream_app.domain.delivery.state_machine import Delivery, delivery_key
+from stream_app.domain.delivery.state_machine import delivery_key
 from stream_app.domain.model.messages import RESEND_ORDERED
 from stream_app.domain.model.outcome import Poison, Uncertain
-from tests.partition.test_callbacks import HELD
-from tests.partition.test_timeouts import Bench as OverdueBench
-from tests.partition.virtual import now_ms, virtual_time
-from tests.simulation.tape import tape_of
+from tests.support.partition.bench import HELD, LEAD, Bench
+from tests.support.partition.virtual import virtual_time
 
 PARKED_S = 160.0
-_row = msgspec.json.Decoder(Delivery)
-
-
-class Bench(OverdueBench):
-    """Its lead's cost can be corrected, and the books be closed."""
-
-    async def resolve(self, name: str = "c1", kind: str = "resolve", **args: Any) -> CommandAnswer:
-        self.command(kind, name, **{"lead_id": "id0", **args})
-        await asyncio.sleep(1.0)
-        return self.answers()[-1]
-
-    async def grace_ends(self) -> None:
-        """What the replay process does when the grace of an uncertain send has ended."""
-        copy = self.dead_letters(self.plan.topics.wait(60))[-1]
-        await self.come_back(copy, read_envelope(copy))
-
-    def books(self) -> BooksReport:
-        report = tape_of(self.plan, self.kafka, now_ms()).close()
-        assert report.balanced, report.problems
-        return report
-
-    def lead(self) -> Delivery:
-        return _row.decode(self.last(self.key))
 
 
 async def parked() -> Bench:
     """One lead that Clay took and did not call back about."""
-    bench = Bench()
+    bench = Bench(clay_takes_s=0.1)
     bench.publish("id0", "p0")
     await bench.serve_for(PARKED_S)
-    assert bench.states()[-1] == "parked"
+    assert bench.states(LEAD)[-1] == "parked"
     return bench
 
 
@@ -60,12 +33,12 @@ async def uncertain() -> Bench:
 
     It is parked, booked at its ceiling.
     """
-    bench = Bench()
+    bench = Bench(clay_takes_s=0.1)
     bench.clay.first = [Uncertain("timeout", 1)]
     bench.publish("id0", "p0")
     await bench.serve_for(10.0)
     await bench.grace_ends()
-    assert bench.states() == ["received", "sending", "send_uncertain", "parked"]
+    assert bench.states(LEAD) == ["received", "sending", "send_uncertain", "parked"]
     return bench
 
 
@@ -98,8 +71,8 @@ async def test_a_parked_lead_is_booked_at_its_ceiling_until_its_cost_is_correcte
     assert event.credits == -16
     assert event.actions == 0
     assert event.lead_id == "id0"
-    assert bench.lead().state == "confirmed"
-    assert bench.lead().final is True
+    assert bench.row().state == "confirmed"
+    assert bench.row().final is True
     assert bench.partition.state.rows.parked["acme"] == 0, "nobody is sent to look for it any more"
     after = bench.books()
     assert money(after)["2026-11-30", "credits"] == (4, 4, 0)
@@ -111,7 +84,7 @@ async def test_a_parked_lead_is_booked_at_its_ceiling_until_its_cost_is_correcte
 
 def of_lead(bench: Bench) -> int:
     """What all events about the lead have booked."""
-    events = [event for event in bench.events("") if event.lead_id == "id0"]
+    events = [event for event in bench.events() if event.lead_id == "id0"]
     return sum(event.credits or 0 for event in events)
 
 
@@ -136,15 +109,15 @@ async def test_what_was_booked_is_returned_at_once_if_clay_has_no_such_row() -> 
     assert money(bench.books())["2026-11-30", "actions"] == (0, 0, 0)
     assert bench.books().open_costs == []
     assert of_lead(bench) == 0
-    assert bench.lead().state == "parked"
+    assert bench.row().state == "parked"
     assert bench.partition.state.rows.parked["acme"] == 1
     await sent_again(bench)
-    assert bench.events()[-3].reason == RESEND_ORDERED, (
+    assert bench.events(LEAD)[-3].reason == RESEND_ORDERED, (
         "the operator may be wrong: a possible double spend"
     )
     bench.call_back(credits=1, actions=0)
     await asyncio.sleep(1.0)
-    assert bench.states()[-1] == "enriched"
+    assert bench.states(LEAD)[-1] == "enriched"
     after = bench.books()
     assert money(after)["2026-11-30", "credits"] == (1, 1, 0)
     assert after.open_cost_count == 0
@@ -158,7 +131,7 @@ async def test_a_late_callback_of_a_lead_that_was_said_not_to_be_at_clay_books_i
     assert (await bench.resolve(not_at_clay=True)).applied
     bench.call_back(credits=3, actions=1)
     await asyncio.sleep(1.0)
-    assert bench.states()[-1] == "enriched"
+    assert bench.states(LEAD)[-1] == "enriched"
     assert money(bench.books())["2026-11-30", "credits"] == (3, 3, 0)
     await sent_again(bench)
     assert len(bench.clay.bodies) == 1, "it is at Clay after all"
@@ -193,7 +166,7 @@ async def test_what_the_first_send_cost_stays_not_known_if_a_lead_is_sent_again_
     answer = await bench.resolve(credits=0, actions=0)
     assert answer.applied, answer.text
     assert money(bench.books())["2026-11-30", "credits"] == (1, 1, 0)
-    assert bench.lead().state == "enriched"
+    assert bench.row().state == "enriched"
     assert bench.books().open_costs == []
     assert of_lead(bench) == 1
     assert not (await bench.resolve("c2", credits=9)).applied, "all of its costs are known"
@@ -204,7 +177,7 @@ async def test_a_callback_corrects_the_first_send_if_clay_refused_the_second_one
     bench = await uncertain()
     bench.clay.first = [Poison(422, 1)]
     await sent_again(bench)
-    assert bench.states()[-1] == "rejected_invalid"
+    assert bench.states(LEAD)[-1] == "rejected_invalid"
     assert money(bench.books())["2026-11-30", "credits"] == (20, 20, 20)
     bench.call_back(credits=3, actions=0)
     await asyncio.sleep(1.0)
@@ -217,7 +190,7 @@ async def test_both_sends_of_a_lead_are_not_known_until_an_operator_says_what_th
     bench.clay.first = [Uncertain("timeout", 1)]
     await sent_again(bench)
     await bench.grace_ends()
-    assert bench.states()[-1] == "parked"
+    assert bench.states(LEAD)[-1] == "parked"
     assert money(bench.books())["2026-11", "credits"] == (40, 40, 40)
     assert bench.books().open_cost_count == 2
     while bench.books().open_costs:
@@ -234,7 +207,7 @@ async def test_a_callback_that_comes_after_all_has_the_last_word(credits_: int) 
     assert money(bench.books())["2026-11-30", "credits"] == (credits_, credits_, 0)
     bench.call_back(credits=9, actions=3)
     await asyncio.sleep(1.0)
-    assert bench.states()[-1] == "enriched"
+    assert bench.states(LEAD)[-1] == "enriched"
     assert money(bench.books())["2026-11-30", "credits"] == (9, 9, 0)
     assert money(bench.books())["2026-11-30", "actions"] == (3, 3, 0)
 
@@ -268,7 +241,7 @@ async def test_a_lead_that_is_on_its_way_is_not_touched() -> None:
 
 @virtual_time
 async def test_the_cost_of_a_forced_lead_without_a_callback_is_corrected() -> None:
-    bench = Bench()
+    bench = Bench(clay_takes_s=0.1)
     for _ in range(2):
         bench.publish("id0", "p0", force=True)
     await bench.serve_for(PARKED_S)

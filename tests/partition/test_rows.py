@@ -18,7 +18,7 @@ from stream_app.domain.delivery.suppression import Suppression, erased_row, lead
 from stream_app.domain.model.messages import Status
 from stream_app.domain.model.records import RowChanges as Changes
 from stream_app.partition.rows import Rows
-from tests.partition.virtual import consumed
+from tests.support.partition.virtual import consumed
 
 FRESH_MS = 1_000_000
 NOW_MS = 1_796_083_140_000

@@ -5,7 +5,7 @@ with them.
 import asyncio
 from collections import Counter
 from collections.abc import Callable
-from typing import Final
+from typing import Final, TypeVar
 
 import pytest
 
@@ -18,10 +18,11 @@ from stream_app.domain.views.explain import (
     duration,
     explain,
 )
-from tests.partition.test_owner import Bench as OwnerBench
-from tests.partition.test_owner import T
-from tests.partition.virtual import now_ms, virtual_time
 from tests.simulation.schedule import Setup
+from tests.support.partition.bench import Bench
+from tests.support.partition.virtual import now_ms, virtual_time
+
+T = TypeVar("T")
 
 PER_S: Final = 20
 POST_S: Final = 0.1
@@ -41,7 +42,7 @@ class SlowCommits:
         return request()
 
 
-class Bench(OwnerBench):
+class Backlogged(Bench):
     """One lane with a backlog."""
 
     def __init__(self, link: SlowCommits, max_in_flight: int = 100) -> None:
@@ -76,7 +77,7 @@ class Bench(OwnerBench):
 @virtual_time
 async def test_a_lane_keeps_its_rate_although_commits_take_long(begins_s: float) -> None:
     """From the beginning, or from a time on at which a Kafka that was fast becomes slow."""
-    bench = Bench(SlowCommits(0.4, begins_s))
+    bench = Backlogged(SlowCommits(0.4, begins_s))
     await bench.begin(1_300)
     await asyncio.sleep(60.0)
     assert bench.sent_per_s(38, 58) >= 0.97 * PER_S
@@ -88,7 +89,7 @@ async def test_a_lane_keeps_its_rate_although_commits_take_long(begins_s: float)
 @virtual_time
 async def test_no_more_calls_are_under_way_than_twice_what_the_rate_needs() -> None:
     """A process that is killed leaves each of them uncertain."""
-    bench = Bench(SlowCommits(0.4))
+    bench = Backlogged(SlowCommits(0.4))
     await bench.begin(900)
     await asyncio.sleep(30.0)
     for _ in range(200):
@@ -100,7 +101,7 @@ async def test_no_more_calls_are_under_way_than_twice_what_the_rate_needs() -> N
 
 @virtual_time
 async def test_explain_names_the_limit_of_calls_where_it_is_lower_than_the_rate() -> None:
-    bench = Bench(SlowCommits(0.4), max_in_flight=5)
+    bench = Backlogged(SlowCommits(0.4), max_in_flight=5)
     await bench.begin(400)
     await asyncio.sleep(60.0)
     sent_per_s = bench.sent_per_s(30, 58)
@@ -127,7 +128,7 @@ async def test_explain_names_the_limit_of_calls_where_it_is_lower_than_the_rate(
 @virtual_time
 async def test_explain_names_a_slow_clay_where_it_bounds_the_lane() -> None:
     """Clay takes 0.8 s where it took 0.1 s, and the limit has followed."""
-    bench = Bench(SlowCommits(0.02))
+    bench = Backlogged(SlowCommits(0.02))
     await bench.begin(1_600)
     await asyncio.sleep(60.0)
     assert bench.moves(400).what.startswith("runs at up to 20 a second, its rate")

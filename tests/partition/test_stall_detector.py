@@ -9,9 +9,10 @@ import pytest
 
 from stream_app.domain.limits.breaker import BreakerPolicy
 from stream_app.domain.model.outcome import Accepted, Outcome, Refused, Uncertain
-from tests.partition.test_owner import Bench, SlowClay
-from tests.partition.virtual import virtual_time
 from tests.simulation.schedule import Setup
+from tests.support.partition.bench import Bench
+from tests.support.partition.clay import SlowClay
+from tests.support.partition.virtual import virtual_time
 
 TRIPS_AFTER = 5
 PROBES = 2

@@ -10,16 +10,16 @@ import pytest
 from stream_app.domain.model.errors import SettingsError
 from stream_app.domain.model.records import Record
 from stream_app.domain.model.system import SYSTEM_KEY, SYSTEM_VERSION, SystemRow
-from tests.partition.test_commands import Bench
-from tests.partition.virtual import now_ms, virtual_time
 from tests.simulation.kafka import MemoryKafka
+from tests.support.partition.bench import Bench
+from tests.support.partition.virtual import now_ms, virtual_time
 
 
 class Fresh(Bench):
     """The first owner of a namespace."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(clay_takes_s=0.1)
         self.kafka = MemoryKafka(now_ms)
 
     def state(self) -> list[bytes | None]:

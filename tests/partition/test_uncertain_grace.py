@@ -8,10 +8,10 @@ import msgspec
 import pytest
 
 from stream_app.domain.model.outcome import Uncertain
-from tests.partition.test_neighbours import ReplayProcess
-from tests.partition.test_owner import Bench
-from tests.partition.virtual import virtual_time
 from tests.simulation.schedule import Setup
+from tests.support.partition.bench import Bench
+from tests.support.partition.replaying import ReplayProcess
+from tests.support.partition.virtual import virtual_time
 
 
 @pytest.mark.parametrize("grace_s", [45, 60, 600, 1_800])

@@ -15,13 +15,11 @@ from stream_app.domain.model.messages import ImportSummary, StatusEvent
 from stream_app.domain.model.outcome import Refused, Uncertain
 from stream_app.domain.model.pseudonyms import digest
 from stream_app.domain.model.records import ConsumedRecord, Record
-from tests.partition.test_callbacks import Bench as CallbackBench
-from tests.partition.test_owner import Bench
-from tests.partition.test_replays import _lead
-from tests.partition.virtual import now_ms, virtual_time
 from tests.simulation.schedule import Setup
+from tests.support.partition.bench import Bench, lead_value
+from tests.support.partition.virtual import now_ms, virtual_time
 
-OVERSIZE = _lead(fields={"email": "a@example.com", "note": "x" * 9_000})
+OVERSIZE = lead_value(fields={"email": "a@example.com", "note": "x" * 9_000})
 
 
 async def _failed(setup: Setup | None = None) -> tuple[Bench, ConsumedRecord]:
@@ -128,9 +126,9 @@ async def test_an_uncertain_lead_of_a_removed_destination_stays_reserved_until_a
     force: bool,
 ) -> None:
     """Neither its lane nor its row forgets the cost, and both say the same."""
-    bench = CallbackBench()
+    bench = Bench()
     bench.clay.first = [Uncertain("read_timeout", 1)]
-    bench.kafka.produce(0, Record(bench.plan.topics.leads, b"acme", _lead(force=force)))
+    bench.kafka.produce(0, Record(bench.plan.topics.leads, b"acme", lead_value(force=force)))
     await bench.serve_for(5.0)
     [copy] = bench.dead_letters(bench.plan.topics.wait(60))
     destination = bench.plan.destinations.pop("acme-main")

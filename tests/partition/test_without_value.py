@@ -9,10 +9,10 @@ import pytest
 from stream_app.domain.books.money import BooksReport
 from stream_app.domain.delivery.envelope import HEADERS, read_envelope
 from stream_app.domain.model.records import ConsumedRecord, LeftOut, Record
-from tests.partition.test_owner import Bench
-from tests.partition.virtual import now_ms, virtual_time
 from tests.simulation.schedule import Setup
 from tests.simulation.tape import tape_of
+from tests.support.partition.bench import Bench
+from tests.support.partition.virtual import now_ms, virtual_time
 
 
 def _empty(bench: Bench, count: int, key: bytes | None = None, topic: str = "leads") -> None:

@@ -108,7 +108,7 @@ class Repair:
             self._kafka.add(*self._producer, self._logs)
 
 
-class MemoryLedger:
+class MemoryStateStore:
     """`partition.ports.StateStore` in memory: the twin of
     `kafka.transactional_state.TransactionalState`.
     """
@@ -230,7 +230,7 @@ class MemoryLedger:
         return rows
 
 
-class MemoryInlet:
+class MemoryStream:
     """`partition.ports.PartitionStream` in memory. It commits the offset behind the last ack.
 
     Commits go out `commit_every_s` after an ack and when the generation ends; those of an old

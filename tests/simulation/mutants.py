@@ -36,7 +36,7 @@ from stream_app.partition.rows import Rows
 from stream_app.partition.runner import RecordRunner
 from stream_app.partition.state import PartitionState
 from tests.simulation.bases import bases
-from tests.simulation.client import MemoryLedger, NoAnswer
+from tests.simulation.client import MemoryStateStore, NoAnswer
 from tests.simulation.mutant import Patch, dead_lettered_again, family, mutant, shuffled, unguarded
 from tests.simulation.neighbours import crowded
 
@@ -146,18 +146,18 @@ def given_up_is_acked() -> Patch:
 
 @mutant("2", "3", "6")
 def no_fence() -> Patch:
-    real = MemoryLedger._fence
+    real = MemoryStateStore._fence
 
-    async def first_only(self: MemoryLedger) -> int:
+    async def first_only(self: MemoryStateStore) -> int:
         epoch = self._kafka._producers[self.transactional_id].epoch
         return await self._link.ask("fence", lambda: epoch) if epoch else await real(self)
 
-    return patch.object(MemoryLedger, "_fence", first_only)
+    return patch.object(MemoryStateStore, "_fence", first_only)
 
 
 @mutant("3", "6", hunt=family("fine", "freeze"))
 def read_before_fence() -> Patch:
-    async def take_over(self: MemoryLedger, _: float) -> dict[bytes, bytes]:
+    async def take_over(self: MemoryStateStore, _: float) -> dict[bytes, bytes]:
         try:
             rows = await self._link.ask("load", self._load)
             self._epoch = await self._fence()
@@ -165,7 +165,7 @@ def read_before_fence() -> Patch:
             raise BrokerUnavailable("no answer") from None
         return rows
 
-    return patch.object(MemoryLedger, "take_over", take_over)
+    return patch.object(MemoryStateStore, "take_over", take_over)
 
 
 @mutant("3", "6")

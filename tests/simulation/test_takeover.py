@@ -14,8 +14,7 @@ import pytest
 from stream_app.domain.model.errors import BrokerUnavailable, StateStoreError
 from stream_app.domain.model.records import Record
 from stream_app.kafka.takeover.steps import timeout_with_verdict
-from tests.partition.virtual import run, virtual_time
-from tests.simulation.client import MemoryLedger, NoAnswer, Repair
+from tests.simulation.client import MemoryStateStore, NoAnswer, Repair
 from tests.simulation.kafka import (
     ConcurrentTransactions,
     InvalidState,
@@ -24,6 +23,7 @@ from tests.simulation.kafka import (
     ProducerFenced,
 )
 from tests.simulation.parts import each_part, of_part
+from tests.support.partition.virtual import run, virtual_time
 
 T = TypeVar("T")
 Kind = Literal["lost", "unanswered", "half", "late by 1", "late by 2", "late by 3"]
@@ -102,8 +102,8 @@ class TakeOverCase:
             self.kafka.leaderless = set(self._stranded)
             asyncio.get_running_loop().call_soon(self.kafka.leaderless.clear)
 
-    def ledger(self, link: BrokenLink | None = None) -> MemoryLedger:
-        return MemoryLedger(self.kafka, ID, "rows", 0, link)
+    def ledger(self, link: BrokenLink | None = None) -> MemoryStateStore:
+        return MemoryStateStore(self.kafka, ID, "rows", 0, link)
 
     def seen(self, topic: str) -> list[bytes | None]:
         return [consumed.value for consumed in self.kafka.log(topic, 0).committed()]

@@ -22,7 +22,7 @@ from stream_app.partition.owner import PartitionOwner
 from stream_app.partition.ports import Observer
 from stream_app.partition.state import WorkerParts
 from tests.simulation.clay import FakeClay
-from tests.simulation.client import MemoryInlet, MemoryLedger, NoAnswer, Repair
+from tests.simulation.client import MemoryStateStore, MemoryStream, NoAnswer, Repair
 from tests.simulation.group import REBALANCE_TIMEOUT_S, UNKNOWN_MEMBER, Group
 from tests.simulation.kafka import MemoryKafka
 from tests.simulation.loop import Process, SimLoop
@@ -166,7 +166,7 @@ class Worker:
         self._rebalance = asyncio.Event()
         self._previous: dict[str, Lane] = {}
         self._partitions: dict[int, PartitionOwner] = {}
-        self._inlets: list[MemoryInlet] = []
+        self._inlets: list[MemoryStream] = []
         self._serving: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -232,7 +232,7 @@ class Worker:
         names = self._world.plan.topics
         for number in mine:
             for topic, source in sources(names).items():
-                inlet = MemoryInlet(
+                inlet = MemoryStream(
                     self._world.kafka,
                     names.worker_app,
                     generation,
@@ -243,7 +243,7 @@ class Worker:
                 self._inlets.append(inlet)
                 self._serve(inlet, source)
 
-    def _serve(self, inlet: MemoryInlet, source: Source) -> None:
+    def _serve(self, inlet: MemoryStream, source: Source) -> None:
         """From its first record on, as Faust does."""
         if inlet.suspended.is_set():
             return
@@ -263,7 +263,7 @@ class Worker:
         names = self._world.plan.topics
         partition = PartitionOwner(
             number,
-            MemoryLedger(
+            MemoryStateStore(
                 world.kafka,
                 f"{names.worker_app}-{number}",
                 names.state,

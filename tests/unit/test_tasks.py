@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from stream_app.tasks import cancel, until_failure
-from tests.partition.virtual import virtual_time
+from tests.support.partition.virtual import virtual_time
 
 
 async def _fails(after_s: float, error: Exception) -> None:

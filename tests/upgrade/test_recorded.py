@@ -32,10 +32,16 @@ from stream_app.partition.owner import PartitionOwner
 from stream_app.replay.forward import Replay
 from tests.board.model_records import Made
 from tests.e2e.fleet import Fleet, Member
-from tests.partition.test_owner import SlowClay
-from tests.partition.virtual import RecordingStream, VirtualClock, now_ms, parts, virtual_time
-from tests.simulation.client import MemoryInlet, MemoryLedger
+from tests.simulation.client import MemoryStateStore, MemoryStream
 from tests.simulation.kafka import MemoryKafka
+from tests.support.partition.clay import SlowClay
+from tests.support.partition.virtual import (
+    RecordingStream,
+    VirtualClock,
+    now_ms,
+    parts,
+    virtual_time,
+)
 from tests.unit.replay.test_replay import Memory
 from tests.upgrade.recording import NAMESPACE, RECORDED, Release, pipeline, read, to_publish
 
@@ -182,7 +188,7 @@ async def test_an_owner_goes_on_with_it_and_sends_only_what_waited(
     clay = SlowClay(0.1)
     for record in made.of("stream-app-state"):
         kafka.produce(0, Record(record.topic, record.key, record.value))
-    store = MemoryLedger(kafka, "t-0", NAMES.state, 0)
+    store = MemoryStateStore(kafka, "t-0", NAMES.state, 0)
     owner = PartitionOwner(0, store, parts(plan, clay))
     await owner.take_over()
     assert len(owner.state.rows) == len(made.of("stream-app-state")) - _rows(
@@ -215,7 +221,7 @@ async def test_an_owner_goes_on_with_it_and_sends_only_what_waited(
     sources: dict[str, Source] = {NAMES.leads: "hot", NAMES.retry: "retry"}
     serving = [
         asyncio.create_task(
-            owner.runner.serve(MemoryInlet(kafka, "g", generation, topic, 0), source),
+            owner.runner.serve(MemoryStream(kafka, "g", generation, topic, 0), source),
         )
         for topic, source in sources.items()
     ]

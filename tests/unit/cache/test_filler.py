@@ -27,7 +27,7 @@ from stream_app.domain.result import (
     tombstone,
 )
 from tests.board.model_records import Made
-from tests.partition.virtual import virtual_time
+from tests.support.partition.virtual import virtual_time
 
 NOW_MS = 1_796_083_140_000
 ADA = "A" * 22

@@ -11,7 +11,7 @@ import redis
 
 from stream_app.cache.redis import RedisCache, RedisLink, redis_link, redis_problem, tls_options
 from stream_app.domain.result import NOTHING, CacheEntry, Field
-from tests.partition.virtual import virtual_time
+from tests.support.partition.virtual import virtual_time
 
 CEO, CTO = (
     CacheEntry({"title": Field(title, at_ms, "people")})

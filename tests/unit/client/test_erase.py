@@ -30,8 +30,8 @@ from stream_app.domain.model.outcome import Poison
 from stream_app.domain.model.records import ConsumedRecord
 from stream_app.domain.model.topics import COMMANDS_DAYS, Retention, wait_days
 from tests.integration.test_look import settings_of
-from tests.partition.test_fallback import ADA, Bench
-from tests.partition.virtual import virtual_time
+from tests.support.partition.degrading import ADA, DegradingBench
+from tests.support.partition.virtual import virtual_time
 
 LINKEDIN: Final = "https://www.linkedin.com/in/ada"
 NAME: Final[dict[str, Scalar]] = {
@@ -46,7 +46,7 @@ BY_LINKEDIN, BY_EMAIL, BY_NAME = people(WHOLE)
 class Reader:
     """`topic_reader` of the bench that is at work."""
 
-    bench: Bench
+    bench: DegradingBench
     settings: Settings
     forgotten: str = ""
 
@@ -68,8 +68,8 @@ def _reader(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(Reader, "settings", settings_of(tmp_path, "nowhere:1", ""), raising=False)
 
 
-async def bench_of() -> Bench:
-    bench = Reader.bench = Bench(budget=BudgetPolicy())
+async def bench_of() -> DegradingBench:
+    bench = Reader.bench = DegradingBench(budget=BudgetPolicy())
     await bench.start()
     return bench
 
@@ -97,14 +97,14 @@ async def test_a_lead_is_found_by_its_email_linkedin_url_and_id_with_and_without
     await bench.lead("1", ADA, fields=WHOLE, force=forced)
     for _ in range(2):
         assert await held(BY_EMAIL) == await held(BY_LINKEDIN) == await held(lead_id="1") == [ALL]
-        await bench.call_back("1", title="CEO")
+        await bench.enrich("1", title="CEO")
 
 
 @virtual_time
 async def test_a_result_names_its_person_after_its_row_expired() -> None:
     bench = await bench_of()
     await bench.lead("1", ADA, fields=WHOLE)
-    await bench.call_back("1", title="CEO")
+    await bench.enrich("1", title="CEO")
     Reader.forgotten = bench.plan.topics.state
     assert await held(BY_EMAIL) == await held(BY_LINKEDIN) == await held(lead_id="1") == [ALL]
 

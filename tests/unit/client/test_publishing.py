@@ -36,7 +36,7 @@ from stream_app.domain.model.messages import ImportSummary, Lead, Scalar
 from stream_app.domain.plan import Destination, Workspace
 from stream_app.domain.views.lane import LaneView
 from stream_app.domain.views.price import Part, Quote
-from tests.partition.virtual import virtual_time
+from tests.support.partition.virtual import virtual_time
 
 SETTINGS = Settings(
     kafka=Kafka(bootstrap="kafka.example:9", partitions=4, broker_wait_s=7.5),

@@ -10,7 +10,7 @@ from stream_app.client.publish import send
 from stream_app.client.publish.send import Sender
 from stream_app.domain.model.errors import BrokerUnavailable
 from stream_app.kafka.connection import KafkaConnection
-from tests.partition.virtual import virtual_time
+from tests.support.partition.virtual import virtual_time
 
 HOLDS = 3
 """Records that a batch of the fake producer has room for."""

@@ -12,7 +12,7 @@ from stream_app.config import Kafka
 from stream_app.faust_app.app import build_app
 from stream_app.faust_app.buffers import BoundedBuffer, size_of
 from stream_app.kafka.connection import KafkaConnection
-from tests.partition.virtual import virtual_time
+from tests.support.partition.virtual import virtual_time
 
 BYTES = 10_000
 RECORDS = 100

@@ -30,9 +30,9 @@ from stream_app.faust_app.fixes.recovery import SafeRecovery
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.partition.owner import PartitionOwner
 from stream_app.tasks import cancel
-from tests.partition.test_owner import Bench
-from tests.partition.virtual import virtual_time
 from tests.support.bench import Owner
+from tests.support.partition.bench import Bench
+from tests.support.partition.virtual import virtual_time
 
 LEADS = TP("leads", 0)
 
@@ -332,7 +332,7 @@ async def test_the_table_has_all_rows_of_the_partitions_that_this_process_owns()
     assert dict(table.items()) == {}
     await table.on_recovery_completed({TP("app.leads.state", 0)}, set())
     bench.publish("id0", "p0")
-    serving = asyncio.create_task(bench.partition.runner.serve(bench.inlet, "hot"))
+    serving = asyncio.create_task(bench.partition.runner.serve(bench.stream, "hot"))
     await asyncio.sleep(60)
     committed = {
         record.key: record.value

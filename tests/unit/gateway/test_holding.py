@@ -12,7 +12,7 @@ from stream_app.domain.model.errors import BrokerUnavailable
 from stream_app.domain.model.records import Record
 from stream_app.gateway import holding
 from stream_app.gateway.holding import Holding, Kept
-from tests.partition.virtual import virtual_time
+from tests.support.partition.virtual import virtual_time
 
 HOLD_S = 50.0
 ANSWERS_WITHIN_S = 5.0

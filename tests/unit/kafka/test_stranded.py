@@ -17,7 +17,7 @@ from stream_app.kafka.takeover.steps import (
     take_over,
     timeout_with_verdict,
 )
-from tests.partition.virtual import virtual_time
+from tests.support.partition.virtual import virtual_time
 
 ORDINARY_MS = 60_000
 EPOCH = 7

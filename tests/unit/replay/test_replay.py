@@ -16,10 +16,10 @@ from stream_app.domain.model.topics import TopicNames
 from stream_app.domain.plan import ReplayPolicy
 from stream_app.kafka.producers import Publish
 from stream_app.replay.forward import Replay
-from tests.partition.test_neighbours import ReplayProcess
-from tests.partition.virtual import RecordingStream, VirtualClock, now_ms, virtual_time
 from tests.simulation.kafka import MemoryKafka
 from tests.simulation.schedule import Setup, plan_of
+from tests.support.partition.replaying import ReplayProcess
+from tests.support.partition.virtual import RecordingStream, VirtualClock, now_ms, virtual_time
 
 NAMES = TopicNames()
 FAILED = Envelope(

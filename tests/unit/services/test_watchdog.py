@@ -3,13 +3,16 @@
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Hashable
+from typing import TypeVar
 
 from stream_app.faust_app.worker import Worker
 from stream_app.partition.owner import PartitionOwner
 from stream_app.services.process import Watchdog
-from tests.partition.test_owner import Bench, T
-from tests.partition.virtual import virtual_time
 from tests.simulation.client import NoAnswer
+from tests.support.partition.bench import Bench
+from tests.support.partition.virtual import virtual_time
+
+T = TypeVar("T")
 
 LEADS = ("leads", 0)
 
