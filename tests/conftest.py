@@ -102,6 +102,9 @@ def pytest_configure(config: pytest.Config) -> None:
         # What processes keep, such as the board's read model, would otherwise lie among the user's
         # own.
         os.environ["XDG_STATE_HOME"] = folder.name
+        os.environ.pop("STATE_DIRECTORY", None)  # which goes before it
+        # A command of a test would otherwise reach the user's system: its leads cost credits.
+        os.environ.pop("STREAM_APP_CONFIG", None)
     if not config.getoption("--all-programs"):
         return
     missing = [

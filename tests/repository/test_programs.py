@@ -1,4 +1,8 @@
-"""Tests whose program a machine lacks are left out, and the last lines say what brings it."""
+"""What tests take from the machine that they run on.
+
+Tests whose program it lacks are left out, and the last lines say what brings it. The configuration
+of a system of the user is not taken: tests would publish leads there, which cost credits.
+"""
 
 import os
 import subprocess
@@ -32,3 +36,22 @@ def test_a_machine_that_cannot_run_the_driver_of_browsers_leaves_their_tests_out
     left_out = "tests were left out, because there is no Chromium that Playwright can drive on this"
     assert left_out in done.stdout
     assert " passed" not in done.stdout
+
+
+def test_a_user_whose_shell_names_a_configuration_and_a_folder_may_run_the_tests() -> None:
+    names = ("STREAM_APP_CONFIG", "STATE_DIRECTORY")
+    program = (
+        "import os, pytest\n"
+        "pytest.main(['-n', '0', '--collect-only', '-q', 'tests/unit/test_tasks.py'])\n"
+        f"print('taken:', [name for name in {names} if name in os.environ])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env=os.environ | dict.fromkeys(names, "/home/user"),
+        capture_output=True,
+        text=True,
+        timeout=60 * BUSY,
+        check=False,
+    )
+    assert done.stdout.splitlines()[-1] == "taken: []", done.stdout + done.stderr
