@@ -175,6 +175,10 @@ def _http_column(settings: Settings, alias: str, destination: Destination) -> di
                 "credits stay booked."
             ),
             (
+                "Each field of the body has a toggle that makes it required. Leave it on for "
+                "lead_id alone: for a row in which a required field is empty, Clay makes no call."
+            ),
+            (
                 "Run it automatically after all other columns, with a Response timeout of "
                 f"{_COLUMN_WAITS_MS:,} ms."
             ),

@@ -99,6 +99,18 @@ def test_the_column_waits_longer_than_we_hold_and_repeats_what_we_answer(
     assert set(re.findall(r"\bE[A-Z]{4,}", advice)) == set(retry.errors)
 
 
+def test_an_empty_result_keeps_no_column_from_calling(
+    config: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Clay makes no call for a row in which a required field of the body is empty."""
+    column = setup(config, "people", capsys)["http_column"]
+    may_be_empty = [name for name in column["body"] if name != "lead_id"]
+    assert {"title", "status", "credits"} <= set(may_be_empty)
+    (advice,) = [line for line in column["advice"] if "required" in line]
+    assert "Leave it on for lead_id alone" in advice
+
+
 def test_the_columns_are_those_that_are_sent(
     config: str,
     capsys: pytest.CaptureFixture[str],

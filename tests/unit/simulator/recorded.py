@@ -5,6 +5,7 @@ which `doctor` compares a recording.
 """
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -26,9 +27,6 @@ from tests.support.raw_server import OK, READ, serve
 
 FILE = Path(recording.__file__).with_name("simulated.json")
 SCRIPT = """
-auto_create = false
-[webhooks.acme--people]
-token = "right"
 [table.latency]
 scale = 0
 [table.callback.body]
@@ -50,8 +48,18 @@ name = "employees"
 credits = 1
 values = [38]
 """
-VARIANTS = ("", "limits.accepted_status = 202\n", "table.callback.typed = true\n")
-"""Clay documents two statuses of an accepted row, and a column may send values as text or typed."""
+_STRICT = 'auto_create = false\nwebhooks.acme--people.token = "right"\n'
+VARIANTS = (
+    _STRICT,
+    _STRICT + "limits.accepted_status = 202\n",
+    _STRICT + "table.callback.typed = true\n",
+    "",
+)
+"""Clay documents two statuses of an accepted row, and a column may send values as text or typed.
+
+What is refused is no JSON. Where any token and any webhook will do, that alone is said of it, as by
+a server that reads the body first.
+"""
 _BODIES = range(6)
 """The simulator chooses the body of an acceptance by the length of the request."""
 
@@ -60,24 +68,24 @@ async def record() -> Recording:
     """Return what the simulator sends, in all its variants."""
     accepted: list[Seen] = []
     called_back: list[Seen] = []
-    refused: dict[str, Seen] = {}
+    refused = defaultdict[str, list[Seen]](list)
     for variant in VARIANTS:
         sim = Simulator(parse_script(variant + SCRIPT))
         await sim.start()
         try:
             url = f"{sim.url}{WEBHOOK_PATH}acme--people"
-            refused |= await recording.refusals(_settings(url), "people")
+            for name, answer in (await recording.refusals(_settings(url), "people")).items():
+                refused[name].append(answer)
             (answers, callback) = await _sent(url)
         finally:
             await sim.stop()
         accepted += answers
         called_back.append(callback)
-    answers_of = {"lead": accepted} | {name: [answer] for name, answer in refused.items()}
     return Recording(
         recording.VERSION,
         "",
         "",
-        {name: _without_times(answers) for name, answers in answers_of.items()},
+        {name: _without_times(answers) for name, answers in (refused | {"lead": accepted}).items()},
         [CalledBack(0, callback.body) for callback in _without_times(called_back)],
     )
 
