@@ -381,6 +381,7 @@ def _workspaces(settings: Settings) -> Iterator[str]:
         for line in chain(
             _place(settings, name, workspace),
             _never(settings, name, workspace),
+            _quota(settings, name, workspace),
             own,
         ):
             yield f"workspaces.{name}{line}"
@@ -493,6 +494,29 @@ def _never(settings: Settings, name: str, workspace: Workspace) -> Iterator[str]
         elif most > bulk:
             left = f"leaves bulk {bulk} of {key}, less than {place}: no bulk lead could be sent"
             yield f".budget.hot_share = {rules.hot_share:g}: {left}"
+
+
+def _quota(settings: Settings, name: str, workspace: Workspace) -> Iterator[str]:
+    """Submissions that no webhook of the workspace takes, or a warning that comes too late."""
+    policy = workspace.quota
+    if policy.problems():
+        return
+    for destination in settings.plan.destinations_of(name):
+        lifetime = destination.lifetime
+        limits = policy.limits(lifetime)
+        for key in ("warn_at", "rotate_at"):
+            if lifetime and getattr(limits, key) > lifetime:
+                yield (
+                    f".quota.{key} = {getattr(limits, key)}: must not be above the lifetime of the "
+                    f"webhooks of destinations.{destination.alias} (quota_lifetime = {lifetime})"
+                )
+                return
+        if limits.warn_at > limits.rotate_at:
+            yield (
+                f".quota.warn_at = {limits.warn_at}: must not be above rotate_at, which is "
+                f"{limits.rotate_at} for destinations.{destination.alias}"
+            )
+            return
 
 
 def unknown(

@@ -15,8 +15,8 @@ from stream_app.domain.limits.budget import BudgetPolicy, Cost
 from stream_app.domain.limits.callback_health import CallbackHealthPolicy
 from stream_app.domain.limits.rate import RatePolicy
 from stream_app.domain.limits.suspension import FloodGuardPolicy, SuspensionPolicy
-from stream_app.domain.limits.webhook_quota import QuotaPolicy
-from stream_app.domain.model.numbers import Real, TimeMs, Whole
+from stream_app.domain.limits.webhook_quota import LIFETIME, Limits, QuotaPolicy
+from stream_app.domain.model.numbers import MOST, Real, TimeMs, Whole
 from stream_app.domain.model.ranges import Policy, Range
 from stream_app.domain.model.tokens import Keys
 from stream_app.domain.model.topics import TopicNames, home_partition
@@ -124,6 +124,8 @@ class Destination(msgspec.Struct, frozen=True, dict=True):
             in the Clay client.
         columns: Lead field -> Clay column. Empty: every field goes under its own name.
         webhooks_env: The variables with the webhooks' URLs (secrets), in this order.
+        quota_lifetime: Submissions that each of these webhooks takes in its lifetime; 0 if there is
+            no end, as with Clay's auto-delete. Absent: 50,000.
         token_env: The variable with the `x-clay-webhook-auth` token.
         callbacks: False: no callback ever comes. Then `accepted` is final, and the estimate is
             booked as the cost.
@@ -155,6 +157,7 @@ class Destination(msgspec.Struct, frozen=True, dict=True):
     webhook_ids: tuple[str, ...] = ()
     columns: dict[str, str] = {}
     webhooks_env: tuple[str, ...] = ()
+    quota_lifetime: Annotated[int | None, Range(0, MOST)] = None
     token_env: str | None = None
     callbacks: bool = True
     callback_secrets_env: tuple[str, ...] = ()
@@ -171,6 +174,11 @@ class Destination(msgspec.Struct, frozen=True, dict=True):
     allowed_hosts: tuple[str, ...] = ("api.clay.com",)
     setup_id: str = ""
     callback_url: str = ""
+
+    @property
+    def lifetime(self) -> int:
+        """Submissions that each of its webhooks takes in its lifetime; 0 if there is no end."""
+        return LIFETIME if self.quota_lifetime is None else self.quota_lifetime
 
     @cached_property
     def estimate(self) -> Cost:
@@ -221,6 +229,10 @@ class Workspace(msgspec.Struct, frozen=True):
     max_in_flight: int = 100
     flood_guard: FloodGuardPolicy = FloodGuardPolicy()
     callback_health: CallbackHealthPolicy = CallbackHealthPolicy()
+
+    def limits(self, destination: Destination) -> Limits:
+        """Return the limits of each webhook of a destination."""
+        return self.quota.limits(destination.lifetime)
 
 
 class InForce(Workspace, frozen=True):

@@ -238,12 +238,12 @@ class CommandPipeline:
         name = command.workspace
         policy = self._plan.workspaces[name]
         lane = self._lanes[name]
-        webhook_ids = {
-            one
+        lifetimes = {
+            one: destination.lifetime
             for destination in self._plan.destinations_of(name)
             for one in destination.webhook_ids
         }
-        answer = obey(policy, lane, order, Actor(command.who, command.why, now_ms), webhook_ids)
+        answer = obey(policy, lane, order, Actor(command.who, command.why, now_ms), lifetimes)
         if not answer.done:
             return CommandResult(answer.text, False, "refused")
         self._lanes[name] = answer.lane

@@ -84,7 +84,7 @@ def troubles_of(
     usable = [
         hook
         for hook in pool
-        if hook is None or (not hook.dead and hook.count < policy.quota.rotate_at)
+        if hook is None or (not hook.dead and hook.count < policy.limits(place).rotate_at)
     ]
     out = [hook.suspension for hook in usable if hook is not None and hook.suspension is not None]
     if not usable:

@@ -195,8 +195,8 @@ LANE: Final = Dashboard(
             ),
             Panel(
                 "Webhooks: submissions left",
-                "A webhook takes 50,000 submissions in its lifetime. Add a new one to the "
-                "pool in time.",
+                "A webhook takes `quota_lifetime` submissions in its lifetime. Add a new one to "
+                "the pool in time.",
                 "short",
                 {
                     "{{destination}}": (

@@ -94,13 +94,15 @@ def price(settings: Settings, alias: str) -> str:
         raise SettingsError(
             [f"destinations.{alias}.callbacks is false: no callback can be awaited"],
         )
+    lifetime = destination.lifetime
+    submission = f" and one of the webhook's {lifetime:,} submissions" if lifetime else ""
     return (
         f"send one test lead to Clay through {alias}: "
         f"about {count(destination.estimate_credits, 'credit')} "
         f"and {count(destination.estimate_actions, 'action')}, "
         f"at most {count(destination.ceiling_credits, 'credit')} "
-        f"and {count(destination.ceiling_actions, 'action')}, "
-        "and one of the webhook's 50,000 submissions; its row stays in the table"
+        f"and {count(destination.ceiling_actions, 'action')},{submission}; its row stays in the "
+        "table"
     )
 
 

@@ -10,6 +10,7 @@ from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lane.settlement import book_callback, probe_succeeded
 from stream_app.domain.lead.identity import is_plain_id
 from stream_app.domain.limits import budget, callback_health, suspension
+from stream_app.domain.limits import webhook_quota as quota
 from stream_app.domain.limits.budget import Cost, Reservation
 from stream_app.domain.limits.callback_health import causes
 from stream_app.domain.limits.meters import meters
@@ -184,12 +185,14 @@ def overdue(policy: InForce, lane: Lane, destination: str, accepted_ms: int) -> 
 def why_missing(policy: InForce, lane: Lane, destination: Destination, now_ms: int) -> str:
     """Return why a destination may have stopped calling back, in words."""
     month = meters(policy.budget, lane.budget, now_ms)["credits_month"]
-    pool = {
-        name: lane.quota.webhooks[name]
-        for name in destination.webhook_ids
-        if name in lane.quota.webhooks
-    }
-    return causes(lane.callback_health, destination.alias, pool, month.spent)
+    pool = [quota.of(lane.quota, webhook_id) for webhook_id in destination.webhook_ids]
+    return causes(
+        lane.callback_health,
+        destination.alias,
+        sum(webhook.count for webhook in pool),
+        month.spent,
+        keeps_rows=destination.lifetime > 0,
+    )
 
 
 def suspend_destination(

@@ -120,7 +120,7 @@ def decide(
     if lane.pause is not None:
         return lane, held("paused", _paused(lane.pause), now_ms + _ASK_AGAIN_MS)
     hooks, picked = quota.pick(
-        policy.quota,
+        policy.limits(destination),
         policy.suspension,
         lane.quota,
         destination.webhook_ids,

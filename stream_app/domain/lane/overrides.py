@@ -4,7 +4,7 @@ An order stays in force in the lane's row, through restarts and take-overs, unti
 changes it. A change of a policy's key also ends when the configuration changes that key.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Final, Literal, get_args
 
 from msgspec import Meta, Struct
@@ -23,6 +23,7 @@ Cap = Literal["credits_per_day", "credits_per_month", "actions_per_day", "action
 AsConfigured = Literal["configured"]
 
 _LONGEST_ID: Final = 64
+_NO_WEBHOOKS: Final[Mapping[str, int]] = {}
 _Amount = Annotated[int, Meta(ge=0, le=MOST)]
 _Correction = Annotated[int, Meta(ge=-MOST, le=MOST)]
 
@@ -121,7 +122,7 @@ class ChangeQuota(Struct, frozen=True, omit_defaults=True, rename={"webhook": "w
         ),
     ] = None
     count: Annotated[
-        Annotated[int, Meta(ge=0, le=quota.LIFETIME)] | None,
+        _Amount | None,
         Meta(title="Submissions so far", description="submissions so far"),
     ] = None
 
@@ -192,11 +193,12 @@ def obey(
     lane: Lane,
     order: Order,
     by: Actor,
-    webhook_ids: Collection[str] = frozenset(),
+    lifetimes: Mapping[str, int] = _NO_WEBHOOKS,
 ) -> OrderOutcome:
     """Apply an order. An order that is in force already changes nothing, and the answer says so.
 
-    `by.at_ms` is now. `webhook_ids` are all webhooks of the workspace's destinations.
+    `by.at_ms` is now. `lifetimes` are the submissions that each webhook of the workspace's
+    destinations takes, 0 without end.
     """
     match order:
         case Pause():
@@ -226,7 +228,7 @@ def obey(
                 by,
             )
         case ChangeQuota():
-            return _quota(lane, order, webhook_ids, by)
+            return _quota(lane, order, lifetimes, by)
 
 
 def _pause(lane: Lane, by: Actor) -> OrderOutcome:
@@ -362,13 +364,21 @@ def _correct(policy: Workspace, lane: Lane, order: Correct, now_ms: int) -> Orde
     )
 
 
-def _quota(lane: Lane, order: ChangeQuota, webhook_ids: Collection[str], by: Actor) -> OrderOutcome:
+def _quota(lane: Lane, order: ChangeQuota, lifetimes: Mapping[str, int], by: Actor) -> OrderOutcome:
     webhook_id = order.webhook
-    known = sorted({*webhook_ids, *lane.quota.webhooks})
+    known = sorted({*lifetimes, *lane.quota.webhooks})
     if webhook_id not in known:
         return OrderOutcome(
             lane,
             f"refused: there is no webhook {webhook_id}; there are {', '.join(known)}",
+            done=False,
+        )
+    lifetime = lifetimes.get(webhook_id, 0)
+    if order.count is not None and 0 < lifetime < order.count:
+        return OrderOutcome(
+            lane,
+            f"refused: webhook {webhook_id} takes {count(lifetime, 'submission')} in its lifetime "
+            "(quota_lifetime of its destination)",
             done=False,
         )
     webhook = quota.of(lane.quota, webhook_id)

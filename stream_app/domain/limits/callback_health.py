@@ -1,18 +1,18 @@
 """Detects missing callbacks: the webhook still answers 2xx, but no callback comes.
 
-Each lead sent is then wasted.
+Each lead sent is then wasted. What loses it is the table and not the webhook, which would say so:
+credits, auto-run, a run condition, or as many rows as the table may have.
 
 Overdue leads and callbacks are counted by destination, because auto-run is a setting of one table.
 Time in which the partition had no owner does not count as waiting.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Final
 
 import msgspec
 
-from stream_app.domain.limits.webhook_quota import LIFETIME, Webhook
 from stream_app.domain.model.numbers import TimeMs, Whole
 from stream_app.domain.model.ranges import Policy, Range
 from stream_app.domain.model.text import count
@@ -20,6 +20,8 @@ from stream_app.domain.model.text import count
 REASON: Final = "no_callbacks"  # the reason of the suspension that it leads to
 _GAP_MS: Final = 5_000  # a shorter absence is no more than a rebalance
 _GAPS_KEPT: Final = 8
+# Rows that a table has at most, by default (docs/reference/clay.md, "Inbound").
+_MOST_ROWS: Final = 50_000
 _NEARLY: Final = 0.9
 
 
@@ -151,16 +153,19 @@ def unowned_ms(state: CallbackHealth, since_ms: int) -> int:
 def causes(
     state: CallbackHealth,
     destination: str,
-    webhooks: Mapping[str, Webhook],
+    submitted: int,
     spent: int,
+    *,
+    keeps_rows: bool,
 ) -> str:
     """Return the likely causes of missing callbacks in order, with their evidence and what to do.
 
     Args:
         state: What is known of the callbacks.
         destination: The destination whose callbacks are missing.
-        webhooks: The pool of the table, by id.
+        submitted: What this lane has submitted to the table, by all webhooks of its pool.
         spent: The credits that this lane has booked in this month.
+        keeps_rows: False if the table deletes its rows by itself.
     """
     callbacks = of(state, destination)
     others = sorted(
@@ -176,18 +181,18 @@ def causes(
         f"the credits of this workspace are used up (booked here this month: {spent}): top "
         "up, then run the "
         "rows in Clay again, for nothing resumes by itself",
-        f"auto-run is off in the table of {destination}, or its HTTP column does not run "
-        f"({table}; its newest rows in Clay show whether they ran): switch it on",
+        f"auto-run is off in the table of {destination}, or a run condition keeps its HTTP column "
+        f"from running ({table}; its newest rows in Clay show whether they ran, without a filter "
+        "of the view): switch it on",
     ]
     if others:  # which have the same credits
         likely.reverse()
-    counts = ", ".join(f"{name} has had {webhook.count}" for name, webhook in webhooks.items())
+    counted = f"{submitted:,} were submitted here" if submitted else "no count yet"
     full = (
-        f"a webhook stops silently after {LIFETIME:,} submissions ({counts or 'no count yet'}): "
-        "put a new one in"
+        f"the table has as many rows as it may have, {_MOST_ROWS:,} rows by default and others by "
+        f"plan ({counted}), so Clay takes the leads and makes no rows: delete rows"
     )
-    nearly = any(webhook.count >= _NEARLY * LIFETIME for webhook in webhooks.values())
-    likely.insert(0 if nearly else 2, full)
+    likely.insert(0 if keeps_rows and submitted >= _NEARLY * _MOST_ROWS else 2, full)
     likely.append("Clay cannot reach the gateway: `stream-app doctor` asks its public address")
     numbered = "; ".join(f"{number}. {cause}" for number, cause in enumerate(likely, 1))
     overdue = count(callbacks.overdue, f"lead of {destination} is", f"leads of {destination} are")

@@ -1,26 +1,30 @@
 """The quota: counts the submissions of each webhook, and picks the next one of a pool.
 
-A pool is a destination's. Clay takes nothing more by a webhook after 50,000 submissions, so it is
-replaced before that. A webhook that takes no leads, because it is full, refused or gone, is
-suspended: the next one of the pool takes its leads, and a lead is sent to it as a probe now and
-then. It may be full before our own count says so, because something else may submit to it, too.
-The caller names a webhook by an opaque id, because its URL is a secret.
+A pool is a destination's. Clay takes a number of submissions by a webhook in its lifetime and no
+more, so it is replaced before that. A webhook that takes no leads, because it is full, refused or
+gone, is suspended: the next one of the pool takes its leads, and a lead is sent to it as a probe
+now and then. It may be full before our own count says so, because something else may submit to it,
+too. The caller names a webhook by an opaque id, because its URL is a secret.
 """
 
+import math
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Final
+from typing import Annotated, ClassVar, Final, NamedTuple
 
 import msgspec
 
 from stream_app.domain.limits import suspension
 from stream_app.domain.limits.suspension import Probe, Suspension, SuspensionPolicy
 from stream_app.domain.model import text as texts
-from stream_app.domain.model.numbers import Whole
+from stream_app.domain.model.numbers import MOST, Whole
 from stream_app.domain.model.outcome import WebhookCause
 from stream_app.domain.model.ranges import Policy, Range, Wait
 
-# Submissions after which Clay accepts no more (docs/reference/clay.md, "Inbound").
 LIFETIME: Final = 50_000
+"""Submissions after which Clay accepts no more by a table's webhook (docs/reference/clay.md).
+
+A destination may say otherwise.
+"""
 _FULL: Final[WebhookCause] = "full"
 _OUT: Final[Mapping[str, str]] = {
     _FULL: "full (403)",
@@ -30,18 +34,39 @@ _OUT: Final[Mapping[str, str]] = {
 """By the reason of the suspension. One that this version does not know stands for itself."""
 
 
+class Limits(NamedTuple):
+    """Submissions of one webhook; infinite if it has no end.
+
+    Attributes:
+        warn_at: From this number on, an operator is warned.
+        rotate_at: From this number on, the next webhook of the pool is used.
+    """
+
+    warn_at: float
+    rotate_at: float
+
+
 class QuotaPolicy(Policy, frozen=True):
     """Submissions of one webhook at which to warn, and at which to use the next one of the pool.
 
+    Neither counts for a webhook that has no end (`quota_lifetime = 0`).
+
     Attributes:
-        warn_at: Submissions at which to warn.
-        rotate_at: Submissions at which the next webhook of the pool takes over.
+        warn_at: Submissions at which to warn. Absent: 80 % of the destination's `quota_lifetime`.
+        rotate_at: Submissions at which the next webhook of the pool takes over. Absent: 90 %.
     """
 
     ORDERED: ClassVar = (("warn_at", "rotate_at"),)
 
-    warn_at: Annotated[int, Range(1, LIFETIME)] = 40_000
-    rotate_at: Annotated[int, Range(1, LIFETIME)] = 45_000
+    warn_at: Annotated[int | None, Range(1, MOST)] = None
+    rotate_at: Annotated[int | None, Range(1, MOST)] = None
+
+    def limits(self, lifetime: int) -> Limits:
+        """Return the limits of a webhook that takes so many submissions; 0: without end."""
+        if not lifetime:
+            return Limits(math.inf, math.inf)
+        rotate_at = self.rotate_at or max(1, lifetime * 9 // 10)
+        return Limits(self.warn_at or min(rotate_at, max(1, lifetime * 8 // 10)), rotate_at)
 
 
 class Webhook(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -88,7 +113,7 @@ class Quota(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def pick(
-    policy: QuotaPolicy,
+    limits: Limits,
     probes: SuspensionPolicy,
     state: Quota,
     pool: tuple[str, ...],
@@ -107,7 +132,7 @@ def pick(
         webhook = state.webhooks.get(webhook_id)
         if webhook is None:
             return state, Picked(webhook_id)
-        if webhook.dead or webhook.count >= policy.rotate_at:
+        if webhook.dead or webhook.count >= limits.rotate_at:
             continue
         if webhook.suspension is None:
             return state, Picked(webhook_id)
@@ -119,16 +144,16 @@ def pick(
     return state, Wait(min(until_ms)) if until_ms else None
 
 
-def has_one_in_use(policy: QuotaPolicy, state: Quota, pool: tuple[str, ...]) -> bool:
+def has_one_in_use(limits: Limits, state: Quota, pool: tuple[str, ...]) -> bool:
     """Return True if a lead can be sent without being a probe."""
     webhooks = (of(state, webhook_id) for webhook_id in pool)
     return any(
-        not (webhook.dead or webhook.suspension) and webhook.count < policy.rotate_at
+        not (webhook.dead or webhook.suspension) and webhook.count < limits.rotate_at
         for webhook in webhooks
     )
 
 
-def due_ms(policy: QuotaPolicy, state: Quota, pool: tuple[str, ...]) -> int:
+def due_ms(limits: Limits, state: Quota, pool: tuple[str, ...]) -> int:
     """Return when the first suspended webhook of the pool may be probed, epoch ms.
 
     It is 0 if none may ever be.
@@ -140,7 +165,7 @@ def due_ms(policy: QuotaPolicy, state: Quota, pool: tuple[str, ...]) -> int:
             for webhook in webhooks
             if webhook.suspension is not None
             and not webhook.dead
-            and webhook.count < policy.rotate_at
+            and webhook.count < limits.rotate_at
         ),
         default=0,
     )
@@ -218,14 +243,15 @@ def used_up(state: Quota, pool: tuple[str, ...]) -> str:
     return ", ".join(ends) or "its pool is empty"
 
 
-def left(policy: QuotaPolicy, state: Quota, pool: tuple[str, ...]) -> int:
-    """Return how many submissions the pool still accepts."""
+def left(limits: Limits, state: Quota, pool: tuple[str, ...]) -> int | None:
+    """Return how many submissions the pool still accepts; None if it has no end."""
     webhooks = (of(state, webhook_id) for webhook_id in pool)
-    return sum(
-        max(0, policy.rotate_at - webhook.count)
+    submissions = sum(
+        max(0, limits.rotate_at - webhook.count)
         for webhook in webhooks
         if not (webhook.dead or webhook.is_full)
     )
+    return None if submissions == math.inf else int(submissions)
 
 
 def count(state: Quota, webhook_id: str) -> Quota:

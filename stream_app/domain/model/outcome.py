@@ -159,7 +159,7 @@ _OUT: Final[Mapping[WebhookCause, str]] = {
 # (docs/reference/clay.md, "Inbound").
 _FULL: Final = "record limit reached"
 _WORDS = {
-    400: "Clay cannot read this row",
+    400: "Clay cannot read this row, or it has more than 100 KB",
     413: "this row is too large for Clay",
     422: "Clay refuses this row for what is in it",
     503: "Clay takes nothing at the moment",

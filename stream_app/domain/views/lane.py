@@ -25,7 +25,7 @@ from stream_app.domain.limits.breaker import OF_FAILURES, Mode, Outage, outage_t
 from stream_app.domain.limits.budget import MeterName
 from stream_app.domain.limits.concurrency import NOTHING, REASON, StallDetector
 from stream_app.domain.limits.meters import Estimate, Meter, first_estimate, meters
-from stream_app.domain.limits.webhook_quota import Webhook
+from stream_app.domain.limits.webhook_quota import Limits, Webhook
 from stream_app.domain.model.numbers import Real, TimeMs, Whole
 from stream_app.domain.model.ranges import Wait
 from stream_app.domain.model.text import count
@@ -117,7 +117,7 @@ class LaneView(msgspec.Struct, frozen=True, omit_defaults=True):
             lane.
         shadow_breaker: Leads that a shadow breaker admitted and would have held.
         shadow_budget: Leads that a shadow budget admitted and would have held.
-        submissions_left: Submissions left, by destination.
+        submissions_left: Submissions left, by destination; without those that have no end.
         partly: What holds only some of its leads, in addition to `holds`.
         outage: The calls that failed while the circuit breaker is not closed.
         turns: By destination that is held, when its next lead may go, epoch ms; 0 if no time ends
@@ -233,7 +233,11 @@ def view(
         for destination in destinations
     }
     held = _whole(policy, lane, destinations, answers)
-    pool = {name for destination in destinations for name in destination.webhook_ids}
+    pool = {
+        name: policy.limits(destination)
+        for destination in destinations
+        for name in destination.webhook_ids
+    }
     since = partial(_since_ms, lane, mode, destinations, now_ms=now_ms, stall=stall)
     to_bulk = dict(answers)
     for destination in destinations:
@@ -281,8 +285,9 @@ def view(
         shadow_breaker=lane.shadowed,
         shadow_budget=sum(period.shadowed for period in lane.budget.days),
         submissions_left={
-            destination.alias: quota.left(policy.quota, lane.quota, destination.webhook_ids)
+            destination.alias: left
             for destination in destinations
+            if (left := _submissions_left(policy, lane, destination)) is not None
         },
         outage=lane.outage if lane.breaker.cause in OF_FAILURES else None,
         partly=tuple(_partly(to_bulk, held, since)),
@@ -345,13 +350,14 @@ def _answer(
     if isinstance(answer, Held):
         return answer if reason_of(answer.reason).lifted_by != "turn" else None
     pool = destination.webhook_ids
-    if answer.webhook_probe is None or quota.has_one_in_use(policy.quota, lane.quota, pool):
+    limits = policy.limits(destination)
+    if answer.webhook_probe is None or quota.has_one_in_use(limits, lane.quota, pool):
         return None
     # The next lead goes, and only as a probe.
     return without_webhook(
         lane,
         destination,
-        Wait(quota.due_ms(policy.quota, lane.quota, pool)),
+        Wait(quota.due_ms(limits, lane.quota, pool)),
         now_ms,
     )
 
@@ -449,8 +455,9 @@ def _beneath(policy: InForce, lane: Lane, destination: Destination) -> Held | No
     Its probe could not go before.
     """
     pool = destination.webhook_ids
-    due_ms = quota.due_ms(policy.quota, lane.quota, pool)
-    if due_ms and not quota.has_one_in_use(policy.quota, lane.quota, pool):
+    limits = policy.limits(destination)
+    due_ms = quota.due_ms(limits, lane.quota, pool)
+    if due_ms and not quota.has_one_in_use(limits, lane.quota, pool):
         return without_webhook(lane, destination, Wait(due_ms), due_ms)
     return _held_in_part(policy, lane)
 
@@ -487,6 +494,10 @@ def _since_ms(
     return lane.held_since.get(reason, now_ms)
 
 
+def _submissions_left(policy: InForce, lane: Lane, destination: Destination) -> int | None:
+    return quota.left(policy.limits(destination), lane.quota, destination.webhook_ids)
+
+
 def _webhooks(lane: Lane, pool: Collection[str]) -> dict[str, Webhook]:
     """Return all webhooks of the lane. Those of no pool concern nobody while they are out."""
     return {
@@ -501,9 +512,12 @@ def _news(
     configured: Workspace,
     before: LaneView,
     now: LaneView,
-    pool: Collection[str],
+    pool: Mapping[str, Limits],
 ) -> Iterator[LaneChange]:
-    """Yield what has changed. `pool`: the webhooks of the lane's destinations."""
+    """Yield what has changed.
+
+    `pool`: the webhooks of the lane's destinations, with their limits.
+    """
     if now.paused_by != before.paused_by:
         by = now.paused_by
         yield (
@@ -549,7 +563,8 @@ def _news(
         was = before.webhooks.get(webhook_id, Webhook())
         if webhook.dead and not was.dead:
             yield LaneChange("webhook_dead", f"webhook {webhook_id} is out of use: {webhook.dead}")
-        if webhook_id not in pool:
+        limits = pool.get(webhook_id)
+        if limits is None:
             continue
         if bool(webhook.suspension) != bool(was.suspension):
             text = (
@@ -558,8 +573,8 @@ def _news(
                 else f"webhook {webhook_id} is in use again"
             )
             yield LaneChange(WEBHOOK_OUT if webhook.suspension else "webhook_back", text)
-        if webhook.count >= configured.quota.warn_at > was.count:
-            left = count(configured.quota.rotate_at - webhook.count, "more submission")
+        if webhook.count >= limits.warn_at > was.count:
+            left = count(int(limits.rotate_at) - webhook.count, "more submission")
             yield LaneChange(
                 "quota_warning",
                 f"webhook {webhook_id} is left after {left}: add a new one",

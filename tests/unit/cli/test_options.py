@@ -317,8 +317,8 @@ def test_a_command_has_the_typed_values(typed: str, order: Order, commands: list
         ),
         ("quota --use", "--webhook"),
         (
-            "quota --webhook 3f9a --count 50001",
-            "--count: '50001' is not a whole number, from 0 to 50,000",
+            "quota --webhook 3f9a --count 1000000000001",
+            "--count: '1000000000001' is not a whole number, from 0 to 1,000",
         ),
     ],
 )

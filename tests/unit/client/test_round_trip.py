@@ -227,4 +227,4 @@ async def test_the_test_lead_is_nobody_and_is_not_sent_a_minute_later(
 def test_the_price_names_all_that_a_test_costs() -> None:
     text = price(SETTINGS, "people")
     assert "through people: about 7 credits and 1 action, at most " in text
-    assert "50,000 submissions" in text
+    assert "and one of the webhook's 50,000 submissions; its row stays in the table" in text

@@ -1,5 +1,6 @@
 """The policies of workspaces, and which of them count."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -88,7 +89,17 @@ def test_a_hot_share_that_leaves_bulk_just_one_lead_is_accepted(tmp_path: Path) 
         ),
         (
             "quota = { warn_at = 46000 }",
-            ".quota.warn_at = 46000: must not be above rotate_at = 45000",
+            (
+                ".quota.warn_at = 46000: must not be above rotate_at, which is 45000 for "
+                "destinations.people"
+            ),
+        ),
+        (
+            "quota = { rotate_at = 60000 }",
+            (
+                ".quota.rotate_at = 60000: must not be above the lifetime of the webhooks of "
+                "destinations.people (quota_lifetime = 50000)"
+            ),
         ),
         ("max_in_flight = 7", ".max_in_flight: delivery.max_in_flight sets it; remove it"),
         ("flood_guard.share = 0", ".flood_guard.share = 0.0: must be from 0.01 to 1"),
@@ -101,6 +112,24 @@ def test_a_contradiction_in_a_lane_is_one_line(tmp_path: Path, lane: str, line: 
     assert len(lines) == 1
     assert lines[0].startswith("workspaces.acme")
     assert line in lines[0]
+
+
+def test_what_clay_agreed_to_can_be_configured(tmp_path: Path) -> None:
+    """Its support raises the rate, and a table with auto-delete has no end."""
+    agreed = PEOPLE.replace(
+        "[workspaces.acme]",
+        """[workspaces.acme]
+rate = { rate_per_s = 25, burst = 60 }
+quota = { warn_at = 150000, rotate_at = 190000 }""",
+    ).replace("[destinations.people]", "[destinations.people]\nquota_lifetime = 200000")
+    settings = load(tmp_path, agreed)
+    policy = settings.workspaces["acme"]
+    assert (policy.rate.rate_per_s, policy.rate.burst) == (25, 60)
+    assert policy.limits(settings.destinations["people"]) == (150_000, 190_000)
+    endless = agreed.replace("quota_lifetime = 200000", "quota_lifetime = 0")
+    settings = load(tmp_path, endless)
+    limits = settings.workspaces["acme"].limits(settings.destinations["people"])
+    assert limits == (math.inf, math.inf)
 
 
 def test_each_workspace_has_a_table_and_each_table_a_destination(tmp_path: Path) -> None:

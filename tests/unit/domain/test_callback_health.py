@@ -153,9 +153,12 @@ def test_the_likely_causes_come_in_order_with_their_evidence() -> None:
     assert (
         text.index("credits")
         < text.index("auto-run")
-        < text.index("50,000")
+        < text.index("run condition")
+        < text.index("50,000 rows")
         < text.index("the gateway")
     )
+    assert "no count yet" in text
+    assert "silently" not in text
     assert (
         "3 leads of people are overdue and no callback of it came since 1970-01-01 00:00:01 UTC"
         in text
@@ -166,9 +169,20 @@ def test_the_likely_causes_come_in_order_with_their_evidence() -> None:
         quota=Quota({"w1": Webhook(49_900), "other": Webhook(50_000)}),
     )
     text = why_missing(ACME, full, THERE, 10_000)
-    assert text.index("50,000") < text.index("credits") < text.index("the gateway"), text
-    assert "w1 has had 49900" in text
-    assert "other" not in text
+    assert text.index("50,000 rows") < text.index("credits") < text.index("the gateway"), text
+    assert "49,900 were submitted here" in text
+    emptied = msgspec.structs.replace(THERE, quota_lifetime=0)
+    text = why_missing(ACME, full, emptied, 10_000)
+    assert text.index("credits") < text.index("50,000 rows"), "auto-delete empties its table"
+
+
+def test_all_webhooks_of_a_pool_fill_one_table() -> None:
+    place = msgspec.structs.replace(THERE, webhook_ids=("w1", "w2"))
+    for counts, comes_first in (((25_000, 19_999), False), ((25_000, 20_000), True)):
+        webhooks = dict(zip(place.webhook_ids, map(Webhook, counts), strict=True))
+        lane = Lane("acme", 0, callback_health=after(1_000), quota=Quota(webhooks))
+        text = why_missing(ACME, lane, place, 10_000)
+        assert (text.index("50,000 rows") < text.index("credits")) is comes_first
 
 
 def test_a_table_that_calls_back_meanwhile_shows_that_it_is_not_the_credits() -> None:

@@ -47,7 +47,7 @@ def _call(lane: Lane, outcome: Outcome, policy: Workspace = POLICY) -> Lane:
 
 
 def _done(lane: Lane, order: Order, policy: Workspace = POLICY) -> Lane:
-    answer = obey(policy, lane, order, BY, PEOPLE.webhook_ids)
+    answer = obey(policy, lane, order, BY, dict.fromkeys(PEOPLE.webhook_ids, 50_000))
     assert answer.done, answer.text
     again = msgspec.json.decode(msgspec.json.encode(answer.lane), type=Lane)
     assert again == answer.lane, "it survives a restart"
@@ -151,7 +151,7 @@ def test_a_shadow_budget_lets_through_and_counts() -> None:
     ],
 )
 def test_an_order_that_makes_no_sense_changes_nothing_and_says_why(order: Order, says: str) -> None:
-    answer = obey(POLICY, LANE, order, BY, PEOPLE.webhook_ids)
+    answer = obey(POLICY, LANE, order, BY, dict.fromkeys(PEOPLE.webhook_ids, 50_000))
     assert answer.done is False
     assert answer.lane == LANE
     assert says in answer.text
@@ -188,7 +188,11 @@ def test_the_largest_correction_is_done(most: int) -> None:
             "name credits or actions that are not 0",
         ),
         ("quota", {"webhook_id": "hook1", "count": -1}, "count: Expected `int` >= 0"),
-        ("quota", {"webhook_id": "hook1", "count": 50_001}, "count: Expected `int` <= 50000"),
+        (
+            "quota",
+            {"webhook_id": "hook1", "count": 10**12 + 1},
+            "count: Expected `int` <= 1000000000000",
+        ),
         ("quota", {"webhook_id": "hook1"}, "name something to change: use, retire or count"),
         ("quota", {"webhook_id": "https://a.example/secret", "use": True}, "never by its URL"),
         ("resolve", {"lead_id": "a"}, "name what it cost"),

@@ -417,7 +417,7 @@ def test_a_suspended_webhook_is_named_while_others_take_its_leads() -> None:
     assert held_up.waiting == 12
 
     order = ChangeQuota("hook1", use=False)
-    retired = obey(policy, lane, order, Actor("ada", "full", NOW_MS), destination.webhook_ids).lane
+    retired = obey(policy, lane, order, Actor("ada", "full", NOW_MS)).lane
     after = explain(facts(view_of(policy, retired, [destination], NOW_MS), 12))
     assert [finding.code for finding in after] == ["moves"], "its operator knows"
 

@@ -472,10 +472,10 @@ def test_each_change_is_news_once(
     after = msgspec.structs.replace(BEFORE, **now)
     changes = list(
         _news(
-            InForce("acme", "people", quota=QuotaPolicy(warn_at=3, rotate_at=5)),
+            InForce("acme", "people"),
             before,
             after,
-            {"w"},
+            {"w": QuotaPolicy(warn_at=3, rotate_at=5).limits(50_000)},
         ),
     )
     assert [(change.kind, change.text) for change in changes] == news
@@ -490,3 +490,14 @@ def test_how_many_submissions_are_left_and_counted_is_of_all_webhooks() -> None:
     seen = view(CAPPED, lane, [SILENT], NOW_MS)
     assert seen.submissions == 44_008
     assert seen.submissions_left == {"people": 1_000 + 44_999}
+
+
+def test_a_destination_has_the_lifetime_that_it_is_configured_with() -> None:
+    lane = Lane("acme", 3, quota=Quota({"hook1": Webhook(89), "hook2": Webhook(90)}))
+    short = msgspec.structs.replace(SILENT, quota_lifetime=100)
+    assert view(CAPPED, lane, [short], NOW_MS).submissions_left == {"people": 1}
+    endless = msgspec.structs.replace(SILENT, quota_lifetime=0)
+    full = Lane("acme", 3, quota=Quota({"hook1": Webhook(45_000), "hook2": Webhook(45_000)}))
+    assert view(CAPPED, full, [endless], NOW_MS).submissions_left == {}
+    assert view(CAPPED, full, [endless], NOW_MS).holds == ""
+    assert view(CAPPED, full, [SILENT], NOW_MS).holds == "no_webhook"

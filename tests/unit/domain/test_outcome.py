@@ -123,6 +123,15 @@ def test_values_of_the_lead_neither_hide_nor_make_a_reason(
     assert outcome.cause == cause
 
 
+@pytest.mark.parametrize("http_status", [400, 413, 422])
+def test_a_bad_row_is_told_with_the_words_of_clay(http_status: int) -> None:
+    """Clay documents a 400 alone, for bad JSON as for more than 100 KB."""
+    outcome = of_type(Poison, _classify(http_status, excerpt="Payload too large"))
+    assert outcome.text.startswith(f"HTTP {http_status}: ")
+    assert outcome.text.endswith("(Clay said: Payload too large)")
+    assert ("100 KB" in outcome.text) is (http_status == 400)
+
+
 def test_values_that_were_sent_are_scrubbed_from_excerpts() -> None:
     for http_status in (400, 403, 500, 503):
         outcome = classify(http_status, None, "no Ada at bob@example.com", 1, True, known=["Ada"])

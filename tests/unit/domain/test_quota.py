@@ -2,6 +2,8 @@
 is probed.
 """
 
+import math
+
 import httpx
 import msgspec
 import pytest
@@ -26,7 +28,7 @@ from stream_app.domain.model.addresses import (
 from stream_app.domain.model.ranges import Wait
 from stream_app.domain.plan import Actor, Workspace
 
-POLICY = QuotaPolicy(warn_at=3, rotate_at=5)
+LIMITS = QuotaPolicy(warn_at=3, rotate_at=5).limits(50_000)
 PROBES = SuspensionPolicy(probe_s=60, probe_cap_s=240, probe_lease_s=30)
 POOL = ("a1", "b2", "c3")
 NOW_MS = 1_795_500_000_000
@@ -35,7 +37,9 @@ NOW_MS = 1_795_500_000_000
 def ordered(state: Quota, order: ChangeQuota, who: str = "ada") -> Quota:
     """The quota after an order, which may concern a webhook that was never used."""
     by = Actor(who, "", 1_000)
-    return obey(Workspace("acme"), Lane("acme", 0, quota=state), order, by, POOL).lane.quota
+    return obey(
+        Workspace("acme"), Lane("acme", 0, quota=state), order, by, dict.fromkeys(POOL, 50_000)
+    ).lane.quota
 
 
 class QuotaMachine(RuleBasedStateMachine):
@@ -64,7 +68,7 @@ class QuotaMachine(RuleBasedStateMachine):
 
     @rule()
     def submit(self) -> None:
-        changed, picked = quota.pick(POLICY, PROBES, self.state, POOL, self.now_ms)
+        changed, picked = quota.pick(LIMITS, PROBES, self.state, POOL, self.now_ms)
         hook = self._next()
         if not isinstance(picked, quota.Picked):
             assert hook is None
@@ -160,7 +164,7 @@ class QuotaMachine(RuleBasedStateMachine):
             for h in POOL
             if self.counts[h] < 5 and h not in self.dead and h not in self.probe_at_ms
         ]
-        assert quota.has_one_in_use(POLICY, self.state, POOL) == bool(healthy)
+        assert quota.has_one_in_use(LIMITS, self.state, POOL) == bool(healthy)
 
     @rule()
     def restart(self) -> None:
@@ -179,6 +183,56 @@ def test_the_first_reason_of_death_stays_and_its_count_too() -> None:
     state = ordered(state, ChangeQuota("a1", use=False), "grace")
     state = quota.count(state, "a1")
     assert state.webhooks["a1"] == Webhook(8, "by ada at 1970-01-01 00:00:01 UTC")
+
+
+@pytest.mark.parametrize(
+    ("policy", "lifetime", "limits"),
+    [
+        (QuotaPolicy(), 50_000, (40_000, 45_000)),
+        (QuotaPolicy(), 200_000, (160_000, 180_000)),
+        (QuotaPolicy(), 1, (1, 1)),
+        (QuotaPolicy(rotate_at=30_000), 50_000, (30_000, 30_000)),
+        (QuotaPolicy(warn_at=7, rotate_at=30_000), 200_000, (7, 30_000)),
+        (QuotaPolicy(), 0, (math.inf, math.inf)),
+        (QuotaPolicy(warn_at=7, rotate_at=30_000), 0, (math.inf, math.inf)),
+    ],
+)
+def test_the_limits_follow_the_lifetime_of_the_webhook(
+    policy: QuotaPolicy,
+    lifetime: int,
+    limits: tuple[float, float],
+) -> None:
+    assert policy.limits(lifetime) == limits
+
+
+def test_a_webhook_without_an_end_is_used_for_ever() -> None:
+    state = Quota({"a1": Webhook(10**9), "b2": Webhook(1)})
+    endless = QuotaPolicy().limits(0)
+    _, picked = quota.pick(endless, PROBES, state, POOL, NOW_MS)
+    assert picked == quota.Picked("a1")
+    assert quota.left(endless, state, POOL) is None
+    retired = Quota(dict.fromkeys(POOL, Webhook(1, "by ada")))
+    assert quota.left(endless, retired, POOL) == 0
+
+
+def test_a_count_may_be_set_up_to_the_lifetime_of_its_webhook() -> None:
+    lane = Lane("acme", 0)
+    by = Actor("ada", "", 1_000)
+    lifetimes = {"a1": 50_000, "b2": 200_000, "c3": 0}
+    for webhook_id, most in (("a1", 50_000), ("b2", 200_000), ("c3", 10**9)):
+        order = ChangeQuota(webhook_id, count=most)
+        after = obey(Workspace("acme"), lane, order, by, lifetimes)
+        assert after.done
+        assert after.lane.quota.webhooks[webhook_id].count == most
+        above = ChangeQuota(webhook_id, count=most + 1)
+        refused = obey(Workspace("acme"), lane, above, by, lifetimes)
+        assert refused.done is (webhook_id == "c3")
+    assert refused.done
+    refused = obey(Workspace("acme"), lane, ChangeQuota("a1", count=50_001), by, lifetimes)
+    assert refused.text == (
+        "refused: webhook a1 takes 50,000 submissions in its lifetime (quota_lifetime of its "
+        "destination)"
+    )
 
 
 HOSTS = ["api.clay.com", "127.0.0.1", "sim:8000", "::1", "relay.example", "127.evil.example"]
