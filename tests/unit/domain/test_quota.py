@@ -38,7 +38,11 @@ def ordered(state: Quota, order: ChangeQuota, who: str = "ada") -> Quota:
     """The quota after an order, which may concern a webhook that was never used."""
     by = Actor(who, "", 1_000)
     return obey(
-        Workspace("acme"), Lane("acme", 0, quota=state), order, by, dict.fromkeys(POOL, 50_000)
+        Workspace("acme"),
+        Lane("acme", 0, quota=state),
+        order,
+        by,
+        dict.fromkeys(POOL, 50_000),
     ).lane.quota
 
 
