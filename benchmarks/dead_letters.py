@@ -136,7 +136,7 @@ def prepare(directory: Path, bootstrap: str, namespace: str) -> tuple[Path, Sett
 
 async def write(settings: Settings, dead_letters: Iterator[Record]) -> None:
     """All of them, in transactions of 20,000."""
-    ledger = TransactionalState(
+    store = TransactionalState(
         connection_of(settings),
         "benchmark",
         settings.names.replay_state,
@@ -144,15 +144,15 @@ async def write(settings: Settings, dead_letters: Iterator[Record]) -> None:
         StateStoreLimits(60, 60),
         writes_to=product((topic.name for topic in settings.topic_plan()), range(PARTITIONS)),
     )
-    await ledger.take_over()
+    await store.take_over()
     batch: list[Record] = []
     for record in dead_letters:
         batch.append(record)
         if len(batch) == 20_000:
-            await ledger.transact(batch)
+            await store.transact(batch)
             batch.clear()
-    await ledger.transact(batch)
-    await ledger.close()
+    await store.transact(batch)
+    await store.close()
 
 
 def missed(seen: Counted) -> list[str]:

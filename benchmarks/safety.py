@@ -94,7 +94,7 @@ def _yes(counter: _Counter) -> type[Webhooks]:
     return Yes
 
 
-class _PlainLedger(TransactionalState):
+class _PlainStateStore(TransactionalState):
     """Writes its records in order and once, but fences no earlier owner: a step may be there in
     part.
     """
@@ -165,7 +165,7 @@ def _child(case: str, config: Path, counter: _Counter) -> None:
             run(product.run_worker(settings, lambda: settings))
             return
         with (
-            patch.object(product, "TransactionalState", _PlainLedger),
+            patch.object(product, "TransactionalState", _PlainStateStore),
             patch("stream_app.partition.state.AdmissionQueue", _HastyGate),
         ):
             run(product.run_worker(settings, lambda: settings))

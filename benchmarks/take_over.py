@@ -86,7 +86,7 @@ def _bug(error: BaseException) -> None:
 async def _take_over(bootstrap: str, topic: str) -> dict[str, float]:
     memory = psutil.Process().memory_info
     before_mb = memory().rss / 2**20
-    ledger = TransactionalState(KafkaConnection(bootstrap), f"{topic}-0", topic, 0)
+    store = TransactionalState(KafkaConnection(bootstrap), f"{topic}-0", topic, 0)
     plan = Plan(
         TopicNames(),
         1,
@@ -102,7 +102,7 @@ async def _take_over(bootstrap: str, topic: str) -> dict[str, float]:
         alarm=_bug,
         still_member=_member,
     )
-    partition = PartitionOwner(0, ledger, parts)
+    partition = PartitionOwner(0, store, parts)
     started = time.perf_counter()
     await partition.take_over()
     seconds = time.perf_counter() - started

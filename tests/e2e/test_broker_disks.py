@@ -115,16 +115,16 @@ async def test_a_transaction_that_kafka_left_open_ends_as_the_coordinator_decide
             )
         await end_producer(producer, None, 1)
         with pytest.raises(BrokerUnavailable, match=f"{events}/0, {state}/0 has no leader"):
-            await ledger_of(broker, state, events, take_over_s=2).take_over()
+            await store_of(broker, state, events, take_over_s=2).take_over()
         await asyncio.to_thread(second.restart)
-        ledger = ledger_of(broker, state, events)
+        store = store_of(broker, state, events)
         try:
             before = [(b"lead", b"row")] if how == "committed" else []
-            assert await ledger.take_over() == dict(before)
-            await ledger.transact([Record(events, b"lead", b"later")])
+            assert await store.take_over() == dict(before)
+            await store.transact([Record(events, b"lead", b"later")])
             assert await read_committed(broker.bootstrap, events) == [*before, (b"lead", b"later")]
         finally:
-            await ledger.close()
+            await store.close()
 
 
 @pytest.mark.long
@@ -142,10 +142,10 @@ async def test_a_committed_transaction_that_kafka_left_open_is_not_aborted(
     async with to_lose(broker, tmp_path / "second", events) as second:
         async with admin(broker.bootstrap) as client:
             await client.create_topics([NewTopic(state, -1, -1, replica_assignments={0: [1]})])
-        ledger = ledger_of(broker, state, events)
+        store = store_of(broker, state, events)
         try:
-            await ledger.take_over()
-            producer = ledger._producer
+            await store.take_over()
+            producer = store._producer
             assert producer is not None
             commit = producer.commit_transaction
 
@@ -155,18 +155,18 @@ async def test_a_committed_transaction_that_kafka_left_open_is_not_aborted(
 
             producer.commit_transaction = without_the_second
             with pytest.raises(Aborted, match=f"{events}/0 has no leader"):
-                await ledger.transact(
+                await store.transact(
                     [Record(state, b"lead", b"row"), Record(events, b"lead", b"row")],
                 )
             await asyncio.to_thread(second.restart)
-            assert await ledger.take_over() == {b"lead": b"row"}
-            await ledger.transact([Record(events, b"lead", b"later")])
+            assert await store.take_over() == {b"lead": b"row"}
+            await store.transact([Record(events, b"lead", b"later")])
             assert await read_committed(broker.bootstrap, events) == [
                 (b"lead", b"row"),
                 (b"lead", b"later"),
             ]
         finally:
-            await ledger.close()
+            await store.close()
 
 
 async def no_write_succeeds(kafka: LocalKafka, namespace: str) -> None:
@@ -206,7 +206,7 @@ async def keep_apart(line: Fleet, kafka: LocalKafka, topic: str, disk: Path, oth
     await line.until(lambda: logs_on(disk) == its, 20, "it is alone there")
 
 
-def ledger_of(
+def store_of(
     kafka: LocalKafka,
     state: str,
     events: str,

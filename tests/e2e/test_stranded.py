@@ -63,7 +63,7 @@ class Partition(NamedTuple):
     def transactional_id(self) -> str:
         return f"{self.state}-{self.number}"
 
-    def ledger(self) -> TransactionalState:
+    def store(self) -> TransactionalState:
         connection = KafkaConnection(self.broker.bootstrap)
         own = (connection, self.transactional_id, self.state, self.number, LIMITS)
         return TransactionalState(*own, writes_to=[(self.events, self.number)])
@@ -72,12 +72,12 @@ class Partition(NamedTuple):
         """Check that the transaction has its outcome, and that the next ones do not change it."""
         before = [(b"lead", b"row")] if self.ending == "committed" else []
         assert rows == dict(before), self
-        ledger = self.ledger()
+        store = self.store()
         try:
-            assert await ledger.take_over() == dict(before), self
-            await ledger.transact([Record(self.events, b"lead", b"later")])
+            assert await store.take_over() == dict(before), self
+            await store.transact([Record(self.events, b"lead", b"later")])
         finally:
-            await ledger.close()
+            await store.close()
         seen = await read_committed(self.broker.bootstrap, self.events, self.number)
         assert seen == [*before, (b"lead", b"later")], self
 
@@ -127,17 +127,17 @@ class Interruptions:
         """
         name = partition.transactional_id
         self._at[name] = kind, frozenset(at)
-        ledgers: list[TransactionalState] = []
+        stores: list[TransactionalState] = []
         try:
             while True:
-                ledgers.append(partition.ledger())
-                attempt = self._task[name] = asyncio.create_task(ledgers[-1].take_over())
+                stores.append(partition.store())
+                attempt = self._task[name] = asyncio.create_task(stores[-1].take_over())
                 await asyncio.wait({attempt})
                 if not attempt.cancelled():
                     return attempt.result()
         finally:
             del self._at[name]
-            await asyncio.gather(*(ledger.close() for ledger in ledgers))
+            await asyncio.gather(*(store.close() for store in stores))
 
 
 @asynccontextmanager
@@ -249,18 +249,18 @@ async def test_a_takeover_stops_until_the_operator_has_decided(
         )
         await foreign.start()  # the verdict is gone
         await foreign.stop()
-        ledger = unknown.ledger()
+        store = unknown.store()
         lost = (
             f"{unknown.events}/1 from offset 0, {unknown.state}/1 from offset 0 and no longer knows"
         )
         for _ in range(2):
             with pytest.raises(StateStoreError, match=lost):
-                await ledger.take_over()
+                await store.take_over()
         for topic in (unknown.state, unknown.events):
             where = ("--topic", topic, "--partition", "1", "--start-offset", "0")
             await asyncio.to_thread(broker.run_tool, tool, "abort", *where)
-        assert await ledger.take_over() == {}
-        await ledger.close()
+        assert await store.take_over() == {}
+        await store.close()
 
         repairing = AIOKafkaProducer(
             bootstrap_servers=broker.bootstrap,
@@ -274,14 +274,14 @@ async def test_a_takeover_stops_until_the_operator_has_decided(
         )
         await repairing.abort_transaction()
         await repairing.stop()
-        ledger = other.ledger()
+        store = other.store()
         with pytest.raises(StateStoreError, match="Kafka aborted the repair"):
-            await ledger.take_over()
+            await store.take_over()
         forced = ("forceTerminateTransaction", "--transactionalId", other.transactional_id)
         await asyncio.to_thread(broker.run_tool, tool, *forced)
         with pytest.raises(
             StateStoreError,
             match=f"open in {other.state}/{other.number} from offset 0",
         ):
-            await ledger.take_over()
-        await ledger.close()
+            await store.take_over()
+        await store.close()

@@ -121,8 +121,8 @@ def is_proven(callback: Callback, sent: list[Sent]) -> bool:
 
 def check(ledger: Ledger, gateway: Gateway, sent: list[Sent], answers: list[Answer]) -> None:
     """Count requests that were under way at the same time, and check what must hold of them."""
-    new = gateway.shelf.callbacks()
-    gateway.shelf.records.clear()
+    new = gateway.inbox.callbacks()
+    gateway.inbox.records.clear()
     accepted = hung_up = 0
     for one, (status, text) in zip(sent, answers, strict=True):
         ledger.requests += 1
@@ -152,13 +152,13 @@ def check(ledger: Ledger, gateway: Gateway, sent: list[Sent], answers: list[Answ
 
 async def check_held(ledger: Ledger, gateway: Gateway, sent: list[Sent]) -> None:
     """Have Kafka take again what is held of these requests, and check it."""
-    gateway.shelf.fails_with = None
+    gateway.inbox.fails_with = None
     if await gateway.holding.write_rest(10):
         ledger.faults.append(f"held and not written: {[one.raw()[:200] for one in sent]}")
-    for callback in gateway.shelf.callbacks():
+    for callback in gateway.inbox.callbacks():
         if not is_proven(callback, sent):
             ledger.faults.append(f"held as {callback} without a token of it")
-    gateway.shelf.records.clear()
+    gateway.inbox.records.clear()
 
 
 async def fuzz(requests: int, seed: int) -> tuple[Ledger, Gateway]:
@@ -167,7 +167,7 @@ async def fuzz(requests: int, seed: int) -> tuple[Ledger, Gateway]:
     ledger = Ledger()
     gateway = Gateway(limits=LIMITS)
     for _ in range(requests):
-        gateway.shelf.fails_with = BrokerUnavailable("away") if rng.random() < 0.01 else None
+        gateway.inbox.fails_with = BrokerUnavailable("away") if rng.random() < 0.01 else None
         sent = make(rng)
         try:
             answer = await answer_of(gateway, sent)
@@ -250,7 +250,7 @@ async def fuzz_through_nginx(requests: int, seed: int) -> tuple[Ledger, Gateway]
                 made += len(sent)
                 late += filter(waits, sent)
                 sent, late = ([one for one in sent if not waits(one)], late) if sent else (late, [])
-                gateway.shelf.fails_with = (
+                gateway.inbox.fails_with = (
                     BrokerUnavailable("away") if rng.random() < 0.01 else None
                 )
                 answers = await asyncio.gather(*(answer_through(nginx.port, one) for one in sent))

@@ -74,12 +74,12 @@ class Gateway:
     """The app, its inbox and its counters."""
 
     def __init__(self, *, keys: Keys | None = KEYS, limits: Limits | None = None) -> None:
-        self.shelf = RecordList()
+        self.inbox = RecordList()
         self.registry = CollectorRegistry()
         metrics = GatewayMetrics(self.registry, log.get("test"))
         limits = limits or Limits(max_body_bytes=65_536, read_timeout_s=5)
         tables = Tables(TABLES, keys, PARTITIONS)
-        self.holding = Holding(self.shelf.put, limits.hold_s, self.registry)
+        self.holding = Holding(self.inbox.put, limits.hold_s, self.registry)
         self.receiver = Receiver(
             tables,
             "leads.callbacks",

@@ -189,15 +189,15 @@ async def test_a_takeover_survives_a_broker_that_stops_while_rows_are_read(
 
     The recovery of a partition then ended without a report.
     """
-    ledger = TransactionalState(
+    store = TransactionalState(
         KafkaConnection(proxy.address),
         namespace,
         namespace,
         0,
         StateStoreLimits(take_over_s=20),
     )
-    await ledger.take_over()
-    await ledger.transact([Record(namespace, b"a", b"1")])
+    await store.take_over()
+    await store.transact([Record(namespace, b"a", b"1")])
     real = AIOKafkaConsumer.end_offsets
 
     async def broker_goes(self: AIOKafkaConsumer, partitions: Any) -> Any:
@@ -210,6 +210,6 @@ async def test_a_takeover_survives_a_broker_that_stops_while_rows_are_read(
 
     monkeypatch.setattr(AIOKafkaConsumer, "end_offsets", broker_goes)
     try:
-        assert await ledger.take_over() == {b"a": b"1"}
+        assert await store.take_over() == {b"a": b"1"}
     finally:
-        await ledger.close()
+        await store.close()

@@ -150,7 +150,7 @@ async def test_a_correct_setup_passes(
         f"any client that reaches Kafka may write to {namespace}leads.callbacks, "
         f"{namespace}leads.comm"
     ) in strangers
-    assert not gateway.shelf.records, "nothing was written"
+    assert not gateway.inbox.records, "nothing was written"
     assert gateway.counted() == {"wrong_token": 2}, "one of each run"
 
 
@@ -318,7 +318,7 @@ async def test_another_gateway_answers(
         )
     assert verdict == "failed"
     assert says in text
-    assert not gateway.shelf.records
+    assert not gateway.inbox.records
 
 
 @pytest.mark.usefixtures("without_kafka")

@@ -77,16 +77,16 @@ class HoldsOne(Recorder):
         self.held = held
         self.tasks: set[asyncio.Task[None]] = set()
 
-    async def work(self, inlet: PartitionStream, consumed: ConsumedRecord) -> None:
-        task = asyncio.create_task(self.finish(inlet, consumed))
+    async def work(self, stream: PartitionStream, consumed: ConsumedRecord) -> None:
+        task = asyncio.create_task(self.finish(stream, consumed))
         self.tasks.add(task)
 
-    async def finish(self, inlet: PartitionStream, consumed: ConsumedRecord) -> None:
+    async def finish(self, stream: PartitionStream, consumed: ConsumedRecord) -> None:
         if consumed.value == self.held:
-            await inlet.suspended.wait()
-            inlet.give_up(consumed)
+            await stream.suspended.wait()
+            stream.give_up(consumed)
         else:
-            await inlet.ack(consumed)
+            await stream.ack(consumed)
 
 
 async def test_an_abandoned_event_is_never_committed_and_comes_again(bench: Bench) -> None:
@@ -102,7 +102,7 @@ async def test_an_abandoned_event_is_never_committed_and_comes_again(bench: Benc
     second = HoldsOne(held=b"7")
     async with running(bench.app({bench.leads: second})) as app:
         await until(lambda: len(second.consumed) == 20)
-        await until(lambda: second.inlets[0].committed() == 7)
+        await until(lambda: second.streams[0].committed() == 7)
         await app.consumer.commit()
     assert await bench.committed() == {(bench.leads, 0): 7}
     third = Recorder()
@@ -245,9 +245,9 @@ async def test_a_stop_ends_although_the_group_rebalances_while_a_record_is_in_fl
     finished = asyncio.Event()
 
     class Late(Recorder):
-        async def work(self, inlet: PartitionStream, consumed: ConsumedRecord) -> None:
+        async def work(self, stream: PartitionStream, consumed: ConsumedRecord) -> None:
             await finished.wait()
-            await inlet.ack(consumed)
+            await stream.ack(consumed)
 
     def next_generation() -> None:
         app.consumer_generation_id += 1
@@ -264,10 +264,10 @@ async def test_an_exception_of_a_handler_ends_the_app_and_its_event_is_not_acked
     bench: Bench,
 ) -> None:
     class Fails(Recorder):
-        async def work(self, inlet: PartitionStream, consumed: ConsumedRecord) -> None:
+        async def work(self, stream: PartitionStream, consumed: ConsumedRecord) -> None:
             if consumed.value == b"2":
                 raise LookupError("a bug")
-            await inlet.ack(consumed)
+            await stream.ack(consumed)
 
     await publish(bench.bootstrap, bench.leads, [b"0", b"1", b"2", b"3"])
     async with asyncio.timeout(20 * BUSY):
@@ -378,25 +378,25 @@ async def test_a_blocked_handler_delays_no_other_partition_or_topic(bench: Bench
     closed = asyncio.Event()
 
     class Closed(Recorder):
-        async def work(self, inlet: PartitionStream, consumed: ConsumedRecord) -> None:
+        async def work(self, stream: PartitionStream, consumed: ConsumedRecord) -> None:
             if consumed.partition == 0:
-                suspended = asyncio.ensure_future(inlet.suspended.wait())
+                suspended = asyncio.ensure_future(stream.suspended.wait())
                 await asyncio.wait(
                     {suspended, asyncio.ensure_future(closed.wait())},
                     return_when="FIRST_COMPLETED",
                 )
-                inlet.give_up(consumed)
+                stream.give_up(consumed)
             else:
-                await inlet.ack(consumed)
+                await stream.ack(consumed)
                 await asyncio.sleep(0.01)
 
     arrived: dict[bytes, float] = {}
     loop = asyncio.get_running_loop()
 
     class Hot(Recorder):
-        async def work(self, inlet: PartitionStream, consumed: ConsumedRecord) -> None:
+        async def work(self, stream: PartitionStream, consumed: ConsumedRecord) -> None:
             arrived[consumed.value or b""] = loop.time()
-            await inlet.ack(consumed)
+            await stream.ack(consumed)
 
     bulk = Closed()
     await publish(bench.bootstrap, bench.bulk, (b"x" * 200 for _ in range(20_000)), 2)
@@ -423,9 +423,9 @@ async def test_an_event_that_waits_for_its_handler_does_not_delay_the_stop(bench
     """
     called = asyncio.Event()
 
-    async def gated(inlet: PartitionStream) -> None:
+    async def gated(stream: PartitionStream) -> None:
         called.set()
-        await inlet.suspended.wait()
+        await stream.suspended.wait()
 
     await publish(bench.bootstrap, bench.leads, [b"0", b"1"])
     loop = asyncio.get_running_loop()

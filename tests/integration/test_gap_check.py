@@ -199,13 +199,13 @@ async def test_a_takeover_names_why_rows_are_missing(kafka: Broker, namespace: s
     await publish(kafka.bootstrap, state, [b"1", b"2", b"3"])
     for before in (2, 3):
         await delete_records(kafka.bootstrap, TopicPartition(state, 0), before)
-        ledger = TransactionalState(connection, f"{state}-0", state, 0)
+        store = TransactionalState(connection, f"{state}-0", state, 0)
         with pytest.raises(
             TopicsError,
             match=f"^{re.escape(state)}/0: it begins at offset {before}, so rows were",
         ):
-            await ledger.take_over()
-        await ledger.close()
+            await store.take_over()
+        await store.close()
 
 
 async def test_a_takeover_refuses_a_recreated_topic(kafka: Broker, namespace: str) -> None:
@@ -214,20 +214,20 @@ async def test_a_takeover_refuses_a_recreated_topic(kafka: Broker, namespace: st
     connection = KafkaConnection(kafka.bootstrap)
     known = KnownTopics()
     await create_topics(kafka.bootstrap, state, partitions=2)
-    ledgers = [
+    stores = [
         TransactionalState(connection, f"{state}-{number}", state, number, known=known)
         for number in range(2)
     ]
-    assert await ledgers[0].take_over() == {}
+    assert await stores[0].take_over() == {}
     await delete_topics(kafka.bootstrap, state)
     await create_topics(kafka.bootstrap, state, partitions=2)
-    for ledger in ledgers:
+    for store in stores:
         with pytest.raises(
             TopicsError,
             match=f"^{re.escape(state)}: the topic was deleted and created again",
         ):
-            await ledger.take_over()
-        await ledger.close()
+            await store.take_over()
+        await store.close()
 
 
 async def test_partitions_that_are_added_end_a_process(kafka: Broker, namespace: str) -> None:
@@ -239,8 +239,8 @@ async def test_partitions_that_are_added_end_a_process(kafka: Broker, namespace:
     known = KnownTopics(2)
     watching = asyncio.create_task(TopicWatch(connection, known, [leads], 2).run())
     counting = asyncio.create_task(watch_partitions(connection, [leads], 2))
-    ledger = TransactionalState(connection, f"{state}-0", state, 0, known=known)
-    assert await ledger.take_over() == {}
+    store = TransactionalState(connection, f"{state}-0", state, 0, known=known)
+    assert await store.take_over() == {}
     assert not watching.done()
     assert not counting.done()
     await add_partitions(kafka.bootstrap, 3, leads, state)
@@ -254,5 +254,5 @@ async def test_partitions_that_are_added_end_a_process(kafka: Broker, namespace:
         TopicsError,
         match=f"^{re.escape(state)} has 3 partitions, and this process runs with 2",
     ):
-        await ledger.take_over()
-    await ledger.close()
+        await store.take_over()
+    await store.close()

@@ -9,7 +9,7 @@ from stream_app.domain.model.errors import Aborted, Fenced
 from stream_app.domain.model.records import Record
 from tests.simulation.client import MemoryStateStore
 from tests.simulation.kafka import MemoryKafka
-from tests.support.ledgers import KafkaHarness, Seen
+from tests.support.state_stores import KafkaHarness, Seen
 
 
 class MemoryHarness:
@@ -21,7 +21,7 @@ class MemoryHarness:
     def __init__(self) -> None:
         self._kafka = MemoryKafka()
 
-    def ledger(self, partition: int = 0) -> MemoryStateStore:
+    def store(self, partition: int = 0) -> MemoryStateStore:
         return MemoryStateStore(
             self._kafka,
             f"state-{partition}",
@@ -55,40 +55,38 @@ def harness(request: pytest.FixtureRequest) -> Harness:
 async def test_a_successor_reads_the_last_value_of_each_row_and_no_deleted_one(
     harness: Harness,
 ) -> None:
-    first = harness.ledger()
+    first = harness.store()
     await first.take_over()
     await first.transact([Record(harness.rows, b"a", b"1"), Record(harness.rows, b"b", b"1")])
     await first.transact([Record(harness.rows, b"a", b"2"), Record(harness.rows, b"b", None)])
     await first.transact([Record(harness.rows, b"c", b"3"), Record(harness.rows, b"c", b"4")])
-    assert await harness.ledger().take_over() == {b"a": b"2", b"c": b"4"}
+    assert await harness.store().take_over() == {b"a": b"2", b"c": b"4"}
 
 
 async def test_another_topic_is_read_from_an_offset_to_its_end_past_markers(
     harness: Harness,
 ) -> None:
-    ledger = harness.ledger()
-    await ledger.take_over()
-    assert await ledger.waiting(harness.events, 0, 9) == []
+    store = harness.store()
+    await store.take_over()
+    assert await store.waiting(harness.events, 0, 9) == []
     for value in (b"1", b"2", b"3"):  # each with a commit marker behind it: offsets 0, 2 and 4
-        await ledger.transact([Record(harness.events, b"k", value)])
+        await store.transact([Record(harness.events, b"k", value)])
     assert [
-        (record.offset, record.value) for record in await ledger.waiting(harness.events, 1, 9)
+        (record.offset, record.value) for record in await store.waiting(harness.events, 1, 9)
     ] == [
         (2, b"2"),
         (4, b"3"),
     ]
     assert (
-        await ledger.waiting(harness.events, 5, 9)
-        == await ledger.waiting(harness.events, 6, 9)
-        == []
+        await store.waiting(harness.events, 5, 9) == await store.waiting(harness.events, 6, 9) == []
     )
 
 
 async def test_records_go_to_the_owned_partition_unless_they_name_another(harness: Harness) -> None:
-    ledger = harness.ledger(partition=1)
-    await ledger.take_over()
+    store = harness.store(partition=1)
+    await store.take_over()
     headers = (("trace", b"x"), ("empty", b""))
-    await ledger.transact(
+    await store.transact(
         [
             Record(harness.rows, b"row", b"1"),
             Record(harness.events, b"own", b"1", headers),
@@ -98,13 +96,13 @@ async def test_records_go_to_the_owned_partition_unless_they_name_another(harnes
     )
     assert await harness.seen(harness.events, 1) == [(b"own", b"1"), (None, b"no key")]
     assert await harness.seen(harness.events, 0) == [(b"stray", b"1")]
-    assert await harness.ledger(partition=0).take_over() == {}
-    assert await harness.ledger(partition=1).take_over() == {b"row": b"1"}
+    assert await harness.store(partition=0).take_over() == {}
+    assert await harness.store(partition=1).take_over() == {b"row": b"1"}
 
 
 async def test_an_earlier_owner_is_fenced_and_none_of_its_records_is_seen(harness: Harness) -> None:
-    old = harness.ledger()
-    new = harness.ledger()
+    old = harness.store()
+    new = harness.store()
     await old.take_over()
     await old.transact([Record(harness.rows, b"a", b"old")])
     assert await new.take_over() == {b"a": b"old"}
@@ -114,12 +112,12 @@ async def test_an_earlier_owner_is_fenced_and_none_of_its_records_is_seen(harnes
         )
     await new.transact([Record(harness.rows, b"b", b"new")])
     assert await harness.seen(harness.events) == []
-    assert await harness.ledger().take_over() == {b"a": b"old", b"b": b"new"}
+    assert await harness.store().take_over() == {b"a": b"old", b"b": b"new"}
 
 
 async def test_another_partitions_owner_is_not_fenced(harness: Harness) -> None:
-    zero = harness.ledger(0)
-    one = harness.ledger(1)
+    zero = harness.store(0)
+    one = harness.store(1)
     await zero.take_over()
     await one.take_over()
     await zero.transact([Record(harness.rows, b"a", b"1")])
@@ -127,30 +125,30 @@ async def test_another_partitions_owner_is_not_fenced(harness: Harness) -> None:
 
 async def test_a_transaction_needs_a_takeover(harness: Harness) -> None:
     with pytest.raises(Aborted, match="take_over"):
-        await harness.ledger().transact([Record(harness.rows, b"a", b"1")])
+        await harness.store().transact([Record(harness.rows, b"a", b"1")])
 
 
 async def test_a_record_that_is_too_large_is_refused_before_a_transaction_begins(
     harness: Harness,
 ) -> None:
-    ledger = harness.ledger()
-    await ledger.take_over()
+    store = harness.store()
+    await store.take_over()
     too_large = Record(harness.events, b"a", b"x" * 60_000)
     with pytest.raises(
         ValueError,
         match=rf"{harness.events} has 60\d\d\d bytes, 50000 are allowed",
     ):
-        await ledger.transact([Record(harness.rows, b"a", b"1"), too_large])
-    await ledger.transact([])
-    await ledger.transact([Record(harness.rows, b"b", b"1")])
+        await store.transact([Record(harness.rows, b"a", b"1"), too_large])
+    await store.transact([])
+    await store.transact([Record(harness.rows, b"b", b"1")])
     assert await harness.seen(harness.rows) == [(b"b", b"1")]
 
 
 async def test_many_records_keep_their_order_in_each_topic(harness: Harness) -> None:
-    ledger = harness.ledger()
-    await ledger.take_over()
+    store = harness.store()
+    await store.take_over()
     payload = b"x" * 1000  # so that they do not fit into one batch
-    await ledger.transact(
+    await store.transact(
         [
             Record(topic, b"%d" % number, payload)
             for number in range(1000)

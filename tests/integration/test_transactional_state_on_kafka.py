@@ -39,66 +39,66 @@ from stream_app.kafka.protocol import DescribeProducers, DescribeTransactions
 from stream_app.kafka.takeover.view import NewestLeaders
 from stream_app.kafka.transactional_state import StateStoreLimits, TransactionalState
 from tests.support.kafka import create_topics
-from tests.support.ledgers import KafkaHarness, on
 from tests.support.pace import slowness
 from tests.support.proxy import ProxiedKafka
+from tests.support.state_stores import KafkaHarness, on
 
 
 async def test_a_takeover_aborts_the_open_transaction_of_the_earlier_owner(
     on_kafka: KafkaHarness,
 ) -> None:
-    old = on_kafka.ledger()
+    old = on_kafka.store()
     await old.take_over()
     await old.transact([Record(on_kafka.rows, b"a", b"1")])
     producer = old._producer
     assert producer is not None
     await producer.begin_transaction()
     await producer.send_and_wait(on_kafka.rows, b"never", b"a", partition=0)
-    new = on_kafka.ledger()
+    new = on_kafka.store()
     # the topic ends in an aborted record and two markers
     assert await new.take_over() == {b"a": b"1"}
-    assert await on_kafka.ledger().take_over() == {b"a": b"1"}
+    assert await on_kafka.store().take_over() == {b"a": b"1"}
 
 
 async def test_a_refused_batch_aborts_the_whole_transaction(on_kafka: KafkaHarness) -> None:
     """aiokafka itself commits what is left."""
-    ledger = on_kafka.ledger()
-    await ledger.take_over()
+    store = on_kafka.store()
+    await store.take_over()
     with pytest.raises(Aborted, match="MessageSizeTooLarge"):
-        await ledger.transact(
+        await store.transact(
             [Record(on_kafka.rows, b"a", b"1"), Record(on_kafka.tight, b"a", b"x" * 2000)],
         )
     with pytest.raises(Aborted, match="take_over"):
-        await ledger.transact([Record(on_kafka.rows, b"b", b"1")])
-    assert await ledger.take_over() == {}
-    await ledger.transact([Record(on_kafka.rows, b"b", b"1")])
+        await store.transact([Record(on_kafka.rows, b"b", b"1")])
+    assert await store.take_over() == {}
+    await store.transact([Record(on_kafka.rows, b"b", b"1")])
     assert await on_kafka.seen(on_kafka.rows) == [(b"b", b"1")]
 
 
 async def test_a_missing_topic_aborts_in_bounded_time(on_kafka: KafkaHarness) -> None:
     on_kafka.events += ".no"
-    ledger = on_kafka.ledger(limits=replace(on_kafka.limits, transact_s=1, take_over_s=2))
-    await ledger.take_over()
+    store = on_kafka.store(limits=replace(on_kafka.limits, transact_s=1, take_over_s=2))
+    await store.take_over()
     async with asyncio.timeout(5 * slowness()):
         with pytest.raises(
             Aborted,
             match=rf"{on_kafka.events}/0 has no leader: look at whether it exists",
         ):
-            await ledger.transact(
+            await store.transact(
                 [Record(on_kafka.rows, b"a", b"1"), Record(on_kafka.events, b"a", b"1")],
             )
     with pytest.raises(BrokerUnavailable, match=rf"{on_kafka.events}/0, .* has no leader"):
-        await ledger.take_over()
+        await store.take_over()
     await create_topics(on_kafka.bootstrap, on_kafka.events, partitions=2)
-    assert await ledger.take_over() == {}
+    assert await store.take_over() == {}
 
 
 async def test_records_go_only_to_partitions_that_a_takeover_checks(on_kafka: KafkaHarness) -> None:
-    ledger = on_kafka.ledger()
-    await ledger.take_over()
+    store = on_kafka.store()
+    await store.take_over()
     for record in (Record("elsewhere", b"a", b"1"), Record(on_kafka.rows, b"a", b"1", partition=1)):
         with pytest.raises(ValueError, match="add it to writes_to"):
-            await ledger.transact([record])
+            await store.transact([record])
 
 
 async def test_a_refusal_that_aiokafka_hides_is_reported_until_the_same_request_succeeds(
@@ -107,12 +107,12 @@ async def test_a_refusal_that_aiokafka_hides_is_reported_until_the_same_request_
 ) -> None:
     """aiokafka retries and reports nothing, so that a refusal looks like an unavailable broker."""
     refusing = _answer_for_the_broker(monkeypatch)
-    ledger = on_kafka.ledger(limits=replace(on_kafka.limits, transact_s=1, take_over_s=1))
-    await ledger.take_over()
+    store = on_kafka.store(limits=replace(on_kafka.limits, transact_s=1, take_over_s=1))
+    await store.take_over()
     refusing[ProduceRequest] = lambda: _refused(on_kafka.events, NotEnoughReplicasError)
     where = rf"{on_kafka.events}/0 did not take it: NotEnoughReplicasError, .*min\.insync\.replicas"
     with pytest.raises(Aborted, match=where):
-        await ledger.transact([Record(on_kafka.events, b"a", b"1")])
+        await store.transact([Record(on_kafka.events, b"a", b"1")])
     refusing[InitProducerIdRequest] = lambda: InitProducerIdResponse_v0(
         0,
         ConcurrentTransactions.errno,
@@ -120,21 +120,21 @@ async def test_a_refusal_that_aiokafka_hides_is_reported_until_the_same_request_
         -1,
     )
     with pytest.raises(BrokerUnavailable, match=rf"not ended .* transaction .*{where}"):
-        await ledger.take_over()
+        await store.take_over()
     with pytest.raises(
         BrokerUnavailable,
         match=r"not ended .* transaction .*one of them takes no records",
     ):
-        await on_kafka.ledger(limits=replace(on_kafka.limits, take_over_s=1)).take_over()
+        await on_kafka.store(limits=replace(on_kafka.limits, take_over_s=1)).take_over()
     refusing.clear()
-    await ledger.take_over()
+    await store.take_over()
     refusing[ProduceRequest] = lambda: _refused(on_kafka.events, NotEnoughReplicasError)
     asyncio.get_running_loop().call_later(0.3, refusing.clear)
-    await ledger.transact([Record(on_kafka.events, b"a", b"2")])
+    await store.transact([Record(on_kafka.events, b"a", b"2")])
     assert await on_kafka.seen(on_kafka.events) == [(b"a", b"2")]
     refusing[EndTxnRequest] = lambda: EndTxnResponse_v0(0, GroupLoadInProgressError.errno)
     with pytest.raises(Aborted, match=r"\(the end of the transaction: GroupLoadInProgressError\)"):
-        await ledger.transact([Record(on_kafka.events, b"a", b"3")])
+        await store.transact([Record(on_kafka.events, b"a", b"3")])
 
 
 async def test_the_cause_of_a_producers_failure_is_reported(
@@ -147,16 +147,16 @@ async def test_the_cause_of_a_producers_failure_is_reported(
         raise OSError("no such answer")
 
     refusing = _answer_for_the_broker(monkeypatch)
-    ledger = on_kafka.ledger()
-    await ledger.take_over()
+    store = on_kafka.store()
+    await store.take_over()
     refusing[AddPartitionsToTxnRequest] = bug
     with pytest.raises(
         Aborted,
         match=r"ended with OSError\('no such answer'\): look at the brokers",
     ):
-        await ledger.transact([Record(on_kafka.rows, b"a", b"1")])
+        await store.transact([Record(on_kafka.rows, b"a", b"1")])
     refusing.clear()
-    assert await ledger.take_over() == {}
+    assert await store.take_over() == {}
 
 
 async def test_a_transaction_has_ended_when_each_partition_shows_its_end(
@@ -167,11 +167,11 @@ async def test_a_transaction_has_ended_when_each_partition_shows_its_end(
     what was committed.
     """
     refusing = _answer_for_the_broker(monkeypatch)
-    ledger = on_kafka.ledger(limits=replace(on_kafka.limits, transact_s=1))
-    await ledger.take_over()
-    assert ledger._producer is not None
+    store = on_kafka.store(limits=replace(on_kafka.limits, transact_s=1))
+    await store.take_over()
+    assert store._producer is not None
     no_tags = dict[int, bytes]()
-    is_open = (ledger._producer._txn_manager.producer_id, 0, 0, 0, 0, 7, no_tags)
+    is_open = (store._producer._txn_manager.producer_id, 0, 0, 0, 0, 7, no_tags)
     active: dict[str, list[object]] = {on_kafka.events: [is_open], on_kafka.rows: []}
     places = [
         (topic, [(0, 0, None, producers, no_tags)], no_tags) for topic, producers in active.items()
@@ -181,19 +181,19 @@ async def test_a_transaction_has_ended_when_each_partition_shows_its_end(
         Aborted,
         match=f"not ended the last transaction .* {on_kafka.events}/0 takes no records",
     ):
-        await ledger.transact(
+        await store.transact(
             [Record(on_kafka.events, b"a", b"1"), Record(on_kafka.rows, b"a", b"1")],
         )
     refusing.clear()
-    assert await ledger.take_over() == {b"a": b"1"}
+    assert await store.take_over() == {b"a": b"1"}
     refusing[DescribeProducers] = lambda: SimpleNamespace(
         topics=[
             (on_kafka.events, [(0, NotLeaderForPartitionError.errno, None, [], no_tags)], no_tags),
         ],
     )
     asyncio.get_running_loop().call_later(0.3, refusing.clear)
-    await ledger.transact([Record(on_kafka.rows, b"a", b"2")])
-    assert await on_kafka.ledger().take_over() == {b"a": b"2"}
+    await store.transact([Record(on_kafka.rows, b"a", b"2")])
+    assert await on_kafka.store().take_over() == {b"a": b"2"}
 
 
 async def test_a_refusal_before_a_timeout_is_not_reported(
@@ -202,13 +202,13 @@ async def test_a_refusal_before_a_timeout_is_not_reported(
 ) -> None:
     """A broker that freezes while it ends a transaction has just refused the next one."""
     refusing = _answer_for_the_broker(monkeypatch)
-    ledger = on_kafka.ledger(limits=replace(on_kafka.limits, transact_s=1, abort_s=0.5))
-    await ledger.take_over()
+    store = on_kafka.store(limits=replace(on_kafka.limits, transact_s=1, abort_s=0.5))
+    await store.take_over()
     waits = [(on_kafka.rows, [(0, ConcurrentTransactions.errno)])]
     answers = iter([AddPartitionsToTxnResponse_v0(0, waits), asyncio.Event().wait()])
     refusing[AddPartitionsToTxnRequest] = lambda: next(answers)
     with pytest.raises(Aborted, match=r"\(no answer within 1 s\)"):
-        await ledger.transact([Record(on_kafka.rows, b"b", b"1")])
+        await store.transact([Record(on_kafka.rows, b"b", b"1")])
 
 
 @pytest.mark.parametrize("asked", ["_metadata_update", "send"])
@@ -234,14 +234,14 @@ async def test_a_connection_that_closes_during_a_request_is_a_connection_error(
         return await real(self, *args, **how)
 
     monkeypatch.setattr(BoundedClient, asked, closed)
-    ledger = on_kafka.ledger()
+    store = on_kafka.store()
     for value in (b"1", b"2"):
         fails = True
         async with asyncio.timeout(5 * slowness()):
-            await ledger.take_over()
+            await store.take_over()
         assert not fails
-        await ledger.transact([Record(on_kafka.rows, b"a", value)])
-    await ledger.close()
+        await store.transact([Record(on_kafka.rows, b"a", value)])
+    await store.close()
     gc.collect()
     assert [record for record in caplog.records if record.name == "asyncio"] == []
 
@@ -255,7 +255,7 @@ async def test_a_kafka_that_cannot_describe_transactions_is_refused(
 
     _answer_for_the_broker(monkeypatch)[DescribeTransactions] = too_old
     with pytest.raises(StateStoreError, match=r"needs Kafka 3\.0 or newer"):
-        await on_kafka.ledger().take_over()
+        await on_kafka.store().take_over()
 
 
 async def test_a_kafka_that_allows_no_timeout_of_ten_minutes_is_refused(
@@ -271,7 +271,7 @@ async def test_a_kafka_that_allows_no_timeout_of_ten_minutes_is_refused(
         -1,
     )
     with pytest.raises(StateStoreError, match=r"transaction\.max\.timeout\.ms of at least 601000"):
-        await on_kafka.ledger().take_over()
+        await on_kafka.store().take_over()
 
 
 async def test_rows_after_a_transaction_of_a_forgotten_id_are_refused(
@@ -291,9 +291,9 @@ async def test_rows_after_a_transaction_of_a_forgotten_id_are_refused(
             StateStoreError,
             match=f"{on_kafka.rows}/0 from offset 0 and no longer knows",
         ):
-            await on_kafka.ledger().take_over()
+            await on_kafka.store().take_over()
         await other.commit_transaction()
-        assert await on_kafka.ledger().take_over() == {b"a": b"1"}
+        assert await on_kafka.store().take_over() == {b"a": b"1"}
 
 
 async def test_the_end_of_a_transaction_is_checked_with_one_request(
@@ -309,11 +309,11 @@ async def test_the_end_of_a_transaction_is_checked_with_one_request(
         return await real(self, node, request, **how)
 
     monkeypatch.setattr(BoundedClient, "send", send)
-    ledger = on_kafka.ledger()
-    await ledger.take_over()
+    store = on_kafka.store()
+    await store.take_over()
     assert "DescribeTransactions" in asked
     asked.clear()
-    await ledger.transact([Record(on_kafka.rows, b"a", b"1"), Record(on_kafka.events, b"a", b"1")])
+    await store.transact([Record(on_kafka.rows, b"a", b"1"), Record(on_kafka.events, b"a", b"1")])
     assert set(asked) == {
         "AddPartitionsToTxnRequest",
         "ProduceRequest",
@@ -323,17 +323,17 @@ async def test_the_end_of_a_transaction_is_checked_with_one_request(
 
 
 async def test_a_cancelled_transaction_is_not_committed_later(on_kafka: KafkaHarness) -> None:
-    ledger = on_kafka.ledger()
-    await ledger.take_over()
-    step = asyncio.create_task(ledger.transact([Record(on_kafka.rows, b"a", b"1")]))
+    store = on_kafka.store()
+    await store.take_over()
+    step = asyncio.create_task(store.transact([Record(on_kafka.rows, b"a", b"1")]))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     step.cancel()
     with pytest.raises(asyncio.CancelledError):
         await step
-    assert await ledger.take_over() == {}
-    await ledger.transact([Record(on_kafka.rows, b"b", b"1")])
-    assert await on_kafka.ledger().take_over() == {b"b": b"1"}
+    assert await store.take_over() == {}
+    await store.transact([Record(on_kafka.rows, b"b", b"1")])
+    assert await on_kafka.store().take_over() == {b"b": b"1"}
 
 
 @pytest.mark.slow
@@ -347,16 +347,16 @@ async def test_a_frozen_broker_aborts_in_bounded_time_and_the_rows_stay_exact(
 
 async def _freeze(kafka: ProxiedKafka, on_kafka: KafkaHarness) -> None:
     limits = replace(on_kafka.limits, transact_s=1, abort_s=0.5, request_s=2, take_over_s=2)
-    ledger = on_kafka.ledger()
-    idle = on_kafka.ledger(partition=1, limits=limits)
-    await ledger.take_over()
-    await ledger.transact([Record(on_kafka.rows, b"a", b"1")])
-    ledger._limits = limits  # before it froze, the broker may take longer
+    store = on_kafka.store()
+    idle = on_kafka.store(partition=1, limits=limits)
+    await store.take_over()
+    await store.transact([Record(on_kafka.rows, b"a", b"1")])
+    store._limits = limits  # before it froze, the broker may take longer
     kafka.freeze()
     try:
         async with asyncio.timeout(3 * slowness()):
             with pytest.raises(Aborted, match="no answer within 1 s"):
-                await ledger.transact(
+                await store.transact(
                     [Record(on_kafka.rows, b"a", b"2"), Record(on_kafka.events, b"a", b"2")],
                 )
         async with asyncio.timeout(4 * slowness()):
@@ -364,7 +364,7 @@ async def _freeze(kafka: ProxiedKafka, on_kafka: KafkaHarness) -> None:
                 await idle.take_over()
     finally:
         kafka.thaw()
-    rows = await on_kafka.ledger().take_over()
+    rows = await on_kafka.store().take_over()
     events = await on_kafka.seen(on_kafka.events)
     # whole, or not at all
     assert (rows, events) in [({b"a": b"1"}, []), ({b"a": b"2"}, [(b"a", b"2")])]
@@ -372,11 +372,11 @@ async def _freeze(kafka: ProxiedKafka, on_kafka: KafkaHarness) -> None:
 
 async def test_no_broker(namespace: str) -> None:
     nowhere = KafkaConnection("127.0.0.1:1")
-    ledger = TransactionalState(nowhere, namespace, namespace, 0, StateStoreLimits(take_over_s=0.5))
+    store = TransactionalState(nowhere, namespace, namespace, 0, StateStoreLimits(take_over_s=0.5))
     async with asyncio.timeout(3 * slowness()):
         with pytest.raises(BrokerUnavailable, match=r"127\.0\.0\.1:1"):
-            await ledger.take_over()
-    await ledger.close()
+            await store.take_over()
+    await store.close()
 
 
 async def test_a_broker_without_metadata_is_waited_for(
@@ -393,7 +393,7 @@ async def test_a_broker_without_metadata_is_waited_for(
         return known(self) if asked > 3 else set()
 
     monkeypatch.setattr(ClusterMetadata, "brokers", none_at_first)
-    assert await on_kafka.ledger().take_over() == {}
+    assert await on_kafka.store().take_over() == {}
     assert asked > 3
 
 
@@ -402,7 +402,7 @@ async def test_rows_of_a_former_leader_are_read_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked = _one_former_leader(monkeypatch)
-    assert await on_kafka.ledger().take_over() == {}
+    assert await on_kafka.store().take_over() == {}
     assert [nodes for nodes in asked if len(nodes) == 1] == [
         {TopicPartition(on_kafka.rows, 0): 1},
     ] * 2
@@ -412,9 +412,9 @@ async def test_a_former_leader_is_not_asked_for_open_transactions(
     on_kafka: KafkaHarness,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    await on_kafka.ledger().take_over()
+    await on_kafka.store().take_over()
     asked = _one_former_leader(monkeypatch)
-    assert await on_kafka.ledger().take_over() == {}
+    assert await on_kafka.store().take_over() == {}
     first, second, _ = asked  # the last is of the rows
     assert first == second
     assert {TopicPartition(on_kafka.rows, 0), TopicPartition(on_kafka.events, 1)} < first.keys()

@@ -157,14 +157,14 @@ async def test_a_lead_under_way_is_finished_and_acked_before_the_stream_ends() -
 @virtual_time
 async def test_a_record_that_comes_between_owners_does_not_hold_up_a_suspension() -> None:
     bench = Bench()
-    inlet = RecordingStream([consumed(0), consumed(1)])
-    inlet.suspended.set()
+    stream = RecordingStream([consumed(0), consumed(1)])
+    stream.suspended.set()
     # not taken over (again) yet
-    serving = asyncio.create_task(bench.partition.runner.serve(inlet, "hot"))
+    serving = asyncio.create_task(bench.partition.runner.serve(stream, "hot"))
     await asyncio.sleep(1.0)
-    assert inlet.given_up == [0, 1]
+    assert stream.given_up == [0, 1]
     assert len(bench.partition.runner._unfinished) == 0
-    inlet.over.set()
+    stream.over.set()
     await serving
 
 

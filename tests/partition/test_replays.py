@@ -136,12 +136,12 @@ async def test_the_reservation_of_a_returned_lead_is_booked_once_when_it_is_proc
     bench.kafka.produce(0, Record(topics.retry, b"acme", lead_value(), back.to_headers()))
     await bench.partition.take_over()
     for _ in range(3):
-        inlet = MemoryStream(bench.kafka, "g", 0, topics.retry, 0)
-        serving = asyncio.create_task(bench.partition.runner.serve(inlet, "retry"))
+        stream = MemoryStream(bench.kafka, "g", 0, topics.retry, 0)
+        serving = asyncio.create_task(bench.partition.runner.serve(stream, "retry"))
         await asyncio.sleep(5)
-        inlet.suspend()
-        await inlet.drained()
-        await inlet.end()
+        stream.suspend()
+        await stream.drained()
+        await stream.end()
         await serving
     spent = bench.partition.state.lanes["acme"].budget.days[-1]
     assert spent.credits_spent == destination.ceiling.credits

@@ -1,4 +1,4 @@
-"""The in-memory twins of the partition's ports to Kafka: a ledger and an inlet on a `MemoryKafka`.
+"""The in-memory twins of the partition's ports to Kafka: a store and a stream on a `MemoryKafka`.
 
 Each request to the broker goes through a `Link`. The plain one loses nothing; the simulation's
 delays requests and answers, drops them, and lets those of a killed process arrive or not.

@@ -1,4 +1,4 @@
-"""A take-over of a ledger, broken at each of its requests: the transaction before it stays what it
+"""A take-over of a store, broken at each of its requests: the transaction before it stays what it
 was.
 """
 
@@ -102,7 +102,7 @@ class TakeOverCase:
             self.kafka.leaderless = set(self._stranded)
             asyncio.get_running_loop().call_soon(self.kafka.leaderless.clear)
 
-    def ledger(self, link: BrokenLink | None = None) -> MemoryStateStore:
+    def store(self, link: BrokenLink | None = None) -> MemoryStateStore:
         return MemoryStateStore(self.kafka, ID, "rows", 0, link)
 
     def seen(self, topic: str) -> list[bytes | None]:
@@ -116,14 +116,14 @@ class TakeOverCase:
         link = BrokenLink(breaks)
         while True:
             try:
-                rows = await self.ledger(link).take_over()
+                rows = await self.store(link).take_over()
             except (BrokerUnavailable, asyncio.CancelledError):
                 continue
             assert list(rows.values()) == self.before
             return link.asked
 
     async def check(self) -> None:
-        owner = self.ledger()
+        owner = self.store()
         await owner.take_over()
         await owner.transact([Record("rows", b"b", b"later"), Record("events", b"b", b"later")])
         assert self.seen("rows") == self.seen("events") == [*self.before, b"later"]
@@ -206,9 +206,9 @@ def test_a_look_of_before_a_freeze_is_not_acted_upon() -> None:
 
     async def main() -> None:
         case = TakeOverCase("committed", ())
-        frozen = asyncio.create_task(case.ledger(Frozen(())).take_over())
+        frozen = asyncio.create_task(case.store(Frozen(())).take_over())
         await asyncio.sleep(10)
-        successor = case.ledger()
+        successor = case.store()
         await successor.take_over()
         assert successor._epoch is not None
         case.kafka.send(ID, successor._epoch, 0, [Record("rows", b"b", b"2")])
@@ -234,7 +234,7 @@ async def test_a_fence_that_arrives_long_after_its_look_carries_no_verdict() -> 
     case.kafka.leaderless = set()
     case.kafka.init_producer(ID, late)
     with pytest.raises(StateStoreError, match="no longer knows whether it was committed"):
-        await case.ledger().take_over()
+        await case.store().take_over()
     assert case.betrayed == []
 
 
@@ -245,7 +245,7 @@ async def test_a_commit_that_another_process_aborts_during_its_repair_is_reporte
     """
     case = TakeOverCase("committed", STRANDED[-1])
     with pytest.raises(BrokerUnavailable):
-        await case.ledger(BrokenLink(((4, "half"),))).take_over()
+        await case.store(BrokenLink(((4, "half"),))).take_over()
     assert case.kafka.describe(ID).state == "Ongoing"
     with pytest.raises(ConcurrentTransactions):
         case.kafka.init_producer(ID)
@@ -255,7 +255,7 @@ async def test_a_commit_that_another_process_aborts_during_its_repair_is_reporte
             StateStoreError,
             match="Kafka aborted the repair of a transaction that was committed",
         ):
-            await case.ledger().take_over()
+            await case.store().take_over()
 
 
 @virtual_time
@@ -265,4 +265,4 @@ async def test_an_unknown_transactional_id_is_refused() -> None:
     case.kafka.init_producer(ID)
     for _ in range(2):
         with pytest.raises(StateStoreError, match="no longer knows whether it was committed"):
-            await case.ledger().take_over()
+            await case.store().take_over()

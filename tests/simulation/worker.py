@@ -166,7 +166,7 @@ class Worker:
         self._rebalance = asyncio.Event()
         self._previous: dict[str, Lane] = {}
         self._partitions: dict[int, PartitionOwner] = {}
-        self._inlets: list[MemoryStream] = []
+        self._streams: list[MemoryStream] = []
         self._serving: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -232,7 +232,7 @@ class Worker:
         names = self._world.plan.topics
         for number in mine:
             for topic, source in sources(names).items():
-                inlet = MemoryStream(
+                stream = MemoryStream(
                     self._world.kafka,
                     names.worker_app,
                     generation,
@@ -240,20 +240,20 @@ class Worker:
                     number,
                     self._link,
                 )
-                self._inlets.append(inlet)
-                self._serve(inlet, source)
+                self._streams.append(stream)
+                self._serve(stream, source)
 
-    def _serve(self, inlet: MemoryStream, source: Source) -> None:
+    def _serve(self, stream: MemoryStream, source: Source) -> None:
         """From its first record on, as Faust does."""
-        if inlet.suspended.is_set():
+        if stream.suspended.is_set():
             return
-        if inlet.is_empty:
-            inlet.when_more(
-                lambda: self._world.loop.run_in(self.process, self._serve, inlet, source),
+        if stream.is_empty:
+            stream.when_more(
+                lambda: self._world.loop.run_in(self.process, self._serve, stream, source),
             )
             return
         serving = self._world.loop.create_task(
-            self._partitions[inlet.partition].runner.serve(inlet, source),
+            self._partitions[stream.partition].runner.serve(stream, source),
         )
         serving.add_done_callback(self._served)
         self._serving.append(serving)
@@ -304,23 +304,23 @@ class Worker:
 
     async def _give_up(self) -> None:
         self._world.say(self.process, "gives its partitions up")
-        for inlet in self._inlets:
-            inlet.suspend()
+        for stream in self._streams:
+            stream.suspend()
         try:
             async with asyncio.timeout(REBALANCE_TIMEOUT_S):
-                for inlet in self._inlets:
-                    await inlet.drained()
+                for stream in self._streams:
+                    await stream.drained()
         except TimeoutError:
             # else it was frozen, and the group went on without it
             if self._world.group.knows(self.member):
                 self._world.problem(f"rest: {self.member} holds up the rebalance")
-        for inlet in self._inlets:
-            await inlet.end()
+        for stream in self._streams:
+            await stream.end()
         if self._serving:
             _, running = await asyncio.wait(self._serving, timeout=SERVE_ENDS_S)
             if running:
-                self._world.problem(f"rest: serve of {self.member} does not end with its inlet")
-        self._inlets.clear()
+                self._world.problem(f"rest: serve of {self.member} does not end with its stream")
+        self._streams.clear()
         self._serving.clear()
 
     def _served(self, task: asyncio.Task[None]) -> None:

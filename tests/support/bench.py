@@ -45,18 +45,18 @@ class Recorder:
 
     def __init__(self, owner: Owner | None = None) -> None:
         self.consumed: list[ConsumedRecord] = []
-        self.inlets: list[PartitionStream] = []
+        self.streams: list[PartitionStream] = []
         self.owner = owner
 
-    async def __call__(self, inlet: PartitionStream) -> None:
-        self.inlets.append(inlet)
-        async for consumed in inlet:
+    async def __call__(self, stream: PartitionStream) -> None:
+        self.streams.append(stream)
+        async for consumed in stream:
             assert self.owner is None or consumed.partition in self.owner.owned
             self.consumed.append(consumed)
-            await self.work(inlet, consumed)
+            await self.work(stream, consumed)
 
-    async def work(self, inlet: PartitionStream, consumed: ConsumedRecord) -> None:
-        await inlet.ack(consumed)
+    async def work(self, stream: PartitionStream, consumed: ConsumedRecord) -> None:
+        await stream.ack(consumed)
 
     @property
     def values(self) -> list[bytes | None]:

@@ -42,17 +42,17 @@ class Worker(Owner):
         await super().assigned(partitions)
         say(f"assigned {sorted(partitions)}")
 
-    async def handle(self, inlet: PartitionStream) -> None:
+    async def handle(self, stream: PartitionStream) -> None:
         async with asyncio.TaskGroup() as tasks:
-            async for consumed in inlet:
-                tasks.create_task(self._work(inlet, consumed))
+            async for consumed in stream:
+                tasks.create_task(self._work(stream, consumed))
 
-    async def _work(self, inlet: PartitionStream, consumed: ConsumedRecord) -> None:
+    async def _work(self, stream: PartitionStream, consumed: ConsumedRecord) -> None:
         lead = consumed.value or b""
         say(f"took {lead.decode()}")
         if lead.startswith(b"hold"):
-            await inlet.suspended.wait()
-            inlet.give_up(consumed)
+            await stream.suspended.wait()
+            stream.give_up(consumed)
             return
         if lead.startswith(b"slow"):
             await asyncio.sleep(self._slow_s)
@@ -62,7 +62,7 @@ class Worker(Owner):
             lead,
             partition=consumed.partition,
         )
-        await inlet.ack(consumed)
+        await stream.ack(consumed)
 
 
 async def main(bootstrap: str, namespace: str, partitions: int, slow_s: float) -> None:

@@ -52,9 +52,9 @@ def stock(bootstrap: str, namespace: str, work: Work, commit_interval_s: float) 
 
 
 def ours(bootstrap: str, namespace: str, work: Work, commit_interval_s: float) -> Any:
-    async def handler(inlet: PartitionStream) -> None:
-        async for consumed in inlet:
-            await work(consumed.offset, functools.partial(inlet.ack, consumed))
+    async def handler(stream: PartitionStream) -> None:
+        async for consumed in stream:
+            await work(consumed.offset, functools.partial(stream.ack, consumed))
 
     times = Kafka(partitions=1, session_timeout_s=15, rebalance_timeout_s=90)
     app = build_app(namespace + "ours", KafkaConnection(bootstrap), times)

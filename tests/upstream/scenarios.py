@@ -221,7 +221,7 @@ async def write_to_a_table(app: Any) -> None:
         await asyncio.sleep(0.001)
 
 
-async def write_to_a_ledger(app: Any) -> None:
+async def write_to_a_state(app: Any) -> None:
     ledger = TransactionalState(
         app.connection,
         f"{app.conf.id}-0",

@@ -18,7 +18,7 @@ from tests.upstream.scenarios import (
     committed_while_rows_are_written,
     lost_after_a_slow_seek,
     stop_without_a_broker_s,
-    write_to_a_ledger,
+    write_to_a_state,
 )
 
 
@@ -51,7 +51,7 @@ async def test_fetched_events_come_again_after_a_rebalance_before_the_first_comm
 
 
 async def test_commits_do_not_wait_for_rows(kafka: Broker, namespace: str, topics: None) -> None:
-    assert await committed_while_rows_are_written(kafka, namespace, ours, write_to_a_ledger) == 10
+    assert await committed_while_rows_are_written(kafka, namespace, ours, write_to_a_state) == 10
 
 
 @pytest.mark.slow

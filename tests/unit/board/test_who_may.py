@@ -109,7 +109,7 @@ async def test_the_gateway_takes_callbacks_and_shows_nothing() -> None:
     gateway = Gateway()
     port = port_of(gateway.app, {"/healthz": "open", CALLBACKS: "callback"})
     await ask_all(port)
-    assert not gateway.shelf.records, "no callback was taken"
+    assert not gateway.inbox.records, "no callback was taken"
 
 
 async def test_the_operations_port_of_each_process_only_reads() -> None:

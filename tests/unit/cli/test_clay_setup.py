@@ -76,7 +76,7 @@ async def test_a_column_that_is_set_up_so_is_received(
         body = body_text(http["body"], cells, typed=False, escape=escape)
         answer = await gateway.post(body, path, headers)
         assert answer.text.startswith("Received: lead crm-17, enriched."), answer.text
-    assert [callback.fields for callback in gateway.shelf.callbacks()] == 2 * [
+    assert [callback.fields for callback in gateway.inbox.callbacks()] == 2 * [
         {"title": 'Head of "R&D"'},
     ]
     assert http["method"] == "POST"

@@ -104,7 +104,7 @@ async def test_each_secret_that_the_gateway_has_is_there_and_nothing_is_written(
     gateway = gateway_with(OLD, NEW, keys=keys)
     async with seen_from_outside(tmp_path, gateway.app) as settings:
         assert states(await table_secrets(settings, 0)) == {"OLD": "present", "NEW": "present"}
-    assert not gateway.shelf.records
+    assert not gateway.inbox.records
     assert gateway.counted() == {"other_address": 16}
 
 
@@ -133,7 +133,7 @@ async def test_a_secret_that_the_gateway_lacks_is_named(
         f"people: a gateway lacks {min(missing, key=['OLD', 'NEW'].index)} and refuses",
     )
     assert "(8 of 8 answers at http://127.0.0.1" in text
-    assert not gateway.shelf.records
+    assert not gateway.inbox.records
 
 
 async def test_one_of_several_gateways_lacks_a_secret(tmp_path: Path) -> None:

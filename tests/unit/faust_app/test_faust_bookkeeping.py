@@ -59,7 +59,7 @@ def consumer_with(consumed: list[int]) -> Any:
 
 
 def ack(consumer: Any, offset: int) -> None:
-    """As an inlet does it."""
+    """As a stream does it."""
     consumer.in_flight[LEADS].pop(offset)
     consumer.ack(Message(offset))
 

@@ -203,12 +203,12 @@ async def ask_without(module: Any, name: str, gateway: Gateway) -> Got:
 
 
 async def ask_while_away(gateway: Gateway) -> Got:
-    gateway.shelf.fails_with = BrokerUnavailable("away")
+    gateway.inbox.fails_with = BrokerUnavailable("away")
     return await ask(gateway, callback())
 
 
 async def ask_while_broken(gateway: Gateway) -> Got:
-    gateway.shelf.fails_with = RuntimeError("a bug")
+    gateway.inbox.fails_with = RuntimeError("a bug")
     return await ask(gateway, callback())
 
 
@@ -225,7 +225,7 @@ async def test_each_answer_has_its_status_headers_and_words(code: str) -> None:
     assert gateway.counted() == {code: 1}
     assert gateway.responses() == {str(status): 1}
     assert gateway.receiver._read_bytes == 0, "what was read is released"
-    assert len(gateway.shelf.records) == (status == 200)
+    assert len(gateway.inbox.records) == (status == 200)
 
 
 def test_no_answer_is_left_out() -> None:
@@ -243,7 +243,7 @@ async def test_a_repaired_callback_is_stored_and_its_author_told() -> None:
         "Received: lead crm-17, enriched. Nothing to do. "
         "Its JSON was broken and is repaired: let Clay escape the columns in the body.\n"
     )
-    gateway.shelf.fails_with = BrokerUnavailable("away")
+    gateway.inbox.fails_with = BrokerUnavailable("away")
     assert (await ask(gateway, broken.replace(b"CEO", b"CTO"))).status == 429
     repaired = "stream_app_callbacks_repaired_total"
     assert gateway.registry.get_sample_value(repaired, {"destination": "people"}) == 2, (

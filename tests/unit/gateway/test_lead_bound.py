@@ -38,7 +38,7 @@ async def test_one_valid_token_fills_nothing(gateway: Gateway, time: Time) -> No
         await gateway.post(good(note=f"{number} " + "x" * 1_000)) for number in range(4 * AT_ONCE)
     ]
     assert [answer.status_code for answer in answers] == [200] * AT_ONCE + [429] * (3 * AT_ONCE)
-    assert len(gateway.shelf.records) == AT_ONCE
+    assert len(gateway.inbox.records) == AT_ONCE
     refused = answers[-1]
     assert "crm-17" not in refused.text
     assert "called back" in refused.text

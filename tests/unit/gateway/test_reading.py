@@ -94,7 +94,7 @@ async def test_a_bad_head_is_answered_before_the_body_is_read(
     assert await sender.answer() == status
     assert sender.asked == 0
     assert gateway.counted() == {code: 1}
-    assert not gateway.shelf.records
+    assert not gateway.inbox.records
 
 
 @pytest.mark.parametrize(("secret", "status"), [({}, 401), ({"x_callback_secret": "wrong"}, 403)])
@@ -185,11 +185,11 @@ async def test_a_record_may_be_as_large_as_its_topic_takes_with_room_for_headers
     monkeypatch.setattr(lead_bound, "AT_ONCE", 1)
     gateway = Gateway(limits=Limits(max_body_bytes=2 * MAX_INPUT_BYTES))
     assert (await gateway.post(padded(1))).status_code == 200
-    least = len(gateway.shelf.records[0].value or b"")
+    least = len(gateway.inbox.records[0].value or b"")
     gateway.receiver._bound = lead_bound.LeadBound()
     room = MAX_INPUT_BYTES - 4_096
     assert (await gateway.post(padded(1 + room - least + more))).status_code == status
-    assert len(gateway.shelf.records[-1].value or b"") == (room if status == 200 else least)
+    assert len(gateway.inbox.records[-1].value or b"") == (room if status == 200 else least)
     expected = 429 if status == 200 else 200
     assert (await gateway.post(BODY)).status_code == expected, "only what is stored counts"
 
@@ -215,11 +215,11 @@ async def test_a_callback_that_was_not_stored_for_a_bug_does_not_count_for_its_l
 ) -> None:
     monkeypatch.setattr(lead_bound, "AT_ONCE", 1)
     gateway = small()
-    gateway.shelf.fails_with = RuntimeError("a bug")
+    gateway.inbox.fails_with = RuntimeError("a bug")
     for _ in range(2):
         with pytest.raises(RuntimeError, match="a bug"):
             await gateway.post(good())
-    gateway.shelf.fails_with = None
+    gateway.inbox.fails_with = None
     assert (await gateway.post(good())).status_code == 200
     assert (await gateway.post(good())).status_code == 429
 

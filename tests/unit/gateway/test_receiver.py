@@ -39,11 +39,11 @@ async def test_a_callback_is_kept_in_its_workspace_s_home_and_answered_in_words(
     answer = await gateway.post(good(status="enriched", attempt="2"))
     assert answer.status_code == 200
     assert answer.text == "Received: lead crm-17, enriched. Nothing to do.\n"
-    (record,) = gateway.shelf.records
+    (record,) = gateway.inbox.records
     assert record.topic == "leads.callbacks"
     assert record.key == b"acme"
     assert record.partition == 2
-    (callback,) = gateway.shelf.callbacks()
+    (callback,) = gateway.inbox.callbacks()
     assert callback.lead_id == "crm-17"
     assert callback.workspace == "acme"
     assert callback.destination == "people"
@@ -65,7 +65,7 @@ async def test_the_token_may_be_a_header() -> None:
 async def test_a_forced_lead_says_which_record_it_is_about() -> None:
     gateway = Gateway()
     assert (await gateway.post(good(origin="leads/2/77"))).status_code == 200
-    assert gateway.shelf.callbacks()[0].forced_origin == "leads/2/77"
+    assert gateway.inbox.callbacks()[0].forced_origin == "leads/2/77"
 
 
 async def test_an_older_key_is_good_while_it_is_listed() -> None:
@@ -104,7 +104,7 @@ async def test_which_callbacks_are_refused(change: dict[str, Any], status: int, 
     assert answer.status_code == status
     assert gateway.counted() == {code: 1}
     assert gateway.responses() == {str(status): 1}
-    assert not gateway.shelf.records
+    assert not gateway.inbox.records
     assert "CEO" not in answer.text
 
 
@@ -181,7 +181,7 @@ SHORT = Limits(max_body_bytes=65_536, read_timeout_s=5, hold_s=0.05)
 
 async def test_kafka_away_is_said_and_the_callback_stays_held() -> None:
     gateway = Gateway(limits=SHORT)
-    gateway.shelf.fails_with = BrokerUnavailable("away")
+    gateway.inbox.fails_with = BrokerUnavailable("away")
     answer = await gateway.post(good())
     assert answer.status_code == 429, "the only status of ours that a Clay column repeats by itself"
     assert answer.headers["retry-after"] == "30"
@@ -201,7 +201,7 @@ async def test_a_held_callback_counts_for_its_lead_and_one_without_a_place_does_
     monkeypatch.setattr(lead_bound, "AT_ONCE", 2)
     monkeypatch.setattr(holding, "MOST_CALLBACKS", 1)
     gateway = Gateway(limits=SHORT)
-    gateway.shelf.fails_with = BrokerUnavailable("away")
+    gateway.inbox.fails_with = BrokerUnavailable("away")
     for _ in range(2):
         assert "Held in memory" in (await gateway.post(good("a"))).text
     for _ in range(3):
@@ -229,7 +229,7 @@ async def test_bodies_that_are_read_at_once_are_bounded(monkeypatch: pytest.Monk
 async def test_a_crash_of_ours_is_answered_and_counted() -> None:
     gateway = Gateway()
 
-    gateway.shelf.fails_with = RuntimeError("a bug")
+    gateway.inbox.fails_with = RuntimeError("a bug")
     transport = httpx.ASGITransport(gateway.app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
         answer = await client.post(URL, json=good())
@@ -265,9 +265,9 @@ async def test_a_token_proves_a_lead_of_a_workspace_that_is_not_configured_here(
             await gateway.post(of_globex(), f"/callbacks/globex/firms{query}")
         ).status_code == 200
     home = home_partition("globex", PARTITIONS, {})
-    assert [record.partition for record in gateway.shelf.records] == [home, 5, home, home]
-    assert {record.key for record in gateway.shelf.records} == {b"globex"}
-    assert {(one.workspace, one.destination) for one in gateway.shelf.callbacks()} == {
+    assert [record.partition for record in gateway.inbox.records] == [home, 5, home, home]
+    assert {record.key for record in gateway.inbox.records} == {b"globex"}
+    assert {(one.workspace, one.destination) for one in gateway.inbox.callbacks()} == {
         ("globex", "firms"),
     }
     assert gateway.registry.get_sample_value(
@@ -291,13 +291,13 @@ async def test_without_its_token_it_is_refused() -> None:
     assert (
         await Gateway(keys=None).post(of_globex(), "/callbacks/globex/firms")
     ).status_code == 404
-    assert not gateway.shelf.records
+    assert not gateway.inbox.records
 
 
 async def test_the_partition_of_a_url_counts_for_no_configured_workspace() -> None:
     gateway = Gateway()
     assert (await gateway.post(good(), f"{URL}?partition=5")).status_code == 200
-    assert gateway.shelf.records[0].partition == 2
+    assert gateway.inbox.records[0].partition == 2
 
 
 async def test_a_secret_counts_from_when_the_gateway_has_its_table() -> None:
@@ -314,7 +314,7 @@ async def test_a_secret_counts_from_when_the_gateway_has_its_table() -> None:
     assert (
         await gateway.post({"lead_id": "crm-1"}, "/callbacks/globex/firms", headers)
     ).status_code == 200
-    assert gateway.shelf.records[0].partition == 3
+    assert gateway.inbox.records[0].partition == 3
 
 
 async def test_keys_that_go_while_a_body_comes_leave_no_request_without_its_proof() -> None:
@@ -330,7 +330,7 @@ async def test_keys_that_go_while_a_body_comes_leave_no_request_without_its_proo
         headers={"content-type": "application/json"},
     )
     assert answer.status_code == 401
-    assert gateway.shelf.records == []
+    assert gateway.inbox.records == []
 
 
 @pytest.mark.parametrize("requests", [2_000, pytest.param(10_000, marks=pytest.mark.slow)])

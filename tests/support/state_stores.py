@@ -27,7 +27,7 @@ class KafkaHarness:
         self.tight = namespace + "tight"
         self.made: list[TransactionalState] = []
 
-    def ledger(
+    def store(
         self,
         partition: int = 0,
         limits: StateStoreLimits | None = None,
@@ -62,4 +62,4 @@ async def on(bootstrap: str, namespace: str) -> AsyncIterator[KafkaHarness]:
         config={"max.message.bytes": "1000"},
     )
     yield harness
-    await asyncio.gather(*(ledger.close() for ledger in harness.made))
+    await asyncio.gather(*(store.close() for store in harness.made))
