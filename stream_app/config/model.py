@@ -93,7 +93,8 @@ class Kafka(msgspec.Struct, frozen=True):
             has data.
         session_timeout_s: A worker without a heartbeat for this long loses its partitions.
         rebalance_timeout_s: The time that a worker has to release its partitions.
-        broker_wait_s: How long to wait for a broker that does not respond.
+        broker_wait_s: How long to wait for a broker that does not respond. A gateway waits on and
+            holds callbacks.
     """
 
     bootstrap: str = "127.0.0.1:9092"

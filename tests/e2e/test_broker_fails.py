@@ -6,12 +6,17 @@ traceback.
 """
 
 import asyncio
+import json
 import re
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from stream_app.domain.model.tokens import sign
 from tests.e2e.broken_broker import (
     alter,
     goes_on,
@@ -22,7 +27,7 @@ from tests.e2e.broken_broker import (
     second_broker,
 )
 from tests.e2e.fleet import Fleet, Member
-from tests.support.pace import slowness
+from tests.support.pace import BUSY, slowness
 from tests.support.proxy import ProxiedKafka
 
 pytestmark = pytest.mark.timeout(300)
@@ -180,3 +185,59 @@ async def until(members: list[Member], *, ready: bool, within_s: float) -> None:
     while any([await asyncio.to_thread(member.ready) is not ready for member in members]):
         assert time.monotonic() < deadline, [member.output()[-3:] for member in members]
         await asyncio.sleep(0.2)
+
+
+def called_back(line: Fleet, lead_id: str) -> tuple[int, str]:
+    """Call the gateway back as a column does. Return status and text of the answer."""
+    token = sign(line.settings.callback_keys, "w0", "w0-crm", lead_id)
+    body = {"lead_id": lead_id, "callback_token": token, "title": "CEO"}
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{line.gateway_port}/callbacks/w0/w0-crm",
+        json.dumps(body).encode(),
+        {"content-type": "application/json"},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=60 * BUSY) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as refused:
+        return refused.code, refused.read().decode()
+
+
+@pytest.mark.parametrize("returns", [True, False])
+async def test_a_gateway_that_starts_while_kafka_is_away_listens_and_holds(
+    broker: ProxiedKafka,
+    namespace: str,
+    returns: bool,
+) -> None:
+    async with Fleet(broker.bootstrap, namespace, 1, callbacks=True) as line:
+        await asyncio.to_thread(broker.kill)
+        try:
+            gateway = line.member(line.start("gateway"))
+            await line.receives()
+            await line.ready(gateway.process)
+            calling = asyncio.create_task(asyncio.to_thread(called_back, line, "lead-1"))
+            async with asyncio.timeout(30 * BUSY):
+                while True:
+                    metrics = await line.get(gateway.process, "/metrics")
+                    if "stream_app_callbacks_held 1.0" in metrics:
+                        break
+                    await asyncio.sleep(0.1)
+            assert not calling.done(), "it holds the callback, and its caller waits"
+            if not returns:
+                assert await line.stop(gateway.process) == 0
+                status, text = await calling
+                assert status == 429
+                assert text.startswith("Held in memory"), text
+        finally:
+            await asyncio.to_thread(broker.restart)
+        if returns:
+            status, text = await calling
+            assert status == 200, text
+            assert await line.stop(gateway.process) == 0
+        stored = await line.read(line.settings.names.callbacks)
+        leads = [msgspec.json.decode(record.value)["lead_id"] for record in stored]
+        assert leads == ["lead-1"] * returns
+        said = {entry["event"] for entry in gateway.logged()}
+        assert said >= {"waiting_for_kafka", "gateway_started", "gateway_stopped"}
+        assert ("kafka_back" in said) == returns
+        assert ("callbacks_lost" in said) != returns
