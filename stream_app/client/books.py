@@ -85,7 +85,6 @@ _PREPARE: Final = (
         record INTEGER,
         row BLOB
     ) WITHOUT ROWID""",
-    "BEGIN",
 )
 
 _RECORD: Final = (
@@ -161,7 +160,7 @@ class Books:
         self._pending = defaultdict[str, dict[int | bytes, tuple[Any, ...]]](dict)
         # A database without a name is a temporary file, which SQLite writes only when its cache is
         # full.
-        self._db = sqlite3.connect("", isolation_level=None)
+        self._db = sqlite3.connect("")
         for statement in _PREPARE:
             self._db.execute(statement)
 

@@ -45,7 +45,6 @@ class Receiver:
             verify=egress.tls_context,
             proxy=egress.proxy_url,
             trust_env=False,
-            follow_redirects=False,
         )
 
     async def __aenter__(self) -> Receiver:

@@ -46,7 +46,7 @@ class ResultStore:
     """
 
     def __init__(self) -> None:
-        self._db = sqlite3.connect("", isolation_level=None)
+        self._db = sqlite3.connect("")
         for statement in (
             f"PRAGMA cache_size = -{_CACHE_KIB}",
             "PRAGMA journal_mode = OFF",
@@ -57,7 +57,6 @@ class ResultStore:
                 value BLOB NOT NULL
             )""",
             "CREATE TABLE people (key BLOB, lead BLOB, PRIMARY KEY (key, lead)) WITHOUT ROWID",
-            "BEGIN",
         ):
             self._db.execute(statement)
 

@@ -1,7 +1,9 @@
 """What is asked of the board, in which order, and what its answers and their absence mean."""
 
+import asyncio
 import json
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -15,10 +17,12 @@ from stream_app.client.results.lookup import (
     find,
     find_dead_letters,
     find_imports,
+    paths_of,
     wait_for_import,
     way_in,
 )
 from stream_app.config import Settings
+from stream_app.domain.lead.identity import given_id, people
 from stream_app.domain.model.errors import (
     BoardUnavailable,
     ImportUnderWay,
@@ -26,6 +30,7 @@ from stream_app.domain.model.errors import (
     SettingsError,
     StreamAppError,
 )
+from tests.partition.virtual import virtual_time
 
 URL = "http://board.example:9107"
 SETTINGS = Settings()
@@ -254,3 +259,174 @@ def test_another_server_on_the_port_is_not_the_board(monkeypatch: pytest.MonkeyP
     answers.append(httpx.ConnectError("no"))
     with pytest.raises(BoardUnavailable, match=f"{URL} does not respond"):
         check_board(URL, 3)
+
+
+# ---------------------------------------------------------------- bounds, and what exactly is told
+
+
+def row_of(workspace: str, leads: int, moving: int, **more: Any) -> FoundImport:
+    counts = {"rows": None, "refused": None, "published": None, **more}
+    columns = {"enriched": leads - moving, "held": moving // 2, "under_way": moving - moving // 2}
+    return FoundImport("may", workspace, 1, 2, "", "", columns=columns, credits=0, **counts)
+
+
+@pytest.mark.parametrize(
+    ("imports", "workspace", "says"),
+    [
+        ([], None, "none of its leads is known"),
+        ([row_of("acme", 0, 0)], None, "none of its leads is known"),
+        ([row_of("acme", 5, 0)], None, ""),
+        ([row_of("acme", 5, 3)], None, "3 of 5 leads are under way"),
+        ([row_of("acme", 2_500, 1_000)], None, "1,000 of 2,500 leads are under way"),
+        ([row_of("acme", 5, 1), row_of("beta", 4, 2)], None, "3 of 9 leads are under way"),
+        ([row_of("acme", 5, 0, rows=9, refused=4, published=5)], None, ""),
+        ([row_of("acme", 5, 0, rows=9, refused=3, published=5)], None, "1 of 6 leads are"),
+        ([row_of("acme", 5, 0, rows=9, published=5)], None, "4 of 9 leads are"),
+        ([row_of("acme", 5, 0, rows=9, refused=3)], None, "6 of 11 leads are"),
+        ([row_of("acme", 5, 0, rows=9, refused=3, published=5)], "acme", ""),
+        ([row_of("acme", 5, 0, rows=9, refused=0, published=12)], None, ""),
+        (
+            [
+                row_of("acme", 5, 0, rows=9, refused=1, published=5),
+                row_of("beta", 3, 0, rows=8, refused=4, published=3),
+                row_of("crm", 1, 1),
+            ],
+            None,
+            "1 of 9 leads are under way",
+        ),
+    ],
+)
+async def test_rows_that_no_worker_has_taken_are_awaited_too(
+    monkeypatch: pytest.MonkeyPatch,
+    imports: list[FoundImport],
+    workspace: str | None,
+    says: str,
+) -> None:
+    if not says:
+        went = await waited(monkeypatch, imports, workspace=workspace, timeout_s=0)
+        assert went == imports
+        return
+    with pytest.raises(ImportUnderWay) as error:
+        await waited(monkeypatch, imports, workspace=workspace, timeout_s=0)
+    assert str(error.value).startswith(f"import may: {says}")
+    assert str(error.value).endswith(
+        " after 0 s: wait longer; `stream-app imports may` shows where they are, and `stream-app "
+        "explain` what holds them",
+    )
+
+
+@virtual_time
+async def test_it_looks_each_second_and_for_the_last_time_when_the_next_look_were_too_late() -> (
+    None
+):
+    looks: list[float] = []
+    loop = asyncio.get_running_loop()
+
+    async def at_once(*_: object) -> ImportsAnswer:
+        looks.append(loop.time())
+        return ImportsAnswer(as_of_ms=1, lag=0, trouble="", imports=[row_of("a", 2, 1)], more=False)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(lookup, "time", SimpleNamespace(monotonic=loop.time))
+        patched.setattr(asyncio, "to_thread", at_once)
+        began_s = loop.time()
+        for timeout_s, expected in ((5.0, 6), (5.5, 6), (0.5, 1)):
+            looks.clear()
+            began_s = loop.time()
+            with pytest.raises(ImportUnderWay, match=f"after {timeout_s:g} s"):
+                await wait_for_import(SETTINGS, "may", None, timeout_s)
+            assert [at - began_s for at in looks] == list(range(expected))
+
+
+@pytest.mark.parametrize(
+    ("who", "paths"),
+    [
+        ("record:leads/0/7", ["/leads/record:leads/0/7"]),
+        (" record:leads/0/7 x ", ["/leads/record:leads/0/7%20x"]),
+        ("crm:17", ["/leads/crm:17"]),
+        ("https://www.linkedin.com/company/acme", ["/leads/h-{id}"]),
+        ("crm 17", ["/leads/h-{id}"]),
+        ("ada@example.com", ["/leads?person={email}", "/leads/h-{id}"]),
+        (" LinkedIn.com/in/Ada ", ["/leads?person={linkedin}", "/leads/h-{id}"]),
+        ("p-" + "A" * 22, ["/leads/p-" + "A" * 22, "/leads/h-{id}"]),
+        ("@", ["/leads/h-{id}"]),
+    ],
+)
+def test_what_is_asked_for_holds_no_personal_data(who: str, paths: list[str]) -> None:
+    (email,) = people({"email": "ada@example.com"})
+    (linkedin,) = people({"linkedin_url": "https://www.linkedin.com/in/ada"})
+    known_by = given_id(who.strip()).removeprefix("h-")
+    expected = [path.format(id=known_by, email=email, linkedin=linkedin) for path in paths]
+    assert paths_of(who) == expected
+
+
+def test_an_id_that_may_be_an_address_is_refused_with_what_to_do() -> None:
+    for import_id in ("ada@example.com", "x" * 201):
+        with pytest.raises(SettingsError) as error:
+            find_imports(SETTINGS, import_id)
+        assert str(error.value) == (
+            f"import {import_id}: an id with an @ or more than 200 characters is not followed; "
+            "use `stream-app status LEAD`"
+        )
+
+
+def test_where_the_board_does_not_answer_it_says_what_to_check(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    board = Board(monkeypatch, imports=httpx.ConnectError("s3cret"))
+    with pytest.raises(BoardUnavailable) as error:
+        find_imports(SETTINGS)
+    assert str(error.value) == (
+        f"the board at {URL} does not respond (ConnectError): start it with: stream-app board; if "
+        "it runs elsewhere, set board.url"
+    )
+    board.answers["imports"] = 502, {"error": "x", "text": 5}
+    with pytest.raises(NotTheBoard) as other:
+        find_imports(SETTINGS)
+    assert str(other.value) == (
+        f"this is not the board: what answers at {URL} is not `stream-app board` of this version "
+        "(HTTP 502); check board.url, and the proxy before it"
+    )
+
+
+def settings_with(url: str, token_env: str | None = None, **secrets: str) -> Settings:
+    board = msgspec.structs.replace(SETTINGS.board, url=url, token_env=token_env)
+    return msgspec.structs.replace(SETTINGS, board=board, secrets=secrets)
+
+
+@pytest.mark.parametrize(
+    ("url", "through_proxies"),
+    [(URL, True), ("http://127.0.0.1:9107", False), ("http://localhost:9107", False)],
+)
+def test_the_client_has_the_token_and_asks_this_machine_directly(
+    url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    through_proxies: bool,
+) -> None:
+    monkeypatch.setattr(lookup, "token_of_reader", lambda *_: "t0ken")
+    with lookup._client(settings_with(url)) as client:
+        assert str(client.base_url).rstrip("/") == url
+        assert client.headers["authorization"] == "Bearer t0ken"
+        assert client.timeout == httpx.Timeout(lookup._WITHIN_S)
+        assert client.trust_env is through_proxies
+    monkeypatch.setattr(lookup, "token_of_reader", lambda *_: None)
+    with lookup._client(settings_with(url)) as client:
+        assert "authorization" not in client.headers
+    asked: list[dict[str, Any]] = []
+
+    def get(_: str, **options: Any) -> httpx.Response:
+        asked.append(options)
+        return httpx.Response(200, text="stream-app board")
+
+    monkeypatch.setattr(httpx, "get", get)
+    check_board(url)
+    assert asked == [{"timeout": lookup._ANSWERS_WITHIN_S, "trust_env": through_proxies}]
+
+
+def test_a_board_with_a_configured_token_has_a_form_to_log_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    board = Board(monkeypatch)
+    assert way_in(settings_with(URL, "TOKEN")) == f"{URL}/board"
+    assert board.asked == []

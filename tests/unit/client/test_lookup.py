@@ -14,10 +14,19 @@ from hypothesis import strategies as st
 
 from stream_app.cli.main import main
 from stream_app.cli.options import iso
-from stream_app.client.results.answers import Event, FoundLead, FoundResult, RecordHistory, steps
+from stream_app.client.results.answers import (
+    ByState,
+    Day,
+    Event,
+    FoundImport,
+    FoundLead,
+    FoundResult,
+    RecordHistory,
+    steps,
+)
 from stream_app.client.results.lookup import find
 from stream_app.config import Settings, load_settings
-from stream_app.domain.books.records import MEANING, BookColumn
+from stream_app.domain.books.records import MEANING, MOVING, BookColumn
 from stream_app.domain.model.errors import BoardUnavailable, StreamAppError
 from stream_app.domain.views.waits import waits
 
@@ -291,3 +300,127 @@ def test_a_proxy_of_the_environment_is_not_asked_for_a_board_on_this_machine(
         monkeypatch.delenv(name, raising=False)
     answer(monkeypatch, 200, {"lead": msgspec.to_builtins(FoundLead("crm-17", [OF_ACME], 1, []))})
     assert [lead.lead_id for lead in find(settings, "crm-17").leads] == ["crm-17"]
+
+
+# --------------------------------------------------------------------- what the answers add up to
+
+
+@pytest.mark.parametrize(
+    ("statuses", "shown"),
+    [
+        ("", ""),
+        ("a", "a"),
+        ("abc", "abc"),
+        ("aa", "a2"),
+        ("aab", "a2b"),
+        ("abbbb", "ab4"),
+        ("abab", "a2b2"),
+        ("ababa", "a2b2a"),
+        ("aabaab", "a2a2b2"),
+        ("abcabc", "a2b2c2"),
+        ("abcdabcd", "abcdabcd"),
+        ("aaaaaa", "a6"),
+        ("aabb", "a2b2"),
+    ],
+)
+def test_a_cycle_of_up_to_three_steps_is_shown_once(statuses: str, shown: str) -> None:
+    events = _events(*statuses)
+    told = steps(events)
+    assert (
+        "".join(f"{step.event.status}{step.times if step.times > 1 else ''}" for step in told)
+        == shown
+    )
+    gaps = [None if step.event is events[0] else 1_000 for step in told]
+    assert [step.gap_ms for step in told] == gaps
+    # Each step is since its first event, and its event is the last of them.
+    left = {event.at_ms: event for event in events}
+    for step in told:
+        assert step.since_ms in left
+        assert step.since_ms <= step.event.at_ms
+        assert (step.since_ms == step.event.at_ms) == (step.times == 1)
+
+
+def test_steps_with_other_reasons_are_not_the_same() -> None:
+    held = Event(1, 0, "held", "budget", "", None, 0, 0, 0, None, None)
+    others = [msgspec.structs.replace(held, reason=reason) for reason in ("a", "b", "b")]
+    assert [step.times for step in steps([held, *others])] == [1, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("rows", "refused", "published", "has_neighbours"),
+    [
+        (None, None, None, False),
+        (None, 2, 3, False),
+        (10, 2, 8, False),
+        (10, 2, 7, True),
+        (10, None, 10, False),
+        (10, None, 9, True),
+        (10, 10, None, False),
+        (10, 9, None, True),
+        (0, None, None, False),
+    ],
+)
+def test_a_file_has_leads_of_others_if_its_rows_are_more_than_those_of_one(
+    rows: int | None,
+    refused: int | None,
+    published: int | None,
+    *,
+    has_neighbours: bool,
+) -> None:
+    columns: dict[str, int] = {name: 10**n for n, name in enumerate(MEANING)}
+    may = FoundImport("may", "acme", 1, 2, "", "", rows, refused, published, columns, 0)
+    assert may.has_neighbours is has_neighbours
+    assert may.leads == int("1" * len(columns))
+    assert may.moving == sum(columns[name] for name in MOVING)
+
+
+@pytest.mark.parametrize(
+    ("is_open", "coming_back", "can_be_sent"),
+    [(0, 0, False), (1, 0, True), (0, 1, True), (2, 3, True)],
+)
+def test_dead_letters_that_have_not_ended_can_be_sent(
+    is_open: int,
+    coming_back: int,
+    *,
+    can_be_sent: bool,
+) -> None:
+    letters = ByState(open=is_open, coming_back=coming_back, solved=50, given_up=700)
+    assert letters.can_be_sent is can_be_sent
+    assert letters.written == is_open + coming_back + 750
+
+
+def test_a_day_without_an_enriched_lead_has_no_price_of_one() -> None:
+    day = Day("acme", "people", 0, 12, 3, 2, 1, 5)
+    assert day.per_lead == 2.4
+    assert msgspec.structs.replace(day, enriched=0).per_lead is None
+    assert msgspec.structs.replace(day, credits=0).per_lead == 0
+
+
+@pytest.mark.parametrize(
+    ("credits_of", "count", "in_all"),
+    [
+        ([[None, 3], [-1]], 2, 2),
+        ([[4, -4], [5]], 2, 5),
+        ([[3], [None, 0]], 2, None),
+        ([[3], [4]], 3, None),
+        ([[3], [4]], 1, 7),
+        ([[3]], 1, None),
+        ([], 0, None),
+    ],
+)
+def test_credits_are_added_up_where_several_records_have_some(
+    credits_of: list[list[int | None]],
+    count: int,
+    in_all: int | None,
+) -> None:
+    histories = [
+        msgspec.structs.replace(
+            OF_ACME,
+            events=[
+                Event(n, n, "sending", "", "", None, 0, 0, 0, None, booked)
+                for n, booked in enumerate(of_record)
+            ],
+        )
+        for of_record in credits_of
+    ]
+    assert FoundLead("crm-17", histories, count, []).booked_in_all == in_all
