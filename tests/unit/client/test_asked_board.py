@@ -30,7 +30,7 @@ from stream_app.domain.model.errors import (
     SettingsError,
     StreamAppError,
 )
-from tests.partition.virtual import virtual_time
+from tests.support.partition.virtual import virtual_time
 
 URL = "http://board.example:9107"
 SETTINGS = Settings()

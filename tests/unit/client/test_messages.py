@@ -20,7 +20,7 @@ from stream_app.client.messages import (
     body_of,
     trial_body,
 )
-from tests.partition.virtual import virtual_time
+from tests.support.partition.virtual import virtual_time
 
 URL = "https://hooks.example.com:8443/services/s3cret"
 
@@ -106,9 +106,10 @@ async def test_an_answer_that_is_no_success_is_told_with_what_to_check(
     wait_ms: int,
 ) -> None:
     """A receiver that is busy says when to try again, and nothing has to be checked."""
-    headers = {} if retry_after is None else {"retry-after": retry_after.encode()}
-    location = {"location": b"https://elsewhere.example/"}
-    hook = Hook(monkeypatch, lambda _: httpx.Response(status, headers={**headers, **location}))
+    headers = [(b"location", b"https://elsewhere.example/")]
+    if retry_after is not None:
+        headers.append((b"retry-after", retry_after.encode()))
+    hook = Hook(monkeypatch, lambda _: httpx.Response(status, headers=headers))
     with pytest.raises(NotDelivered) as error:
         await post()
     assert str(error.value) == f"hooks.example.com answers HTTP {status} to messages{remedy}"

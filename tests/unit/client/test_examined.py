@@ -1,0 +1,660 @@
+"""`doctor` as a whole, with each system that it asks replaced: which checks come in which order,
+what each is asked with, and what depends on what.
+"""
+
+import asyncio
+import ssl
+from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
+from typing import Any, Self
+
+import msgspec
+import pytest
+from aiokafka.errors import KafkaConnectionError
+
+from stream_app import __version__
+from stream_app.cache.redis import tls_options
+from stream_app.clay import Egress
+from stream_app.client.doctor import checks as doctor
+from stream_app.client.doctor.checks import (
+    Check,
+    clocks_agree,
+    examine,
+    host_answers,
+    kafka_answers,
+    may_join,
+    may_transact,
+    message_check,
+    redis_answers,
+    runs,
+    strangers_may_not_write,
+    trace_check,
+)
+from stream_app.client.doctor.gateways import ProbeFailed
+from stream_app.client.messages import NO_URL, NotDelivered
+from stream_app.config import Kafka, Settings
+from stream_app.config.model import Gateway, Notify, Privacy, Redis, Trace
+from stream_app.config.secret_files import Secrets
+from stream_app.domain.model.errors import TopicsError
+from stream_app.domain.model.outcome import Refused
+from stream_app.domain.plan import Destination, Workspace
+from stream_app.domain.views.lane import LaneView
+from stream_app.kafka.connection import KafkaConnection
+from stream_app.trace import ReceiverUnavailable, SpansRefused
+from tests.support.partition.virtual import virtual_time
+
+S3CRET = "s3cret"
+SETTINGS = Settings(
+    kafka=Kafka(bootstrap="kafka.example:9", namespace="t.", partitions=4),
+    workspaces={
+        name: Workspace(name, partition=number) for name, number in (("acme", 3), ("beta", 2))
+    },
+    destinations={
+        "people": Destination("people", "acme", webhooks_env=("A", "B")),
+        "firms": Destination("firms", "beta", webhooks_env=("C",), callbacks=False),
+    },
+    gateway=Gateway(public_url="https://leads.example.com"),
+    privacy=Privacy(pepper_env="PEPPER"),
+    notify=Notify(url_env="HOOK"),
+    secrets=Secrets(
+        {
+            "A": f"https://api.clay.com/v3/{S3CRET}",
+            "B": f"https://api.clay.com/v3/{S3CRET}-2",
+            "C": f"http://127.0.0.1:444/{S3CRET}",
+            "HOOK": f"https://hooks.example.com/{S3CRET}",
+            "REDIS": f"redis://:{S3CRET}@redis.example",
+        },
+    ),
+)
+NAMES = SETTINGS.names
+PROBES = (
+    "kafka_answers",
+    "strangers_may_not_write",
+    "may_transact",
+    "clocks_agree",
+    "may_join",
+    "runs",
+    "redis_answers",
+    "host_answers",
+    "gateway_answers",
+    "callbacks_come_in",
+)
+
+
+class Systems:
+    """What `doctor` asks. A probe that is in `fails` fails with its words."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.fails: dict[str, str] = {}
+        self.asked: list[tuple[Any, ...]] = []
+        self.views: dict[str, LaneView] = {}
+        self.topics: list[str] = []
+        for name in PROBES:
+            monkeypatch.setattr(doctor, name, self._probe(name))
+        for name, work in (
+            ("kafka_ready", self._ready),
+            ("check_topics", self._check_topics),
+            ("namespace_problems", self._problems),
+            ("last_views", self._views),
+        ):
+            monkeypatch.setattr(doctor, name, work)
+        monkeypatch.setattr(doctor, "check_board", lambda url: self.asked.append(("board", url)))
+
+    def _probe(self, name: str) -> Callable[..., Awaitable[object]]:
+        async def probe(*args: Any) -> object:
+            self.asked.append((name, *args))
+            key = name if name not in ("may_join", "runs") else f"{name} {args[1]}"
+            if key in self.fails:
+                raise ProbeFailed(self.fails[key])
+            return True if name == "gateway_answers" else f"{name} is well"
+
+        return probe
+
+    async def _ready(self, settings: Settings, program: str) -> None:
+        assert settings.kafka == SETTINGS.kafka
+        self.asked.append(("kafka_ready", program))
+
+    async def _check_topics(self, connection: Any, plan: Any, within_s: float) -> None:
+        assert plan == SETTINGS.topic_plan()
+        self.asked.append(("check_topics", connection.bootstrap, within_s))
+        if self.topics:
+            raise TopicsError(self.topics)
+
+    async def _problems(self, settings: Settings) -> list[str]:
+        return [self.fails["namespace"]] if "namespace" in self.fails else []
+
+    async def _views(self, settings: Settings) -> dict[str, LaneView]:
+        return self.views
+
+
+@pytest.fixture
+def systems(monkeypatch: pytest.MonkeyPatch) -> Systems:
+    return Systems(monkeypatch)
+
+
+async def lines_of(settings: Settings = SETTINGS, *, notify: bool = False) -> list[tuple[str, ...]]:
+    checks = [check async for check in examine(settings, notify=notify)]
+    assert not [check for check in checks if S3CRET in check.text]
+    return [(check.name, check.verdict, check.text) for check in checks]
+
+
+ALL = [
+    ("kafka", "ok", "kafka_answers is well"),
+    ("topics", "ok", f"{len(SETTINGS.topic_plan())} topics are as planned"),
+    ("namespace", "ok", "what is on Kafka began with these settings, or is empty"),
+    ("strangers", "ok", "strangers_may_not_write is well"),
+    ("transactions", "ok", "may_transact is well"),
+    ("clock", "ok", "clocks_agree is well"),
+    ("lanes", "ok", "no lane is held"),
+    ("group", "ok", "may_join is well"),
+    ("worker", "ok", "runs is well"),
+    ("group", "ok", "may_join is well"),
+    ("replay", "ok", "runs is well"),
+    ("redis", "skipped", "none is configured: the cache is in memory"),
+    ("clay", "ok", "host_answers is well"),
+    ("clay", "ok", "host_answers is well"),
+    ("proxy", "ok", "a reverse proxy answers at https://leads.example.com"),
+    ("callbacks", "ok", "callbacks_come_in is well"),
+    ("board", "ok", f"the board answers at {SETTINGS.board_url}"),
+]
+AFTER_KAFKA = ALL[11:]
+
+
+async def test_where_all_is_well_each_system_is_asked_once(systems: Systems) -> None:
+    assert await lines_of() == ALL
+    within_s = doctor._WITHIN_S
+    with_kafka = [
+        (name, *args[1:])
+        for name, *args in systems.asked
+        if args and isinstance(args[0], KafkaConnection)
+    ]
+    assert with_kafka == [
+        ("kafka_answers", within_s),
+        ("strangers_may_not_write", (NAMES.commands, NAMES.callbacks), within_s),
+        ("may_transact", "t.stream-app-doctor", within_s),
+        ("clocks_agree", "t.stream-app-doctor", NAMES.audit, within_s),
+        ("may_join", NAMES.worker_app, within_s),
+        ("runs", "worker", NAMES.worker_app, within_s),
+        ("may_join", NAMES.replay_app, within_s),
+        ("runs", "replay", NAMES.replay_app, within_s),
+    ]
+    egress = SETTINGS.make_egress()
+    assert [asked for asked in systems.asked if not isinstance(asked[1], KafkaConnection)] == [
+        ("kafka_ready", "doctor"),
+        ("check_topics", "kafka.example:9", within_s),
+        ("host_answers", "http://127.0.0.1:444", egress, within_s),
+        ("host_answers", "https://api.clay.com", egress, within_s),
+        ("gateway_answers", SETTINGS, egress, within_s),
+        ("callbacks_come_in", SETTINGS, "people", egress, within_s),
+        ("board", SETTINGS.board_url),
+    ]
+
+
+async def test_without_kafka_what_needs_it_is_skipped_and_the_rest_is_asked(
+    systems: Systems,
+) -> None:
+    systems.fails["kafka_answers"] = "Kafka is away"
+    names = ("topics", "namespace", "strangers", "transactions", "clock", "lanes", "group")
+    assert await lines_of() == [
+        ("kafka", "failed", "Kafka is away"),
+        *((name, "skipped", "it needs Kafka") for name in (*names, "worker", "replay")),
+        *AFTER_KAFKA,
+    ]
+    assert {asked[0] for asked in systems.asked} == {
+        "kafka_answers",
+        "host_answers",
+        "gateway_answers",
+        "callbacks_come_in",
+        "board",
+    }
+
+
+async def test_without_topics_what_needs_them_is_skipped(systems: Systems) -> None:
+    systems.topics = ["t.leads is missing", "t.audit has 3 partitions"]
+    systems.fails["may_transact"] = "no transaction"
+    lines = await lines_of()
+    failed, skipped = [
+        [(name, text) for name, verdict, text in lines if verdict == wanted]
+        for wanted in ("failed", "skipped")
+    ]
+    assert failed == [
+        *(("topics", line) for line in str(TopicsError(systems.topics)).split("\n")),
+        ("transactions", "no transaction"),
+    ]
+    assert skipped == [
+        *((name, "it needs the topics") for name in ("namespace", "strangers", "clock", "lanes")),
+        ("redis", "none is configured: the cache is in memory"),
+    ]
+    assert lines[-len(AFTER_KAFKA) :] == AFTER_KAFKA
+
+
+async def test_what_fails_alone_is_told_with_its_own_verdict(systems: Systems) -> None:
+    systems.fails = {
+        "strangers_may_not_write": "any client may write",
+        "clocks_agree": "an hour off",
+        f"may_join {NAMES.worker_app}": "the group is closed",
+        "runs replay": "no replay process runs",
+        "host_answers": "a firewall",
+        "namespace": "another namespace",
+        "callbacks_come_in": "another key",
+    }
+    systems.views = {
+        "acme": LaneView("acme", 3, 5, "closed", "healthy", 100, 8, "paused", "by jane"),
+        "beta": LaneView("beta", 2, 5, "closed", "healthy", 100, 8),
+    }
+    changed = {
+        ("namespace", 0): ("failed", "another namespace"),
+        ("strangers", 0): ("advice", "any client may write"),
+        ("clock", 0): ("failed", "an hour off"),
+        ("lanes", 0): (
+            "advice",
+            "1 of 2 lanes is held: `stream-app explain` says why, and what lifts it",
+        ),
+        ("group", 0): ("failed", "the group is closed"),
+        ("worker", 0): ("skipped", f"it needs to see the group {NAMES.worker_app}"),
+        ("replay", 0): ("failed", "no replay process runs"),
+        ("clay", 0): ("failed", "a firewall"),
+        ("clay", 1): ("failed", "a firewall"),
+        ("callbacks", 0): ("failed", "another key"),
+    }
+    expected = []
+    seen: dict[str, int] = {}
+    for name, verdict, text in ALL:
+        number = seen.get(name, 0)
+        seen[name] = number + 1
+        expected.append((name, *changed.get((name, number), (verdict, text))))
+    assert await lines_of() == expected
+
+
+async def test_several_lanes_that_are_held_are_counted(systems: Systems) -> None:
+    systems.views = {
+        name: LaneView(name, number, 5, "closed", "healthy", 100, 8, "paused", "by jane")
+        for name, number in (("acme", 3), ("beta", 2))
+    }
+    assert await doctor._lanes(SETTINGS) == Check(
+        "lanes",
+        "advice",
+        "2 of 2 lanes are held: `stream-app explain` says why, and what lifts it",
+    )
+
+
+async def test_what_the_settings_leave_open_is_advice(
+    systems: Systems,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def says(*args: Any) -> Check:
+        return Check("of " + str(args[1:]), "ok", "asked")
+
+    monkeypatch.setattr(doctor, "trace_check", says)
+    monkeypatch.setattr(doctor, "message_check", says)
+    workspaces = {name: Workspace(name, partition=1) for name in ("acme", "beta")}
+    settings = msgspec.structs.replace(
+        SETTINGS,
+        privacy=Privacy(),
+        workspaces=workspaces,
+        redis=Redis(url_env="REDIS", ca_file="ca.pem"),
+        trace=Trace(endpoint="http://trace.example/v1/traces"),
+    )
+    lines = await lines_of(settings, notify=True)
+    assert lines[:11] == ALL[:11]
+    assert lines[11] == (
+        "privacy",
+        "advice",
+        "no pepper: hashes of people can be guessed from a list of addresses; set "
+        "privacy.pepper_env (docs/privacy.md)",
+    )
+    assert lines[12][:2] == ("partitions", "advice")
+    assert lines[12][2].startswith("partition 1 is shared by acme, beta: ")
+    assert lines[13] == ("redis", "ok", "redis_answers is well")
+    assert lines[14:18] == AFTER_KAFKA[1:5]
+    assert lines[19:] == [
+        ("of ()", "ok", "asked"),
+        (f"of ({settings.make_egress()!r},)", "ok", "asked"),
+    ]
+    url = SETTINGS.secrets["REDIS"]
+    assert ("redis_answers", url, doctor._WITHIN_S, "ca.pem") in systems.asked
+
+
+@pytest.mark.parametrize(
+    ("public_url", "answers", "lines"),
+    [
+        (
+            "http://leads.example.com",
+            False,
+            [
+                (
+                    "callbacks",
+                    "advice",
+                    "gateway.public_url is http: results and tokens are not encrypted; use https",
+                ),
+                (
+                    "proxy",
+                    "failed",
+                    "the gateway itself answers at http://leads.example.com, so that any peer "
+                    "could exhaust its memory: put a reverse proxy with TLS in front of it, such "
+                    "as deploy/nginx.conf, which keeps the header Connection to itself",
+                ),
+                ("callbacks", "ok", "callbacks_come_in is well"),
+            ],
+        ),
+        (
+            "https://127.0.0.1:9",
+            False,
+            [
+                (
+                    "proxy",
+                    "skipped",
+                    "gateway.public_url is this machine, and no reverse proxy answers there",
+                ),
+                ("callbacks", "ok", "callbacks_come_in is well"),
+            ],
+        ),
+        (
+            "https://127.0.0.1:9",
+            True,
+            [
+                ("proxy", "ok", "a reverse proxy answers at https://127.0.0.1:9"),
+                ("callbacks", "ok", "callbacks_come_in is well"),
+            ],
+        ),
+    ],
+)
+async def test_where_callbacks_come_in_is_told_by_the_url_and_who_answers_there(
+    systems: Systems,
+    monkeypatch: pytest.MonkeyPatch,
+    public_url: str,
+    answers: bool,
+    lines: list[tuple[str, str, str]],
+) -> None:
+    async def gateway_answers(*_: object) -> bool:
+        return answers
+
+    monkeypatch.setattr(doctor, "gateway_answers", gateway_answers)
+    settings = msgspec.structs.replace(SETTINGS, gateway=Gateway(public_url=public_url))
+    told = await lines_of(settings)
+    assert told[14:-1] == lines
+    none = {"firms": SETTINGS.destinations["firms"]}
+    told = await lines_of(msgspec.structs.replace(settings, destinations=none))
+    assert ("callbacks", "skipped", "no destination has callbacks (callbacks = false)") in told
+    assert "proxy" not in {name for name, _, _ in told}
+
+
+# ----------------------------------------------------------------------- each probe, and its bounds
+
+
+class Client:
+    """A client of anything, that notes how it was made and fails or hangs where it is told to."""
+
+    def __init__(self, fails: BaseException | None = None, *, hangs: bool = False) -> None:
+        self.made: list[tuple[Any, ...]] = []
+        self.calls: list[Any] = []
+        self._fails = fails
+        self._hangs = hangs
+
+    def __call__(self, *args: Any, **options: Any) -> Self:
+        self.made.append((*args, options))
+        return self
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.calls.append("closed")
+
+    async def _work(self, *call: Any) -> None:
+        self.calls.append(call)
+        if self._hangs:
+            await asyncio.sleep(3_600)
+        if self._fails is not None:
+            raise self._fails
+
+    async def start(self) -> None:
+        await self._work("start")
+
+    async def get(self, key: str) -> None:
+        await self._work("get", key)
+
+    async def send(self, spans: list[Any]) -> None:
+        await self._work("send", spans)
+
+    async def post(self, body: bytes) -> None:
+        await self._work("post", body)
+
+
+async def raised_after(work: Awaitable[object]) -> tuple[str, float]:
+    began_s = asyncio.get_running_loop().time()
+    with pytest.raises(ProbeFailed) as error:
+        await work
+    return str(error.value), asyncio.get_running_loop().time() - began_s
+
+
+@virtual_time
+async def test_no_probe_waits_longer_than_told() -> None:
+    async def hangs(*_: object, **__: object) -> None:
+        await asyncio.sleep(3_600)
+
+    async def stop(_: object) -> None: ...
+
+    connection = KafkaConnection("kafka.example:9")
+    client = Client(hangs=True)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(doctor, "kafka_producer", client)
+        patched.setattr(doctor, "stop_producer", stop)
+        patched.setattr(doctor, "open_admin", client)
+        patched.setattr(doctor, "committed_offsets", hangs)
+        patched.setattr(doctor, "look_at", hangs)
+        patched.setattr("redis.asyncio.from_url", client)
+        for work in (
+            may_transact(connection, "t.w-doctor", 7),
+            may_join(connection, "t.w", 7),
+            runs(connection, "worker", "t.w", 7),
+            redis_answers("redis://redis.example", 7),
+        ):
+            text, after_s = await raised_after(work)
+            assert "(TimeoutError)" in text
+            assert after_s == pytest.approx(7)
+
+
+async def test_a_transactional_id_is_asked_for_with_our_own_settings(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    client = Client()
+    stopped: list[object] = []
+
+    async def stop(producer: object) -> None:
+        stopped.append(producer)
+
+    monkeypatch.setattr(doctor, "kafka_producer", client)
+    monkeypatch.setattr(doctor, "stop_producer", stop)
+    connection = KafkaConnection("kafka.example:9")
+    assert await may_transact(connection, "t.w-doctor", 7) == "transactions are allowed"
+    assert client.made == [({**connection.settings(), "transactional_id": "t.w-doctor"},)]
+    assert client.calls == [("start",)]
+    assert stopped == [client]
+
+
+async def test_who_is_asked_and_for_how_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    admin = Client()
+    asked: list[tuple[Any, ...]] = []
+
+    def answers(name: str, answer: object) -> None:
+        async def ask(*args: Any) -> object:
+            asked.append((name, *args))
+            return answer
+
+        monkeypatch.setattr(doctor, name, ask)
+
+    monkeypatch.setattr(doctor, "admin_of", admin)
+    monkeypatch.setattr(doctor, "open_admin", admin)
+    connection = KafkaConnection("kafka.example:9")
+    answers("allowed", [])
+    answers("committed_offsets", {})
+    await strangers_may_not_write(connection, ("a",), 7)
+    assert admin.made == [(connection, 7, {})]
+    assert await may_join(connection, "t.w", 7) == "group t.w is open to us"
+    assert admin.made[1:] == [(connection, {})]
+    assert asked == [("allowed", admin, "Write", ("a",)), ("committed_offsets", admin, "t.w")]
+
+    async def describe() -> dict[str, Any]:
+        return {"brokers": [1]}
+
+    monkeypatch.setattr(admin, "describe_cluster", describe, raising=False)
+    await kafka_answers(connection, 8)
+    assert admin.made[2:] == [(connection, 8, {})]
+    members = SimpleNamespace(members=2)
+    answers("look_at", {"t.w": (members, {})})
+    await runs(connection, "worker", "t.w", 7)
+    assert asked[2:] == [("look_at", connection, ["t.w"])]
+
+
+async def test_the_clocks_are_compared_in_a_transaction_of_our_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[tuple[Any, ...]] = []
+
+    async def ask(connection: Any, own_id: str, topic: str, clock: Any, within_s: float) -> None:
+        asked.append((connection, own_id, topic, within_s))
+        clock.text = text
+
+    monkeypatch.setattr(doctor, "ask_kafka_for_its_time", ask)
+    monkeypatch.setattr(doctor, "KafkaClock", lambda _: SimpleNamespace(text=""))
+    connection = KafkaConnection("kafka.example:9")
+    text = ""
+    assert await clocks_agree(connection, "t.w-doctor", "t.audit", 7) == (
+        "this machine's clock agrees with Kafka's"
+    )
+    text = "this machine's clock is 60 min behind Kafka's"
+    with pytest.raises(ProbeFailed, match="clock is 60 min behind Kafka's"):
+        await clocks_agree(connection, "t.w-doctor", "t.audit", 7)
+    assert asked == [(connection, "t.w-doctor", "t.audit", 7)] * 2
+
+
+@pytest.mark.parametrize("url", ["rediss://:s3cret@redis.example", "redis://redis.example"])
+async def test_redis_is_asked_with_the_authority_of_the_settings(
+    monkeypatch: pytest.MonkeyPatch,
+    url: str,
+) -> None:
+    client = Client()
+    monkeypatch.setattr("redis.asyncio.from_url", client)
+    assert await redis_answers(url, 7, "ca.pem") == "Redis answers"
+    assert client.made == [(url, tls_options(url, "ca.pem"))]
+    assert client.calls == [("get", "stream-app-doctor"), "closed"]
+    text = (
+        "Redis does not answer (OSError): are the URL, its password and TLS (rediss://) right? "
+        "Without it nothing is lost; the cache only starts cold"
+    )
+    monkeypatch.setattr("redis.asyncio.from_url", Client(OSError("s3cret")))
+    assert (await raised_after(redis_answers(url, 7)))[0] == text
+
+
+@pytest.mark.parametrize(
+    ("reason", "egress", "text"),
+    [
+        (
+            "tls",
+            Egress(tls=True),
+            "api.clay.com:444 has no certificate trusted here (why): install the system's "
+            "certificate authorities (ca-certificates), or, if this network inspects TLS, name "
+            "its authority's PEM file in egress.ca_file",
+        ),
+        (
+            "tls",
+            Egress(ssl.create_default_context()),
+            "api.clay.com:444 has no certificate trusted here (why): if this network inspects "
+            "TLS, name its authority's PEM file in egress.ca_file",
+        ),
+        (
+            "proxy",
+            Egress(tls=True, proxy_url="http://p:1"),
+            "api.clay.com:444 cannot be reached (why): are address, user and password in the "
+            "variable that egress.proxy_env names right, and does the proxy allow this host?",
+        ),
+        (
+            "dns",
+            Egress(tls=True, proxy_url="http://p:1"),
+            "api.clay.com:444 cannot be reached through the proxy (why): does a firewall block "
+            "this machine, is DNS right, or must egress.proxy_env name a proxy?",
+        ),
+        (
+            "dns",
+            Egress(tls=True),
+            "api.clay.com:444 cannot be reached (why): does a firewall block this machine, is "
+            "DNS right, or must egress.proxy_env name a proxy?",
+        ),
+    ],
+)
+async def test_the_remedy_follows_what_is_in_the_way_of_a_host(
+    monkeypatch: pytest.MonkeyPatch,
+    reason: str,
+    egress: Egress,
+    text: str,
+) -> None:
+    asked: list[tuple[Any, ...]] = []
+
+    async def reach(*args: Any) -> Refused:
+        asked.append(args)
+        return Refused(reason, 7, text="why")
+
+    monkeypatch.setattr(doctor, "reach", reach)
+    url = "https://api.clay.com:444/v3"
+    with pytest.raises(ProbeFailed) as error:
+        await host_answers(url, egress, 7)
+    assert str(error.value) == text
+    assert asked == [(url, egress, 7)]
+
+
+def with_traces(headers_env: str | None, **secrets: str) -> Settings:
+    trace = Trace(endpoint="http://trace.example/v1/traces", headers_env=headers_env)
+    return msgspec.structs.replace(SETTINGS, trace=trace, secrets=Secrets(secrets))
+
+
+async def test_traces_are_tried_with_the_headers_of_their_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    client = Client()
+    monkeypatch.setattr(doctor, "OtlpClient", client)
+    skipped = Check("traces", "skipped", "it needs HEADERS, the headers of the trace process")
+    assert await trace_check(with_traces("HEADERS")) == skipped
+    assert client.made == []
+    fine = Check("traces", "ok", "http://trace.example/v1/traces takes traces")
+    assert await trace_check(with_traces("HEADERS", HEADERS="x-token=t")) == fine
+    assert await trace_check(with_traces(None)) == fine
+    assert client.made == [
+        ("http://trace.example/v1/traces", headers, __version__, "doctor", {})
+        for headers in ({"x-token": "t"}, {})
+    ]
+    assert client.calls == [("send", []), "closed"] * 2
+    for error in (ReceiverUnavailable("it is away"), SpansRefused("it refuses")):
+        monkeypatch.setattr(doctor, "OtlpClient", Client(error))
+        assert await trace_check(with_traces(None)) == Check("traces", "advice", str(error))
+
+
+async def test_a_message_is_tried_where_a_receiver_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    egress = SETTINGS.make_egress()
+    client = Client()
+    client.host = "hooks.example.com"  # type: ignore[attr-defined]  # of a `Receiver`
+    monkeypatch.setattr(doctor, "Receiver", client)
+    without = msgspec.structs.replace(SETTINGS, notify=Notify())
+    assert await message_check(without, egress) == Check("notify", "failed", NO_URL)
+    assert client.made == []
+    fine = Check("notify", "ok", "hooks.example.com took a test message")
+    assert await message_check(SETTINGS, egress) == fine
+    assert client.made == [(SETTINGS.secrets["HOOK"], egress, {})]
+    ((what, body), closed) = client.calls
+    assert what == "post"
+    assert "a test message" in msgspec.json.decode(body)["text"]
+    assert closed == "closed"
+    monkeypatch.setattr(doctor, "Receiver", Client(NotDelivered("it answers HTTP 404")))
+    assert await message_check(SETTINGS, egress) == Check("notify", "failed", "it answers HTTP 404")
+
+
+async def test_strangers_that_kafka_does_not_let_in_may_not_write(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def refuses(*_: object) -> None:
+        raise KafkaConnectionError("s3cret")
+
+    monkeypatch.setattr(doctor, "admin_of", Client())
+    monkeypatch.setattr(doctor, "allowed", refuses)
+    text = await strangers_may_not_write(KafkaConnection("kafka.example:9"), ("a",), 7)
+    assert text == "Kafka accepts no client without credentials (KafkaConnectionError)"
