@@ -130,6 +130,7 @@ def test_a_test_that_asks_a_default_port_fails_the_run(
 ) -> None:
     """On a port of its own, because a run of CI holds the default ones around this test."""
     assert neighbour.default_ports()[9105] == "http.trace_port"
+    assert neighbour.default_ports()[9092] == "kafka.bootstrap"
     port = free_port()
     monkeypatch.setattr(neighbour, "default_ports", lambda: {port: "http.trace_port"})
     asks = (

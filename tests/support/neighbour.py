@@ -19,7 +19,7 @@ import msgspec
 
 from stream_app.cli.demo import sim
 from stream_app.config.board_files import STATE_FOLDER, STATE_HOME
-from stream_app.config.model import Http
+from stream_app.config.model import Http, Kafka
 from stream_app.dev.process import LOOPBACK
 
 _ANSWERED_WITHIN_S: Final = 2.0
@@ -33,6 +33,7 @@ def default_ports() -> dict[int, str]:
         for field in msgspec.structs.fields(Http)
         if isinstance(field.default, int)
     }
+    ports[int(Kafka().bootstrap.rpartition(":")[2])] = "kafka.bootstrap"
     for name, parameter in inspect.signature(sim).parameters.items():
         if name.endswith("port") and parameter.default:  # 0 is any free port
             ports[parameter.default] = f"sim --{name.replace('_', '-')}"
