@@ -21,7 +21,7 @@ from attrs import define, field
 from stream_app.clay import Egress
 from stream_app.clay.transport import NotSent, ResponseBody, Transport, proxy_of
 from stream_app.domain.model import seen
-from stream_app.domain.model.addresses import MALFORMED, token_problem
+from stream_app.domain.model.addresses import MALFORMED, secret_part, token_problem
 from stream_app.domain.model.outcome import (
     Accepted,
     Outcome,
@@ -93,7 +93,7 @@ def _target_of(webhook_url: str, token: str | None, egress: Egress) -> _Target:
         (b"user-agent", _USER_AGENT.encode("ascii")),
     ]
     _, login = proxy_of(egress)
-    secrets = [webhook_url, webhook_url.rpartition("/")[2]]
+    secrets = [webhook_url, secret_part(webhook_url)]
     secrets += [credentials.rpartition(" ")[2] for credentials in login.values()]
     if token is not None:
         if problem := token_problem(token):

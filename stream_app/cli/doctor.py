@@ -119,7 +119,7 @@ def _told(path: Path, deviations: Sequence[str]) -> Iterator[str]:
     yield f"recorded in {path}, without secrets and values"
     if deviations:
         yield "Clay does otherwise than the simulator:"
-        yield from (f"  {deviation}" for deviation in deviations)
+        yield from ("  " + deviation.replace("; ", "\n    ") for deviation in deviations)
         yield "Please tell us, with the file: docs/reference/clay.md says how"
     else:
         yield "Clay does as the simulator does"

@@ -12,6 +12,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 from stream_app.cli import main as cli
+from stream_app.client.doctor.recording import deviations, read, simulated
 from stream_app.client.doctor.round_trip import RoundTrip, price, round_trip
 from stream_app.config import Settings
 from stream_app.dev.kafka import Broker
@@ -209,6 +210,10 @@ def test_the_price_and_destinations_that_cannot_be_tested(tmp_path: Path) -> Non
         price(msgspec.structs.replace(settings, destinations={"people": quiet}), "people")
 
 
+def deviations_of(file: Path) -> list[str]:
+    return deviations(read(file), simulated())
+
+
 async def test_the_command_asks_before_it_spends(
     kafka: Broker,
     namespace: str,
@@ -261,3 +266,23 @@ async def test_the_command_asks_before_it_spends(
             assert report["round_trip"]["ok"] is True
             assert len(took) == 1
             assert "about 6 credits" in errors
+            file = tmp_path / "clay.json"
+            code, report, errors = await doctor(
+                "http://127.0.0.1:1",
+                "--yes",
+                "--record",
+                str(file),
+            )
+            assert code == 1
+            assert not file.exists(), "nothing was sent, so there is nothing to record"
+            code, report, errors = await doctor(at, "--yes", "--record", str(file))
+            assert code == 0
+            assert "3 requests that no webhook can make a row of" in errors
+            assert report["recording"] == {"file": str(file), "deviations": deviations_of(file)}
+            assert {answer.status for answer in read(file).answers["broken_json"]} == {404}
+            assert len(took) == 2
+            argv = ["doctor", "--config", str(tmp_path / "stream_app.toml")]
+            argv += ["--round-trip", "people", "--record", str(file)]
+            assert await asyncio.to_thread(cli.main, argv) == 2
+            assert "it exists and is not overwritten" in capsys.readouterr().err
+            assert len(took) == 2

@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import IO, Final
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -18,6 +17,7 @@ from stream_app import __version__
 from stream_app.clay.client import answer_of
 from stream_app.client.doctor.round_trip import BACK, probe_lead
 from stream_app.config import Settings
+from stream_app.domain.model.addresses import secret_part
 from stream_app.domain.model.errors import SettingsError
 from stream_app.domain.model.messages import StatusEvent
 from stream_app.domain.model.seen import Seen, without
@@ -85,9 +85,10 @@ async def refusals(settings: Settings, alias: str) -> dict[str, Seen]:
 
 def _unknown(url: str) -> str:
     """Return the URL of a webhook that does not exist, at the same host."""
-    parts = urlsplit(url)
-    folder, _, _ = parts.path.rpartition("/")
-    return parts._replace(path=f"{folder}/{_NO_WEBHOOK}").geturl()
+    steps = url.split("/")
+    from_end = steps[::-1].index(secret_part(url)) + 1
+    steps[-from_end] = _NO_WEBHOOK
+    return "/".join(steps)
 
 
 def recording_of(
@@ -110,7 +111,7 @@ def recording_of(
     lead = probe_lead(alias, destination.workspace, number, 0)
     known = [str(value) for value in (*lead.fields.values(), lead.lead_id)]
     for name in destination.webhooks_env:
-        known += [settings.secrets[name], *urlsplit(settings.secrets[name]).path.split("/")]
+        known += [settings.secrets[name], secret_part(settings.secrets[name])]
     if token := settings.secrets.get(destination.token_env):
         known.append(token)
     answered = [event.seen for event in events if event.seen is not None and event.seen.status]

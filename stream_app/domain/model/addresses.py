@@ -41,6 +41,15 @@ def webhook_id(url: str) -> str:
     return blake2b(url.encode(), digest_size=6).hexdigest()
 
 
+def secret_part(url: str) -> str:
+    """Return the secret part of a webhook's path: a table's slug, or the id of a workflow's stream.
+
+    `.../webhook/<slug>` is a table's, `.../<id>/webhook` a workflow's.
+    """
+    *_, before, last = ["", *url.split("/")]
+    return before if last == "webhook" else last
+
+
 def setup_id(*secrets: str) -> str:
     """Return a fingerprint of a destination's URLs and token.
 

@@ -17,7 +17,7 @@ from stream_app.config import Settings
 from stream_app.config.secret_files import Secrets
 from stream_app.domain.callback.body import Body, callback_of, read_body
 from stream_app.domain.model import seen as described
-from stream_app.domain.model.addresses import WEBHOOK_PATH
+from stream_app.domain.model.addresses import WEBHOOK_PATH, secret_part
 from stream_app.domain.model.errors import SettingsError
 from stream_app.domain.model.messages import Callback, Status, StatusEvent
 from stream_app.domain.model.seen import Seen
@@ -174,6 +174,24 @@ async def test_what_clay_refuses_is_no_json_and_has_the_token_of_its_webhook_alo
             msgspec.json.decode(body)
     assert [TOKEN in head for head in heads] == [token, *([False] if token else []), False]
     assert [SLUG in head for head in heads] == [True, *([True] if token else []), False]
+
+
+@pytest.mark.parametrize(
+    ("url", "secret", "unknown"),
+    [
+        ("https://a.example/v3/sources/webhook/x", "x", "https://a.example/v3/sources/webhook/{}"),
+        (
+            "https://a.example/v3/tc-workflows/streams/wfrs_1/webhook",
+            "wfrs_1",
+            "https://a.example/v3/tc-workflows/streams/{}/webhook",
+        ),
+        ("https://a.example/v3/sources/webhook/webhook", "webhook", None),
+    ],
+)
+def test_the_secret_part_of_a_url_is_replaced(url: str, secret: str, unknown: str | None) -> None:
+    assert secret_part(url) == secret
+    if unknown is not None:
+        assert recording._unknown(url) == unknown.format(recording._NO_WEBHOOK)
 
 
 async def test_a_host_that_does_not_answer_leaves_no_answers() -> None:
