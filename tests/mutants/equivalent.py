@@ -179,6 +179,7 @@ _TUNING: Final[dict[str, dict[str, str]]] = {
         "cache/filler.py": "MOST_ENTRIES MOST_BYTES MOST_RESULTS _PIECE",
         "cache/redis.py": "_CONNECTIONS",
         "client/books.py": "_BATCH _CACHE_KIB _FETCH_BYTES",
+        "gateway/holding.py": "_AT_ONCE",
         "client/publish/leads.py": "_IN_MEMORY_BYTES",
         "client/results/export.py": "_CACHE_KIB",
         "client/publish/send.py": "BATCH_BYTES MAX_UNDER_WAY",

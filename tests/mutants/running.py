@@ -40,7 +40,7 @@ FOLDERS: Final = (
 """The last ones are of the client, which works on Kafka: they share the broker of the run."""
 # They judge what an import makes, wherever else it is used: fields, defaults, what may change.
 OF_IMPORTS: Final = (
-    *("tests/unit/test_frozen.py", "tests/unit/schemas"),
+    *("tests/unit/test_frozen.py", "tests/unit/schemas", "tests/unit/gateway/test_bounds.py"),
     "tests/repository/test_site.py::test_the_reference_is_generated",
 )
 # it compares the read model's account as a whole
