@@ -47,7 +47,8 @@ async def test_an_acceptance_is_described() -> None:
     )
 
 
-async def test_a_body_that_comes_later_is_described() -> None:
+async def test_a_body_that_comes_later_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clay_http, "_ANSWER_WAIT_S", 60.0)
     head = b"HTTP/1.1 200 OK\r\ncontent-length: 13\r\n\r\n"
     outcome = await outcome_of([READ, head, 0.1, b'{"a":', 0.1, b'"text"}'])
     assert isinstance(outcome, Accepted)

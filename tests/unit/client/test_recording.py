@@ -158,9 +158,11 @@ NO = b"HTTP/1.1 400 X\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 @pytest.mark.parametrize("token", [True, False])
 async def test_what_clay_refuses_is_no_json_and_has_the_token_of_its_webhook_alone(
+    monkeypatch: pytest.MonkeyPatch,
     *,
     token: bool,
 ) -> None:
+    monkeypatch.setattr(recording, "_WITHIN_S", 60.0)
     async with serve(READ, NO) as server:
         host = server.url.removesuffix(f"{WEBHOOK_PATH}secret-slug")
         answers = await recording.refusals(settings_at(host, token=token), "people")

@@ -8,10 +8,12 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
+from unittest import mock
 
 import msgspec
 
 from stream_app.clay import Egress
+from stream_app.clay import client as clay_http
 from stream_app.clay.client import ClayClient
 from stream_app.client.doctor import recording
 from stream_app.client.doctor.recording import CalledBack, Recording
@@ -64,8 +66,10 @@ _BODIES = range(6)
 """The simulator chooses the body of an acceptance by the length of the request."""
 
 
+@mock.patch.object(clay_http, "_ANSWER_WAIT_S", 60.0)
+@mock.patch.object(recording, "_WITHIN_S", 60.0)
 async def record() -> Recording:
-    """Return what the simulator sends, in all its variants."""
+    """Return what the simulator sends, in all its variants. A busy machine may take its time."""
     accepted: list[Seen] = []
     called_back: list[Seen] = []
     refused = defaultdict[str, list[Seen]](list)
@@ -103,7 +107,7 @@ async def _sent(url: str) -> tuple[list[Seen], Seen]:
     """Send test leads of several lengths. Returns the answers, and what one called back with."""
     async with (
         ClayClient(
-            request_timeout_s=60,
+            request_timeout_s=90,
             connect_timeout_s=20,
             pool_timeout_s=20,
             max_connections=1,
