@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Collection
 from typing import Any, Self
 
+import msgspec
 import pytest
 
 from stream_app.client.doctor import round_trip as module
@@ -14,9 +15,10 @@ from stream_app.clock import Clock
 from stream_app.config import Kafka, Settings
 from stream_app.domain.commands import Command, CommandAnswer
 from stream_app.domain.lead.identity import identify
-from stream_app.domain.model.errors import BrokerUnavailable, StreamAppError
+from stream_app.domain.model.errors import BrokerUnavailable, SettingsError, StreamAppError
 from stream_app.domain.model.messages import Lead, Status, StatusEvent
 from stream_app.domain.plan import Destination, Workspace
+from tests.support.kafka import until
 
 SETTINGS = Settings(
     kafka=Kafka(partitions=4, replication=1),
@@ -40,6 +42,7 @@ class System:
         self.answers: dict[int, CommandAnswer | None] = {3: None}
         self.cannot_cancel = False
         self.listens = False
+        self.said_all = False
 
     def __call__(self, connection: object, topic: str, partitions: Collection[int]) -> Self:
         assert topic == SETTINGS.names.status
@@ -69,15 +72,20 @@ class System:
             )
         if self._breaks:
             raise BrokerUnavailable("the broker is away")
-        await asyncio.sleep(60)
+        self.said_all = True
+        await asyncio.sleep(3_600)
 
     async def publish(self, leads: list[Lead], settings: Settings, *, on_refused: Any) -> None:
+        assert settings is SETTINGS
         assert self.listens, "else the lead could be over before anybody follows it"
         self.leads = leads
         if self.refuses:
             on_refused(Refusal(1, "bad_email", "it has no e-mail"))
 
     async def submit(self, settings: Settings, *args: Any, **more: Any) -> SentCommand:
+        assert settings is SETTINGS
+        assert more["wait_s"] == module._CANCELLED_WITHIN_S
+        assert more["say"]("Kafka is away") is None
         self.cancels.append(args)
         if self.cannot_cancel:
             raise StreamAppError("Kafka is away")
@@ -90,6 +98,7 @@ async def trip(
     system: System,
     told: list[str] | None = None,
     events: list[Status] | None = None,
+    within_s: float = 0.05,
 ) -> RoundTrip:
     monkeypatch.setattr(module, "StatusFollower", system)
     monkeypatch.setattr(module, "publish", system.publish)
@@ -98,7 +107,7 @@ async def trip(
         SETTINGS,
         "people",
         18,
-        0.05,
+        within_s,
         "jane",
         on_event=lambda event: None if events is None else events.append(event.status),
         say=lambda text: None if told is None else told.append(text),
@@ -224,7 +233,92 @@ async def test_the_test_lead_is_nobody_and_is_not_sent_a_minute_later(
     assert set(own.people).isdisjoint(other.people), "each number is another person"
 
 
+def test_the_test_lead_has_a_value_for_each_usual_field() -> None:
+    assert probe_lead("people", "acme", 19, 5) == Lead(
+        {
+            "email": "doctor-19@example.com",
+            "first_name": "Test",
+            "last_name": "Lead 19",
+            "full_name": "Test Lead 19",
+            "company_name": "Example",
+            "domain": "example.com",
+            "linkedin_url": "https://www.linkedin.com/in/test-lead-19",
+            "title": "Test",
+            "phone": "+1 555 0100",
+            "country": "US",
+        },
+        "doctor-19",
+        "acme",
+        "people",
+        not_after_ms=5,
+        source="doctor",
+    )
+
+
+async def test_an_operator_who_stops_it_leaves_no_lead_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With Ctrl-C, for instance."""
+    told: list[str] = []
+    system = System(("received", "", ""))
+    going = asyncio.create_task(trip(monkeypatch, system, told, within_s=3_600))
+    await until(lambda: system.said_all)
+    going.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await going
+    assert system.cancels == [CANCEL]
+    assert told == [NO_ANSWER]
+
+
 def test_the_price_names_all_that_a_test_costs() -> None:
-    text = price(SETTINGS, "people")
-    assert "through people: about 7 credits and 1 action, at most " in text
-    assert "and one of the webhook's 50,000 submissions; its row stays in the table" in text
+    priced = Destination(
+        "people",
+        "acme",
+        webhooks_env=("A",),
+        estimate_credits=7,
+        ceiling_credits=1_200,
+        estimate_actions=1,
+        ceiling_actions=4,
+    )
+    settings = msgspec.structs.replace(
+        SETTINGS,
+        destinations={"people": priced, "quiet": msgspec.structs.replace(priced, callbacks=False)},
+    )
+    assert price(settings, "people") == (
+        "send one test lead to Clay through people: about 7 credits and 1 action, at most 1,200 "
+        "credits and 4 actions, and one of the webhook's 50,000 submissions; its row stays in the "
+        "table"
+    )
+    with pytest.raises(SettingsError) as error:
+        price(settings, "quiet")
+    assert str(error.value) == "destinations.quiet.callbacks is false: no callback can be awaited"
+    with pytest.raises(SettingsError, match="person"):
+        price(settings, "person")
+
+
+@pytest.mark.parametrize(
+    ("status", "text"),
+    [
+        (
+            "accepted",
+            "Clay has it (accepted), and no callback came, nothing more within 0.05 s. Look at its "
+            "row in the table: did the columns run (credits, auto-run), and what does the cell of "
+            "the HTTP column say? Compare it with: stream-app clay-setup",
+        ),
+        (
+            "credits_exhausted_suspected",
+            "its last status is credits_exhausted_suspected (in progress), nothing more within "
+            "0.05 s",
+        ),
+    ],
+)
+async def test_what_clay_has_is_told_with_where_to_look(
+    monkeypatch: pytest.MonkeyPatch,
+    status: Status,
+    text: str,
+) -> None:
+    assert await trip(monkeypatch, System((status, "", ""))) == RoundTrip(
+        "doctor-18",
+        ok=False,
+        text=text,
+    )
