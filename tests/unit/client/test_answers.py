@@ -9,10 +9,17 @@ import pytest
 from aiokafka import TopicPartition
 
 from stream_app.client.lanes import commands
-from stream_app.client.lanes.commands import SentCommand, submit
+from stream_app.client.lanes.commands import SentCommand, command_sender, new_command, submit
+from stream_app.clock import Clock
 from stream_app.config import Kafka, Settings
-from stream_app.domain.commands import REPLAY_RELOAD, CommandAnswer, CommandKind
-from stream_app.domain.model.errors import SettingsError
+from stream_app.domain.commands import (
+    REPLAY_RELOAD,
+    TO_ALL,
+    Command,
+    CommandAnswer,
+    CommandKind,
+)
+from stream_app.domain.model.errors import BrokerUnavailable, SettingsError
 from stream_app.domain.model.records import ConsumedRecord, Record
 from stream_app.domain.plan import Workspace
 
@@ -125,3 +132,104 @@ async def test_a_reload_waits_for_the_replay_processes_too(monkeypatch: pytest.M
     assert times(went.answers) == {0: 1, 1: 2, 2: 3}
     assert times(went.replay) == {0: 4, 1: 5, 2: 6}
     assert len(went.received) == 6
+
+
+@pytest.mark.parametrize(
+    ("kind", "args", "program"),
+    [
+        ("suppress", {"people": ["A" * 22]}, "suppress add"),
+        ("unsuppress", {"people": ["A" * 22]}, "suppress remove"),
+        ("erase", {"lead_id": "crm-1", "destinations": [], "people": []}, "erase"),
+        ("resume", {}, "lanes ORDER"),
+        ("reload", {}, "lanes ORDER"),
+    ],
+)
+async def test_each_command_asks_for_the_rights_of_its_program(
+    monkeypatch: pytest.MonkeyPatch,
+    kind: CommandKind,
+    args: dict[str, Any],
+    program: str,
+) -> None:
+    audit = Audit(monkeypatch)
+    asked: list[tuple[str, str]] = []
+
+    async def ready(settings: Settings, program: str, say: Any) -> None:
+        assert settings is SETTINGS
+        say("Kafka is away")
+        asked.append((program, told[-1]))
+
+    async def send(connection: Any, records: list[Record], program: str) -> None:
+        assert connection.bootstrap == SETTINGS.kafka.bootstrap
+        audit.sent = records
+        asked.append((program, ""))
+
+    monkeypatch.setattr(commands, "kafka_ready", ready)
+    monkeypatch.setattr(commands, "send_command", send)
+    told: list[str] = []
+    before_ms = Clock().now_ms()
+    went = await submit(
+        SETTINGS,
+        kind,
+        "" if kind in TO_ALL else "acme",
+        args,
+        "jane",
+        "asked by ada@example.com of Ada Lovelace",
+        wait_s=0.01,
+        say=told.append,
+        known=("Ada Lovelace",),
+    )
+    assert asked == [(program, "Kafka is away"), ("stream-app lanes log", "")]
+    command = went.command
+    assert command.kind == kind
+    assert command.workspace == ("" if kind in TO_ALL else "acme")
+    assert command.who == "jane"
+    assert command.args == args
+    assert command.args is not args
+    assert "ada@" not in command.why
+    assert "Lovelace" not in command.why
+    assert command.why.startswith("asked by ")
+    assert command.id.startswith("c-")
+    assert len(command.id) == 34
+    assert before_ms <= command.at_ms <= Clock().now_ms()
+    assert [msgspec.json.decode(record.value or b"", type=Command) for record in audit.sent] == [
+        command,
+    ] * len(audit.sent)
+    homes = list(range(3)) if kind in TO_ALL else [2]
+    key = command.workspace.encode()
+    assert [(record.key, record.headers, record.partition) for record in audit.sent] == [
+        (key, (), home) for home in homes
+    ]
+
+
+def test_arguments_that_are_wrong_are_told() -> None:
+    with pytest.raises(SettingsError, match="people"):
+        new_command(SETTINGS, "c-1", "suppress", "", {"persons": []}, "jane", "why")
+    with pytest.raises(SettingsError, match="acmee"):
+        new_command(SETTINGS, "c-1", "resume", "acmee", {}, "jane", "why")
+
+
+async def test_a_form_of_the_board_sends_one_record_for_each_partition() -> None:
+    put: list[Record] = []
+    problems: list[Exception] = []
+
+    async def keep(record: Record) -> None:
+        put.append(record)
+        if problems:
+            raise problems.pop()
+
+    command = new_command(SETTINGS, "c-1", "reload", "", {}, "jane", "why")
+    send = command_sender(SETTINGS, keep)
+    await send(command)
+    value = msgspec.json.encode(command)
+    assert put == [Record(SETTINGS.names.commands, b"", value, (), number) for number in range(3)]
+    problems.append(BrokerUnavailable("away"))
+    with pytest.raises(BrokerUnavailable) as error:
+        await send(command)
+    assert str(error.value) == (
+        "Kafka did not confirm the command. It may have arrived nevertheless: look at the audit, "
+        "or send this form again, which does it once"
+    )
+    assert len(put) == 6, "a partition does not wait for another one"
+    problems.append(KeyError("a bug"))
+    with pytest.raises(KeyError, match="a bug"):
+        await send(command)

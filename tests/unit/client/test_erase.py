@@ -280,6 +280,8 @@ def test_the_list_says_who_is_suppressed_in_all_partitions_and_by_whom_first(
         (0, everywhere, entry(7, "late")),
         (1, everywhere, entry(5, "early")),
         (0, in_one, entry(3, "jane")),
+        (0, person_row("A" * 21 + "B"), entry(3, "sam")),
+        (1, person_row("A" * 21 + "B"), entry(3, "sam")),
         (0, gone, entry(1, "jane")),
         (0, gone, None),
         (1, b"d/acme/people/x", b"no entry of the list"),
@@ -289,6 +291,7 @@ def test_the_list_says_who_is_suppressed_in_all_partitions_and_by_whom_first(
     monkeypatch.setattr(TwoPartitions, "rows", records, raising=False)
     assert Reader.settings.kafka.partitions == 2
     assert asyncio.run(on_the_list(Reader.settings, lambda done, total: None)) == [
+        Suppressed("A" * 21 + "B", 3, "sam", "c-sam", everywhere=True),
         Suppressed("B" * 22, 3, "jane", "c-jane", everywhere=False),
         Suppressed("A" * 22, 5, "early", "c-early", everywhere=True),
     ]
@@ -371,11 +374,19 @@ def test_what_remains_is_told_with_the_day_until_which_kafka_keeps_it() -> None:
         names.status: 32,
     }
     what = {row.place: row.what for row in left}
-    assert {what[place] for place in (names.audit, names.status, names.commands)} == {
-        "ids and hashes",
+    raw = {names.leads, names.bulk, names.retry, names.deferred, names.dlq, names.parked}
+    raw |= {names.wait(tier_s) for tier_s in settings.replay.tiers_s}
+    assert what == {
+        **dict.fromkeys(raw, "the lead as it was published"),
+        **dict.fromkeys((names.commands, names.audit, names.status), "ids and hashes"),
+        names.callbacks: (
+            "Clay's answer, also one that comes after the erasure: then it publishes nothing"
+        ),
+        names.enriched: "Clay's answer, until Kafka compacts it behind the tombstone",
+        names.state: "ids and hashes, so that the person is never sent again",
+        "Clay": "its row, until an operator deletes it there",
     }
-    assert "as it was published" in what[names.parked]
-    assert "Clay's answer" in what[names.callbacks]
+    assert [row.place for row in left][-3:] == [names.enriched, names.state, "Clay"]
 
 
 def test_an_erasure_finds_its_person_beside_what_it_cannot_read(
