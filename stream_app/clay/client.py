@@ -21,7 +21,13 @@ from attrs import define, field
 from stream_app.clay import Egress
 from stream_app.clay.transport import NotSent, ResponseBody, Transport, proxy_of
 from stream_app.domain.model import seen
-from stream_app.domain.model.addresses import MALFORMED, secret_part, token_problem
+from stream_app.domain.model.addresses import (
+    MALFORMED,
+    WebhookKind,
+    secret_part,
+    token_problem,
+    webhook_kind,
+)
 from stream_app.domain.model.outcome import (
     Accepted,
     Outcome,
@@ -62,6 +68,7 @@ class _Target:
     """The constant part of all requests to one webhook.
 
     Attributes:
+        kind: What it starts.
         headers: All but the length of the body.
         secrets: To be removed from excerpts, which can echo them.
     """
@@ -69,6 +76,7 @@ class _Target:
     url: httpx.URL
     headers: tuple[tuple[bytes, bytes], ...]
     secrets: tuple[str, ...]
+    kind: WebhookKind
 
     def request(self, body: bytes) -> httpx.Request:
         return httpx.Request(
@@ -100,7 +108,7 @@ def _target_of(webhook_url: str, token: str | None, egress: Egress) -> _Target:
             raise ValueError(problem)
         headers.append((b"x-clay-webhook-auth", token.encode("ascii")))
         secrets.append(token)
-    return _Target(url, tuple(headers), tuple(secrets))
+    return _Target(url, tuple(headers), tuple(secrets), webhook_kind(webhook_url))
 
 
 @define(eq=False, repr=False, kw_only=True)
@@ -253,6 +261,7 @@ class ClayClient:
             latency_ms,
             unavailable_is_refused,
             known=known,
+            kind=target.kind,
         )
         if not is_test:
             return outcome

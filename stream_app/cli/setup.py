@@ -153,6 +153,8 @@ def skip(record_id: str, /, *, yes: bool = False, common: Common = COMMON) -> in
 def clay_setup(destination: str, /, *, common: Common = COMMON) -> int:
     """Print the set-up of a Clay table: columns, auto-dedupe, and the HTTP column for callbacks.
 
+    A section says what a workflow in place of the table needs.
+
     example:
       stream-app clay-setup people
 
@@ -193,14 +195,57 @@ def _setup_lines(setup: dict[str, Any]) -> list[str]:
         "",
     ]
     if http is None:
-        return [*lines, "3. No HTTP column: this destination has callbacks = false."]
+        lines += ["3. No HTTP column: this destination has callbacks = false."]
+    else:
+        lines += [
+            "3. HTTP API column, the last one ({{name}}: insert that column with /)",
+            *_call_lines(http),
+            *(f"   - {line}" for line in http["advice"]),
+        ]
+    return [*lines, "", *_workflow_lines(setup)]
+
+
+def _workflow_lines(setup: dict[str, Any]) -> list[str]:
+    """Return what a workflow needs that takes the leads in place of the table."""
+    webhook = setup["webhook"]
+    workflow = setup["workflow"]
+    step = workflow["http_step"]
+    token = " Nothing authenticates, so remove token_env." if webhook["token_header"] else ""
+    lines = [
+        f"In place of the table: a workflow in workspace {setup['workspace']}",
+        "",
+        f"1. Trigger: {workflow['trigger']}",
+        (
+            "   Put its URL into the environment variable "
+            f"{' and one more into '.join(webhook['url_variables'])}."
+        ),
+        f"   It ends in {workflow['path']}, and is the secret.{token}",
+        "   Its sample payload, which defines the inputs:",
+        *(f"     {line}" for line in json.dumps(workflow["sample"], indent=2).splitlines()),
+        "",
+    ]
+    if step is None:
+        lines += ["2. No HTTP step: this destination has callbacks = false."]
+    else:
+        lines += [
+            "2. HTTP step, the last one ({{name}}: insert that value)",
+            *_call_lines(step),
+            "   - title and company_size are examples: use your own names.",
+            "   - Each way through the workflow has to end with it: without a callback a lead counts as "
+            "lost.",
+        ]
     return [
         *lines,
-        "3. HTTP API column, the last one ({{name}}: insert that column with /)",
-        f"   Method   {http['method']}",
-        f"   URL      {http['url']}",
-        *(f"   Header   {name}: {value}" for name, value in http["headers"].items()),
+        "",
+        "3. Publish it: until then, and while it is paused, its leads wait (webhook_out).",
+    ]
+
+
+def _call_lines(call: dict[str, Any]) -> list[str]:
+    return [
+        f"   Method   {call['method']}",
+        f"   URL      {call['url']}",
+        *(f"   Header   {name}: {value}" for name, value in call["headers"].items()),
         "   Body",
-        *(f"     {line}" for line in json.dumps(http["body"], indent=2).splitlines()),
-        *(f"   - {line}" for line in http["advice"]),
+        *(f"     {line}" for line in json.dumps(call["body"], indent=2).splitlines()),
     ]

@@ -30,7 +30,7 @@ from stream_app.config.variables import (
     webhook_problems,
 )
 from stream_app.domain.limits.budget import BudgetPolicy
-from stream_app.domain.model.addresses import setup_id, webhook_id
+from stream_app.domain.model.addresses import setup_id, webhook_id, webhook_kind
 from stream_app.domain.model.errors import SettingsError
 from stream_app.domain.model.pseudonyms import pseudonyms_of, use
 from stream_app.domain.plan import Destination, Workspace
@@ -156,6 +156,7 @@ def _resolved(settings: Settings, secrets: Secrets) -> Settings:
             webhook_ids=tuple(map(webhook_id, urls)),
             setup_id=setup_id(*urls, *token),
             callback_url=settings.callback_url(alias) if destination.callbacks else "",
+            kind=webhook_kind(urls[0]) if urls else "table",
         )
     return replace(settings, workspaces=workspaces, destinations=destinations)
 
@@ -164,7 +165,10 @@ S = TypeVar("S", bound=msgspec.Struct)
 
 NOT_IN_THE_FILE: Final[Mapping[type, Mapping[str, str]]] = {
     BudgetPolicy: {"tz": "the workspace's time_zone sets it; remove it"},
-    Destination: dict.fromkeys(("alias", "webhook_ids", "setup_id", "callback_url"), ""),
+    Destination: dict.fromkeys(
+        ("alias", "webhook_ids", "setup_id", "callback_url", "kind"),
+        "",
+    ),
     Settings: dict.fromkeys(("secrets", "path", "stamp"), ""),
     Workspace: {"name": "", "max_in_flight": "delivery.max_in_flight sets it; remove it"},
 }

@@ -156,14 +156,28 @@ def value_problems(
 def webhook_problems(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
     """Yield one line for each webhook's URL, and each token, that cannot be used."""
     seen: dict[str, str] = {}
-    for destination in settings.destinations.values():
+    for alias, destination in settings.destinations.items():
+        kinds: dict[addresses.WebhookKind, str] = {}
         for name in destination.webhooks_env:
             if not (url := environ.get(name)):
                 continue
             if problem := addresses.webhook_problem(url, destination.allowed_hosts):
                 yield f"environment variable {name}: {problem}"
+            else:
+                kinds.setdefault(addresses.webhook_kind(url), name)
             if seen.setdefault(url, name) != name:
                 yield f"environment variable {name}: is the same webhook as {seen[url]}; remove one"
+        if len(kinds) > 1:
+            yield (
+                f"destinations.{alias}.webhooks_env: {kinds['workflow']} is the webhook of a "
+                f"workflow, and {kinds['table']} that of a table; give each a destination of its "
+                "own"
+            )
+        elif "workflow" in kinds and destination.token_env is not None:
+            yield (
+                f"destinations.{alias}.token_env: the webhook of a workflow takes no token; remove "
+                "it"
+            )
         if (token := environ.get(destination.token_env or "")) and (
             problem := addresses.token_problem(token)
         ):

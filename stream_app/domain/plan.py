@@ -16,6 +16,7 @@ from stream_app.domain.limits.callback_health import CallbackHealthPolicy
 from stream_app.domain.limits.rate import RatePolicy
 from stream_app.domain.limits.suspension import FloodGuardPolicy, SuspensionPolicy
 from stream_app.domain.limits.webhook_quota import LIFETIME, Limits, QuotaPolicy
+from stream_app.domain.model.addresses import WebhookKind
 from stream_app.domain.model.numbers import MOST, Real, TimeMs, Whole
 from stream_app.domain.model.ranges import Policy, Range
 from stream_app.domain.model.tokens import Keys
@@ -113,9 +114,9 @@ class CachePolicy(Policy, frozen=True):
 
 
 class Destination(msgspec.Struct, frozen=True, dict=True):
-    """A Clay table that receives leads, as the configuration has it.
+    """A Clay table or workflow that receives leads, as the configuration has it.
 
-    It also has what follows from the table's secrets.
+    It also has what follows from its secrets.
 
     Attributes:
         alias: The name of the destination in the configuration.
@@ -125,7 +126,7 @@ class Destination(msgspec.Struct, frozen=True, dict=True):
         columns: Lead field -> Clay column. Empty: every field goes under its own name.
         webhooks_env: The variables with the webhooks' URLs (secrets), in this order.
         quota_lifetime: Submissions that each of these webhooks takes in its lifetime; 0 if there is
-            no end, as with Clay's auto-delete. Absent: 50,000.
+            no end, as with Clay's auto-delete. Absent: 50,000, and no end for a workflow.
         token_env: The variable with the `x-clay-webhook-auth` token.
         callbacks: False: no callback ever comes. Then `accepted` is final, and the estimate is
             booked as the cost.
@@ -150,6 +151,7 @@ class Destination(msgspec.Struct, frozen=True, dict=True):
         allowed_hosts: Hosts that a webhook may name. Hosts other than Clay's are for the simulator.
         setup_id: A hash that changes with its token and webhooks.
         callback_url: Where the table's HTTP column calls back. It is sent to Clay with each lead.
+        kind: What its webhooks start: rows of a table, or runs of a workflow.
     """
 
     alias: str
@@ -174,11 +176,14 @@ class Destination(msgspec.Struct, frozen=True, dict=True):
     allowed_hosts: tuple[str, ...] = ("api.clay.com",)
     setup_id: str = ""
     callback_url: str = ""
+    kind: WebhookKind = "table"
 
     @property
     def lifetime(self) -> int:
         """Submissions that each of its webhooks takes in its lifetime; 0 if there is no end."""
-        return LIFETIME if self.quota_lifetime is None else self.quota_lifetime
+        if self.quota_lifetime is not None:
+            return self.quota_lifetime
+        return LIFETIME if self.kind == "table" else 0
 
     @cached_property
     def estimate(self) -> Cost:

@@ -25,7 +25,7 @@ from urllib.parse import unquote
 import msgspec
 from msgspec.structs import replace
 
-from stream_app.domain.model.addresses import WEBHOOK_PATH, is_local
+from stream_app.domain.model.addresses import is_local
 from stream_app.domain.model.messages import Status, StatusEvent
 from stream_app.domain.model.ranges import Range
 from stream_app.domain.model.records import span_id
@@ -146,7 +146,7 @@ def clay_of(allowed_hosts: Sequence[str]) -> dict[str, Value]:
     host, port = given.rsplit(":", 1) if given.count(":") == 1 else (given, "")
     attributes: dict[str, Value] = {"server.address": host}
     if not is_local(host):  # there it may be http
-        attributes |= {"server.port": 443, "url.full": f"https://{given}{WEBHOOK_PATH}REDACTED"}
+        attributes |= {"server.port": 443, "url.full": f"https://{given}/REDACTED"}
     return attributes | ({"server.port": int(port)} if port else {})
 
 

@@ -101,8 +101,8 @@ def price(settings: Settings, alias: str) -> str:
         f"about {count(destination.estimate_credits, 'credit')} "
         f"and {count(destination.estimate_actions, 'action')}, "
         f"at most {count(destination.ceiling_credits, 'credit')} "
-        f"and {count(destination.ceiling_actions, 'action')},{submission}; its row stays in the "
-        "table"
+        f"and {count(destination.ceiling_actions, 'action')},{submission}; its "
+        f"{'row stays in the table' if destination.kind == 'table' else 'run stays in Clay'}"
     )
 
 

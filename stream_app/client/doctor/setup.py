@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from stream_app.client.publish.rows import USUAL_FIELDS
 from stream_app.config import Settings
+from stream_app.domain.model.addresses import WORKFLOW_PATH
 from stream_app.domain.model.errors import SettingsError
 from stream_app.domain.plan import Destination
 from stream_app.kafka.rights import Rights, rights_of
@@ -111,6 +112,14 @@ def clay_setup(settings: Settings, alias: str) -> dict[str, Any]:
         "http_column": _http_column(settings, alias, destination)
         if destination.callbacks
         else None,
+        "workflow": {
+            "trigger": "On webhook call",
+            "path": WORKFLOW_PATH,
+            "sample": dict(_columns(settings, destination, signs=signs)),
+            "http_step": _http_call(settings, alias, destination)
+            if destination.callbacks
+            else None,
+        },
     }
 
 
@@ -131,14 +140,15 @@ def _columns(
             yield name, f"the lead's {name}, where it has one"
     yield "lead_id", "the lead id; sent back with the result"
     if destination.callbacks:
-        yield "callback_url", "the URL to which the HTTP column sends the result"
+        yield "callback_url", "the URL to which the result is sent"
     if signs:
         yield "callback_token", "proves that the result belongs to this lead"
     if settings.trace.endpoint is not None:
         yield "traceparent", "the lead's trace, for an HTTP API column that continues it"
 
 
-def _http_column(settings: Settings, alias: str, destination: Destination) -> dict[str, Any]:
+def _http_call(settings: Settings, alias: str, destination: Destination) -> dict[str, Any]:
+    """Return the call by which a result comes back."""
     headers = {"Content-Type": "application/json"}
     if destination.callback_secrets_env:
         headers["x-callback-secret"] = f"<what is in {destination.callback_secrets_env[0]}>"
@@ -156,6 +166,12 @@ def _http_column(settings: Settings, alias: str, destination: Destination) -> di
             "error": "",
             "credits": "",
         },
+    }
+
+
+def _http_column(settings: Settings, alias: str, destination: Destination) -> dict[str, Any]:
+    return {
+        **_http_call(settings, alias, destination),
         "advice": [
             (
                 "title and company_size are examples: use your own names, "

@@ -191,6 +191,7 @@ def why_missing(policy: InForce, lane: Lane, destination: Destination, now_ms: i
         destination.alias,
         sum(webhook.count for webhook in pool),
         month.spent,
+        kind=destination.kind,
         keeps_rows=destination.lifetime > 0,
     )
 

@@ -290,9 +290,11 @@ def without_webhook(
     `suspended`: until the first probe of its pool.
     """
     ends = quota.used_up(lane.quota, destination.webhook_ids)
+    what_to_do = "make a new one on its table in Clay"
+    if destination.kind == "workflow":
+        what_to_do = "publish or resume it in Clay; or make another one"
     text = (
-        f"destination {destination.alias} has no webhook left ({ends}): make a new one on "
-        "its table in Clay, add it to "
+        f"destination {destination.alias} has no webhook left ({ends}): {what_to_do}, add it to "
         "webhooks_env, then `stream-app lanes reload`"
     )
     if suspended is None:

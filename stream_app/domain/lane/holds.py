@@ -136,7 +136,7 @@ _REASONS: Final = (
         status="held_paused",
         remedy="quota",
         needs_repair=True,
-        alarm="Clay takes no leads by a webhook: it is full, refused or gone.",
+        alarm="Clay takes no leads by a webhook: it is full, refused, gone or not active.",
     ),
     HoldReason(
         code=callback_health.REASON,

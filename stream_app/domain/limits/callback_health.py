@@ -13,6 +13,7 @@ from typing import Annotated, Final
 
 import msgspec
 
+from stream_app.domain.model.addresses import WebhookKind
 from stream_app.domain.model.numbers import TimeMs, Whole
 from stream_app.domain.model.ranges import Policy, Range
 from stream_app.domain.model.text import count
@@ -156,6 +157,7 @@ def causes(
     submitted: int,
     spent: int,
     *,
+    kind: WebhookKind,
     keeps_rows: bool,
 ) -> str:
     """Return the likely causes of missing callbacks in order, with their evidence and what to do.
@@ -165,34 +167,39 @@ def causes(
         destination: The destination whose callbacks are missing.
         submitted: What this lane has submitted to the table, by all webhooks of its pool.
         spent: The credits that this lane has booked in this month.
+        kind: What its webhooks start. A workflow has no rows and no auto-run.
         keeps_rows: False if the table deletes its rows by itself.
     """
     callbacks = of(state, destination)
     others = sorted(
         name for name, other in state.destinations.items() if other.last_ms > callbacks.oldest_ms
     )
-    table = (
+    last = (
         f"it called back last at {_utc(callbacks.last_ms)}"
         if callbacks.last_ms
         else "it has never called back"
     )
-    table += f", while {' and '.join(others)} did since, with the same credits" if others else ""
+    last += f", while {' and '.join(others)} did since, with the same credits" if others else ""
     likely = [
         f"the credits of this workspace are used up (booked here this month: {spent}): top "
-        "up, then run the "
-        "rows in Clay again, for nothing resumes by itself",
+        f"up, then run the {'rows' if kind == 'table' else 'leads'} in Clay again, for nothing "
+        "resumes by itself",
         f"auto-run is off in the table of {destination}, or a run condition keeps its HTTP column "
-        f"from running ({table}; its newest rows in Clay show whether they ran, without a filter "
-        "of the view): switch it on",
+        f"from running ({last}; its newest rows in Clay show whether they ran, without a filter "
+        "of the view): switch it on"
+        if kind == "table"
+        else f"a step of the workflow of {destination} fails, or its HTTP step is not reached "
+        f"({last}; its newest runs in Clay show where they ended): repair it",
     ]
     if others:  # which have the same credits
         likely.reverse()
-    counted = f"{submitted:,} were submitted here" if submitted else "no count yet"
-    full = (
-        f"the table has as many rows as it may have, {_MOST_ROWS:,} rows by default and others by "
-        f"plan ({counted}), so Clay takes the leads and makes no rows: delete rows"
-    )
-    likely.insert(0 if keeps_rows and submitted >= _NEARLY * _MOST_ROWS else 2, full)
+    if kind == "table":
+        counted = f"{submitted:,} were submitted here" if submitted else "no count yet"
+        full = (
+            f"the table has as many rows as it may have, {_MOST_ROWS:,} rows by default and others "
+            f"by plan ({counted}), so Clay takes the leads and makes no rows: delete rows"
+        )
+        likely.insert(0 if keeps_rows and submitted >= _NEARLY * _MOST_ROWS else 2, full)
     likely.append("Clay cannot reach the gateway: `stream-app doctor` asks its public address")
     numbered = "; ".join(f"{number}. {cause}" for number, cause in enumerate(likely, 1))
     overdue = count(callbacks.overdue, f"lead of {destination} is", f"leads of {destination} are")

@@ -2,9 +2,10 @@
 
 A pool is a destination's. Clay takes a number of submissions by a webhook in its lifetime and no
 more, so it is replaced before that. A webhook that takes no leads, because it is full, refused or
-gone, is suspended: the next one of the pool takes its leads, and a lead is sent to it as a probe
-now and then. It may be full before our own count says so, because something else may submit to it,
-too. The caller names a webhook by an opaque id, because its URL is a secret.
+gone, or because its workflow is not active, is suspended: the next one of the pool takes its leads,
+and a lead is sent to it as a probe now and then. It may be full before our own count says so,
+because something else may submit to it, too. The caller names a webhook by an opaque id, because
+its URL is a secret.
 """
 
 import math
@@ -30,6 +31,7 @@ _OUT: Final[Mapping[str, str]] = {
     _FULL: "full (403)",
     "refused": "refused (403)",
     "gone": "gone (404)",
+    "inactive": "not active (400)",
 }
 """By the reason of the suspension. One that this version does not know stands for itself."""
 

@@ -10,12 +10,17 @@ from collections.abc import Sequence
 from hashlib import blake2b
 from ipaddress import ip_address
 from itertools import pairwise
-from typing import Final
+from typing import Final, Literal
 from urllib.parse import unquote, urlsplit
 
+WebhookKind = Literal["table", "workflow"]
+"""What a webhook starts: a row of a table, or a run of a workflow."""
+
 WEBHOOK_PATH: Final = "/v3/sources/webhook/"
+WORKFLOW_PATH: Final = "/v3/tc-workflows/streams/<id>/webhook"
 MALFORMED: Final = "the webhook's URL is malformed: copy it from Clay again"
 
+_WORKFLOW: Final = re.compile(re.escape(WORKFLOW_PATH).replace("<id>", "([^/]+)"))
 _LABEL: Final = re.compile(r"[A-Za-z0-9_-]+")
 _NUMBER: Final = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
 MIN_CHARACTERS: Final = 32
@@ -39,6 +44,11 @@ def webhook_id(url: str) -> str:
     The URL is secret; the name may appear in rows, logs and metrics.
     """
     return blake2b(url.encode(), digest_size=6).hexdigest()
+
+
+def webhook_kind(url: str) -> WebhookKind:
+    """Return what the webhook of a valid URL starts."""
+    return "workflow" if _WORKFLOW.fullmatch(urlsplit(url).path) else "table"
 
 
 def secret_part(url: str) -> str:
@@ -85,12 +95,22 @@ def webhook_problem(url: str, allowed_hosts: Sequence[str]) -> str | None:
         )
     if host not in allowed_hosts and f"{host}:{port}" not in allowed_hosts:
         return f"the webhook's host must be one of allowed_hosts ({', '.join(allowed_hosts)})"
-    if not parts.path.startswith(WEBHOOK_PATH) or parts.path == WEBHOOK_PATH:
-        return f"the webhook's path must be {WEBHOOK_PATH}<slug>"
     if any(
         step in (".", "..") for step in unquote(unquote(parts.path)).replace("\\", "/").split("/")
     ):
-        return f"the webhook's path must have no . or .. step: they lead away from {WEBHOOK_PATH}"
+        return "the webhook's path must have no . or .. step: they lead away from Clay's webhooks"
+    if _WORKFLOW.fullmatch(parts.path):
+        return None
+    if _WORKFLOW.fullmatch(f"/v3{parts.path}"):
+        return (
+            "the webhook of a workflow must have /v3 before its path "
+            f"({WORKFLOW_PATH}): without it Clay answers 404"
+        )
+    if not parts.path.startswith(WEBHOOK_PATH) or parts.path == WEBHOOK_PATH:
+        return (
+            f"the webhook's path must be {WEBHOOK_PATH}<slug>, or {WORKFLOW_PATH} for that of a "
+            "workflow"
+        )
     return None
 
 

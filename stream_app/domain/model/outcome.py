@@ -9,11 +9,12 @@ answer, '' if there was none. Both are scrubbed: one line, safe for logs and hea
 import html
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Final, Literal, get_args
 
 import msgspec
 
+from stream_app.domain.model.addresses import WebhookKind
 from stream_app.domain.model.seen import Seen
 from stream_app.domain.model.untrusted import stream_safe
 
@@ -80,12 +81,12 @@ class Denied(_Answered, frozen=True, gc=False):
     text: str = ""
 
 
-WebhookCause = Literal["full", "refused", "gone"]
+WebhookCause = Literal["full", "refused", "gone", "inactive"]
 """Why a webhook takes no leads, a stable code."""
 
 
 class WebhookOut(_Answered, frozen=True, gc=False):
-    """403, 404: this webhook takes no leads.
+    """403, 404, 400 of a paused workflow: this webhook takes no leads.
 
     It is suspended and probed, and the next one of its pool takes the leads. Nothing is wrong with
     the lead, or with another webhook.
@@ -154,10 +155,14 @@ _OUT: Final[Mapping[WebhookCause, str]] = {
         "pool), and compare its URL and this destination's token"
     ),
     "gone": "Clay does not know it, so compare its URL, or put a new webhook into the pool",
+    "inactive": "its workflow is not active, so publish or resume it in Clay",
 }
 # What Clay says of a webhook that has had all the submissions that it takes
 # (docs/reference/clay.md, "Inbound").
 _FULL: Final = "record limit reached"
+# What it says of a workflow that is paused, or was never published.
+_INACTIVE: Final = "stream is not active"
+_MAX_RETRY_AFTER = 64
 _WORDS = {
     400: "Clay cannot read this row, or it has more than 100 KB",
     413: "this row is too large for Clay",
@@ -172,7 +177,8 @@ def classify(
     excerpt: str,
     latency_ms: int,
     unavailable_is_refused: bool,
-    known: Iterable[str] = (),
+    known: Collection[str] = (),
+    kind: WebhookKind = "table",
 ) -> Outcome:
     """Return the outcome of an answer (docs/reference/clay.md, "What the outcome of a POST means").
 
@@ -183,16 +189,15 @@ def classify(
         latency_ms: From the start of the exchange to the status.
         unavailable_is_refused: The destination's setting for 503.
         known: Values that must not appear in texts (see `scrub`).
+        kind: What the webhook starts.
     """
     if 200 <= http_status < 300:
         return Accepted(http_status, latency_ms)
     if http_status == 429:
-        return RateLimited(http_status, latency_ms, retry_after)
+        return RateLimited(http_status, latency_ms, retry_after or _retry_after_in(excerpt))
     answer = scrub(excerpt, known=known)
-    if http_status in (403, 404):
-        cause: WebhookCause = "gone"
-        if http_status == 403:
-            cause = "full" if _says(_FULL, excerpt, known) else "refused"
+    cause = _cause_of(http_status, excerpt, known, kind)
+    if cause is not None:
         return WebhookOut(
             http_status,
             latency_ms,
@@ -220,7 +225,39 @@ def classify(
     return Uncertain(f"http_{http_status}", latency_ms, http_status, text, answer)
 
 
-def _says(phrase: str, answer: str, known: Iterable[str]) -> bool:
+class _Body(msgspec.Struct, rename="camel"):
+    """What is read of an answer's body."""
+
+    retry_after: float | str | None = None
+
+
+def _retry_after_in(excerpt: str) -> str | None:
+    """Return when to come back, as a workflow says it in its body; None if it does not."""
+    try:
+        after = msgspec.json.decode(excerpt, type=_Body).retry_after
+    except ValueError:  # msgspec's own errors, and characters that are not UTF-8
+        return None
+    if isinstance(after, float):
+        return f"{after:g}"
+    return after[:_MAX_RETRY_AFTER] if after else None
+
+
+def _cause_of(
+    http_status: int,
+    excerpt: str,
+    known: Collection[str],
+    kind: WebhookKind,
+) -> WebhookCause | None:
+    """Return why the webhook takes no leads; None if this answer is about something else."""
+    if http_status == 404:
+        return "gone"
+    if http_status == 403:
+        return "full" if _says(_FULL, excerpt, known) else "refused"
+    is_paused = kind == "workflow" and http_status == 400 and _says(_INACTIVE, excerpt, known)
+    return "inactive" if is_paused else None
+
+
+def _says(phrase: str, answer: str, known: Collection[str]) -> bool:
     """Return True if an answer has this phrase, and not because it repeats what was sent.
 
     Asked of the answer as it came: a scrubbed one lacks each word that the lead has, too.

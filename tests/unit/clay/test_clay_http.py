@@ -25,6 +25,7 @@ from stream_app.domain.model.outcome import (
     RateLimited,
     Refused,
     Uncertain,
+    WebhookOut,
 )
 from tests.support.raw_server import (
     HANG,
@@ -319,6 +320,20 @@ async def test_retry_after_is_read_and_bounded(header: bytes, retry_after: str |
     ) as server:
         outcome = await send_once(server.url)
         assert outcome == RateLimited(429, outcome.latency_ms, retry_after)
+
+
+async def test_a_paused_workflow_is_named_in_the_words_of_clay_and_without_its_secret() -> None:
+    """The word webhook ends its URL, and is no secret."""
+    body = b'{"error":"Stream is not active","webhook":"wfrs_Secret_1"}'
+    answer = b"HTTP/1.1 400 X\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
+    async with serve(READ, answer) as server:
+        host = server.url.partition(WEBHOOK_PATH)[0]
+        outcome = await send_once(f"{host}/v3/tc-workflows/streams/wfrs_Secret_1/webhook")
+    assert type(outcome) is WebhookOut
+    assert outcome.cause == "inactive"
+    assert "Stream is not active" in outcome.text
+    assert '"webhook"' in outcome.text
+    assert "Secret" not in outcome.text
 
 
 @given(

@@ -129,6 +129,55 @@ def test_the_columns_are_those_that_are_sent(
     assert setup(config, "quiet", capsys)["dedupe_column"] == "lead_id"
 
 
+@pytest.mark.parametrize(("alias", "workspace"), [("people", "acme"), ("static", "beta")])
+async def test_the_http_step_of_a_workflow_that_is_set_up_so_is_received(
+    alias: str,
+    workspace: str,
+    config: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    described = setup(config, alias, capsys)
+    workflow = described["workflow"]
+    names = [column["name"] for column in described["webhook"]["columns"]]
+    assert list(workflow["sample"]) == names, "the inputs are what is sent"
+    step = workflow["http_step"]
+    sent = {
+        "lead_id": "crm-17",
+        "callback_token": sign(KEYS, workspace, alias, "crm-17"),
+        "Title": "CTO",
+        "Company Size": "38",
+    }
+    headers = {name: fill(value, sent) for name, value in step["headers"].items()}
+    if "x-callback-secret" in headers:
+        headers["x-callback-secret"] = SECRET
+    gateway = Gateway()
+    body = body_text(step["body"], sent, typed=False, escape=True)
+    path = step["url"].removeprefix("https://leads.example.com")
+    answer = await gateway.post(body, path, headers)
+    assert answer.text.startswith("Received: lead crm-17, enriched."), answer.text
+
+
+def test_the_set_up_of_a_workflow_is_a_section_of_its_own(
+    config: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["clay-setup", "people", "--config", config]) == 0
+    table, title, section = capsys.readouterr().out.partition("In place of the table: a workflow")
+    assert title
+    assert "On webhook call" in section
+    assert "/v3/tc-workflows/streams/<id>/webhook" in section
+    assert "CLAY_WEBHOOK and one more into CLAY_WEBHOOK_2" in section
+    assert "remove token_env" in section
+    assert "https://leads.example.com/callbacks/acme/people" in section
+    assert "HTTP API column" in table
+    for word in ("table", "column", "row"):
+        assert word not in section, word
+    assert main(["clay-setup", "quiet", "--config", config]) == 0
+    section = capsys.readouterr().out.partition("In place of the table: a workflow")[2]
+    assert "callbacks = false" in section
+    assert "token_env" not in section, "none is configured"
+
+
 def test_an_unknown_destination_names_those_that_there_are(
     config: str,
     tmp_path: Path,

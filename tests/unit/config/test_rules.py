@@ -1,6 +1,7 @@
 """Each rule that a configuration breaks is explained in one line."""
 
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -264,3 +265,34 @@ def test_a_key_that_is_gone_says_what_to_do(
 ) -> None:
     monkeypatch.setattr(gone, "GONE", {place: "use new"})
     assert any(problem.endswith(line) for problem in problems(tmp_path, text))
+
+
+WORKFLOW: Final = "https://api.clay.com/v3/tc-workflows/streams/s3cret/webhook"
+
+
+def test_the_webhook_of_a_workflow_is_known_by_its_url(tmp_path: Path) -> None:
+    given = {**SECRETS, "CLAY_WEBHOOK_PEOPLE": WORKFLOW}
+    people = load(tmp_path, PEOPLE, given).destinations["people"]
+    assert (people.kind, people.lifetime) == ("workflow", 0)
+    people = load(tmp_path, PEOPLE).destinations["people"]
+    assert (people.kind, people.lifetime) == ("table", 50_000)
+    capped = PEOPLE.replace("callbacks = false", "callbacks = false\nquota_lifetime = 9000")
+    assert load(tmp_path, capped, given).destinations["people"].lifetime == 9_000
+
+
+def test_the_webhook_of_a_workflow_has_no_token_and_no_table_beside_it(tmp_path: Path) -> None:
+    given = {**SECRETS, "CLAY_WEBHOOK_PEOPLE": WORKFLOW}
+    token = PEOPLE.replace(
+        "callbacks = false",
+        'callbacks = false\ntoken_env = "CLAY_TOKEN_PEOPLE"',
+    )
+    assert problems(tmp_path, token, given) == [
+        "destinations.people.token_env: the webhook of a workflow takes no token; remove it",
+    ]
+    both = PEOPLE.replace('["CLAY_WEBHOOK_PEOPLE"]', '["CLAY_WEBHOOK_PEOPLE", "OTHER"]')
+    assert problems(tmp_path, both, {**given, "OTHER": URL}) == [
+        (
+            "destinations.people.webhooks_env: CLAY_WEBHOOK_PEOPLE is the webhook of a workflow, "
+            "and OTHER that of a table; give each a destination of its own"
+        ),
+    ]

@@ -176,6 +176,16 @@ def test_the_likely_causes_come_in_order_with_their_evidence() -> None:
     assert text.index("credits") < text.index("50,000 rows"), "auto-delete empties its table"
 
 
+def test_a_silent_workflow_is_not_told_of_tables() -> None:
+    place = msgspec.structs.replace(THERE, kind="workflow")
+    webhooks = {"w1": Webhook(60_000)}
+    lane = Lane("acme", 0, callback_health=after(1_000), quota=Quota(webhooks))
+    text = why_missing(ACME, lane, place, 10_000)
+    assert text.index("credits") < text.index("HTTP step") < text.index("the gateway")
+    for word in ("table", "rows", "auto-run", "column"):
+        assert word not in text, word
+
+
 def test_all_webhooks_of_a_pool_fill_one_table() -> None:
     place = msgspec.structs.replace(THERE, webhook_ids=("w1", "w2"))
     for counts, comes_first in (((25_000, 19_999), False), ((25_000, 20_000), True)):

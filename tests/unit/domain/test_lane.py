@@ -99,7 +99,8 @@ def test_a_new_token_is_tried_at_once_and_the_same_one_is_not() -> None:
 GONE = WebhookOut(404, 50, "gone", "HTTP 404: Clay does not know it")
 FULL = WebhookOut(403, 50, "full", "HTTP 403: it is full (Clay said: Record limit reached)")
 REFUSED = WebhookOut(403, 50, "refused", "HTTP 403: Clay refuses it")
-OUT = [GONE, FULL, REFUSED]
+INACTIVE = WebhookOut(400, 50, "inactive", "HTTP 400: its workflow is not active")
+OUT = [GONE, FULL, REFUSED, INACTIVE]
 
 
 @pytest.mark.parametrize("out", OUT)
@@ -154,6 +155,19 @@ def test_a_destination_whose_webhooks_are_all_out_is_held_alone_with_the_words_o
     ]
     stopped = quota.suspended(lane.quota)
     assert FULL.text in stopped["hook1"].text
+
+
+def test_a_workflow_that_is_not_active_is_to_be_made_active() -> None:
+    place = msgspec.structs.replace(PEOPLE, kind="workflow", webhook_ids=("hook1",))
+    lane, grant = granted(POLICY, LANE, place, NOW_MS)
+    lane, settlement = settled(POLICY, lane, grant, INACTIVE, NOW_MS, 0.5)
+    assert not settlement.counts
+    held = of_type(Held, decide(POLICY, lane, place, NOW_MS, 0)[1])
+    assert held.reason == "webhook_out"
+    assert "hook1: not active (400)" in held.text
+    assert "publish or resume it in Clay" in held.text
+    assert "table" not in held.text
+    assert view(POLICY, lane, [place], NOW_MS).submissions_left == {}, "it has no end"
 
 
 def test_a_full_webhook_has_no_submissions_left_whatever_was_counted() -> None:

@@ -123,6 +123,67 @@ def test_values_of_the_lead_neither_hide_nor_make_a_reason(
     assert outcome.cause == cause
 
 
+INACTIVE = '{"error":"Stream is not active"}'
+
+
+@pytest.mark.parametrize(
+    ("excerpt", "sent"),
+    [
+        (INACTIVE, []),
+        (INACTIVE.upper(), []),
+        (INACTIVE, ["active", "Stream", "not"]),
+    ],
+)
+def test_a_workflow_that_is_paused_rejects_no_lead(excerpt: str, sent: list[str]) -> None:
+    outcome = classify(400, None, excerpt, 7, True, known=sent, kind="workflow")
+    assert of_type(WebhookOut, outcome).cause == "inactive"
+    table = classify(400, None, excerpt, 7, True, known=sent)
+    assert isinstance(table, Poison), "a table has no such answer"
+
+
+@pytest.mark.parametrize(
+    ("excerpt", "sent"),
+    [
+        ("Invalid JSON", []),
+        ("", []),
+        ("not valid: The Stream is not active.", ["the stream is not active."]),
+    ],
+)
+def test_another_400_of_a_workflow_is_of_its_lead(excerpt: str, sent: list[str]) -> None:
+    outcome = classify(400, None, excerpt, 7, True, known=sent, kind="workflow")
+    assert isinstance(outcome, Poison)
+
+
+def test_a_workflow_answers_as_a_table_otherwise() -> None:
+    for http_status in set(range(100, 1000)) - {400}:
+        table = classify(http_status, "7", "no", 1, unavailable_is_refused=True)
+        assert classify(http_status, "7", "no", 1, True, kind="workflow") == table
+
+
+@pytest.mark.parametrize(
+    ("header", "excerpt", "retry_after"),
+    [
+        (None, '{"retryAfter":30}', "30"),
+        (None, '{"error":"slow down","retryAfter":"12"}', "12"),
+        (None, '{"retryAfter":1.5}', "1.5"),
+        ("7", '{"retryAfter":30}', "7"),
+        (None, '{"retryAfter":null}', None),
+        (None, '{"retryAfter":[3]}', None),
+        (None, '{"retryAfter":30', None),
+        (None, '{"retryAfter":"' + "9" * 100 + '"}', "9" * 64),
+        (None, "\ud800", None),
+        (None, "", None),
+    ],
+)
+def test_a_429_may_say_in_its_body_when_to_come_back(
+    header: str | None,
+    excerpt: str,
+    retry_after: str | None,
+) -> None:
+    outcome = classify(429, header, excerpt, 1, True, kind="workflow")
+    assert outcome == RateLimited(429, 1, retry_after)
+
+
 @pytest.mark.parametrize("http_status", [400, 413, 422])
 def test_a_bad_row_is_told_with_the_words_of_clay(http_status: int) -> None:
     """Clay documents a 400 alone, for bad JSON as for more than 100 KB."""

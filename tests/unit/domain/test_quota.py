@@ -23,6 +23,7 @@ from stream_app.domain.model.addresses import (
     is_loopback,
     is_loopback_url,
     token_problem,
+    webhook_kind,
     webhook_problem,
 )
 from stream_app.domain.model.ranges import Wait
@@ -258,6 +259,30 @@ CLAY = "https://api.clay.com"
 @pytest.mark.parametrize("slug", ["my-table", "a/b", "%2F"])
 def test_a_valid_webhook_is_accepted(host: str, slug: str) -> None:
     assert webhook_problem(host + WEBHOOK_PATH + slug, HOSTS) is None
+
+
+@pytest.mark.parametrize("host", [CLAY, "http://127.0.0.1:8", "http://sim:8000"])
+def test_the_webhook_of_a_workflow_is_accepted(host: str) -> None:
+    url = f"{host}/v3/tc-workflows/streams/wfrs_0a-B/webhook"
+    assert webhook_problem(url, HOSTS) is None
+    assert webhook_kind(url) == "workflow"
+    assert webhook_kind(host + WEBHOOK_PATH + "wfrs_0a-B") == "table"
+
+
+@pytest.mark.parametrize(
+    ("problem", "path"),
+    [
+        ("/v3 before it", "/tc-workflows/streams/wfrs_1/webhook"),
+        ("<id>/webhook", "/v3/tc-workflows/streams/wfrs_1/webhook/batch"),
+        ("<id>/webhook", "/v3/tc-workflows/streams/wfrs_1/webhook/"),
+        ("<id>/webhook", "/v3/tc-workflows/streams//webhook"),
+        ("<id>/webhook", "/v3/tc-workflows/streams/wfrs_1"),
+        ("no . or ..", "/v3/tc-workflows/streams/../webhook"),
+        ("no . or ..", "/v3/tc-workflows/streams/%2e%2e/webhook"),
+    ],
+)
+def test_an_invalid_webhook_of_a_workflow_is_refused(problem: str, path: str) -> None:
+    assert problem in (webhook_problem(CLAY + path, HOSTS) or "")
 
 
 @pytest.mark.parametrize(

@@ -114,11 +114,11 @@ def test_a_post_has_the_attributes_of_an_http_client() -> None:
     [
         (
             ("api.clay.com",),
-            ("api.clay.com", 443, "https://api.clay.com/v3/sources/webhook/REDACTED"),
+            ("api.clay.com", 443, "https://api.clay.com/REDACTED"),
         ),
         (
             ("clay.example.com:8443",),
-            ("clay.example.com", 8443, "https://clay.example.com:8443/v3/sources/webhook/REDACTED"),
+            ("clay.example.com", 8443, "https://clay.example.com:8443/REDACTED"),
         ),
         (("127.0.0.1:8700",), ("127.0.0.1", 8700, None)),
         (("::1",), ("::1", None, None)),
