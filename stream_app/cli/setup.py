@@ -231,8 +231,7 @@ def _workflow_lines(setup: dict[str, Any]) -> list[str]:
             "2. HTTP step, the last one ({{name}}: insert that value)",
             *_call_lines(step),
             "   - title and company_size are examples: use your own names.",
-            "   - Each way through the workflow has to end with it: without a callback a lead counts as "
-            "lost.",
+            "   - Each way has to end with it: a lead without a callback counts as lost.",
         ]
     return [
         *lines,
