@@ -45,10 +45,10 @@ from stream_app.partition.lane_queue import (
     Admitted,
     Kind,
     LaneQueue,
+    StepAhead,
     Waiter,
     WaitOutcome,
     Withdrawn,
-    WriteAhead,
 )
 from stream_app.partition.lane_timer import LaneTimer, Timetable
 from stream_app.partition.lanes import HostWatch, Lanes
@@ -109,7 +109,7 @@ class AdmissionQueue:
         self,
         in_flight: InFlight,
         request: AdmissionRequest,
-        write_ahead: WriteAhead,
+        step_ahead: StepAhead,
     ) -> Grant | Held:
         """Wait until the lane admits this lead, and write ahead.
 
@@ -128,7 +128,7 @@ class AdmissionQueue:
             raise Recalled
         # for the commit too: the watchdog names a commit that hangs, not each of its leads
         with in_flight.waiting():
-            waiter = self._enter(in_flight, request, write_ahead)
+            waiter = self._enter(in_flight, request, step_ahead)
             try:
                 # The window bounds the leads that wait in a shared partition, so they take no place
                 # of the limiter.
@@ -163,7 +163,7 @@ class AdmissionQueue:
         self,
         in_flight: InFlight,
         request: AdmissionRequest,
-        write_ahead: WriteAhead,
+        step_ahead: StepAhead,
     ) -> Waiter:
         """Admit a lead if its lane has no queue and takes it, else put it into the queue.
 
@@ -179,7 +179,7 @@ class AdmissionQueue:
         waiter = Waiter(
             in_flight,
             request,
-            write_ahead,
+            step_ahead,
             number=state.arrival,
             since_ms=state.since_ms,
         )
@@ -411,7 +411,7 @@ class AdmissionQueue:
         """
         in_flight = waiter.in_flight
         in_flight.admission.since_ms = None
-        step = waiter.write_ahead(grant, now.epoch_ms)
+        step = waiter.step_ahead(grant, now.epoch_ms)
         if not waiter.request.as_dead_letter:
             queue.in_flight += 1
             queue.count_share(in_flight.source, self._patience.shares)

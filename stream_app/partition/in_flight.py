@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from attrs import define, field
 
@@ -131,8 +131,8 @@ class InFlight:
         """Mark it as waiting inside the `with` block."""
         return _Waiting(self)
 
-    async def wait_aside(self, turn: asyncio.Future[None]) -> None:
-        """Give the place up until `turn` is done.
+    async def wait_or_give_up(self, turn: asyncio.Future[Any]) -> None:
+        """Wait until `turn` is done.
 
         Raises:
             GiveUp: The stream is suspended. A turn that came at the same time does not count,
@@ -140,7 +140,7 @@ class InFlight:
                 record must not overtake it.
         """
         suspended = asyncio.ensure_future(self.suspended.wait())
-        with self.limiter.released(), self.waiting():
+        with self.waiting():
             try:
                 await asyncio.wait((turn, suspended), return_when=asyncio.FIRST_COMPLETED)
             finally:

@@ -159,7 +159,8 @@ class KeyLock:
                     and (holder := key_locks.holder_of(self)) is not None
                 ):
                     key_locks.recall(holder)
-                await in_flight.wait_aside(self.granted)
+                with in_flight.limiter.released():
+                    await in_flight.wait_or_give_up(self.granted)
             # Also if the keys were granted in the turn of the cancellation: they are released.
             except BaseException:
                 key_locks.leave(self)

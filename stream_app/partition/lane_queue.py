@@ -16,9 +16,9 @@ from stream_app.domain.lane.admission import AdmissionRequest, Grant, Held
 from stream_app.partition.in_flight import PRIORITY, InFlight, Source
 from stream_app.partition.lane_timer import Timetable
 
-WriteAhead = Callable[[Grant, int], WriteBatch]
-"""Returns the step that is committed before a granted POST. It is called in the turn of the event
-loop in which the lane grants it, with the time (epoch ms), and must not await.
+StepAhead = Callable[[Grant, int], WriteBatch]
+"""Returns the step that is written ahead of a granted POST. It is called in the turn of the event
+loop in which the lane grants that POST, with the time (epoch ms).
 """
 
 
@@ -65,7 +65,7 @@ class Waiter:
         number: The lead's place in the order of arrival. It keeps it when it asks again.
         since_ms: Since when it waits, on the monotonic clock.
         ready: False until `not_before_ms`.
-        write_ahead: Called once if its lane admits it.
+        step_ahead: Called once if its lane admits it.
     """
 
     __slots__ = (
@@ -77,21 +77,21 @@ class Waiter:
         "ready",
         "request",
         "since_ms",
-        "write_ahead",
+        "step_ahead",
     )
 
     def __init__(
         self,
         in_flight: InFlight,
         request: AdmissionRequest,
-        write_ahead: WriteAhead,
+        step_ahead: StepAhead,
         *,
         number: int,
         since_ms: int,
     ) -> None:
         self.in_flight = in_flight
         self.request = request
-        self.write_ahead = write_ahead
+        self.step_ahead = step_ahead
         self.number = number
         self.since_ms = since_ms
         self.kind: Kind = (request.destination.alias, request.bulk)

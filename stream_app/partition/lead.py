@@ -258,7 +258,15 @@ class LeadPipeline:
             in_flight.release_next()
         if await self._fallback.serve_cached_first(in_flight, recorder):
             return
-        write_ahead = partial(self._write_ahead, in_flight, recorder)
+
+        def step_ahead(grant: Grant, now_ms: int) -> WriteBatch:
+            """Return the step that makes the row `sending`."""
+            step = recorder.write_ahead(grant, now_ms, self._rows.get)
+            # Known from here on, before the commit: if that fails or this task is cancelled, a
+            # recovery finds the row `sending` perhaps, and no POST of it was started.
+            in_flight.attempt = Attempt(recorder.row, grant)
+            return step
+
         was_probe = False
         probes_until_ms = self._clock.now_ms() + _PROBES_FOR_MS
         while True:
@@ -274,9 +282,9 @@ class LeadPipeline:
                 resolved.lead.not_after_ms,
                 patient=was_probe or recorder.row.state.startswith("held_"),
                 bulk=resolved.bulk,
-                probe=was_probe and self._clock.now_ms() < probes_until_ms,
+                was_probe=was_probe and self._clock.now_ms() < probes_until_ms,
             )
-            answer = await self._admission.admit(in_flight, request, write_ahead)
+            answer = await self._admission.admit(in_flight, request, step_ahead)
             if isinstance(answer, Grant):
                 attempt = await self._post(in_flight, recorder, answer)
                 retry_ms = await self._act_on(in_flight, recorder, attempt, has_slot=True)
@@ -290,22 +298,6 @@ class LeadPipeline:
                 answer,
             ):
                 return
-
-    def _write_ahead(
-        self,
-        in_flight: InFlight,
-        recorder: LeadRecorder,
-        grant: Grant,
-        now_ms: int,
-    ) -> WriteBatch:
-        """Return the step that makes the row `sending`.
-
-        From here on the record knows that no POST of this grant was started: a recovery that finds
-        the row does not take it for uncertain.
-        """
-        step = recorder.write_ahead(grant, now_ms, self._rows.get)
-        in_flight.attempt = Attempt(recorder.row, grant)
-        return step
 
     async def _post(self, in_flight: InFlight, recorder: LeadRecorder, grant: Grant) -> Attempt:
         """Send the row. A POST that would start too late is not started.
@@ -510,7 +502,7 @@ class LeadPipeline:
         def step(now_ms: int) -> WriteBatch:
             return rejection(self._plan, consumed, envelope, lead, bad, now_ms, self._rows.get)
 
-        def write_ahead(grant: Grant, now_ms: int) -> WriteBatch:
+        def step_ahead(grant: Grant, now_ms: int) -> WriteBatch:
             last = step(now_ms)
             # Without an event a marker says that the record is concluded, and was counted.
             if last.events:
@@ -524,5 +516,5 @@ class LeadPipeline:
             await self._commits.commit_last(in_flight, step(self._clock.now_ms()))
             return
         request = AdmissionRequest(Destination("", name, ()), patient=True, as_dead_letter=True)
-        while await self._admission.admit(in_flight, request, write_ahead) is ASK_AGAIN:
+        while await self._admission.admit(in_flight, request, step_ahead) is ASK_AGAIN:
             pass

@@ -37,7 +37,7 @@ class Patience:
         """Return until when (epoch ms) a lead may wait in a shared partition."""
         patience_ms = (
             max(self._patience_ms, _PROBE_PATIENCE_MS)
-            if waiter.request.probe
+            if waiter.request.was_probe
             else self._patience_ms
         )
         # By the monotonic clock it has waited for as long as this, even if the wall clock stepped.
@@ -60,7 +60,9 @@ class Patience:
         # A lead must not wait for long if workspaces share the partition or leads are to be served
         # at once, not even for a Retry-After.
         if (held.status is not None and degrades) or (is_long and (self._lanes.shared or degrades)):
-            return [waiter for waiter in queue.ready(kind) if degrades or not waiter.request.probe]
+            return [
+                waiter for waiter in queue.ready(kind) if degrades or not waiter.request.was_probe
+            ]
         if held.bulk_only and is_long:  # returned bulk leads must not block replays that may go
             return [waiter for waiter in queue.ready(kind) if waiter.in_flight.source == "retry"]
         return []

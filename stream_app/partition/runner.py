@@ -48,7 +48,7 @@ class RecordRunner:
     _intake: Intake
     _commits: Commits
     _admission: AdmissionQueue
-    _pipelines: Mapping[Source, Process]  # what processes the records of each source
+    _pipelines: Mapping[Source, Process]  # of leads, callbacks and commands: see `PartitionOwner`
     _limiters: dict[Source, Limiter] = field(init=False)
     _ahead: dict[Source, TakenAhead] = field(init=False)
     _unfinished: dict[InFlight, AckTracker] = field(init=False, factory=dict)
@@ -125,8 +125,8 @@ class RecordRunner:
 
         What bounds what:
 
-        - `line`: which records start one after the other, by the event
-          `next_may_start` of the one before.
+        - `line`: which records start one after the other, by the event `next_may_start` of the one
+          before.
         - `Limiter`: the records that have begun, by number and bytes, over all topics of leads, and
           over commands and callbacks. It is taken in `_begin` and given back in `_leave`. Where
           no record is taken ahead, the next one is not even read before there is a place.
@@ -207,8 +207,18 @@ class RecordRunner:
                 await previous.wait()
             if in_flight.suspended.is_set() and in_flight.attempt is None:
                 raise GiveUp  # as the previous record may have been, which must not be overtaken
+        # Until the bootstrap has ended, a lead may not even be answered from the cache: its person
+        # may be suppressed by a command that the bootstrap still has to apply.
         if in_flight.source in PRIORITY and not self._bootstrapped.is_set():
-            await self._wait_for_bootstrap(in_flight)
+            bootstrapped = asyncio.ensure_future(self._bootstrapped.wait())
+            try:
+                if in_flight.attempt is None:
+                    await in_flight.wait_or_give_up(bootstrapped)
+                else:  # it stays in spite of a suspension, because its outcome must be recorded
+                    with in_flight.waiting():
+                        await bootstrapped
+            finally:
+                bootstrapped.cancel()
         if in_flight.run.begun:
             return
         await in_flight.limiter.wait()
@@ -219,33 +229,6 @@ class RecordRunner:
         self._ahead[in_flight.source].leave(in_flight.size)
         in_flight.limiter.enter(in_flight.size)
         in_flight.run.begun = True
-
-    async def _wait_for_bootstrap(self, in_flight: InFlight) -> None:
-        """Hold a lead back until the bootstrap has ended.
-
-        Before that a lead may not even be answered from the cache: its person may be suppressed by
-        a command that the bootstrap still has to apply.
-
-        Raises:
-            GiveUp: The stream is suspended. A lead with the outcome of a POST stays, because that
-                must be recorded.
-        """
-        with in_flight.waiting():
-            bootstrapped = asyncio.ensure_future(self._bootstrapped.wait())
-            suspended = asyncio.ensure_future(in_flight.suspended.wait())
-            try:
-                if in_flight.attempt is None:
-                    await asyncio.wait(
-                        (bootstrapped, suspended),
-                        return_when=asyncio.FIRST_COMPLETED,
-                    )
-                else:
-                    await bootstrapped
-            finally:
-                bootstrapped.cancel()
-                suspended.cancel()
-        if in_flight.suspended.is_set() and in_flight.attempt is None:
-            raise GiveUp
 
     def _line_of(self, in_flight: InFlight) -> bytes:
         """Return whose records start one after the other.
@@ -267,10 +250,11 @@ class RecordRunner:
         try:
             await self._begin(in_flight, previous)
             while True:
+                # If it is recalled, it starts again: behind the callback that waits for its lock,
+                # and before later copies of its lead.
                 with suppress(Recalled):
                     await self._pipelines[in_flight.source](in_flight)
                     break
-                # again: behind the callback that waits, before later copies of its lead
             self._intake.take(in_flight)
             # It leaves before the ack: what it has committed is not started again if a recovery
             # begins during the ack.

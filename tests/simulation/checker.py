@@ -463,4 +463,4 @@ def _is_lifted(workspace: str, stop: Suspension, rows: list[ConsumedRecord]) -> 
     probes = (
         _row.decode(row.value) for row in rows if row.value and (row.key or b"").startswith(prefix)
     )
-    return any(row.probe == stop.since_ms and row.state in ANSWERED for row in probes)
+    return any(row.probed_ms == stop.since_ms and row.state in ANSWERED for row in probes)

@@ -16,7 +16,7 @@ from stream_app.domain.model.outcome import Refused
 from stream_app.domain.model.records import Record
 from stream_app.partition.admission import AdmissionQueue
 from stream_app.partition.in_flight import InFlight
-from stream_app.partition.lane_queue import WriteAhead
+from stream_app.partition.lane_queue import StepAhead
 from stream_app.partition.lanes import Lanes
 from tests.simulation.mutant import Patch, crowd_at_a_rebalance, mutant
 
@@ -93,10 +93,10 @@ def not_after_ignored() -> Patch:
         self: AdmissionQueue,
         in_flight: InFlight,
         request: AdmissionRequest,
-        write_ahead: WriteAhead,
+        step_ahead: StepAhead,
     ) -> Grant | Held:
         endless = msgspec.structs.replace(request, not_after_ms=None)
-        return await real(self, in_flight, endless, write_ahead)
+        return await real(self, in_flight, endless, step_ahead)
 
     return patch.object(AdmissionQueue, "admit", admit)
 

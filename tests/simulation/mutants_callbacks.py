@@ -144,7 +144,7 @@ def any_callback_ends_a_silence() -> Patch:
 
     def called_back(state: Lane, row: Delivery, *rest: Any) -> Lane:
         since_ms = state.suspension.since_ms if state.suspension else 0
-        return real(state, msgspec.structs.replace(row, probe=since_ms), *rest)
+        return real(state, msgspec.structs.replace(row, probed_ms=since_ms), *rest)
 
     return patch.object(answer, "_called_back", called_back)
 

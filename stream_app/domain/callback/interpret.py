@@ -113,7 +113,7 @@ def _called_back(
     health = callback_health.record_callback(lane.callback_health, destination.alias, now_ms)
     lane = msgspec.structs.replace(lane, callback_health=health)
     stopped = lane.suspension
-    if stopped is None or stopped.since_ms != row.probe:
+    if stopped is None or stopped.since_ms != row.probed_ms:
         return lane
     if reason_of(stopped.reason).lifted_by != "callback":
         return lane

@@ -165,7 +165,7 @@ class DeliveryRecorder(Generic[LeadT_co]):
             now_ms,
             reservation=grant.reservation,
             webhook_id=grant.webhook_id,
-            probe=grant.probe.since_ms if grant.probe else 0,
+            probed_ms=grant.suspension_probe.since_ms if grant.suspension_probe else 0,
             results=results,
             **set_apart(self.row),
         )

@@ -126,7 +126,7 @@ class Delivery(msgspec.Struct, frozen=True, array_like=True, gc=False):
         results: The version of the lead's last published result.
         person: Hash of the person (domain/lead/identity.py), if a result may come.
         company: Hash of the company, if a result may come.
-        probe: The suspension (its `since_ms`) that the last POST probed; 0 if none.
+        probed_ms: The `since_ms` of the suspension that the last POST was a probe of; 0 if none.
         people: All hashes of the person (`domain.lead.identity.hashes`); () if `person` is the only
             one.
         accepted_at_ms: When Clay last accepted a POST of the history, epoch ms; 0 if no response
@@ -156,7 +156,7 @@ class Delivery(msgspec.Struct, frozen=True, array_like=True, gc=False):
     results: Whole = 0
     person: str = ""
     company: str = ""
-    probe: Whole = 0
+    probed_ms: Whole = 0
     people: tuple[str, ...] = ()
     accepted_at_ms: TimeMs = 0
     sampled: bool = False

@@ -25,8 +25,8 @@ class AdmissionRequest(msgspec.Struct, frozen=True):
 
     `patient`: its hold was reported, and it waits. `bulk`: it was published as bulk and cannot use
         the hot share.
-    `probe`: the circuit breaker's last probe, which was refused, so that it keeps itself ready to
-        be the next one.
+    `was_probe`: it was the circuit breaker's last probe, which was refused, and keeps itself ready
+        to be the next one.
     `as_dead_letter`: it becomes a dead letter without being sent (`decide_dead_letter`).
     """
 
@@ -35,22 +35,22 @@ class AdmissionRequest(msgspec.Struct, frozen=True):
     not_after_ms: int | None = None
     patient: bool = False
     bulk: bool = False
-    probe: bool = False
+    was_probe: bool = False
     as_dead_letter: bool = False
 
 
 class Grant(msgspec.Struct, frozen=True):
     """Permission for one POST, with what it took from the lane.
 
-    `probe`: of the lane's suspension. `webhook_probe`: of the webhook's. `at_boot_ms`: on the
-        monotonic clock.
+    `suspension_probe`: set if the lead is a probe of the lane's suspension. `webhook_probe`: set if
+        it is one of its webhook's. `at_boot_ms`: on the monotonic clock.
     """
 
     destination: Destination
     reservation: budget.Reservation
     webhook_id: str
     permit: breaker.Permit
-    probe: suspension.Probe | None
+    suspension_probe: suspension.Probe | None
     at_boot_ms: int
     webhook_probe: suspension.Probe | None = None
 
@@ -205,7 +205,7 @@ def would_hold(
         return answer.status is not None
     return (
         answer.permit.lease is not None
-        or answer.probe is not None
+        or answer.suspension_probe is not None
         or answer.webhook_probe is not None
     )
 
@@ -252,7 +252,7 @@ def decide_dead_letter(
     lane = msgspec.structs.replace(lane, suspension=suspended)
     if isinstance(answer, Wait):
         return lane, Held(suspended.reason, suspended.text, answer.until_ms)
-    return lane, msgspec.structs.replace(grant, probe=answer)
+    return lane, msgspec.structs.replace(grant, suspension_probe=answer)
 
 
 def _stalled(policy: InForce, lane: Lane, stall: StallDetector, now_ms: int) -> Held | None:

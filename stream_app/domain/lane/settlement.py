@@ -148,7 +148,7 @@ def settled(
                 outcome.reason,
                 text,
                 now_ms,
-                grant.probe,
+                grant.suspension_probe,
             )
             return lane, Settlement(False, now_ms, text)
         case WebhookOut():
@@ -194,7 +194,9 @@ def dead_letter_counted(policy: InForce, lane: Lane, grant: Grant, cause: str, n
         f"{why or 'dead letters go on'}: look at `stream-app dlq`, mend the cause, then resume "
         "the lane"
     )
-    return _suspended(policy, lane, grant.destination, suspension.FLOOD, text, now_ms, grant.probe)
+    return _suspended(
+        policy, lane, grant.destination, suspension.FLOOD, text, now_ms, grant.suspension_probe
+    )
 
 
 def charged(lane: Lane, reservation: Reservation) -> Lane:
@@ -260,7 +262,7 @@ def _probe_accepted(policy: InForce, lane: Lane, grant: Grant, now_ms: int) -> L
     """
     suspended = lane.suspension
     destination = grant.destination
-    if suspended is None or suspension.lift(suspended, grant.probe) is not None:
+    if suspended is None or suspension.lift(suspended, grant.suspension_probe) is not None:
         return lane
     if reason_of(suspended.reason).lifted_by == "callback":
         if destination.callbacks:
@@ -406,11 +408,11 @@ def _refunded(lane: Lane, grant: Grant) -> Lane:
 
 
 def _with_probe_released(lane: Lane, grant: Grant, now_ms: int) -> Lane:
-    if lane.suspension is None or grant.probe is None:
+    if lane.suspension is None or grant.suspension_probe is None:
         return lane
     return msgspec.structs.replace(
         lane,
-        suspension=suspension.release_probe(lane.suspension, grant.probe, now_ms),
+        suspension=suspension.release_probe(lane.suspension, grant.suspension_probe, now_ms),
     )
 
 

@@ -233,7 +233,7 @@ def _probed(lane: Lane, table: Destination, called_back: bool = True) -> Lane:
     now_ms = lane.suspension.probe_at_ms
     before = _goes(lane, now_ms)
     lane, entry = granted(ACME, lane, table, now_ms)
-    assert entry.probe is not None
+    assert entry.suspension_probe is not None
     lane, _ = settled(ACME, lane, entry, Accepted(200, 50), now_ms + 10, 0.5)
     if not called_back:
         return lane
@@ -247,7 +247,7 @@ def _probed(lane: Lane, table: Destination, called_back: bool = True) -> Lane:
         now_ms,
         "t",
         reservation=entry.reservation,
-        probe=entry.probe.since_ms,
+        probed_ms=entry.suspension_probe.since_ms,
     )
     callback = Callback("id0", "acme", table.alias, now_ms + 20, "enriched", {})
     return booked(ACME, lane, row, table, callback, now_ms + 20)[0]
@@ -260,7 +260,7 @@ def _goes(lane: Lane, now_ms: int = 301_000) -> set[str]:
     return {
         name
         for name, answer in answers.items()
-        if isinstance(answer, Grant) and answer.probe is None
+        if isinstance(answer, Grant) and answer.suspension_probe is None
     }
 
 

@@ -211,9 +211,9 @@ def test_a_dead_letter_waits_only_for_a_flood_of_them() -> None:
     )
     after, grant = decide_dead_letter(POLICY, flood, PEOPLE, NOW_MS + 300_000, 5, True)
     assert isinstance(grant, Grant)
-    assert grant.probe is not None
+    assert grant.suspension_probe is not None
     assert after.suspension is not None
-    assert after.suspension.probe == grant.probe.number == 1
+    assert after.suspension.probe == grant.suspension_probe.number == 1
 
 
 RESET = "reset: the breaker is closed with an empty window, and no suspension"

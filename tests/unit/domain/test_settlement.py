@@ -135,7 +135,7 @@ def test_an_outcome_frees_the_probes_and_books_what_it_cost(
     destination = Destination("people", "acme", ("hook1",), callbacks=callbacks)
     lane, grant = granted(POLICY, LANE, destination, NOW_MS)
     assert lane.breaker.lease is not None
-    assert grant.probe is not None
+    assert grant.suspension_probe is not None
     lane, settling = settled(POLICY, lane, grant, outcome, END_MS, 0.5, in_flight=1)
     stopped = lane.suspension
     day = lane.budget.days[-1]
