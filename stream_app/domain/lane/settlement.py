@@ -195,7 +195,13 @@ def dead_letter_counted(policy: InForce, lane: Lane, grant: Grant, cause: str, n
         "the lane"
     )
     return _suspended(
-        policy, lane, grant.destination, suspension.FLOOD, text, now_ms, grant.suspension_probe
+        policy,
+        lane,
+        grant.destination,
+        suspension.FLOOD,
+        text,
+        now_ms,
+        grant.suspension_probe,
     )
 
 
