@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from stream_app.domain.model.numbers import Whole
+from stream_app.domain.model.numbers import TimeMs, Whole
 from stream_app.domain.model.untrusted import decode
 
 TEST_ID: Final = "doctor-"
@@ -43,7 +43,7 @@ class Seen(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """
 
     status: Whole = 0
-    latency_ms: Whole = 0
+    latency_ms: TimeMs = 0
     headers: dict[str, str] = {}
     body: dict[str, str] = {}
 
