@@ -35,7 +35,7 @@ class CalledBack(msgspec.Struct, frozen=True):
     """A callback.
 
     Attributes:
-        after_ms: From the acceptance by Clay to its event, in ms.
+        after_ms: From the acceptance by Clay to its event, in ms; 0 if there was none.
         body: By name, of which kind the value is (`domain/model/seen.py`).
     """
 
@@ -115,9 +115,12 @@ def recording_of(
     if token := settings.secrets.get(destination.token_env):
         known.append(token)
     answered = [event.seen for event in events if event.seen is not None and event.seen.status]
-    accepted_ms = next((event.at_ms for event in events if event.status == "accepted"), 0)
+    accepted_ms = next((event.at_ms for event in events if event.status == "accepted"), None)
     called_back = [
-        CalledBack(event.at_ms - accepted_ms, without(event.seen, known).body)
+        CalledBack(
+            0 if accepted_ms is None else event.at_ms - accepted_ms,
+            without(event.seen, known).body,
+        )
         for event in events
         if event.seen is not None and event.status in BACK
     ]

@@ -71,6 +71,12 @@ def test_a_recording_has_the_answers_and_the_callback() -> None:
     assert recorded(None, None).callbacks == []
 
 
+def test_a_callback_without_an_acceptance_has_no_time() -> None:
+    events = [event("enriched", 9_500, Seen(body={"title": "text"}))]
+    made = recording.recording_of(SETTINGS, "people", NUMBER, {}, events)
+    assert made.callbacks == [CalledBack(0, {"title": "text"})]
+
+
 def test_it_is_read_as_it_was_written(tmp_path: Path) -> None:
     made = recorded(Seen(200, 3), Seen(body={"title": "text"}))
     file = tmp_path / "clay.json"
