@@ -11,7 +11,16 @@ from hashlib import blake2b
 from math import exp, log
 from statistics import NormalDist
 
-from stream_app.dev.simulator.script import CALLBACK, LISTENER, OBSCURING, REFUSING, Fault, Latency
+from stream_app.dev.simulator.script import (
+    CALLBACK,
+    LISTENER,
+    OBSCURING,
+    REFUSING,
+    ROUTINE,
+    Endpoint,
+    Fault,
+    Latency,
+)
 
 _REQUEST = REFUSING.keys() | OBSCURING.keys()
 _MANTISSA_BITS = 53
@@ -92,12 +101,14 @@ class Timeline:
         webhook: str,
         about: str,
         occurrence: int,
+        endpoint: Endpoint = "webhook",
     ) -> Fault | None:
         """Return the fault for one request.
 
         It is the first in the script's order whose time, place and share match.
         """
-        return next(self._hits(_REQUEST, workspace, webhook, about, occurrence), None)
+        hits = self._hits(_REQUEST, workspace, webhook, about, occurrence)
+        return next((fault for fault in hits if fault.endpoint in (None, endpoint)), None)
 
     def callback_faults(
         self,
@@ -108,6 +119,16 @@ class Timeline:
     ) -> list[Fault]:
         """Return all faults for one run of a callback column."""
         return list(self._hits(CALLBACK.keys(), workspace, webhook, about, occurrence))
+
+    def routine_faults(
+        self,
+        workspace: str,
+        routine: str,
+        about: str,
+        occurrence: int,
+    ) -> list[Fault]:
+        """Return all faults for one run of a routine, or for one of its items."""
+        return list(self._hits(ROUTINE.keys(), workspace, routine, about, occurrence))
 
     def refuses(self) -> tuple[bool, float | None]:
         """Return whether connections are refused now, and when that may change.

@@ -13,7 +13,8 @@ from stream_app.dev.simulator.chance import Chance, Timeline
 from stream_app.dev.simulator.enrichment import Enrichment
 from stream_app.dev.simulator.inbound import Inbound
 from stream_app.dev.simulator.kept import Progress, RowFile, progress_of
-from stream_app.dev.simulator.ledger import ControlLine, Ledger, RequestLine
+from stream_app.dev.simulator.ledger import ControlLine, Ledger, RequestLine, RunLine
+from stream_app.dev.simulator.routines import PublicApi
 from stream_app.dev.simulator.script import Script, ScriptError
 from stream_app.dev.simulator.world import (
     TableRow,
@@ -40,7 +41,14 @@ class Clay:
         self.world = World(script, clock)
         self.timeline = Timeline(script.fault, chance, clock)
         self._callbacks = Callbacks(self.world, self.timeline, ledger)
-        self.enrichment = Enrichment(self.world, ledger, chance, self._callbacks.report)
+        self.enrichment = Enrichment(self.world, ledger, chance, self._report, self._unpaid)
+        self.routines = PublicApi(
+            self.world,
+            self.timeline,
+            ledger,
+            self.enrichment.arrive,
+            self._stopping,
+        )
         self.inbound = Inbound(
             self.world,
             self.timeline,
@@ -52,6 +60,14 @@ class Clay:
         if kept is not None:
             self._go_on(kept)
 
+    def _report(self, row: TableRow, cells: dict[str, Any], is_found: bool) -> None:
+        """Give the result of a row to the run that it belongs to, else to its HTTP column."""
+        if not self.routines.finish(row, cells):
+            self._callbacks.report(row, cells, is_found)
+
+    def _unpaid(self, row: TableRow) -> None:
+        self.routines.unpaid(row)
+
     def _go_on(self, kept: RowFile) -> None:
         """Take up the rows and meters of a simulator that has ended, or was killed."""
         world = self.world
@@ -62,7 +78,9 @@ class Clay:
         lines = self._ledger.lines()
         progress = progress_of(lines)
         for line in lines:
-            if isinstance(line, RequestLine) and (webhook := world.webhook(line.webhook)):
+            if isinstance(line, RunLine) or not isinstance(line, RequestLine):
+                continue
+            if webhook := world.webhook(line.webhook):
                 webhook.submissions += is_submission(line, world.limits)
         for row in kept.read():
             webhook = world.webhook(row.webhook)
@@ -83,6 +101,7 @@ class Clay:
         self._stopping.set()
         self.enrichment.stop()
         await self._callbacks.close()
+        await self.routines.close()
 
     def state(self) -> dict[str, Any]:
         """Return the current state as plain data, without tokens."""
@@ -110,6 +129,7 @@ class Clay:
             ],
             "rows_running": self.enrichment.running,
             "callbacks_pending": self._callbacks.pending,
+            "items_unfinished": self.routines.unfinished,
         }
 
     def did(self, what: str, workspace: str | None = None) -> None:

@@ -42,12 +42,17 @@ class Run:
 
 @define(eq=False, repr=False)
 class Enrichment:
-    """Runs rows. `report` is called with the cells of each completed run."""
+    """Runs rows.
+
+    `report` is called with the cells of each completed run, and `unpaid` with a row whose workspace
+    has too little for its next column.
+    """
 
     _world: World
     _ledger: Ledger
     _chance: Chance
     _report: Callable[[TableRow, dict[str, Any], bool], None]
+    _unpaid: Callable[[TableRow], None]
     _stopped: bool = field(init=False, default=False)
     running: int = field(init=False, default=0)
 
@@ -128,6 +133,7 @@ class Enrichment:
         if column.name not in run.paid:
             if not row.webhook.workspace.pay(column.credits, column.actions):
                 self._end(row, "out_of_credits")
+                self._unpaid(row)
                 return
             row.spent += column.credits
             if column.credits or column.actions:

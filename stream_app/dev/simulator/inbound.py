@@ -6,14 +6,8 @@ It reads a request, decides about it, writes it to the ledger, and answers as th
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
 import re
-import socket
-import struct
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
 from itertools import accumulate
 
 import msgspec
@@ -23,7 +17,8 @@ from attrs import define, field
 from stream_app.dev.simulator.chance import Timeline, digest
 from stream_app.dev.simulator.kept import RowFile
 from stream_app.dev.simulator.ledger import Ledger, RequestLine, now_ms
-from stream_app.dev.simulator.script import REFUSING, Fault, RetryAfter, Script, workspace_of
+from stream_app.dev.simulator.played import play, refused, retry_after, status_of
+from stream_app.dev.simulator.script import REFUSING, Script, workspace_of
 from stream_app.dev.simulator.world import (
     Submission,
     TableRow,
@@ -47,15 +42,6 @@ _OF_HOST = frozenset({"status_before", "reset_before_accept", "hang_after_read"}
 well.
 """
 
-# The ledger's status of a fault that answers without one.
-_NO_STATUS = {
-    "reset_before_accept": "reset",
-    "reset_after_read": "reset",
-    "hang_after_read": "hang",
-    "garbage": "garbage",
-}
-_CHUNK = b" " * 65_536
-
 # Clay's response has no reliable shape, so it varies from request to request.
 _ACCEPTED = (
     ("", "text/plain"),
@@ -70,14 +56,6 @@ _TOO_MANY = {
     "type": "TooManyRequests",
     "message": "Too many requests. Wait a bit and retry.",
     "details": None,
-}
-# Clay documents these statuses, but not what their bodies say.
-_REFUSED = {
-    400: "The request needs Content-Type: application/json, valid JSON, and at most 100 KB.",
-    401: "Missing or wrong x-clay-webhook-auth.",
-    402: "Payment required.",
-    403: "Forbidden.",
-    404: "No such webhook.",
 }
 
 
@@ -123,10 +101,10 @@ class Inbound:
             occurrence = self._world.occurrence_of(nameless)
         fault = self._timeline.request_fault(line.workspace or "", slug, about, occurrence)
         if fault is not None and (fault.kind in REFUSING or fault.accepted is False):
-            line.status = _NO_STATUS.get(fault.kind, fault.status or 0)
+            line.status = status_of(fault, 0)
             line.fault = fault.kind
             self._note(webhook, line)
-            return await _played(fault, request, _refused(fault.status or 500), self._stopping)
+            return await play(fault, request, refused(fault.status or 500), self._stopping)
         refusal = self._refusal(webhook, sent, request.headers)
         if webhook is None or sent is None or refusal is not None:
             assert refusal is not None  # the webhook is unknown, or the payload cannot be read
@@ -136,10 +114,10 @@ class Inbound:
         line.status = self._world.limits.accepted_status
         answer = _accepted(line.status, len(body or b""))
         if fault is not None:
-            line.status = _NO_STATUS.get(fault.kind, fault.status or line.status)
+            line.status = status_of(fault, line.status)
             line.fault = fault.kind
         self._accept(webhook, sent, line, f"{about}#{occurrence}")
-        return answer if fault is None else await _played(fault, request, answer, self._stopping)
+        return answer if fault is None else await play(fault, request, answer, self._stopping)
 
     async def handle_root(self, request: web.Request) -> web.StreamResponse:
         """Answer `GET /` and `HEAD /`, which submit nothing.
@@ -149,8 +127,8 @@ class Inbound:
         self._roots += 1
         fault = self._timeline.request_fault("", "", "", self._roots)
         if fault is None or fault.kind not in _OF_HOST:
-            return _refused(404)
-        return await _played(fault, request, _refused(fault.status or 500), self._stopping)
+            return refused(404)
+        return await play(fault, request, refused(fault.status or 500), self._stopping)
 
     def _refusal(
         self,
@@ -161,16 +139,16 @@ class Inbound:
         """Return how a working Clay refuses, or None. A POST counts for the rate in any case."""
         limits = self._world.limits
         if webhook is None:
-            return _refused(limits.unknown_status)
+            return refused(limits.unknown_status)
         if webhook.settings.token not in (None, headers.get(TOKEN_HEADER)):
-            return _refused(401)
+            return refused(401)
         if not webhook.workspace.take(limits, self._world.now_s):
-            waits = _retry_after(limits.retry_after, limits.retry_after_s)
+            waits = retry_after(limits.retry_after, limits.retry_after_s)
             return web.json_response(_TOO_MANY, status=429, headers=waits)
         if sent is None:
-            return _refused(400)
+            return refused(400)
         if 0 < limits.lifetime <= webhook.submissions:
-            return _refused(403, _FULL)
+            return refused(403, _FULL)
         return None
 
     def _note(self, webhook: WebhookState | None, line: RequestLine) -> None:
@@ -253,87 +231,3 @@ def _accepted(status: int, about: int) -> web.Response:
     """Return that Clay took the row; `about` selects the body."""
     text, content_type = _ACCEPTED[about % len(_ACCEPTED)]
     return web.Response(status=status, text=text, content_type=content_type)
-
-
-def _refused(
-    status: int,
-    message: str | None = None,
-    headers: Mapping[str, str] | None = None,
-) -> web.Response:
-    """Return a response with an error status."""
-    text = message or _REFUSED.get(status, "Something went wrong.")
-    return web.Response(status=status, text=text, headers=headers)
-
-
-def _retry_after(form: RetryAfter, seconds: int) -> dict[str, str]:
-    """Return the header in one of its forms, or no header."""
-    match form:
-        case "absent":
-            return {}
-        case "seconds":
-            return {"Retry-After": str(seconds)}
-        case "date":
-            due = datetime.now(UTC) + timedelta(seconds=seconds)
-            return {"Retry-After": format_datetime(due, usegmt=True)}
-        case "zero":
-            return {"Retry-After": "0"}
-
-
-async def _played(
-    fault: Fault,
-    request: web.Request,
-    answer: web.Response,
-    stopping: asyncio.Event,
-) -> web.StreamResponse:
-    """Answer as the fault requires, where Clay would give `answer`.
-
-    It waits no longer once `stopping` is set.
-    """
-    match fault.kind:
-        case "hang_after_read":
-            await stopping.wait()  # or until the sender gives up: aiohttp cancels this then
-            return _reset(request)
-        case "reset_after_read" | "reset_before_accept":
-            return _reset(request)
-        case "slow":
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stopping.wait(), fault.delay_s or 0)
-            return answer
-        case "garbage":
-            if request.transport is not None:
-                request.transport.write(b"\x00\xff\x00 this is not HTTP\r\n\r\n")
-                request.transport.close()
-            return web.Response()
-        case "table_full":
-            return answer
-        case "huge_answer":
-            return await _huge(request, fault.size_bytes or 0)
-    headers = {}
-    if fault.retry_after is not None:
-        headers = _retry_after(fault.retry_after, fault.retry_after_s or 0)
-    if fault.location is not None:
-        headers = {"Location": fault.location}
-    return _refused(fault.status or 500, headers=headers)
-
-
-def _reset(request: web.Request) -> web.Response:
-    """End the connection with a TCP RST. The returned response is never sent."""
-    transport = request.transport
-    if transport is not None:
-        # On a duplicate socket, because an event loop may return one that cannot be changed.
-        with socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno())) as twin:
-            twin.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        transport.abort()
-    return web.Response()
-
-
-async def _huge(request: web.Request, size_bytes: int) -> web.StreamResponse:
-    """Respond with 200 and a body of that size."""
-    answer = web.StreamResponse(headers={"Content-Length": str(size_bytes)})
-    with contextlib.suppress(ConnectionError):  # the sender may stop reading
-        await answer.prepare(request)
-        left = size_bytes
-        while left > 0:
-            await answer.write(_CHUNK[:left])
-            left -= len(_CHUNK)
-    return answer

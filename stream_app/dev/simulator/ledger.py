@@ -3,10 +3,11 @@
 Tests compare with it.
 
 Every line has `seq` (from 1, without gaps), `at_ms` (epoch, UTC) and `kind`: `start` · `request` ·
-`row` (the end of a row's run) · `charge` · `refund` · `callback` (one attempt) · `control` (a
-control call) · `listener` (refuse began or ended) · `stop`. No line holds a token, a URL, or a
-field of a payload except the two echo fields. Absent values are left out. Memory is one small entry
-per lead and a few numbers per workspace.
+`run` (an item of a routine's run) · `poll` (a read of the Public API) · `notify` (a completion
+webhook) · `row` (the end of a row's run) · `charge` · `refund` · `callback` (one attempt) ·
+`control` (a control call) · `listener` (refuse began or ended) · `stop`. No line holds a token, a
+URL, or a field of a payload except the two echo fields. Absent values are left out. Memory is one
+small entry per lead and a few numbers per workspace.
 """
 
 from __future__ import annotations
@@ -64,6 +65,37 @@ class RequestLine(Line):
     lead_id: str | None = None
     delivery_id: str | None = None
     fault: str | None = None
+
+
+class RunLine(RequestLine):
+    """One item of a request to run a routine, which `webhook` names.
+
+    `run_id` is empty if no run was made. `delivery_id` is the id of the item.
+    """
+
+    run_id: str = ""
+
+
+class PollLine(Line):
+    """A request to the Public API that changes nothing. `run_id`: whose results were asked for."""
+
+    endpoint: str
+    status: int | str
+    routine: str = ""
+    run_id: str = ""
+    fault: str | None = None
+
+
+class NotifyLine(Line):
+    """A completion webhook was told that a run has finished.
+
+    `status` is the HTTP status of the response, "timeout", "error" (no response), or "lost" (not
+    sent).
+    """
+
+    routine: str
+    run_id: str
+    status: int | str
 
 
 class RowLine(Line):
@@ -136,6 +168,9 @@ AnyLine = (
     StartLine
     | StopLine
     | RequestLine
+    | RunLine
+    | PollLine
+    | NotifyLine
     | RowLine
     | ChargeLine
     | RefundLine
@@ -161,13 +196,14 @@ _shared = cache(LeadCount)
 class WorkspaceTotals(msgspec.Struct):
     """Totals of one workspace.
 
-    `requests`, `rows` and `callbacks` are counted by status or state.
+    `requests`, `rows`, `callbacks` and `polls` are counted by status or state.
     """
 
     requests: Counter[str] = msgspec.field(default_factory=Counter)
     accepted: int = 0
     rows: Counter[str] = msgspec.field(default_factory=Counter)
     callbacks: Counter[str] = msgspec.field(default_factory=Counter)
+    polls: Counter[str] = msgspec.field(default_factory=Counter)
     credits_charged: int = 0
     credits_refunded: int = 0
     actions_charged: int = 0
@@ -209,6 +245,8 @@ class Tally:
                 totals.rows[line.state] += 1
             case CallbackLine():
                 totals.callbacks[str(line.status)] += 1
+            case PollLine():
+                totals.polls[str(line.status)] += 1
 
     def _add_request(self, line: RequestLine, totals: WorkspaceTotals) -> None:
         totals.requests[str(line.status)] += 1

@@ -19,6 +19,7 @@ Positive = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
 HttpStatus = Annotated[int, msgspec.Meta(ge=300, le=599)]
 RetryAfter = Literal["absent", "seconds", "date", "zero"]
+Endpoint = Literal["webhook", "run", "results", "me", "balance"]
 NetworkError = Literal["ECONNREFUSED", "ECONNRESET", "ETIMEDOUT"]
 
 
@@ -168,6 +169,27 @@ class Webhook(ClayTable, frozen=True, kw_only=True):
     workspace: str | None = None
 
 
+class Routine(ClayTable, frozen=True, kw_only=True):
+    """A saved function or workflow that the Public API runs. `callback` is not used.
+
+    Attributes:
+        workspace: Who pays for it.
+        requires: Inputs without which a run is refused.
+        open_to_api: Whether its author has switched the API on.
+    """
+
+    workspace: str = "default"
+    requires: tuple[str, ...] = ()
+    open_to_api: bool = True
+
+
+class CompletionWebhook(Settings, frozen=True, kw_only=True):
+    """Who is told that a run has finished: a URL, and the secret that signs what is sent."""
+
+    url: str
+    secret: str
+
+
 class ClayPlan(Settings, frozen=True, kw_only=True):
     """The budget of a workspace. Credits can be topped up; Actions return only with a new month."""
 
@@ -188,6 +210,12 @@ class Limits(Settings, frozen=True, kw_only=True):
     (`accepted_status`: both are documented, but not which comes when), what it answers for a
     webhook that there is not (`unknown_status`), whether refused submissions count for the lifetime
     (`refused_count`), and what becomes of a cell over `cell_bytes`, which is truncated here.
+
+    `api_per_minute` counts all requests of a workspace to the Public API, and 0 switches it off.
+    The results of a run are gone `results_kept_s` after it finished. Not documented: `api_burst`,
+    what a routine answers whose author has not switched the API on (`closed_status`), and what
+    becomes of a run without credits (`no_credits`: its items fail, it never finishes, or it is
+    refused with 402).
     """
 
     rate_per_s: Seconds = 10.0
@@ -201,12 +229,18 @@ class Limits(Settings, frozen=True, kw_only=True):
     unknown_status: HttpStatus = 404
     retry_after: RetryAfter = "seconds"
     retry_after_s: Count = 1
+    api_per_minute: Seconds = 300.0
+    api_burst: Annotated[int, msgspec.Meta(ge=1)] = 20
+    results_kept_s: Seconds = 86_400.0
+    closed_status: HttpStatus = 403
+    no_credits: Literal["failed", "hung", "refused"] = "failed"
 
 
 class Fault(Settings, frozen=True, kw_only=True):
     """One fault on the timeline: from `at_s` for `for_s`, for a `share` of requests.
 
-    Without `for_s` it lasts forever. `FAULTS` lists the parameters of each kind with their
+    Without `for_s` it lasts forever. `webhook` may name a routine, too. `endpoint` keeps a fault of
+    requests to one kind of them. `FAULTS` lists the parameters of each kind with their
     defaults.
     """
 
@@ -216,6 +250,7 @@ class Fault(Settings, frozen=True, kw_only=True):
     share: Share = 1.0
     workspace: str | None = None
     webhook: str | None = None
+    endpoint: Endpoint | None = None
     status: HttpStatus | None = None
     accepted: bool | None = None
     delay_s: Seconds | None = None
@@ -264,15 +299,30 @@ CALLBACK: dict[str, dict[str, Any]] = {
     "callbacks_wrong_lead": {},
     "callbacks_old_secret": {"headers": {}},
 }
+# Faults of a routine's run, of its items, and of what is told when it has finished.
+ROUTINE: dict[str, dict[str, Any]] = {
+    "run_answer_cut": {},
+    "run_unknown_at_first": {"delay_s": 5.0},
+    "item_hung": {},
+    "item_failed": {},
+    "item_status_unknown": {},
+    "result_empty": {},
+    "result_nested": {},
+    "result_huge": {"size_bytes": 2_000_000},
+    "notification_lost": {},
+    "notification_doubled": {},
+    "notification_late": {"delay_s": 3600.0},
+    "notification_test": {},
+}
 LISTENER: dict[str, dict[str, Any]] = {"refuse": {}}
-FAULTS: dict[str, dict[str, Any]] = REFUSING | OBSCURING | CALLBACK | LISTENER
+FAULTS: dict[str, dict[str, Any]] = REFUSING | OBSCURING | CALLBACK | ROUTINE | LISTENER
 
 
 class Script(Settings, frozen=True, kw_only=True):
     """A whole script.
 
     `kept_rows` rows per webhook can be run again. `callback_concurrency` is for the whole
-    simulator.
+    simulator. `api_keys` has the key of the Public API by workspace.
     """
 
     seed: int = 1
@@ -286,6 +336,9 @@ class Script(Settings, frozen=True, kw_only=True):
     table: ClayTable = ClayTable()
     workspaces: dict[str, ClayPlan] = {}
     webhooks: dict[str, Webhook] = {}
+    routines: dict[str, Routine] = {}
+    completion_webhooks: dict[str, CompletionWebhook] = {}
+    api_keys: dict[str, str] = {}
     fault: tuple[Fault, ...] = ()
 
 
@@ -326,6 +379,8 @@ def parse_script(text: str) -> Script:
     table = raw.get("table")
     if isinstance(table, dict) and isinstance(raw.get("webhooks"), dict):
         raw["webhooks"] = {slug: over(table, mine) for slug, mine in raw["webhooks"].items()}
+    if isinstance(table, dict) and isinstance(raw.get("routines"), dict):
+        raw["routines"] = {name: over(table, mine) for name, mine in raw["routines"].items()}
     return checked(Script, raw)
 
 
@@ -425,6 +480,8 @@ def _fault_contradictions(fault: Fault, raw: dict[str, Any]) -> Iterator[str]:
         return
     parameters = set(FAULTS[fault.kind])
     places = set() if fault.kind in LISTENER else {"share", "workspace", "webhook"}
+    if fault.kind in REFUSING or fault.kind in OBSCURING:
+        places.add("endpoint")
     for key in sorted(raw.keys() - parameters - places - {"kind", "at_s", "for_s"}):
         takes = ", ".join(sorted(parameters | places)) or "no parameters"
         yield f"{key}: does not belong to {fault.kind!r}, which takes {takes}"

@@ -34,6 +34,7 @@ from stream_app.dev.simulator.ledger import (
     StartLine,
     Tally,
 )
+from stream_app.dev.simulator.routines import API
 from stream_app.dev.simulator.script import FAULTS, Script
 
 _BACKLOG = 1024
@@ -136,6 +137,10 @@ class Simulator:
         ControlApi(self).add_routes(app)
         if webhooks:
             app.router.add_post(WEBHOOK_PATH, self._webhook)
+            app.router.add_post(f"{API}/routines/{{routine}}/run", self._run)
+            app.router.add_get(f"{API}/routines/run/{{run}}/results", self._results)
+            app.router.add_get(f"{API}/credits/balance", self._balance)
+            app.router.add_get(f"{API}/me", self._me)
             app.router.add_get("/", self._root)
             # It runs before connections close, and ends the requests that hang in them.
             app.on_shutdown.append(self._close_clay)
@@ -155,6 +160,18 @@ class Simulator:
 
     async def _webhook(self, request: web.Request) -> web.StreamResponse:
         return await self.clay.inbound.handle(request)
+
+    async def _run(self, request: web.Request) -> web.StreamResponse:
+        return await self.clay.routines.run(request)
+
+    async def _results(self, request: web.Request) -> web.StreamResponse:
+        return await self.clay.routines.results(request)
+
+    async def _balance(self, request: web.Request) -> web.StreamResponse:
+        return await self.clay.routines.balance(request)
+
+    async def _me(self, request: web.Request) -> web.StreamResponse:
+        return await self.clay.routines.me(request)
 
     async def _root(self, request: web.Request) -> web.StreamResponse:
         return await self.clay.inbound.handle_root(request)

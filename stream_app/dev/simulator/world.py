@@ -11,7 +11,14 @@ import msgspec
 
 from stream_app.dev.simulator.chance import digest
 from stream_app.dev.simulator.ledger import RequestLine
-from stream_app.dev.simulator.script import ClayPlan, Limits, Script, Webhook, workspace_of
+from stream_app.dev.simulator.script import (
+    ClayPlan,
+    ClayTable,
+    Limits,
+    Script,
+    Webhook,
+    workspace_of,
+)
 
 DEDUPE_MAX_CHARACTERS = 200
 
@@ -46,6 +53,8 @@ class WorkspaceState:
     tokens: float
     refilled_at_s: float
     outward_free_at_s: float = 0.0
+    api_tokens: float = 0.0
+    api_refilled_at_s: float = float("-inf")
 
     def take(self, limits: Limits, now_s: float) -> bool:
         """True if the rate allows a request now."""
@@ -57,6 +66,18 @@ class WorkspaceState:
         if self.tokens < 1:
             return False
         self.tokens -= 1
+        return True
+
+    def take_api(self, limits: Limits, now_s: float) -> bool:
+        """True if the rate of the Public API allows a request now."""
+        if limits.api_per_minute == 0:
+            return True
+        refill = (now_s - self.api_refilled_at_s) * limits.api_per_minute / 60
+        self.api_tokens = min(limits.api_burst, self.api_tokens + refill)
+        self.api_refilled_at_s = now_s
+        if self.api_tokens < 1:
+            return False
+        self.api_tokens -= 1
         return True
 
     def outward_in_s(self, limits: Limits, now_s: float) -> float:
@@ -111,10 +132,13 @@ class TableRow:
 
 @dataclass(slots=True, eq=False)
 class WebhookState:
-    """A webhook and its table. `submissions` only grows, because the lifetime limit counts it."""
+    """A webhook and its table, or a routine.
+
+    `submissions` only grows, because the lifetime limit of a webhook counts it.
+    """
 
     slug: str
-    settings: Webhook
+    settings: ClayTable
     workspace: WorkspaceState
     auto_run: bool
     submissions: int = 0
@@ -144,6 +168,7 @@ class World:
         self.limits = script.limits
         self.workspaces: dict[str, WorkspaceState] = {}
         self.webhooks: dict[str, WebhookState] = {}
+        self.routines: dict[str, WebhookState] = {}
         self._clock = clock
         self._nameless: Counter[int] = Counter()
         self._rows = 0
@@ -151,6 +176,9 @@ class World:
             self.set_workspace(name, plan)
         for slug, webhook in script.webhooks.items():
             self.set_webhook(slug, webhook)
+        for name, routine in script.routines.items():
+            payer = self.workspace(routine.workspace)
+            self.routines[name] = WebhookState(name, routine, payer, routine.auto_run)
 
     @property
     def now_s(self) -> float:
