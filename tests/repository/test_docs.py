@@ -110,15 +110,6 @@ def test_the_architecture_lists_every_folder_once() -> None:
     assert sorted(linked for _, linked in rows) == sorted(folders)
 
 
-def test_the_path_of_a_lead_opens_few_files_and_returns_to_few() -> None:
-    text = (DOCS / "architecture.md").read_text()
-    path = text.partition("## The path of one lead\n")[2].partition("\nIf no callback comes")[0]
-    links = re.findall(r"\.\./stream_app/([\w/]+\.py)\)", path)
-    opened = [link for link, before in zip(links, ["", *links], strict=False) if link != before]
-    assert 30 <= len(set(opened)) <= 36
-    assert len(opened) - len(set(opened)) <= 25
-
-
 def test_readme_leads_to_every_page_and_picture() -> None:
     seen = set[Path]()
     ahead = [README]

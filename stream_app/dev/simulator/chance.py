@@ -17,7 +17,7 @@ from stream_app.dev.simulator.script import (
     OBSCURING,
     REFUSING,
     ROUTINE,
-    Endpoint,
+    EndpointName,
     Fault,
     Latency,
 )
@@ -101,7 +101,7 @@ class Timeline:
         webhook: str,
         about: str,
         occurrence: int,
-        endpoint: Endpoint = "webhook",
+        endpoint: EndpointName = "webhook",
     ) -> Fault | None:
         """Return the fault for one request.
 

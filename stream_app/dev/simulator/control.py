@@ -34,9 +34,9 @@ from aiohttp import web
 from stream_app.dev.simulator.clay import Clay
 from stream_app.dev.simulator.ledger import Leads, Ledger
 from stream_app.dev.simulator.script import (
+    ClayLimits,
     ClayPlan,
     Fault,
-    Limits,
     Script,
     ScriptError,
     Settings,
@@ -127,7 +127,9 @@ def _clock(sim: Controlled, body: Any) -> None:
 
 def _limits(sim: Controlled, body: Any) -> object:
     world = sim.clay.world
-    world.limits = checked(Limits, msgspec.structs.asdict(world.limits) | _object(body), "limits")
+    world.limits = checked(
+        ClayLimits, msgspec.structs.asdict(world.limits) | _object(body), "limits"
+    )
     sim.clay.did("set the limits")
     return world.limits
 

@@ -17,7 +17,7 @@ from attrs import define, field
 from stream_app.dev.simulator.chance import Timeline, digest
 from stream_app.dev.simulator.kept import RowFile
 from stream_app.dev.simulator.ledger import Ledger, RequestLine, now_ms
-from stream_app.dev.simulator.played import play, refused, retry_after, status_of
+from stream_app.dev.simulator.played import error_answer, play, retry_after, status_of
 from stream_app.dev.simulator.script import REFUSING, Script, workspace_of
 from stream_app.dev.simulator.world import (
     Submission,
@@ -104,7 +104,7 @@ class Inbound:
             line.status = status_of(fault, 0)
             line.fault = fault.kind
             self._note(webhook, line)
-            return await play(fault, request, refused(fault.status or 500), self._stopping)
+            return await play(fault, request, error_answer(fault.status or 500), self._stopping)
         refusal = self._refusal(webhook, sent, request.headers)
         if webhook is None or sent is None or refusal is not None:
             assert refusal is not None  # the webhook is unknown, or the payload cannot be read
@@ -127,8 +127,8 @@ class Inbound:
         self._roots += 1
         fault = self._timeline.request_fault("", "", "", self._roots)
         if fault is None or fault.kind not in _OF_HOST:
-            return refused(404)
-        return await play(fault, request, refused(fault.status or 500), self._stopping)
+            return error_answer(404)
+        return await play(fault, request, error_answer(fault.status or 500), self._stopping)
 
     def _refusal(
         self,
@@ -139,16 +139,16 @@ class Inbound:
         """Return how a working Clay refuses, or None. A POST counts for the rate in any case."""
         limits = self._world.limits
         if webhook is None:
-            return refused(limits.unknown_status)
+            return error_answer(limits.unknown_status)
         if webhook.settings.token not in (None, headers.get(TOKEN_HEADER)):
-            return refused(401)
+            return error_answer(401)
         if not webhook.workspace.take(limits, self._world.now_s):
             waits = retry_after(limits.retry_after, limits.retry_after_s)
             return web.json_response(_TOO_MANY, status=429, headers=waits)
         if sent is None:
-            return refused(400)
+            return error_answer(400)
         if 0 < limits.lifetime <= webhook.submissions:
-            return refused(403, _FULL)
+            return error_answer(403, _FULL)
         return None
 
     def _note(self, webhook: WebhookState | None, line: RequestLine) -> None:

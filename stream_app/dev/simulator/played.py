@@ -43,7 +43,7 @@ def status_of(fault: Fault, status: int) -> int | str:
     return _NO_STATUS.get(fault.kind, fault.status or status)
 
 
-def refused(
+def error_answer(
     status: int,
     message: str | None = None,
     headers: Mapping[str, str] | None = None,
@@ -72,7 +72,7 @@ async def play(
     request: web.Request,
     answer: web.Response,
     stopping: asyncio.Event,
-    refuse: Refuse = refused,
+    refuse: Refuse = error_answer,
 ) -> web.StreamResponse:
     """Answer as the fault requires, where Clay would give `answer`.
 

@@ -25,7 +25,7 @@ from attrs import field as attribute
 from stream_app.dev.simulator.chance import Timeline
 from stream_app.dev.simulator.ledger import Ledger, NotifyLine, PollLine, RunLine, now_ms
 from stream_app.dev.simulator.played import play, status_of
-from stream_app.dev.simulator.script import REFUSING, Endpoint, Fault
+from stream_app.dev.simulator.script import REFUSING, EndpointName, Fault
 from stream_app.dev.simulator.world import Submission, TableRow, WebhookState, WorkspaceState, World
 
 API: Final = "/public/v0"
@@ -153,7 +153,7 @@ class PublicApi:
     async def _answered(
         self,
         request: web.Request,
-        endpoint: Endpoint,
+        endpoint: EndpointName,
         answer: Callable[[WorkspaceState], Awaitable[web.Response]],
     ) -> web.StreamResponse:
         """Answer a request that changes nothing, and write it to the ledger."""

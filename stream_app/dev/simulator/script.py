@@ -19,7 +19,7 @@ Positive = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
 HttpStatus = Annotated[int, msgspec.Meta(ge=300, le=599)]
 RetryAfter = Literal["absent", "seconds", "date", "zero"]
-Endpoint = Literal["webhook", "run", "results", "me", "balance"]
+EndpointName = Literal["webhook", "run", "results", "me", "balance"]
 NetworkError = Literal["ECONNREFUSED", "ECONNRESET", "ETIMEDOUT"]
 
 
@@ -197,7 +197,7 @@ class ClayPlan(Settings, frozen=True, kw_only=True):
     actions: Count = 15_000
 
 
-class Limits(Settings, frozen=True, kw_only=True):
+class ClayLimits(Settings, frozen=True, kw_only=True):
     """Clay's limits.
 
     `rate_per_s = 0` switches the rate limit off, `outward_per_s = 0` that of the HTTP columns, and
@@ -250,7 +250,7 @@ class Fault(Settings, frozen=True, kw_only=True):
     share: Share = 1.0
     workspace: str | None = None
     webhook: str | None = None
-    endpoint: Endpoint | None = None
+    endpoint: EndpointName | None = None
     status: HttpStatus | None = None
     accepted: bool | None = None
     delay_s: Seconds | None = None
@@ -331,7 +331,7 @@ class Script(Settings, frozen=True, kw_only=True):
     delivery_id_field: str = "delivery_id"
     callback_concurrency: Annotated[int, msgspec.Meta(ge=1)] = 200
     kept_rows: Annotated[int, msgspec.Meta(ge=1)] = 50_000
-    limits: Limits = Limits()
+    limits: ClayLimits = ClayLimits()
     plan: ClayPlan = ClayPlan()
     table: ClayTable = ClayTable()
     workspaces: dict[str, ClayPlan] = {}

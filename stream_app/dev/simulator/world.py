@@ -12,9 +12,9 @@ import msgspec
 from stream_app.dev.simulator.chance import digest
 from stream_app.dev.simulator.ledger import RequestLine
 from stream_app.dev.simulator.script import (
+    ClayLimits,
     ClayPlan,
     ClayTable,
-    Limits,
     Script,
     Webhook,
     workspace_of,
@@ -37,7 +37,7 @@ def cells_of(content: Any) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def is_submission(line: RequestLine, limits: Limits) -> bool:
+def is_submission(line: RequestLine, limits: ClayLimits) -> bool:
     """True if a request counts for the lifetime of its webhook."""
     return line.accepted > 0 or line.fault == "table_full" or limits.refused_count
 
@@ -56,7 +56,7 @@ class WorkspaceState:
     api_tokens: float = 0.0
     api_refilled_at_s: float = float("-inf")
 
-    def take(self, limits: Limits, now_s: float) -> bool:
+    def take(self, limits: ClayLimits, now_s: float) -> bool:
         """True if the rate allows a request now."""
         if limits.rate_per_s == 0:
             return True
@@ -68,7 +68,7 @@ class WorkspaceState:
         self.tokens -= 1
         return True
 
-    def take_api(self, limits: Limits, now_s: float) -> bool:
+    def take_api(self, limits: ClayLimits, now_s: float) -> bool:
         """True if the rate of the Public API allows a request now."""
         if limits.api_per_minute == 0:
             return True
@@ -80,7 +80,7 @@ class WorkspaceState:
         self.api_tokens -= 1
         return True
 
-    def outward_in_s(self, limits: Limits, now_s: float) -> float:
+    def outward_in_s(self, limits: ClayLimits, now_s: float) -> float:
         """Return in how many seconds the next call outward may go, and take its turn."""
         if limits.outward_per_s == 0:
             return 0.0

@@ -16,7 +16,7 @@ import pytest
 from aiohttp import web
 
 from stream_app.dev.simulator import ScriptError, parse_script
-from stream_app.dev.simulator.script import ClayPlan, Limits
+from stream_app.dev.simulator.script import ClayLimits, ClayPlan
 from stream_app.dev.simulator.world import WorkspaceState
 from tests.support.raw_server import HANG, READ, RawServer, serve
 from tests.unit.simulator.conftest import SLUG, Bench, Start
@@ -335,7 +335,7 @@ async def test_100_calls_a_second_go_outward_from_a_workspace__clay_webhook_guid
 
 def test_each_workspace_has_its_own_100_calls__clay_webhook_guide() -> None:
     first, second = (WorkspaceState(name, ClayPlan(), 0, 0, 0, 0) for name in "ab")
-    limits = Limits()
+    limits = ClayLimits()
     assert [first.outward_in_s(limits, 5.0) for _ in range(3)] == pytest.approx([0, 0.01, 0.02])
     assert second.outward_in_s(limits, 5.0) == 0
     assert first.outward_in_s(limits, 9.0) == 0, "what was not used is gone"
