@@ -128,7 +128,9 @@ def _clock(sim: Controlled, body: Any) -> None:
 def _limits(sim: Controlled, body: Any) -> object:
     world = sim.clay.world
     world.limits = checked(
-        ClayLimits, msgspec.structs.asdict(world.limits) | _object(body), "limits"
+        ClayLimits,
+        msgspec.structs.asdict(world.limits) | _object(body),
+        "limits",
     )
     sim.clay.did("set the limits")
     return world.limits
