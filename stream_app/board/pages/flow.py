@@ -49,7 +49,7 @@ def import_page(site: Site, moment: Moment, query: Query) -> PageData:
     return {
         "workspace": workspace,
         "import_id": import_id,
-        "row": row_of(imports[0]) if imports else None,
+        "row": next(map(row_of, imports), None),
         "may_join": workspace in site.settings.workspaces,
         "most_mb": MAX_FILE_BYTES // 2**20,
     }

@@ -159,7 +159,7 @@ def _credits(seen: Overview, now_ms: int) -> tuple[Bar, int]:
     days = (lane.meters.get("credits_day") for lane in seen.lanes)
     meters = [day.at(now_ms) for day in days if day is not None]
     capped = [meter for meter in meters if meter.cap is not None]
-    cap = sum(meter.cap or 0 for meter in capped)
+    cap = sum(meter.cap for meter in meters if meter.cap is not None)
     reserved = sum(meter.reserved for meter in capped)
     booked = sum(meter.booked for meter in capped)
     spent_share = min(100.0, booked / cap * 100) if cap else 0.0
