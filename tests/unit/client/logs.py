@@ -35,10 +35,12 @@ class Logs(TopicReader):
         value: bytes | msgspec.Struct | None,
         key: bytes | None = b"",
         at_ms: int = 0,
+        headers: Mapping[str, str] = {},
     ) -> None:
         """Add a record behind those that the partition has."""
         raw = value if value is None or isinstance(value, bytes) else msgspec.json.encode(value)
-        made = Made(topic, key, raw, partition, offset, (), at_ms)
+        encoded = tuple((name, text.encode()) for name, text in headers.items())
+        made = Made(topic, key, raw, partition, offset, encoded, at_ms)
         self._records.setdefault(TopicPartition(topic, partition), []).append(made)
 
     async def __aenter__(self) -> Self:
@@ -86,6 +88,8 @@ class Logs(TopicReader):
                 record for record in self._records.get(place, []) if begin <= record.offset < end
             ]
             before = [record for record in records if not broken or record.offset < broken[0].first]
+            if progress is not None:
+                progress(len(before), end - begin)
             if before:
                 yield {place: before[:most]}
             for batch in broken:
