@@ -1,1 +1,1 @@
-"""Logs, metrics, health and the watchdog of a process."""
+"""Logs and metrics of a process, and the HTTP server that shows them."""

@@ -1,1 +1,1 @@
-"""Callbacks of Clay: the token, the body, what a callback means, and what a missing one means."""
+"""Callbacks of Clay: the body, what a callback means, and what a missing one means."""
