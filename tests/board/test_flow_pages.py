@@ -51,9 +51,9 @@ def test_all_of_the_list_of_imports(query: Any, workspace: str, after: Any) -> N
     assert queries.mock_calls == [call.imports(workspace, "", after, 50)]
 
 
-@pytest.mark.parametrize(("found", "known"), [([MARCH], True), ([], False)])
-def test_all_of_the_page_of_an_import(found: list[FoundImport], known: bool) -> None:
-    queries = asked_queries(imports=(found, None))
+@pytest.mark.parametrize(("imports", "known"), [([MARCH], True), ([], False)])
+def test_all_of_the_page_of_an_import(imports: list[FoundImport], known: bool) -> None:
+    queries = asked_queries(imports=(imports, None))
     site = site_of(queries, workspaces={"acme": 1} if known else {})
     assert import_page(site, moment_of(), {"workspace": "acme", "id": "march"}) == {
         "workspace": "acme",
@@ -128,7 +128,7 @@ def test_an_import_is_done_only_when_all_of_its_leads_are(
     assert row_of(publication(**columns))["share"] == share
 
 
-def found(workspace: str, partition: int, offset: int) -> FoundRecord:
+def record(workspace: str, partition: int, offset: int) -> FoundRecord:
     return FoundRecord("crm-1", workspace, "test.leads", partition, offset, NOW_MS - 5, 4)
 
 
@@ -136,7 +136,7 @@ def found(workspace: str, partition: int, offset: int) -> FoundRecord:
 def test_all_of_a_search_of_what_waits(is_known: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     waiting_lead = Mock(side_effect=["first", "second", "third"])
     monkeypatch.setattr(flow, "waiting_lead", waiting_lead)
-    records = [found("acme", 1, 7), found("beta", 2, 8), found("acme", 1, 9)]
+    records = [record("acme", 1, 7), record("beta", 2, 8), record("acme", 1, 9)]
     search = Search(records, searched=10)
     queries = asked_queries()
     queries.lane.side_effect = lambda name, now_ms: "view of acme" if name == "acme" else None

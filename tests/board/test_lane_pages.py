@@ -49,7 +49,7 @@ def lane(name: str, tone: Any = "ok", *findings: Finding, waiting: int = 0, **mo
 
 
 def days(*saved: int) -> list[Day]:
-    return [Day("", "", 0, 1, each, 2, 3, 4) for each in saved]
+    return [Day("", "", 0, 1, credits_, 2, 3, 4) for credits_ in saved]
 
 
 @pytest.fixture
@@ -91,7 +91,8 @@ def test_all_of_the_page_now(
         StatusCount("", "", "credits_exhausted_suspected", "under_way", 11),
     ]
     seen = Overview([*ok, *held], [], counts)
-    first, second = Cause("a", "", "", "r", ""), Cause("b", "", "", "r", "", open=2)
+    first = Cause("a", "", "", "r", "")
+    second = Cause("b", "", "", "r", "", open=2)
     dlq = DeadLetters([first, second], open=2)
     queries = asked_queries(dead_letters=dlq, days=days(6, 7))
     site = site_of(queries)
@@ -444,8 +445,8 @@ def test_all_of_the_page_of_a_lane(parts: SimpleNamespace) -> None:
         actions_day=NOW_MS + 1,
         actions_month=NOW_MS + 1,
     )
-    found = lane("acme", "ok", NOTE, view=view, meters=budgets)
-    parts.one_lane.return_value = found
+    shown_lane = lane("acme", "ok", NOTE, view=view, meters=budgets)
+    parts.one_lane.return_value = shown_lane
     parts.bars_of.return_value = bars
     changes = [change("held", (NOW_S - number * 60) * 1_000) for number in range(31)]
     queries = asked_queries(
@@ -467,7 +468,7 @@ def test_all_of_the_page_of_a_lane(parts: SimpleNamespace) -> None:
     scores = {mark.at_s: mark.score for mark in shown}
     latencies = {mark.at_s: mark.p95_ms for mark in shown}
     assert page == {
-        "lane": found,
+        "lane": shown_lane,
         "pace": "at most 2 a second",
         "chart": "chart",
         "span": "day",
@@ -494,7 +495,7 @@ def test_all_of_the_page_of_a_lane(parts: SimpleNamespace) -> None:
     parts.one_lane.assert_called_once_with(site, moment, "acme")
     parts.throughput.assert_called_once_with(site, "acme", NOW_MS, "day")
     parts.forecasts_of.assert_called_once_with(view, "minutes", NOW_MS)
-    parts.bars_of.assert_called_once_with(found, {"credits_day": "forecast"}, NOW_MS)
+    parts.bars_of.assert_called_once_with(shown_lane, {"credits_day": "forecast"}, NOW_MS)
     parts.pace_text.assert_called_once_with(view)
     assert parts._burn.mock_calls == [
         call("quarters", QUARTER_S, budgets["credits_day"], bars[0], NOW_MS),
@@ -532,8 +533,8 @@ def test_the_page_of_a_lane_that_nothing_is_known_of(
     """It is a lane of the past, or of the future."""
     findings = [NOTE, PAUSED] if is_paused else [NOTE]
     budgets = meters(credits_day=NOW_MS + 1)
-    found = lane("acme", "idle", *findings, view=None, meters=budgets)
-    parts.one_lane.return_value = found
+    shown_lane = lane("acme", "idle", *findings, view=None, meters=budgets)
+    parts.one_lane.return_value = shown_lane
     parts.bars_of.return_value = [SimpleNamespace(name="credits_day")]
     queries = asked_queries(lane_changes=[], marks=[], status_sums=[], dead_letters="none")
     queries.credits.side_effect = lambda names, step_s, since_s: {names[0]: "some"}
@@ -552,7 +553,7 @@ def test_the_page_of_a_lane_that_nothing_is_known_of(
         assert page["kinds"] == (ORDERS if workspaces else ())
         assert page["may_pause"] is (bool(workspaces) and not is_paused)
     assert parts.forecasts_of.mock_calls == []
-    assert parts.bars_of.mock_calls == [call(found, {}, NOW_MS)] * 2
+    assert parts.bars_of.mock_calls == [call(shown_lane, {}, NOW_MS)] * 2
     assert parts.throughput.mock_calls[-1] == call(site, "acme", NOW_MS, None)
 
 
