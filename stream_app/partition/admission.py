@@ -144,7 +144,6 @@ class AdmissionQueue:
             if outcome is Withdrawn.SUSPENDED:
                 raise GiveUp
             if outcome is Withdrawn.RECALLED:
-                in_flight.admission.recalled = False
                 raise Recalled
             if isinstance(outcome, Held):
                 return outcome
@@ -283,11 +282,11 @@ class AdmissionQueue:
 
         A lead that does not wait here goes on. It starts again if it comes back to wait.
         """
-        # Kept as a flag, too: a lead that waits for a commit has no waiter now, and `admit` reads
-        # the flag when that lead comes back.
-        in_flight.admission.recalled = True
         if (waiter := self._waiters.get(in_flight)) is not None:
             self._leave(waiter, Withdrawn.RECALLED)
+        else:
+            # It waits for a commit or the cache: `admit` reads the flag when it comes back.
+            in_flight.admission.recalled = True
 
     def clear(self) -> None:
         """Forget all leads: their tasks were cancelled, or the partition is no longer ours."""

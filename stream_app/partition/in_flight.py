@@ -83,7 +83,7 @@ class AdmissionState:
     Attributes:
         arrival: Its place in the order of admission requests; 0 before the first.
         since_ms: Since when it waits for its present admission, on the monotonic clock.
-        recalled: True if a callback waits for its lock.
+        recalled: True if a callback waits for its lock, and it has not come back to wait since.
     """
 
     arrival: int = 0

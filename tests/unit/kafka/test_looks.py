@@ -1,0 +1,160 @@
+"""What a take-over looks at again, because an earlier owner may still write and a broker that was
+frozen does not know its successor.
+"""
+
+import math
+from collections.abc import Collection
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from aiokafka import TopicPartition
+from aiokafka.errors import NotLeaderForPartitionError
+
+from stream_app.kafka.connection import KafkaConnection
+from stream_app.kafka.takeover.refusals import Refusals
+from stream_app.kafka.takeover.requests import KafkaTransactions
+from stream_app.kafka.takeover.steps import LastTransaction
+from stream_app.kafka.takeover.view import NewestLeaders, PartitionProducers
+from stream_app.kafka.transactional_state import TransactionalState
+from tests.partition.virtual import virtual_time
+
+ROWS = TopicPartition("state", 3)
+EVENTS = TopicPartition("leads.status", 3)
+OURS = 17
+"""The producer id of the earlier owner."""
+DONE = LastTransaction("CompleteCommit", OURS, 7, 60_000, 1_000)
+ONGOING = LastTransaction("Ongoing", OURS, 7, 60_000, 2_000)
+ABORTED = LastTransaction("CompleteAbort", OURS, 7, 60_000, 2_000)
+
+
+class Cluster:
+    """A coordinator with these answers in turn, leaders that see these open transactions in turn,
+    and who leads by the newest metadata.
+    """
+
+    def __init__(
+        self,
+        lasts: list[LastTransaction],
+        seen: list[dict[TopicPartition, PartitionProducers]],
+        newest: dict[TopicPartition, int],
+    ) -> None:
+        self.lasts = lasts
+        self.seen = seen
+        self.newest = newest
+
+    async def send(self, node: int, request: object, group: object) -> Any:
+        last = self.lasts.pop(0)
+        answer: tuple[object, ...] = (
+            0,
+            "state-3",
+            last.state,
+            last.timeout_ms,
+            last.started_ms,
+            last.producer_id,
+            last.epoch,
+            [],
+        )
+        return SimpleNamespace(transactions=[answer])
+
+    async def producers(
+        self,
+        places: Collection[TopicPartition],
+    ) -> dict[TopicPartition, PartitionProducers]:
+        return self.seen.pop(0)
+
+    async def leaders(self, topics: Collection[str]) -> NewestLeaders:
+        assert set(topics) == {place.topic for place in self.newest}
+        return NewestLeaders(self.newest, {})
+
+    def transactions(self) -> KafkaTransactions:
+        """Look at this cluster."""
+        view: Any = self
+        return KafkaTransactions(
+            self,
+            0,
+            "state-3",
+            lambda: [ROWS, EVENTS],
+            ROWS,
+            view,
+            Refusals(),
+        )
+
+
+def open_at(offset: int | None, node: int = 0) -> dict[TopicPartition, PartitionProducers]:
+    """The leaders answer that our producer has a transaction open in the rows since this offset."""
+    rows = {} if offset is None else {OURS: offset, 99: 1}
+    return {ROWS: PartitionProducers(node, rows), EVENTS: PartitionProducers(1, {99: 1})}
+
+
+async def test_what_is_open_after_two_equal_looks_at_the_last_transaction_is_stranded() -> None:
+    cluster = Cluster([DONE, DONE], [open_at(5)], {ROWS: 0, EVENTS: 1})
+    assert await cluster.transactions().look() == (DONE, {tuple(ROWS): 5})
+    assert cluster.lasts == []
+
+
+async def test_a_transaction_that_began_behind_the_first_look_is_not_stranded() -> None:
+    """An earlier owner that is not fenced yet began it. It is not what the look before it saw
+    committed, and a repair by that verdict would commit half of it.
+    """
+    cluster = Cluster(
+        [DONE, ONGOING, ABORTED, ABORTED],
+        [open_at(5), open_at(5), open_at(6)],
+        {ROWS: 0, EVENTS: 1},
+    )
+    assert await cluster.transactions().look() == (ABORTED, {tuple(ROWS): 6})
+    assert cluster.lasts == []
+    assert cluster.seen == []
+
+
+async def test_where_nothing_is_open_one_look_is_enough() -> None:
+    cluster = Cluster([DONE], [open_at(None)], {ROWS: 0, EVENTS: 1})
+    assert await cluster.transactions().look() == (DONE, {})
+
+
+@pytest.mark.parametrize("open_from", [None, 5])
+async def test_a_look_that_an_earlier_leader_answered_is_refused(open_from: int | None) -> None:
+    """Its log ends before newer transactions, and says nothing about them."""
+    cluster = Cluster([DONE, DONE], [open_at(open_from, node=2)], {ROWS: 0, EVENTS: 1})
+    with pytest.raises(NotLeaderForPartitionError, match="state/3 was read from broker 2"):
+        await cluster.transactions().look()
+
+
+class Frozen(TransactionalState):
+    """Reads the rows from these brokers in turn, while these describe their topic. 0 leads it."""
+
+    def __init__(self, brokers: list[int], describing: list[list[int]]) -> None:
+        self.brokers = brokers
+        self._describing = describing
+        view: Any = self
+        super().__init__(KafkaConnection("127.0.0.1:9"), "state-3", "state", 3, view=view)
+
+    async def _fence(self) -> None:
+        pass
+
+    async def span(self, place: TopicPartition) -> tuple[int, int, int]:
+        return 0, 3, self.brokers[0]
+
+    async def _read(self) -> tuple[dict[bytes, bytes], int]:
+        node = self.brokers.pop(0)
+        return {b"read from": str(node).encode()}, node
+
+    async def leaders(self, topics: Collection[str]) -> NewestLeaders:
+        answered = self._describing.pop(0)
+        topic = {"error_code": 0, "topic": "state", "partitions": []}
+        return NewestLeaders({ROWS: 0}, {node: [topic] for node in answered})
+
+
+@virtual_time
+async def test_rows_of_an_earlier_leader_are_read_again() -> None:
+    state = Frozen([2, 0], [[0, 2], [0, 2]])
+    assert await state.take_over(math.inf) == {b"read from": b"0"}
+    assert state.brokers == []
+
+
+@virtual_time
+async def test_rows_of_a_broker_that_does_not_describe_their_topic_are_read_again() -> None:
+    """It answered the read, and hangs now."""
+    state = Frozen([0, 0], [[2], [0]])
+    assert await state.take_over(math.inf) == {b"read from": b"0"}
+    assert state.brokers == []
