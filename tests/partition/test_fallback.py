@@ -20,16 +20,8 @@ from stream_app.domain.result import CacheEntry
 from stream_app.partition import fallback
 from tests.simulation.client import MemoryStateStore
 from tests.support.narrow import present
-from tests.support.partition.degrading import ADA, DegradingBench
+from tests.support.partition.degrading import ADA, DegradingBench, SlowCache
 from tests.support.partition.virtual import virtual_time
-
-
-class SlowCache(MemoryCache):
-    """Takes a second."""
-
-    async def find(self, slots: Sequence[str]) -> list[CacheEntry]:
-        await asyncio.sleep(1)
-        return await super().find(slots)
 
 
 @virtual_time

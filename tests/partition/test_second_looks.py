@@ -17,11 +17,12 @@ from stream_app.domain.plan import Workspace
 from stream_app.partition.in_flight import GiveUp, InFlight
 from stream_app.partition.key_locks import KeyLocks
 from stream_app.partition.state import PartitionState
-from tests.partition.test_callbacks import Bench as CallbackBench
-from tests.partition.test_fallback import Bench as FallbackBench
-from tests.partition.test_fallback import SlowCache
-from tests.partition.test_owner import Bench
-from tests.partition.virtual import (
+from tests.simulation.client import MemoryStateStore
+from tests.simulation.schedule import Setup
+from tests.support.partition.bench import LEAD, Bench
+from tests.support.partition.degrading import ADA, DegradingBench, SlowCache
+from tests.support.partition.kafka import AwayStateStore
+from tests.support.partition.virtual import (
     RecordingStream,
     consumed,
     in_flight,
@@ -30,8 +31,6 @@ from tests.partition.virtual import (
     runner_of,
     virtual_time,
 )
-from tests.simulation.client import MemoryLedger
-from tests.simulation.schedule import Setup
 
 T = TypeVar("T")
 KEY = (b"row",)
@@ -51,20 +50,20 @@ class SlowCommits:
 @virtual_time
 async def test_of_two_callbacks_that_waited_for_one_post_the_second_is_a_duplicate() -> None:
     """Both found the row that they could settle, and waited for the lead that was being sent."""
-    bench = CallbackBench(clay_takes_s=5.0)
+    bench = Bench(clay_takes_s=5.0)
     bench.publish("id0", "p0")
     await bench.serve_for(2.0)
-    assert bench.states() == ["received", "sending"]
+    assert bench.states(LEAD) == ["received", "sending"]
     bench.call_back(credits=7)
     bench.call_back(credits=7)
     await asyncio.sleep(10.0)
-    assert bench.states() == ["received", "sending", "accepted", "enriched"]
-    assert bench.emitted(1) == [("callback_duplicate", "answered")]
+    assert bench.states(LEAD) == ["received", "sending", "accepted", "enriched"]
+    assert bench.unmatched(1) == [("callback_duplicate", "answered")]
     assert [result.version for result in bench.results()] == [1]
     assert bench.day().credits_spent == 7
 
 
-class RefusedOnce(CallbackBench):
+class RefusedOnce(Bench):
     """Clay refuses the first POST of the lead, and a callback comes while that is committed: then
     the lead holds its lock, and does not wait for admission.
     """
@@ -80,7 +79,7 @@ class RefusedOnce(CallbackBench):
         row = self.partition.state.rows.delivery(self.key)
         assert row is not None
         assert row.state == "refused"
-        assert "refused" not in self.states(), "its commit is under way"
+        assert "refused" not in self.states(LEAD), "its commit is under way"
 
 
 @virtual_time
@@ -89,7 +88,7 @@ async def test_a_callback_that_comes_while_a_refusal_is_committed_stops_the_next
     await bench.until_refused()
     bench.call_back()
     await asyncio.sleep(60.0)
-    assert bench.states() == ["received", "sending", "refused", "accepted", "enriched"]
+    assert bench.states(LEAD) == ["received", "sending", "refused", "accepted", "enriched"]
     assert len(bench.clay.bodies) == 1
 
 
@@ -100,8 +99,8 @@ async def test_a_lead_that_was_recalled_in_vain_goes_on() -> None:
     await bench.until_refused()
     bench.call_back(fields={"x": "y" * 950_000})
     await asyncio.sleep(40.0)
-    assert bench.emitted(0) == [("callback_unmatched", "oversize")]
-    assert bench.events()[-1].status == "accepted"
+    assert bench.unmatched(0) == [("callback_unmatched", "oversize")]
+    assert bench.states(LEAD)[-1] == "accepted"
     assert len(bench.clay.bodies) == 2
 
 
@@ -179,7 +178,7 @@ async def test_a_record_that_finds_more_keys_behind_its_wait_takes_no_step_witho
 # ------------------------------------------------------------------------- leads without a callback
 
 
-class SlowArchive(MemoryLedger):
+class SlowArchive(AwayStateStore):
     """It takes ten seconds to fetch records."""
 
     async def fetch(self, places: Sequence[str]) -> dict[str, ConsumedRecord]:
@@ -190,19 +189,19 @@ class SlowArchive(MemoryLedger):
 
 @virtual_time
 async def test_a_lead_that_is_answered_while_its_record_is_fetched_is_not_parked() -> None:
-    bench = CallbackBench(clay_takes_s=0.1)
-    bench.ledger = SlowArchive(bench.kafka, "t-0", bench.plan.topics.state, 0)
+    bench = Bench(clay_takes_s=0.1)
+    bench.store = SlowArchive(bench.kafka, "t-0", bench.plan.topics.state, 0)
     bench.partition = bench.owner()
     bench.publish("id0", "p0")
     destination = bench.plan.destinations["acme-main"]
     await bench.serve_for(destination.callback_deadline_s + 1.0)
-    assert bench.states()[-1] == "callback_overdue"
+    assert bench.states(LEAD)[-1] == "callback_overdue"
     await asyncio.sleep(destination.callback_grace_s + 5.0)
-    assert bench.states()[-1] == "callback_overdue", "its record is being fetched"
+    assert bench.states(LEAD)[-1] == "callback_overdue", "its record is being fetched"
     bench.call_back(credits=6)
     await asyncio.sleep(60.0)
-    assert bench.states()[-2:] == ["callback_overdue", "enriched"]
-    assert bench.dead_letters(bench.plan.topics.parked) == []
+    assert bench.states(LEAD)[-2:] == ["callback_overdue", "enriched"]
+    assert bench.parked() == []
     assert bench.day().credits_spent == 6
 
 
@@ -212,20 +211,20 @@ async def test_a_lead_that_is_answered_while_its_record_is_fetched_is_not_parked
 @virtual_time
 async def test_a_held_lead_that_is_suppressed_during_the_lookup_gets_no_result() -> None:
     """Neither is it deferred, which would write its data once more."""
-    bench = await FallbackBench.started(cache=SlowCache())
-    (person,) = people({"email": "ada@acme.example"})
-    bench.produce({"lead_id": "1", "fields": {"email": "ada@acme.example"}})
+    bench = await DegradingBench.started(cache=SlowCache())
+    (person,) = people({"email": ADA})
+    bench.produce({"lead_id": "1", "fields": {"email": ADA}})
     await asyncio.sleep(0.5)
     await bench.order("suppress", workspace="", people=[person], for_s=5.0)
     assert bench.history("1") == ["received", "suppressed"]
     assert bench.results("1") == []
-    assert bench.dead_letters(bench.plan.topics.deferred) == []
+    assert bench.committed(bench.plan.topics.deferred) == []
 
 
 @virtual_time
 async def test_a_held_lead_that_expires_during_the_lookup_gets_no_result() -> None:
-    bench = await FallbackBench.started(cache=SlowCache())
-    history = await bench.lead("1", "ada@acme.example", not_after_ms=now_ms() + 500)
+    bench = await DegradingBench.started(cache=SlowCache())
+    history = await bench.lead("1", ADA, not_after_ms=now_ms() + 500)
     assert "served_locally" not in history, history
     assert bench.results("1") == []
 
@@ -237,7 +236,7 @@ class Runner:
     """A runner of one partition whose records are processed by `process`."""
 
     def __init__(self, bench: Bench, stream: RecordingStream) -> None:
-        state = PartitionState(0, bench.ledger, parts(bench.plan, bench.clay))
+        state = PartitionState(0, bench.store, parts(bench.plan, bench.clay))
         self.stream = stream
         self.runner = runner_of(state, {"hot": self.process})
         self.began: list[int] = []
@@ -331,13 +330,13 @@ async def test_a_record_that_is_taken_while_the_others_end_starts_once_or_not_at
 
 @virtual_time
 async def test_a_marker_that_the_group_has_passed_is_deleted_in_memory_and_on_kafka() -> None:
-    bench = CallbackBench()
+    bench = Bench()
     await bench.serve()
     for number in range(3):
         bench.call_back(lead_id=f"unknown{number}")
         await asyncio.sleep(10.0)
     rows = bench.partition.state.rows
-    on_kafka = await MemoryLedger(bench.kafka, "t-1", bench.plan.topics.state, 0).take_over()
+    on_kafka = await MemoryStateStore(bench.kafka, "t-1", bench.plan.topics.state, 0).take_over()
     keys = [mark_key(f"{bench.plan.topics.callbacks}/0/{offset}") for offset in range(3)]
     assert [key in rows for key in keys] == [False, False, True]
     assert [key in on_kafka for key in keys] == [False, False, True]

@@ -1,6 +1,7 @@
 """A bench whose lane holds and whose leads are not to wait: they are served from a cache."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
@@ -22,6 +23,14 @@ ADA: Final = "ada@acme.example"
 
 def facts(fields: Any) -> dict[str, tuple[Scalar, str]]:
     return {"company_name": ("acme", "domain")} if "email" in fields else {}
+
+
+class SlowCache(MemoryCache):
+    """Takes a second."""
+
+    async def find(self, slots: Sequence[str]) -> list[CacheEntry]:
+        await asyncio.sleep(1)
+        return await super().find(slots)
 
 
 class DegradingBench(Bench):

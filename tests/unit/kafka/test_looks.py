@@ -17,7 +17,7 @@ from stream_app.kafka.takeover.requests import KafkaTransactions
 from stream_app.kafka.takeover.steps import LastTransaction
 from stream_app.kafka.takeover.view import NewestLeaders, PartitionProducers
 from stream_app.kafka.transactional_state import TransactionalState
-from tests.partition.virtual import virtual_time
+from tests.support.partition.virtual import virtual_time
 
 ROWS = TopicPartition("state", 3)
 EVENTS = TopicPartition("leads.status", 3)

@@ -17,7 +17,7 @@ from stream_app.domain.model.topics import TopicNames
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.replay import state as module
 from stream_app.replay.state import ReplayState
-from tests.partition.virtual import virtual_time
+from tests.support.partition.virtual import virtual_time
 
 NAMES = TopicNames()
 DLQ = TopicPartition(NAMES.dlq, 0)
