@@ -15,7 +15,7 @@ from stream_app.domain.limits.budget import BudgetPolicy, Cost
 from stream_app.domain.limits.callback_health import CallbackHealthPolicy
 from stream_app.domain.limits.rate import RatePolicy
 from stream_app.domain.limits.suspension import FloodGuardPolicy, SuspensionPolicy
-from stream_app.domain.limits.webhook_quota import LIFETIME, Limits, QuotaPolicy
+from stream_app.domain.limits.webhook_quota import LIFETIME, QuotaPolicy, WebhookLimits
 from stream_app.domain.model.addresses import WebhookKind
 from stream_app.domain.model.numbers import MOST, Real, TimeMs, Whole
 from stream_app.domain.model.ranges import Policy, Range
@@ -235,7 +235,7 @@ class Workspace(msgspec.Struct, frozen=True):
     flood_guard: FloodGuardPolicy = FloodGuardPolicy()
     callback_health: CallbackHealthPolicy = CallbackHealthPolicy()
 
-    def limits(self, destination: Destination) -> Limits:
+    def limits(self, destination: Destination) -> WebhookLimits:
         """Return the limits of each webhook of a destination."""
         return self.quota.limits(destination.lifetime)
 

@@ -16,6 +16,7 @@ from stream_app.dev.simulator.kept import Progress, RowFile, progress_of
 from stream_app.dev.simulator.ledger import ControlLine, Ledger, RequestLine, RunLine
 from stream_app.dev.simulator.routines import PublicApi
 from stream_app.dev.simulator.script import Script, ScriptError
+from stream_app.dev.simulator.workflow import WorkflowInbound
 from stream_app.dev.simulator.world import (
     TableRow,
     WebhookState,
@@ -49,13 +50,9 @@ class Clay:
             self.enrichment.arrive,
             self._stopping,
         )
-        self.inbound = Inbound(
-            self.world,
-            self.timeline,
-            ledger,
-            self.enrichment.arrive,
-            self._stopping,
-            kept,
+        self.inbound, self.workflows = (
+            door(self.world, self.timeline, ledger, self.enrichment.arrive, self._stopping, kept)
+            for door in (Inbound, WorkflowInbound)
         )
         if kept is not None:
             self._go_on(kept)

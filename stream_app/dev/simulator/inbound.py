@@ -104,20 +104,23 @@ class Inbound:
             line.status = status_of(fault, 0)
             line.fault = fault.kind
             self._note(webhook, line)
-            return await play(fault, request, error_answer(fault.status or 500), self._stopping)
+            answer = self._refuse(fault.status or 500)
+            return await play(fault, request, answer, self._stopping, self._refuse)
         refusal = self._refusal(webhook, sent, request.headers)
         if webhook is None or sent is None or refusal is not None:
             assert refusal is not None  # the webhook is unknown, or the payload cannot be read
             line.status = refusal.status
             self._note(webhook, line)
             return refusal
-        line.status = self._world.limits.accepted_status
-        answer = _accepted(line.status, len(body or b""))
+        answer = self._accepted(len(body or b""))
+        line.status = answer.status
         if fault is not None:
             line.status = status_of(fault, line.status)
             line.fault = fault.kind
         self._accept(webhook, sent, line, f"{about}#{occurrence}")
-        return answer if fault is None else await play(fault, request, answer, self._stopping)
+        if fault is None:
+            return answer
+        return await play(fault, request, answer, self._stopping, self._refuse)
 
     async def handle_root(self, request: web.Request) -> web.StreamResponse:
         """Answer `GET /` and `HEAD /`, which submit nothing.
@@ -150,6 +153,21 @@ class Inbound:
         if 0 < limits.lifetime <= webhook.submissions:
             return error_answer(403, _FULL)
         return None
+
+    def _accepted(self, about: int) -> web.Response:
+        """Return that Clay took the row; `about` selects the body."""
+        text, content_type = _ACCEPTED[about % len(_ACCEPTED)]
+        status = self._world.limits.accepted_status
+        return web.Response(status=status, text=text, content_type=content_type)
+
+    def _refuse(
+        self,
+        status: int,
+        message: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> web.Response:
+        """Return the answer of a fault that has a status of its own."""
+        return error_answer(status, message, headers)
 
     def _note(self, webhook: WebhookState | None, line: RequestLine) -> None:
         self._ledger.write(line)
@@ -225,9 +243,3 @@ def _levels(body: bytes) -> int:
         accumulate((token in b"[{") - (token in b"]}") for token in tokens if len(token) == 1),
         default=0,
     )
-
-
-def _accepted(status: int, about: int) -> web.Response:
-    """Return that Clay took the row; `about` selects the body."""
-    text, content_type = _ACCEPTED[about % len(_ACCEPTED)]
-    return web.Response(status=status, text=text, content_type=content_type)

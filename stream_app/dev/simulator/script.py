@@ -163,10 +163,12 @@ class ClayTable(Settings, frozen=True, kw_only=True):
 class Webhook(ClayTable, frozen=True, kw_only=True):
     """One webhook: a table and the workspace that pays for it.
 
-    The workspace is the slug's part before `--` unless it is named.
+    The workspace is the slug's part before `--` unless it is named. `active` is that of a workflow:
+    it is published, and not paused.
     """
 
     workspace: str | None = None
+    active: bool = True
 
 
 class Routine(ClayTable, frozen=True, kw_only=True):

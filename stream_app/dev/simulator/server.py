@@ -36,6 +36,7 @@ from stream_app.dev.simulator.ledger import (
 )
 from stream_app.dev.simulator.routines import API
 from stream_app.dev.simulator.script import FAULTS, Script
+from stream_app.dev.simulator.workflow import WORKFLOW_ROUTE
 
 _BACKLOG = 1024
 
@@ -137,6 +138,7 @@ class Simulator:
         ControlApi(self).add_routes(app)
         if webhooks:
             app.router.add_post(WEBHOOK_PATH, self._webhook)
+            app.router.add_post(WORKFLOW_ROUTE, self._workflow)
             app.router.add_post(f"{API}/routines/{{routine}}/run", self._run)
             app.router.add_get(f"{API}/routines/run/{{run}}/results", self._results)
             app.router.add_get(f"{API}/credits/balance", self._balance)
@@ -160,6 +162,9 @@ class Simulator:
 
     async def _webhook(self, request: web.Request) -> web.StreamResponse:
         return await self.clay.inbound.handle(request)
+
+    async def _workflow(self, request: web.Request) -> web.StreamResponse:
+        return await self.clay.workflows.handle(request)
 
     async def _run(self, request: web.Request) -> web.StreamResponse:
         return await self.clay.routines.run(request)

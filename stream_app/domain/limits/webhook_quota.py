@@ -36,7 +36,7 @@ _OUT: Final[Mapping[str, str]] = {
 """By the reason of the suspension. One that this version does not know stands for itself."""
 
 
-class Limits(NamedTuple):
+class WebhookLimits(NamedTuple):
     """Submissions of one webhook; infinite if it has no end.
 
     Attributes:
@@ -63,12 +63,12 @@ class QuotaPolicy(Policy, frozen=True):
     warn_at: Annotated[int | None, Range(1, MOST)] = None
     rotate_at: Annotated[int | None, Range(1, MOST)] = None
 
-    def limits(self, lifetime: int) -> Limits:
+    def limits(self, lifetime: int) -> WebhookLimits:
         """Return the limits of a webhook that takes so many submissions; 0: without end."""
         if not lifetime:
-            return Limits(math.inf, math.inf)
+            return WebhookLimits(math.inf, math.inf)
         rotate_at = self.rotate_at or max(1, lifetime * 9 // 10)
-        return Limits(self.warn_at or min(rotate_at, max(1, lifetime * 8 // 10)), rotate_at)
+        return WebhookLimits(self.warn_at or min(rotate_at, max(1, lifetime * 8 // 10)), rotate_at)
 
 
 class Webhook(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -115,7 +115,7 @@ class Quota(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def pick(
-    limits: Limits,
+    limits: WebhookLimits,
     probes: SuspensionPolicy,
     state: Quota,
     pool: tuple[str, ...],
@@ -146,7 +146,7 @@ def pick(
     return state, Wait(min(until_ms)) if until_ms else None
 
 
-def has_one_in_use(limits: Limits, state: Quota, pool: tuple[str, ...]) -> bool:
+def has_one_in_use(limits: WebhookLimits, state: Quota, pool: tuple[str, ...]) -> bool:
     """Return True if a lead can be sent without being a probe."""
     webhooks = (of(state, webhook_id) for webhook_id in pool)
     return any(
@@ -155,7 +155,7 @@ def has_one_in_use(limits: Limits, state: Quota, pool: tuple[str, ...]) -> bool:
     )
 
 
-def due_ms(limits: Limits, state: Quota, pool: tuple[str, ...]) -> int:
+def due_ms(limits: WebhookLimits, state: Quota, pool: tuple[str, ...]) -> int:
     """Return when the first suspended webhook of the pool may be probed, epoch ms.
 
     It is 0 if none may ever be.
@@ -245,7 +245,7 @@ def used_up(state: Quota, pool: tuple[str, ...]) -> str:
     return ", ".join(ends) or "its pool is empty"
 
 
-def left(limits: Limits, state: Quota, pool: tuple[str, ...]) -> int | None:
+def left(limits: WebhookLimits, state: Quota, pool: tuple[str, ...]) -> int | None:
     """Return how many submissions the pool still accepts; None if it has no end."""
     webhooks = (of(state, webhook_id) for webhook_id in pool)
     submissions = sum(

@@ -25,7 +25,7 @@ from stream_app.domain.limits.breaker import OF_FAILURES, Mode, Outage, outage_t
 from stream_app.domain.limits.budget import MeterName
 from stream_app.domain.limits.concurrency import NOTHING, REASON, StallDetector
 from stream_app.domain.limits.meters import Estimate, Meter, first_estimate, meters
-from stream_app.domain.limits.webhook_quota import Limits, Webhook
+from stream_app.domain.limits.webhook_quota import Webhook, WebhookLimits
 from stream_app.domain.model.numbers import Real, TimeMs, Whole
 from stream_app.domain.model.ranges import Wait
 from stream_app.domain.model.text import count
@@ -512,7 +512,7 @@ def _news(
     configured: Workspace,
     before: LaneView,
     now: LaneView,
-    pool: Mapping[str, Limits],
+    pool: Mapping[str, WebhookLimits],
 ) -> Iterator[LaneChange]:
     """Yield what has changed.
 
