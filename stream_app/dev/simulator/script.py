@@ -148,7 +148,8 @@ class ClayTable(Settings, frozen=True, kw_only=True):
     """The table behind a webhook. `[table]` in the script is the default for all webhooks.
 
     `dedupe_on` names the auto-dedupe column. It is unknown whether Clay deduplicates before or
-    after the paid columns, so `dedupe_runs` sets it. The default is the more expensive way.
+    after the paid columns, so `dedupe_runs` sets it. The default is the more expensive way. `active` is
+    that of a workflow: it is published, and not paused.
     """
 
     columns: tuple[PaidColumn, ...] = DEFAULT_COLUMNS
@@ -158,17 +159,16 @@ class ClayTable(Settings, frozen=True, kw_only=True):
     dedupe_on: str | None = None
     dedupe_runs: Literal["before", "after"] = "after"
     token: str | None = None
+    active: bool = True
 
 
 class Webhook(ClayTable, frozen=True, kw_only=True):
     """One webhook: a table and the workspace that pays for it.
 
-    The workspace is the slug's part before `--` unless it is named. `active` is that of a workflow:
-    it is published, and not paused.
+    The workspace is the slug's part before `--` unless it is named.
     """
 
     workspace: str | None = None
-    active: bool = True
 
 
 class Routine(ClayTable, frozen=True, kw_only=True):
