@@ -148,8 +148,9 @@ class ClayTable(Settings, frozen=True, kw_only=True):
     """The table behind a webhook. `[table]` in the script is the default for all webhooks.
 
     `dedupe_on` names the auto-dedupe column. It is unknown whether Clay deduplicates before or
-    after the paid columns, so `dedupe_runs` sets it. The default is the more expensive way. `active` is
-    that of a workflow: it is published, and not paused.
+    after the paid columns, so `dedupe_runs` sets it. The default is the more expensive way.
+
+    `active` is that of a workflow: it is published, and not paused.
     """
 
     columns: tuple[PaidColumn, ...] = DEFAULT_COLUMNS
