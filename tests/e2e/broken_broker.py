@@ -19,7 +19,7 @@ from stream_app.dev.process import LOOPBACK, free_port
 from tests.e2e.fleet import Fleet, Member
 from tests.e2e.load import Load
 from tests.support.kafka import admin, committed
-from tests.support.pace import BUSY
+from tests.support.pace import BUSY, slowness
 
 PER_S = 60
 CONFIG = """
@@ -88,7 +88,7 @@ async def nothing_is_acked(line: Fleet) -> None:
     """Wait until the requests in flight have ended, then check that no lead passes any more, on
     Kafka or at Clay.
     """
-    await asyncio.sleep(1.5)
+    await asyncio.sleep(1.5 * slowness())
     group = line.settings.names.worker_app
     acked = await committed(line.bootstrap, group)
     sent = len(line.requests())

@@ -181,7 +181,7 @@ async def _stream(
             await asyncio.to_thread(kafka.restart)
         else:
             gateways[0].kill()
-            await asyncio.to_thread(gateways[0].wait, 10)
+            await asyncio.to_thread(gateways[0].wait, 10 * BUSY)
         if plan.disturb == "only":
             nginx.names.hosts["gateway"] = (_ELSEWHERE,)
             gateways.append(_gateway(children, _ELSEWHERE))

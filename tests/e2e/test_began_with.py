@@ -9,6 +9,7 @@ import pytest
 from stream_app.dev.kafka import Broker
 from tests.e2e.fleet import Fleet, Member
 from tests.support.kafka import add_partitions
+from tests.support.pace import BUSY
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -35,7 +36,7 @@ class Namespace(Fleet):
 
 async def ends(member: Member) -> str:
     """Return the one line with which a process ends."""
-    assert await member.ended(60) != 0, member.output()
+    assert await member.ended(60 * BUSY) != 0, member.output()
     assert not [text for text in member.output() if "Traceback" in text or '"critical"' in text], (
         member.output()
     )

@@ -9,6 +9,7 @@ import pytest
 from stream_app.dev.kafka import Broker
 from stream_app.domain.model.records import Record
 from tests.e2e.pipeline import Pipeline
+from tests.support.pace import BUSY
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -146,7 +147,7 @@ delay_s = 0.03
                 f"{killed_at} accepted",
             )
             worker.kill()
-            await asyncio.to_thread(worker.wait, 10)
+            await asyncio.to_thread(worker.wait, 10 * BUSY)
             worker = line.start("worker")
         await line.until_over(3_030, 90)
         assert await line.get(replay, "/healthz") == "ok\n"

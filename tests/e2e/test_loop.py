@@ -16,6 +16,7 @@ from stream_app.domain.model.messages import Callback
 from tests.e2e.cached_outage import filled
 from tests.e2e.fleet import Fleet, now_ms
 from tests.e2e.pipeline import ANSWERED, CALLBACK
+from tests.support.pace import BUSY
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -151,7 +152,7 @@ async def test_every_lead_ends_once_despite_bad_callbacks_and_kills(
         worker = line.join()
         await line.until(lambda: line.answered() >= 100, 60, "another worker goes on")
         gateway.kill()
-        await asyncio.to_thread(gateway.wait, 10)
+        await asyncio.to_thread(gateway.wait, 10 * BUSY)
         gateway = line.start("gateway")
         await line.receives()
         await line.report_again()  # those whose callback met no gateway, with Clay's defaults

@@ -14,7 +14,7 @@ from stream_app.domain.model.topics import home_partition
 from tests.e2e.behind import eventually
 from tests.e2e.commands import answer, answers, command
 from tests.e2e.pipeline import Pipeline
-from tests.support.pace import slowness
+from tests.support.pace import BUSY, slowness
 
 pytestmark = pytest.mark.timeout(180)
 _SIMULATED = 'callbacks = false\nallowed_hosts = ["127.0.0.1"]\n'
@@ -158,7 +158,7 @@ async def test_a_worker_killed_between_a_command_and_its_answer_applies_it_once(
             await line.publish([command(line, "correct", f"c{number}", credits=10**number)])
             await asyncio.sleep(0.002 * number)
             worker.kill()
-            await asyncio.to_thread(worker.wait, 10)
+            await asyncio.to_thread(worker.wait, 10 * BUSY)
             worker = line.start("worker")
             if number % 2:
                 # else the next one is asked before a worker has come

@@ -15,6 +15,7 @@ from stream_app.replay.orders import change_command, ordered_replays, submit
 from tests.e2e.behind import eventually
 from tests.e2e.pipeline import Pipeline
 from tests.e2e.test_replay_by_hand import CONFIG, DOWN, LANE
+from tests.support.pace import BUSY
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -51,10 +52,10 @@ async def test_a_killed_replay_process_is_continued_and_sends_each_dead_letter_o
         select = line.children.spawn([sys.executable, *argv, "--config", config], log=log)
         await sent(line, 3)
         select.kill()
-        await asyncio.to_thread(select.wait, 30)
+        await asyncio.to_thread(select.wait, 30 * BUSY)
 
         replay.kill()
-        await asyncio.to_thread(replay.wait, 30)
+        await asyncio.to_thread(replay.wait, 30 * BUSY)
         replay = line.start("replay")
         after_kill = await sent(line, (await state(line))["sent"] + 3)
 

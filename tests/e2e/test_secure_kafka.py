@@ -504,7 +504,7 @@ async def test_the_documented_rights_are_enough_for_operators_of_the_board(
         programs = ("gateway", "board", OPERATORS, "worker", "replay")
         await grant(secure, {user_of(program): rights[program].acls for program in programs})
         less = line.process("board", operators=True)
-        assert await asyncio.to_thread(less.wait, 60) == 6
+        assert await asyncio.to_thread(less.wait, 60 * BUSY) == 6
         for topic in ("leads.commands", "leads, ", "stream-app-replay-state"):
             assert re.search(
                 rf"Write on Topic .*{re.escape(topic)}",

@@ -3,7 +3,9 @@
 import asyncio
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,11 +19,14 @@ from stream_app.domain.delivery.envelope import Envelope
 from stream_app.domain.delivery.state_machine import delivery_key, lane_key, passed_key
 from stream_app.domain.model.records import Record
 from stream_app.domain.model.system import SYSTEM_KEY, system_row
+from stream_app.kafka.readers import Reader
+from stream_app.kafka.topics import TopicWatch
 from stream_app.partition.runner import RecordRunner
 from stream_app.replay.forward import Replay
 from tests.e2e.behind import caught_up, eventually
 from tests.e2e.fleet import Fleet, Member
 from tests.support.kafka import admin, committed, create_topics, delete_records, delete_topics
+from tests.support.pace import BUSY
 
 pytestmark = pytest.mark.timeout(120)
 QUICK = """
@@ -65,7 +70,7 @@ async def test_an_unusable_row_stops_the_worker_and_skips_no_lead(
         for key, says in BAD_ROWS.items():
             await line.publish([Record(state, key, b"{", (), 0)])
             stopped = line.join()
-            assert await stopped.ended(40) == 1, stopped.output()
+            assert await stopped.ended(40 * BUSY) == 1, stopped.output()
             assert len(stopped.last_words()) == 1, stopped.output()
             assert says in stopped.last_words()[0]
             assert (namespace + "leads", 0) not in await committed(
@@ -167,11 +172,12 @@ async def test_a_recreated_topic_stops_the_process(kafka: Broker, namespace: str
         names = line.settings.names
         dead_letters = [Record(names.dlq, b"w0", b"{}", POISON.to_headers(), 0)]
         await line.publish([*line.leads(50), *dead_letters])
-        readers = {names.leads: line.join(), names.dlq: line.member(line.start("replay"))}
+        looks = Looks(line)
+        replay = line.member(line.start("replay", change=looks.of("replay")))
+        readers = {names.leads: line.join(change=looks.of("worker")), names.dlq: replay}
         await line.until_over(50, 30)
         await caught_up(line)
-        # they look every second: now they have seen the logs at their longest
-        await asyncio.sleep(2)
+        await looks.again()  # they have seen the logs at their longest
         await recreate(line, *readers)
         await line.publish([*line.leads(60), *dead_letters, *dead_letters])
         for topic, process in readers.items():
@@ -190,18 +196,18 @@ async def test_a_worker_refuses_an_empty_state_where_lanes_have_sent(
     async with Fleet(kafka.bootstrap, namespace, 1, partitions=2) as line:
         names = line.settings.names
         await line.publish(line.leads(3))
-        worker = line.join()
-        replay = line.member(line.start("replay"))
+        looks = Looks(line)
+        worker = line.join(change=looks.of("worker"))
+        replay = line.member(line.start("replay", change=looks.of("replay")))
         await line.until_over(3, 30)
-        await line.until(replay.answers, 30, "it runs")
-        await asyncio.sleep(3)  # it looks every second: now it has seen the topic
+        await looks.again()  # they have seen the topic
         await recreate(line, names.state)
         await says_that_it_was_recreated(worker, names.state)
         await says_that_it_was_recreated(replay, names.state)
         await recreate(line, names.state)  # now no process runs: it stays empty
         await line.publish(line.leads(3))
         worker = line.join()
-        assert await worker.ended(40) == 1
+        assert await worker.ended(40 * BUSY) == 1
         (words,) = worker.last_words()
         lost = "the rows of its leads and the suppression list are lost"
         assert words.startswith(f"{names.state}/0: it is empty, and {names.lanes}/0 is not: {lost}")
@@ -219,12 +225,20 @@ async def test_lanes_are_written_again_after_their_topic_was_lost(
     """
     async with Fleet(kafka.bootstrap, namespace, 1, partitions=2) as line:
         await line.publish(line.leads(3))
-        members = [line.join(), line.member(line.start("replay"))]
+        looks = Looks(line)
+        members = [line.join(change=looks.of("worker")), line.member(line.start("replay"))]
         await line.until_over(3, 30)
-        # the last view is published a second later, and the watch looks every second
-        await asyncio.sleep(3)
+
+        async def lacking() -> object:
+            """What the last step has changed is published a second later."""
+            view = (await last_views(line.settings)).get("w0")
+            if view is None:
+                return "no view"
+            return "" if (view.submissions, view.calls) == (3, 3) else view
+
+        await eventually(lacking, 30)
+        await looks.again()  # the watch has seen the topic at its longest
         before = await last_views(line.settings)
-        assert before["w0"].submissions == 3
         await recreate(line, line.settings.names.lanes)
 
         async def missing() -> str:
@@ -251,9 +265,46 @@ async def recreate(line: Fleet, *topics: str) -> None:
             )
 
 
+class Looks:
+    """When processes of a pipeline look at their topics, which they do every second."""
+
+    def __init__(self, line: Fleet) -> None:
+        self._line = line
+        self._files: list[Path] = []
+
+    def of(self, name: str) -> Callable[[], None]:
+        """Return a change of a process that notes each of its looks."""
+        file = self._line.directory / f"looks-of-{name}"
+        file.touch()
+        self._files.append(file)
+        return partial(note_looks, file)
+
+    async def again(self) -> None:
+        """Wait until each process has begun and ended a look from now on."""
+        before = {file: file.stat().st_size for file in self._files}
+        await self._line.until(
+            # the next look to end may have begun before
+            lambda: all(file.stat().st_size >= size + 2 for file, size in before.items()),
+            30,
+            "they look at their topics",
+        )
+
+
+def note_looks(file: Path) -> None:
+    """Add a byte to this file at the end of each look of this process."""
+    look = TopicWatch.look
+
+    async def noted(self: TopicWatch, reader: Reader) -> None:
+        await look(self, reader)
+        with file.open("ab") as looks:
+            looks.write(b".")
+
+    TopicWatch.look = noted  # type: ignore[method-assign]  # the point of this test
+
+
 async def says_that_it_was_recreated(process: Member, topic: str) -> None:
     """Wait until the process ends with one line about that topic."""
-    assert await process.ended(40) == 1
+    assert await process.ended(40 * BUSY) == 1
     (words,) = process.last_words()
     assert words.startswith(f"{topic}: ")
     assert "set a new kafka.namespace" in words

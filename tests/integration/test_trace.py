@@ -21,6 +21,7 @@ from stream_app.domain.model.topics import TopicNames
 from stream_app.domain.spans import spans_of
 from tests.e2e.behind import eventually
 from tests.support.kafka import committed, create_topics, until
+from tests.support.pace import BUSY
 from tests.support.raw_server import READ, RawServer, serve
 from tests.unit.domain.test_trace import REPLAYED
 
@@ -111,7 +112,7 @@ async def test_a_killed_exporter_sends_the_same_spans_and_misses_none(
 
             await eventually(unfinished, 30)
             process.terminate()
-            assert await asyncio.to_thread(process.wait, 60) == 0
+            assert await asyncio.to_thread(process.wait, 60 * BUSY) == 0
 
 
 def answer(status: int) -> bytes:
