@@ -20,6 +20,7 @@ from stream_app.client.doctor.recording import CalledBack, Recording
 from stream_app.config import Settings
 from stream_app.config.secret_files import Secrets
 from stream_app.dev.simulator import Simulator, parse_script
+from stream_app.dev.simulator.workflow import WORKFLOW_ROUTE
 from stream_app.domain.callback.body import BadBody, callback_of, read_body
 from stream_app.domain.model.addresses import WEBHOOK_PATH
 from stream_app.domain.model.seen import Seen
@@ -51,16 +52,20 @@ credits = 1
 values = [38]
 """
 _STRICT = 'auto_create = false\nwebhooks.acme--people.token = "right"\n'
-VARIANTS = (
-    _STRICT,
-    _STRICT + "limits.accepted_status = 202\n",
-    _STRICT + "table.callback.typed = true\n",
-    "",
+_TABLE = f"{WEBHOOK_PATH}acme--people"
+_WORKFLOW = WORKFLOW_ROUTE.format(slug="acme--people")
+_VARIANTS = (
+    (_TABLE, _STRICT),
+    (_TABLE, _STRICT + "limits.accepted_status = 202\n"),
+    (_TABLE, _STRICT + "table.callback.typed = true\n"),
+    (_TABLE, ""),
+    (_WORKFLOW, _STRICT),
 )
-"""Clay documents two statuses of an accepted row, and a column may send values as text or typed.
+"""Each kind of webhook, with a script.
 
-What is refused is no JSON. Where any token and any webhook will do, that alone is said of it, as by
-a server that reads the body first.
+Clay documents two statuses of an accepted row, and a column may send values as text or typed. What
+is refused is no JSON. Where any token and any webhook will do, that alone is said of it, as by a
+server that reads the body first.
 """
 _BODIES = range(6)
 """The simulator chooses the body of an acceptance by the length of the request."""
@@ -73,11 +78,11 @@ async def record() -> Recording:
     accepted: list[Seen] = []
     called_back: list[Seen] = []
     refused = defaultdict[str, list[Seen]](list)
-    for variant in VARIANTS:
-        sim = Simulator(parse_script(variant + SCRIPT))
+    for path, script in _VARIANTS:
+        sim = Simulator(parse_script(script + SCRIPT))
         await sim.start()
         try:
-            url = f"{sim.url}{WEBHOOK_PATH}acme--people"
+            url = f"{sim.url}{path}"
             for name, answer in (await recording.refusals(_settings(url), "people")).items():
                 refused[name].append(answer)
             (answers, callback) = await _sent(url)
@@ -95,7 +100,8 @@ async def record() -> Recording:
 
 
 def _settings(url: str) -> Settings:
-    table = Destination("people", "acme", webhooks_env=("HOOK",), token_env="TOKEN")
+    token_env = None if url.endswith(_WORKFLOW) else "TOKEN"
+    table = Destination("people", "acme", webhooks_env=("HOOK",), token_env=token_env)
     return Settings(
         workspaces={"acme": Workspace("acme")},
         destinations={"people": table},
