@@ -128,7 +128,7 @@ class _NoCommits:
         return done
 
 
-class _HastyGate(AdmissionQueue):
+class _HastyAdmission(AdmissionQueue):
     """Writes nothing ahead."""
 
     def __attrs_post_init__(self) -> None:
@@ -166,7 +166,7 @@ def _child(case: str, config: Path, counter: _Counter) -> None:
             return
         with (
             patch.object(product, "TransactionalState", _PlainStateStore),
-            patch("stream_app.partition.state.AdmissionQueue", _HastyGate),
+            patch("stream_app.partition.state.AdmissionQueue", _HastyAdmission),
         ):
             run(product.run_worker(settings, lambda: settings))
 

@@ -241,7 +241,10 @@ class PartitionOwner:
 
 
 def _lead_pipeline(state: PartitionState, parts: WorkerParts) -> LeadPipeline:
-    """Return the pipeline of leads. It is the only part of the partition that has Clay."""
+    """Return the pipeline of leads.
+
+    It alone sends: of Clay, the rest of the partition has `host_answers` only, in `HostWatch`.
+    """
     return LeadPipeline(
         plan=state.plan,
         clock=state.clock,

@@ -66,7 +66,8 @@ class WorkerParts:
 class PartitionState:
     """The parts of the state of partition `number`, empty at first.
 
-    Each has one place, and its users call it there.
+    Each part exists once. `PartitionOwner` gives those that act on the state the parts that they
+    use.
     """
 
     def __init__(self, number: int, store: StateStore, parts: WorkerParts) -> None:

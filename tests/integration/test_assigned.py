@@ -10,7 +10,7 @@ from stream_app.domain.views.lane import Position
 from stream_app.faust_app.run import assigned, committed, membership
 from stream_app.services.backlog import BacklogCount
 from stream_app.tasks import cancel
-from tests.support.bench import PARTITIONS, Bench, Owner, Recorder, make_bench, running
+from tests.support.faust_bench import PARTITIONS, FaustBench, Owner, Recorder, make_bench, running
 from tests.support.kafka import create_topics, publish, publish_transactions, until
 from tests.support.pace import BUSY, slowness
 from tests.upstream.apps import rebalance
@@ -81,7 +81,7 @@ async def test_a_topic_that_the_broker_did_not_know_yet_is_assigned_soon(
     """A broker may learn of a new topic after the worker has joined its group. aiokafka asks again
     in 5 minutes.
     """
-    bench = Bench(kafka, namespace)
+    bench = FaustBench(kafka, namespace)
     recorder = Recorder()
     async with running(bench.app({bench.leads: recorder})) as app:
         await until(lambda: app.consumer_generation_id > 0, what="the join")

@@ -18,7 +18,7 @@ from stream_app.faust_app.run import assigned, membership, run_app, unreadable
 from stream_app.kafka import consumer as module
 from stream_app.kafka.connection import stop_consumer
 from stream_app.kafka.consumer import Consumer
-from tests.support.bench import Recorder, make_bench
+from tests.support.faust_bench import Recorder, make_bench
 from tests.support.kafka import create_topics, until
 from tests.support.odd_batches import ODD
 from tests.support.pace import BUSY

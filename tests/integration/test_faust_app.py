@@ -22,18 +22,20 @@ from stream_app.faust_app.run import (
 from stream_app.faust_app.stream import Generations, LostRecords, PartitionStream
 from stream_app.kafka import consumer as consumer_module
 from stream_app.kafka.bounded_client import BoundedClient
-from tests.support.bench import PARTITIONS, Bench, Owner, Recorder, make_bench, running
+from tests.support.faust_bench import PARTITIONS, FaustBench, Owner, Recorder, make_bench, running
 from tests.support.kafka import publish, publish_transactions, topic_names, until
 from tests.support.pace import BUSY, slowness
 from tests.support.tampering import Damage, bad_checksum, tampered
 
 
 @pytest.fixture
-async def bench(kafka: Broker, namespace: str) -> Bench:
+async def bench(kafka: Broker, namespace: str) -> FaustBench:
     return await make_bench(kafka, namespace)
 
 
-async def test_events_arrive_unchanged_and_a_restart_continues_after_them(bench: Bench) -> None:
+async def test_events_arrive_unchanged_and_a_restart_continues_after_them(
+    bench: FaustBench,
+) -> None:
     async with AIOKafkaProducer(bootstrap_servers=bench.bootstrap) as producer:
         headers = [("trace", b"1"), ("trace", b"2"), ("none", None)]
         await producer.send_and_wait(
@@ -89,7 +91,7 @@ class HoldsOne(Recorder):
             await stream.ack(consumed)
 
 
-async def test_an_abandoned_event_is_never_committed_and_comes_again(bench: Bench) -> None:
+async def test_an_abandoned_event_is_never_committed_and_comes_again(bench: FaustBench) -> None:
     """Stock Faust commits past an event in flight at the committed offset, and before the first
     commit.
     """
@@ -113,7 +115,7 @@ async def test_an_abandoned_event_is_never_committed_and_comes_again(bench: Benc
 
 
 async def test_the_owner_takes_over_first_and_the_topics_of_a_partition_move_together(
-    bench: Bench,
+    bench: FaustBench,
     namespace: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -177,7 +179,7 @@ async def test_the_owner_takes_over_first_and_the_topics_of_a_partition_move_tog
 
 
 async def test_records_that_cannot_be_read_are_counted_and_are_no_stall(
-    bench: Bench,
+    bench: FaustBench,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A restart mends a stall. It does not mend these, so their alert is another one."""
@@ -200,7 +202,7 @@ async def test_records_that_cannot_be_read_are_counted_and_are_no_stall(
 
 
 async def test_nothing_is_fetched_during_a_takeover(
-    bench: Bench,
+    bench: FaustBench,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A fetch that finds nothing would delay the seek behind it, and so the first record, by half a
@@ -224,7 +226,7 @@ async def test_nothing_is_fetched_during_a_takeover(
     assert set(owned) == {True}
 
 
-async def test_a_rebalance_interrupts_a_takeover_and_then_revokes(bench: Bench) -> None:
+async def test_a_rebalance_interrupts_a_takeover_and_then_revokes(bench: FaustBench) -> None:
     slow = Owner()
     quick = Owner()
     slow.taking_s = 60
@@ -237,7 +239,7 @@ async def test_a_rebalance_interrupts_a_takeover_and_then_revokes(bench: Bench) 
 
 
 async def test_a_stop_ends_although_the_group_rebalances_while_a_record_is_in_flight(
-    bench: Bench,
+    bench: FaustBench,
 ) -> None:
     """Another worker leaves at the same time: the consumer's thread joins the next generation
     before the ack.
@@ -261,7 +263,7 @@ async def test_a_stop_ends_although_the_group_rebalances_while_a_record_is_in_fl
 
 
 async def test_an_exception_of_a_handler_ends_the_app_and_its_event_is_not_acked(
-    bench: Bench,
+    bench: FaustBench,
 ) -> None:
     class Fails(Recorder):
         async def work(self, stream: PartitionStream, consumed: ConsumedRecord) -> None:
@@ -277,7 +279,7 @@ async def test_an_exception_of_a_handler_ends_the_app_and_its_event_is_not_acked
 
 
 @pytest.mark.parametrize("leaves", ["its stream", "its partition"])
-async def test_an_agent_that_reads_no_further_ends_the_app(bench: Bench, leaves: str) -> None:
+async def test_an_agent_that_reads_no_further_ends_the_app(bench: FaustBench, leaves: str) -> None:
     app = bench.app({})
 
     @app.agent(bench.leads)  # type: ignore[untyped-decorator]
@@ -306,7 +308,7 @@ async def test_an_agent_that_reads_no_further_ends_the_app(bench: Bench, leaves:
     ],
 )
 async def test_an_exception_of_the_owner_ends_the_app(
-    bench: Bench,
+    bench: FaustBench,
     caplog: pytest.LogCaptureFixture,
     error: BaseException,
     kind: type[Exception],
@@ -329,7 +331,7 @@ async def test_an_exception_of_the_owner_ends_the_app(
     ]
 
 
-async def test_markers_and_aborted_records_are_skipped(bench: Bench) -> None:
+async def test_markers_and_aborted_records_are_skipped(bench: FaustBench) -> None:
     """Aborted records are not delivered, gaps do no harm, and the committed offset passes them."""
     batches = [
         (number % 3 != 1, [b"%d-%d" % (number, lead) for lead in range(3)]) for number in range(20)
@@ -354,7 +356,9 @@ async def test_markers_and_aborted_records_are_skipped(bench: Bench) -> None:
     assert third.values == [b"new"]
 
 
-async def test_a_record_that_faust_skips_ends_the_app_before_an_ack_hides_it(bench: Bench) -> None:
+async def test_a_record_that_faust_skips_ends_the_app_before_an_ack_hides_it(
+    bench: FaustBench,
+) -> None:
     await publish(bench.bootstrap, bench.leads, [b"%d" % number for number in range(10)])
     app = bench.app({bench.leads: Recorder()})
     deliver = app.topics.on_message
@@ -373,7 +377,7 @@ async def test_a_record_that_faust_skips_ends_the_app_before_an_ack_hides_it(ben
     assert (await bench.committed()).get((bench.leads, 0), 0) <= 4
 
 
-async def test_a_blocked_handler_delays_no_other_partition_or_topic(bench: Bench) -> None:
+async def test_a_blocked_handler_delays_no_other_partition_or_topic(bench: FaustBench) -> None:
     """20,000 events wait for a blocked handler and for a slow one. Others arrive within 100 ms."""
     closed = asyncio.Event()
 
@@ -416,7 +420,9 @@ async def test_a_blocked_handler_delays_no_other_partition_or_topic(bench: Bench
         assert len({consumed.partition for consumed in bulk.consumed}) == 2
 
 
-async def test_an_event_that_waits_for_its_handler_does_not_delay_the_stop(bench: Bench) -> None:
+async def test_an_event_that_waits_for_its_handler_does_not_delay_the_stop(
+    bench: FaustBench,
+) -> None:
     """The handler is blocked before it takes its first event.
 
     Faust has that event and must not wait for it.

@@ -22,7 +22,7 @@ from stream_app.faust_app import run as faust_run
 from stream_app.faust_app.app import build_app
 from stream_app.faust_app.run import run_app
 from stream_app.kafka.connection import KafkaConnection
-from tests.support.bench import Owner, Recorder, make_bench, running
+from tests.support.faust_bench import Owner, Recorder, make_bench, running
 from tests.support.kafka import committed, create_topics, publish, read_committed, until
 from tests.support.pace import BUSY, slowness
 from tests.support.proxy import ProxiedKafka, Proxy

@@ -133,7 +133,7 @@ _RARE: Final = (
         fates=("poison", "limited", "lost_before"),
     ),
     Schedule(
-        # As before, but the second waits at the gate while the third comes, by a topic that goes
+        # As before, but the second waits for its lane while the third comes, by a topic that goes
         # first.
         "apart",
         setup=Setup(callbacks=False, rate_per_s=1.0, burst=1),

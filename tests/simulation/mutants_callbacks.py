@@ -49,7 +49,7 @@ def callback_beside_its_lead() -> Patch:
 
 
 @mutant("3", hunt=bases)
-def lead_at_the_gate_not_called_back() -> Patch:
+def waiting_lead_is_not_recalled() -> Patch:
     return patch.object(AdmissionQueue, "recall", lambda self, in_flight: None)
 
 

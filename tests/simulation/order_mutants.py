@@ -17,7 +17,7 @@ from tests.simulation.schedule import Arrival, Schedule, Setup
 
 
 def suppressed_while_it_waits() -> Iterable[Schedule]:
-    """A lead waits at the gate while its person is put on the list."""
+    """A lead waits for its lane while its person is put on the list."""
     base = Schedule(
         "suppressed_while_it_waits",
         setup=Setup(callbacks=False),

@@ -37,7 +37,7 @@ SMALLEST = [
     # A lead that was too old when it came made its lane's first step: no lane was there to take a
     # snapshot of.
     Schedule("first of its lane and too old", arrivals=(replace(A, not_after_s=-1.0),)),
-    # not_after was looked at only before the gate: a lead that waited there was sent hours late.
+    # not_after was looked at only before admission: a lead that waited for it was sent hours late.
     Schedule(
         "too old while it waits",
         setup=Setup(credits_per_day=20),

@@ -21,7 +21,7 @@ from stream_app.faust_app.stream import PartitionStream
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.services.process import run
 from tests.support.apps import app_with
-from tests.support.bench import Owner
+from tests.support.faust_bench import Owner
 
 
 def say(text: str) -> None:

@@ -13,7 +13,7 @@ from stream_app.faust_app.app import build_app
 from stream_app.faust_app.stream import PartitionStream
 from stream_app.kafka.connection import KafkaConnection
 from tests.support.apps import app_with
-from tests.support.bench import Owner
+from tests.support.faust_bench import Owner
 from tests.support.kafka import until
 from tests.support.pace import BUSY
 

@@ -17,7 +17,7 @@ from stream_app.domain.model.messages import Status
 from stream_app.domain.model.ranges import Wait
 from stream_app.domain.plan import Actor, Destination, InForce
 
-_ASK_AGAIN_MS: Final = 60_000  # what only a person can change; a command wakes the gate at once
+_ASK_AGAIN_MS: Final = 60_000  # what only a person can change; a command wakes the leads at once
 
 
 class AdmissionRequest(msgspec.Struct, frozen=True):

@@ -30,7 +30,7 @@ from stream_app.faust_app.fixes.recovery import SafeRecovery
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.partition.owner import PartitionOwner
 from stream_app.tasks import cancel
-from tests.support.bench import Owner
+from tests.support.faust_bench import Owner
 from tests.support.partition.bench import Bench
 from tests.support.partition.virtual import virtual_time
 

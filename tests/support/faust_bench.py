@@ -63,7 +63,7 @@ class Recorder:
         return [consumed.value for consumed in self.consumed]
 
 
-class Bench:
+class FaustBench:
     """Topics `leads`, `bulk` and `state` of one namespace, and apps on them."""
 
     def __init__(self, kafka: Broker, namespace: str) -> None:
@@ -83,8 +83,8 @@ class Bench:
         return await committed(self.bootstrap, self.group)
 
 
-async def make_bench(kafka: Broker, namespace: str) -> Bench:
-    made = Bench(kafka, namespace)
+async def make_bench(kafka: Broker, namespace: str) -> FaustBench:
+    made = FaustBench(kafka, namespace)
     await create_topics(kafka.bootstrap, made.leads, made.bulk, made.state, partitions=PARTITIONS)
     return made
 
