@@ -1,4 +1,4 @@
-"""Why nothing is moving: each limit that may hold is named, with what lifts it and how many wait."""
+"""Why nothing is moving: each limit that may hold is named, what lifts it, and how many wait."""
 
 from typing import Any
 
