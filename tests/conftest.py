@@ -170,7 +170,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for program in PROGRAMS:
         left_out = sum(program.reason in text for text in skipped)
         if left_out:
-            terminalreporter.write_line(f"{left_out} tests were left out, because {program.reason}")
+            these = "1 test was" if left_out == 1 else f"{left_out} tests were"
+            terminalreporter.write_line(f"{these} left out, because {program.reason}")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

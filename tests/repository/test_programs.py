@@ -14,28 +14,44 @@ from tests.support.pace import BUSY
 ROOT = Path(__file__).parents[2]
 
 
-def test_a_machine_that_cannot_run_the_driver_of_browsers_leaves_their_tests_out(
-    tmp_path: Path,
-) -> None:
-    """Small images have no libatomic, which the Node.js of Playwright's wheel needs."""
-    node = tmp_path / "node"
-    node.write_text(
-        "#!/bin/sh\necho 'libatomic.so.1: cannot open shared object file' >&2\nexit 127\n",
-    )
-    node.chmod(0o755)
+def left_out(tmp_path: Path, file: str, name: str, answer: str, variable: str) -> str:
+    """Return what pytest prints of a file whose tests are all left out.
+
+    The program `name` fails with this answer; `variable` leads to it.
+    """
+    program = tmp_path / name
+    program.write_text(f"#!/bin/sh\necho '{answer}' >&2\nexit 127\n")
+    program.chmod(0o755)
+    place = program if variable != "PATH" else f"{tmp_path}:{os.environ['PATH']}"
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-n", "0", "tests/board/test_browser.py"],
+        [sys.executable, "-m", "pytest", "-n", "0", file],
         cwd=ROOT,
-        env=os.environ | {"PLAYWRIGHT_NODEJS_PATH": str(node)},
+        env=os.environ | {variable: str(place)},
         capture_output=True,
         text=True,
         timeout=60 * BUSY,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    left_out = "tests were left out, because there is no Chromium that Playwright can drive on this"
-    assert left_out in done.stdout
     assert " passed" not in done.stdout
+    return done.stdout
+
+
+def test_a_machine_that_cannot_run_the_driver_of_browsers_leaves_their_tests_out(
+    tmp_path: Path,
+) -> None:
+    """Small images have no libatomic, which the Node.js of Playwright's wheel needs."""
+    file = "tests/board/test_browser.py"
+    answer = "libatomic.so.1: cannot open shared object file"
+    printed = left_out(tmp_path, file, "node", answer, "PLAYWRIGHT_NODEJS_PATH")
+    assert " tests were left out, because there is no Chromium that Playwright can drive" in printed
+
+
+def test_a_checkout_without_the_history_leaves_the_upgrade_from_it_out(tmp_path: Path) -> None:
+    """A shallow clone and an archive lack it, and a bare machine has no git."""
+    file = "tests/upgrade/test_upgrade.py"
+    printed = left_out(tmp_path, file, "git", "fatal: not a git repository", "PATH")
+    assert "1 test was left out, because there is no history of git in this checkout" in printed
 
 
 def test_a_user_whose_shell_names_a_configuration_and_a_folder_may_run_the_tests() -> None:

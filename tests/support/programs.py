@@ -1,5 +1,5 @@
-"""The programs that tests run and that pip does not bring to every machine: where each is, and what
-brings it.
+"""The programs that tests run and that pip does not bring to every machine, and the history of git:
+where each is, and what brings it.
 
 Tests of a program that is not there are left out, and pytest's summary says how many and which one
 command brings it. With `--all-programs`, as in `.ci/run`, a missing program ends the run instead.
@@ -17,6 +17,7 @@ from typing import Final
 from attrs import frozen
 
 from tests.support.pace import BUSY
+from tests.upgrade import baseline
 
 
 @frozen
@@ -40,7 +41,7 @@ class Program:
     @property
     def reason(self) -> str:
         """Why its tests are left out."""
-        return f"there is no {self.words} on this machine: run {self.brought_by}"
+        return f"there is no {self.words}: run {self.brought_by}"
 
 
 @cache
@@ -86,6 +87,12 @@ def find_nginx() -> str | None:
 
 
 @cache
+def find_history() -> str | None:
+    """Return git, if this checkout has the commit that tests/upgrade runs beside this version."""
+    return shutil.which("git") if baseline.is_at_hand() else None
+
+
+@cache
 def find_engine() -> str | None:
     """Return the program docker, if it has compose and buildx and a Docker Engine answers it."""
     program = shutil.which("docker")
@@ -121,25 +128,31 @@ def _chromium() -> str:
 PROGRAMS: Final = (
     Program(
         mark="browser",
-        words="Chromium that Playwright can drive",
+        words="Chromium that Playwright can drive on this machine",
         brought_by=_chromium(),
         find=find_browser,
     ),
     Program(
         mark="promtool",
-        words="promtool of Prometheus",
+        words="promtool of Prometheus on this machine",
         brought_by=_system("prometheus", "prometheus"),
         find=find_promtool,
     ),
     Program(
         mark="nginx",
-        words="nginx",
+        words="nginx on this machine",
         brought_by=_system("nginx-light", "nginx"),
         find=find_nginx,
     ),
     Program(
+        mark="history",
+        words="history of git in this checkout",
+        brought_by="`git fetch --unshallow` in a clone that git made",
+        find=find_history,
+    ),
+    Program(
         mark="containers",
-        words="Docker Engine that answers, with compose and buildx,",
+        words="Docker Engine on this machine that answers, with compose and buildx",
         brought_by=_system(
             "docker.io docker-compose docker-buildx",
             "docker docker-compose docker-buildx",

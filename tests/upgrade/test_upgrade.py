@@ -11,6 +11,8 @@ from tests.upgrade import baseline
 from tests.upgrade.baseline import HEAD, place_of, unpack
 from tests.upgrade.campaign import UNWANTED, Result, run_campaign
 
+pytestmark = pytest.mark.history
+
 
 def test_the_baseline_is_unpacked_and_runs_its_own_code(tmp_path: Path) -> None:
     program = unpack(tmp_path)
