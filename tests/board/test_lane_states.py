@@ -619,3 +619,18 @@ def test_views_of_lanes_that_have_one() -> None:
     queries.lane.side_effect = lambda name, now_ms: VIEW if name == "acme" else None
     assert site_over(queries).views(["acme", "beta"], NOW_MS) == {"acme": VIEW}
     assert queries.mock_calls == [call.lane("acme", NOW_MS), call.lane("beta", NOW_MS)]
+
+
+def test_what_a_page_does_not_say_of_a_lane_is_nothing() -> None:
+    lane = msgspec.structs.asdict(Lane("acme", "", "ok", "", None, [], 7, 9))
+    assert {name: lane[name] for name in ("at_most", "shared", "remedies", "bars", "spark")} == {
+        "at_most": False,
+        "shared": False,
+        "remedies": [],
+        "bars": [],
+        "spark": "",
+    }
+    assert lane["meters"] == {}
+    bar = Bar("credits_day", "", 1, 2, 3, 4.0, 5.0, "ok")
+    assert (bar.seen, bar.per_hour, bar.ends_ms) == (None, 0.0, 0)
+    assert moment_of().is_asking is False
