@@ -55,7 +55,7 @@ TIMED_OUT = b"HTTP/1.1 408 Request Time-out\r\nconnection: close\r\ncontent-leng
     ],
 )
 async def test_a_connection_that_spoke_while_idle_is_not_used(unasked: list[WriteBatch]) -> None:
-    async with serve(READ, OK, *unasked) as server, client() as clay:
+    async with serve(READ, OK, *unasked) as server, patient() as clay:
         for n in range(3):
             assert isinstance(await clay.send(server.url, None, b'{"n":%d}' % n), Accepted)
             await asyncio.sleep(0.1)
@@ -117,7 +117,7 @@ async def test_a_connection_is_not_used_again_while_its_last_request_still_leave
     of it.
     """
     too_large = b"HTTP/1.1 413 X\r\ncontent-length: 0\r\n\r\n"
-    async with serve(SKIM, too_large, HANG) as server, client() as clay:
+    async with serve(SKIM, too_large, HANG) as server, patient() as clay:
         outcomes = [
             await clay.send(server.url, None, b'{"x":"%b"}' % (b"x" * 20_000_000)) for _ in range(2)
         ]
