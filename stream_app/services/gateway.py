@@ -180,11 +180,11 @@ async def run_gateway(settings: Settings, read: Callable[[], Settings]) -> None:
                 settings.kafka.partitions,
             )
 
-            async def found() -> None:
+            async def until_found() -> None:
                 await asyncio.wait([finding])  # which a cancellation of this wait lets go on
                 finding.result()
 
-            failed = await run_until(stop, until_failure(found(), watched, holding.run()))
+            failed = await run_until(stop, until_failure(until_found(), watched, holding.run()))
             if failed is not None:
                 raise failed
         logger.info("gateway_stopped")

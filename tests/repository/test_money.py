@@ -36,16 +36,16 @@ def test_the_price_of_a_lead_follows_from_the_plan() -> None:
         assert abs(row[f"A batch of {batch} leads"] - batch * price) <= 0.51
         assert abs(row["The same batch sent twice: what is lost"] - batch * price) <= 0.51
         lasts_s = credits_a_month / credits_a_lead / 10
-        said = ROWS["A loop at 10 leads a second uses up the month's credits in"][column]
-        assert number(said) * (60 if "minutes" in said else 1) == lasts_s
+        stated = ROWS["A loop at 10 leads a second uses up the month's credits in"][column]
+        assert number(stated) * (60 if "minutes" in stated else 1) == lasts_s
     assert number(COSTS.partition("40,000 Actions are ")[2]) == actions // 7
 
 
 def test_the_default_estimate_and_ceiling_are_those_of_the_page() -> None:
     table = Destination("people", "acme", ())
-    said = re.search(
+    stated = re.search(
         r"default estimate of a destination is (\d+) credits and its ceiling (\d+)",
         COSTS,
     )
-    assert said is not None
-    assert said.groups() == (str(table.estimate_credits), str(table.ceiling_credits))
+    assert stated is not None
+    assert stated.groups() == (str(table.estimate_credits), str(table.ceiling_credits))

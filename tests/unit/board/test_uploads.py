@@ -404,7 +404,8 @@ async def test_two_checks_of_a_file_count_each_row_once(settings: Settings) -> N
     views = Views()
     kept = Uploads(settings, views, lambda: NOW_MS)
     upload = await checked(kept, b"email,Note\nada@example.com,1\nno,=x\nbob@example.com,2\n")
-    batch, rejected = upload._batch, upload._rejected
+    batch = upload._batch
+    rejected = upload._rejected
     kept.check(upload, upload.names, PublishOptions("globex", import_id="b"))
     await settled(upload)
     assert upload.state == "checked"
