@@ -6,9 +6,9 @@ from typing import Final
 
 from playwright.sync_api import Page, sync_playwright
 
+from tests.board.browser import context, log_in
 from tests.board.clock import NOW_MS
 from tests.board.serving import served
-from tests.board.test_browser import context, log_in
 from tests.support.programs import find_browser
 
 IMAGES: Final = Path(__file__).parents[2] / "docs" / "images"

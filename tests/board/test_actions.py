@@ -22,6 +22,7 @@ from stream_app.domain.views.lane import LaneView
 from tests.board.client import OWN, Client, board_with, plain
 from tests.board.clock import HOUR_MS, NOW_MS
 from tests.board.model_records import Made, lane, take
+from tests.board.orders import nonce_of, send
 from tests.board.scene import (
     HASH,
     HOSTILE,
@@ -35,20 +36,6 @@ from tests.board.scene import (
 
 NAMES = TopicNames()
 _WHY = {"why": "table is being rebuilt"}
-
-
-async def nonce_of(client: Client, url: str) -> str:
-    """Open a form; returns the random number that it carries."""
-    answer = await client.get(url)
-    assert answer.status_code == 200, answer.text
-    (nonce,) = re.findall(r'name="form" value="([0-9a-f]{32})"', answer.text)
-    return str(nonce)
-
-
-async def send(client: Client, url: str, nonce: str = "", **values: str) -> Any:
-    """Open and send a form."""
-    data = {"form": nonce or await nonce_of(client, url), **values}
-    return await client.ask("POST", url, data=data, headers=OWN)
 
 
 async def test_the_remedy_is_a_button_on_the_card_that_names_the_trouble(
@@ -116,7 +103,12 @@ async def test_each_command_of_a_lane(
     values: dict[str, str],
     args: dict[str, object],
 ) -> None:
-    answer = await send(operator, f"/board/lanes/acme/act/{kind}", **values, **_WHY)
+    answer = await send(
+        operator,
+        f"/board/lanes/acme/act/{kind}",
+        **values,
+        **_WHY,
+    )
     (command,) = outbox.commands
     assert command.kind == kind
     assert command.workspace == "acme"
@@ -249,7 +241,11 @@ async def test_a_command_of_another_site_is_refused(operator: Client, outbox: Ou
 
 
 async def test_a_reason_keeps_no_personal_data(operator: Client, outbox: Outbox) -> None:
-    await send(operator, "/board/lanes/acme/act/pause", why="ada@example.com asked for it")
+    await send(
+        operator,
+        "/board/lanes/acme/act/pause",
+        why="ada@example.com asked for it",
+    )
     assert "ada@" not in outbox.commands[0].why
 
 
@@ -469,7 +465,11 @@ async def test_a_parked_lead_is_settled(
     url = "/board/leads/crm-17/act/resolve"
     values = {"workspace": "initech", "typed": "crm-17", **entered, **_WHY}
     assert (
-        await send(operator, url, **(values | {"how": "at_clay", "credits": "-1"}))
+        await send(
+            operator,
+            url,
+            **(values | {"how": "at_clay", "credits": "-1"}),
+        )
     ).status_code == 422
     assert (await send(operator, url, **values)).status_code == 303
     (command,) = outbox.commands

@@ -6,20 +6,21 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, Page, ViewportSize, expect
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from stream_app.domain.commands import CommandAnswer
 from stream_app.domain.model.topics import TopicNames
 from stream_app.domain.plan import Actor
+from tests.board.browser import context, log_in
 from tests.board.client import CAUSE
 from tests.board.clock import NOW_MS
 from tests.board.model_records import Made, lane, take
-from tests.board.scene import HOSTILE, OPERATOR_TOKEN, OWN_TOKEN, model_of, settings_of
+from tests.board.scene import HOSTILE, model_of, settings_of
 from tests.board.serving import served
 
 pytestmark = pytest.mark.timeout(600)
@@ -101,40 +102,6 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A board that everyone on this machine may read, and on which operators log in to act."""
     with served(tmp_path_factory.mktemp("board"), operator=True) as url:
         yield url
-
-
-def log_in(page: Page, url: str, to: str = "/board") -> None:
-    page.goto(f"{url}/board/login?next={to}")
-    page.get_by_label("Token").fill(OPERATOR_TOKEN)
-    page.get_by_label("Your name").fill("jane")
-    page.get_by_role("button", name="Log in").click()
-    page.wait_for_url(f"{url}{to}")
-
-
-def context(
-    browser: Browser,
-    scheme: str = "light",
-    width: int = 1280,
-    *,
-    of: str = "",
-    **more: Any,
-) -> BrowserContext:
-    """`of`: the URL of a board without a token, into which the context comes with a ticket."""
-    size: ViewportSize = {"width": width, "height": 900}
-    look: dict[str, Any] = {
-        "color_scheme": scheme,
-        "viewport": size,
-        "timezone_id": "UTC",
-        "locale": "en-GB",
-        **more,
-    }
-    made = browser.new_context(**look)
-    made.set_default_timeout(60_000)
-    if of:
-        bearer = {"authorization": f"Bearer {OWN_TOKEN}"}
-        ticket = made.request.post(f"{of}/board/ticket", headers=bearer).json()
-        assert made.request.get(f"{of}{ticket['path']}").ok
-    return made
 
 
 class Watched:
@@ -344,7 +311,10 @@ def test_a_page_asks_each_second_for_the_answer_of_a_command_and_then_rests(
     command = "c-" + "5" * 32
     names = TopicNames()
     settings = settings_of(tmp_path, operator=True)
-    with served(tmp_path, operator=True) as url, closing(context(browser)) as made:
+    with (
+        served(tmp_path, operator=True) as url,
+        closing(context(browser)) as made,
+    ):
         watched = Watched(made)
         log_in(watched.page, url)
         asked: list[float] = []

@@ -34,8 +34,8 @@ from stream_app.domain.views.lane import LaneChange
 from tests.board.client import Client, board_with, plain
 from tests.board.clock import HOUR_MS, NOW_MS
 from tests.board.model_records import event, lane
+from tests.board.orders import send
 from tests.board.scene import Outbox
-from tests.board.test_actions import send
 
 
 def test_the_last_point_is_the_sum_of_the_lane_and_nothing_is_above_it(tmp_path: Path) -> None:

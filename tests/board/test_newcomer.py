@@ -10,11 +10,11 @@ from playwright.sync_api import Browser, FloatRect
 from stream_app.board.persons import for_a_person
 from stream_app.domain.model.messages import ImportSummary
 from stream_app.domain.model.topics import TopicNames
+from tests.board.browser import context
 from tests.board.client import Client, board_with, plain
 from tests.board.model_records import dead_letter, event, lane
 from tests.board.scene import OPERATOR_TOKEN
 from tests.board.serving import served
-from tests.board.test_browser import context
 
 NAMES = TopicNames()
 

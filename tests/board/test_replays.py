@@ -15,12 +15,11 @@ from stream_app.config import Settings
 from stream_app.domain.dead_letter.orders import PLAN_LIFE_MS, PricedPlan, ReplayCommand
 from stream_app.domain.model.errors import StreamAppError
 from stream_app.kafka.readers import Progress
-from tests.board import scene
+from tests.board import orders, scene
 from tests.board.client import Client, ClientOf
 from tests.board.clock import NOW_MS
 from tests.board.replays import priced
 from tests.board.scene import OPERATOR_TOKEN, Outbox
-from tests.board.test_actions import send
 from tests.support.pace import BUSY
 
 CAUSE = (
@@ -39,7 +38,7 @@ WHY = {"why": "Clay is up again"}
 
 async def planned(operator: Client, **values: str) -> str:
     """Plan, and return the path of the plan once it is made."""
-    answer = await send(operator, "/board/dead/act/plan", **CHOSEN, **values)
+    answer = await orders.send(operator, "/board/dead/act/plan", **CHOSEN, **values)
     assert answer.status_code == 303, answer.text
     path = str(answer.headers["location"])
     async with asyncio.timeout(60 * BUSY):
@@ -71,10 +70,10 @@ async def test_a_cause_leads_to_a_plan_with_its_price_and_to_one_replay(
         ),
     ):
         assert words in text, words
-    assert (await send(operator, path)).status_code == 422, "without a reason"
+    assert (await orders.send(operator, path)).status_code == 422, "without a reason"
     assert not outbox.records
     for _ in range(2):
-        answer = await send(operator, path, **WHY)
+        answer = await orders.send(operator, path, **WHY)
         assert answer.headers["location"] == path.replace("/dead/act/plan/", "/replays/r-")
     assert len({record.key for record in outbox.records}) == 1, "the same replay"
     command = json.loads(outbox.records[0].value or b"")
@@ -95,7 +94,7 @@ async def test_a_form_that_cannot_be_planned_is_shown_again(operator: Client) ->
         ({"limit": "0"}, "Enter a whole number above 0"),
         ({"from": "deferred", "kind": "failed"}, "deferred has only the disposition deferred"),
     ):
-        answer = await send(operator, "/board/dead/act/plan", **{**CHOSEN, **values})
+        answer = await orders.send(operator, "/board/dead/act/plan", **{**CHOSEN, **values})
         assert answer.status_code == 422, answer.text
         assert words in answer.text, answer.text
 
@@ -108,7 +107,7 @@ async def test_an_expired_or_unknown_plan_is_refused(
     path = await planned(operator)
     nonce = re.findall(r'name="form" value="([0-9a-f]{32})"', (await operator.get(path)).text)[0]
     monkeypatch.setattr(scene, "NOW_MS", NOW_MS + PLAN_LIFE_MS + 1)
-    for answer in (await operator.get(path), await send(operator, path, nonce, **WHY)):
+    for answer in (await operator.get(path), await orders.send(operator, path, nonce, **WHY)):
         assert answer.status_code == 404
         assert "older than 10 minutes" in answer.text
     assert (await operator.get("/board/dead/act/plan/nothing")).status_code == 404
@@ -142,11 +141,11 @@ async def test_what_costs_more_than_is_left_is_sent_only_if_the_operator_says_so
     figures = (
         "acme: 167 leads cost about 334 credits and 167 actions, and 100 credits of today are left"
     )
-    answer = await send(client, path, over_budget="", **WHY)
+    answer = await orders.send(client, path, over_budget="", **WHY)
     assert answer.status_code == 422
     assert figures in answer.text
     assert len(outbox.records) == 0
-    assert (await send(client, path, over_budget="yes", **WHY)).status_code == 303
+    assert (await orders.send(client, path, over_budget="yes", **WHY)).status_code == 303
     assert json.loads(outbox.records[0].value or b"")["plan"]["over_budget"] is True
 
 
@@ -175,7 +174,7 @@ async def test_a_plan_of_nothing_and_a_plan_that_failed_can_be_made_again(
         client = await surveyed(client_of, survey, outbox)
         path = await planned(client)
         assert words in (await client.get(path)).text
-        again = await send(client, path)
+        again = await orders.send(client, path)
         assert again.status_code == 303
         assert again.headers["location"] != path
     assert not outbox.records
@@ -193,8 +192,8 @@ async def test_a_replay_is_stopped_and_resumed_with_a_reason(
 ) -> None:
     page = f"/board/replays/{replay}"
     assert f'href="{page}/act/{kind}"' in (await operator.get(page)).text
-    assert (await send(operator, f"{page}/act/{kind}")).status_code == 422
-    answer = await send(operator, f"{page}/act/{kind}", **WHY)
+    assert (await orders.send(operator, f"{page}/act/{kind}")).status_code == 422
+    answer = await orders.send(operator, f"{page}/act/{kind}", **WHY)
     command = json.loads(outbox.records[0].value or b"")
     assert command["kind"] == kind
     assert command["replay"] == replay
@@ -224,9 +223,11 @@ async def test_the_open_dead_letters_of_a_cause_are_given_up(
     records = re.findall(r"<code>(leads\.dlq/\d+/\d+)</code>", listed)
     form = (await operator.get(url)).text
     assert "this cannot be undone" in form
-    assert (await send(operator, url, typed="give up")).status_code == 422, "without a reason"
-    assert (await send(operator, url, **WHY)).status_code == 422, "without the word"
-    answer = await send(operator, url, typed="give up", **WHY)
+    assert (await orders.send(operator, url, typed="give up")).status_code == 422, (
+        "without a reason"
+    )
+    assert (await orders.send(operator, url, **WHY)).status_code == 422, "without the word"
+    answer = await orders.send(operator, url, typed="give up", **WHY)
     assert answer.status_code == 303
     (command,) = ordered(outbox)
     assert command.kind == "give_up"
@@ -240,7 +241,7 @@ async def test_the_open_dead_letters_of_a_cause_are_given_up(
 
 async def test_one_dead_letter_is_given_up_by_its_place(operator: Client, outbox: Outbox) -> None:
     url = "/board/dead/act/give-up?from=dlq&kind=poison&record=leads.dlq/0/3"
-    assert (await send(operator, url, typed="give up", **WHY)).status_code == 303
+    assert (await orders.send(operator, url, typed="give up", **WHY)).status_code == 303
     assert ordered(outbox)[0].dead_letters == ("leads.dlq/0/3",)
     for place in ("leads.parked/0/3", "leads.dlq/99/3", "leads/0/3", "x"):
         assert (await operator.get(url.replace("leads.dlq/0/3", place))).status_code == 404, place

@@ -14,7 +14,7 @@ import pytest
 from stream_app.dev.kafka import Broker
 from stream_app.dev.simulator.script import FAULTS, LISTENER, Fault
 from stream_app.domain.model.messages import StatusEvent
-from tests.e2e.test_loop import CONFIG, TABLE, Loop
+from tests.e2e.loop import CONFIG, TABLE, Loop
 
 pytestmark = pytest.mark.timeout(400)
 

@@ -34,8 +34,7 @@ from stream_app.dev.process import (
 )
 from stream_app.domain.model.errors import KafkaRefused
 from stream_app.kafka.diagnosis import diagnose
-from tests.repository.test_alerts import RULE
-from tests.repository.test_deploy import (
+from tests.repository.deployed import (
     CONFIG,
     OURS,
     PLACES,
@@ -45,6 +44,7 @@ from tests.repository.test_deploy import (
     kafka_properties,
     settings,
 )
+from tests.repository.rules import RULE
 from tests.support.commands import fork_process, run_command
 from tests.support.local_redis import REDIS_WHEEL, find_redis_server
 from tests.support.nginx import Nginx
@@ -120,7 +120,10 @@ class Stack:
             self.moved(script.replace("$$", "$").replace("/data/", f"{self.directory}/"))
             + " --bind 127.0.0.1"
         )
-        given = {"PATH": f"{self.directory}:/usr/bin:/bin", **environment("redis")}
+        given = {
+            "PATH": f"{self.directory}:/usr/bin:/bin",
+            **environment("redis"),
+        }
         pairs = [f"{name}={value}" for name, value in given.items()]
         log_file = self.directory / "redis.log"
         process = self.children.spawn(

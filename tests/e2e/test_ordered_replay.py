@@ -14,7 +14,7 @@ from stream_app.dev.kafka import Broker
 from stream_app.replay.orders import change_command, ordered_replays, submit
 from tests.e2e.behind import eventually
 from tests.e2e.pipeline import Pipeline
-from tests.e2e.test_replay_by_hand import CONFIG, DOWN, LANE
+from tests.e2e.replaying import CONFIG, DOWN, LANE
 from tests.support.pace import BUSY
 
 pytestmark = pytest.mark.timeout(300)
@@ -26,7 +26,13 @@ async def test_a_killed_replay_process_is_continued_and_sends_each_dead_letter_o
     namespace: str,
 ) -> None:
     leads = 30
-    async with Pipeline(kafka.bootstrap, namespace, 1, config=CONFIG, lane=LANE) as line:
+    async with Pipeline(
+        kafka.bootstrap,
+        namespace,
+        1,
+        config=CONFIG,
+        lane=LANE,
+    ) as line:
         assert (await line.run("replay", "pause", "--why", "only what is ordered"))[0] == 0
         line.control("POST", "/control/faults", DOWN)
         await line.publish(line.leads(leads))

@@ -19,31 +19,13 @@ from stream_app.domain.model.records import Record
 from stream_app.domain.model.topics import TopicNames
 from tests.e2e.behind import behind, caught_up, eventually
 from tests.e2e.commands import answer, command
+from tests.e2e.forgetting import forget
 from tests.e2e.pipeline import Pipeline
-from tests.e2e.test_state_limits import forget
+from tests.e2e.replaying import CONFIG, DOWN, LANE
 
 pytestmark = pytest.mark.timeout(300)
 
-CONFIG = """
-[delivery]
-max_attempts = 1
-[replay]
-max_replays = 2
-backoff_base_s = 1
-backoff_cap_s = 1
-tiers_s = [1, 600]
-"""
-LANE = """
-[workspaces.{name}.budget]
-unlimited = true
-[workspaces.{name}.breaker]
-mode = "shadow"
-[workspaces.{name}.flood_guard]
-run = 1000000
-share = 1
-"""
 PAGE = Path(__file__).parents[2] / "docs" / "dead-letters.md"
-DOWN = {"kind": "status_before", "status": 503}
 
 
 def documented_rewind(kafka: Broker, names: TopicNames) -> list[str]:
@@ -68,7 +50,13 @@ def documented_rewind(kafka: Broker, names: TopicNames) -> list[str]:
 
 @pytest.mark.slow
 async def test_price_select_redrive_rewind_and_pause(kafka: Broker, namespace: str) -> None:
-    async with Pipeline(kafka.bootstrap, namespace, 1, config=CONFIG, lane=LANE) as line:
+    async with Pipeline(
+        kafka.bootstrap,
+        namespace,
+        1,
+        config=CONFIG,
+        lane=LANE,
+    ) as line:
         names = line.settings.names
         line.control("POST", "/control/faults", DOWN)
         await line.publish(line.leads(30))

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from aiokafka import TopicPartition
-from aiokafka.protocol.admin import DeleteGroupsRequest
 
 from stream_app.client.lanes.views import last_views
 from stream_app.dev.kafka import Broker
@@ -25,7 +24,8 @@ from stream_app.partition.runner import RecordRunner
 from stream_app.replay.forward import Replay
 from tests.e2e.behind import caught_up, eventually
 from tests.e2e.fleet import Fleet, Member
-from tests.support.kafka import admin, committed, create_topics, delete_records, delete_topics
+from tests.e2e.forgetting import forget
+from tests.support.kafka import committed, create_topics, delete_records, delete_topics
 from tests.support.pace import BUSY
 
 pytestmark = pytest.mark.timeout(120)
@@ -372,14 +372,6 @@ def lost(member: Member) -> list[tuple[str, int, int, int]]:
     """
     events = reported(member, "lost_to_retention")
     return [(event["topic"], event["first"], event["last"], event["at_most"]) for event in events]
-
-
-async def forget(bootstrap: str, group: str) -> None:
-    """Delete the group's offsets, as Kafka does when the group was empty for long."""
-    async with admin(bootstrap) as client:
-        coordinator = await client.find_coordinator(group)
-        answer = await client._client.send(coordinator, DeleteGroupsRequest([group]))
-        assert answer.results == [(group, 0)]
 
 
 def get(member: Member, path: str) -> str:

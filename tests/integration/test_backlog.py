@@ -17,8 +17,8 @@ from stream_app.domain.views.lane import LaneView, Position
 from stream_app.kafka.backlog import MOST_EXACTLY, Backlog, Waiting
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.readers import Reader
-from tests.integration.test_look import settings_of
 from tests.support.kafka import create_planned, create_topics, publish, publish_transactions
+from tests.support.settings import settings_of
 
 
 class CountingReader(Reader):

@@ -14,32 +14,17 @@ from stream_app.client.lanes.views import (
     only_workspace,
     read_lanes,
 )
-from stream_app.config import Settings
 from stream_app.dev.kafka import Broker
 from stream_app.domain.commands import CommandAnswer
 from stream_app.domain.dead_letter.orders import ReplayPause
 from stream_app.domain.limits.meters import Meter
 from stream_app.domain.model.topics import Retention
 from stream_app.domain.views.lane import LaneView
-from tests.support.config import one_way, settings_in
 from tests.support.kafka import create_planned
+from tests.support.settings import settings_of
 
 MINUTE_MS = 60_000
-LANES = {"busy": 0, "quiet": 1, "beside": 1}
 """Workspace -> its partition."""
-
-
-def settings_of(path: Path, bootstrap: str, namespace: str) -> Settings:
-    pins = "".join(f"[workspaces.{name}]\npartition = {number}\n" for name, number in LANES.items())
-    lanes = one_way(**{name: name for name in LANES})
-    return settings_in(
-        path,
-        bootstrap,
-        namespace,
-        pins + lanes[lanes.index("[dest") :],
-        partitions=2,
-        broker_wait_s=5,
-    )
 
 
 def view(name: str, partition: int, at_ms: int, spent: int) -> bytes:

@@ -23,7 +23,7 @@ from tests.e2e.behind import eventually
 from tests.support.kafka import committed, create_topics, until
 from tests.support.pace import BUSY
 from tests.support.raw_server import READ, RawServer, serve
-from tests.unit.domain.test_trace import REPLAYED
+from tests.support.traced import REPLAYED
 
 PARTITIONS = 2
 LEADS = 200

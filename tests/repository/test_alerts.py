@@ -26,17 +26,12 @@ from tests.repository.alert_lives import (
     restart_after,
     series_of,
 )
+from tests.repository.rules import RULE, RULES
 from tests.support.metrics import known_samples
 from tests.support.promtool import ran
 
 ROOT = Path(__file__).parents[2]
-RULES = ROOT / "deploy/alerts.yml"
 PAGE = (ROOT / "docs/alerts.md").read_text()
-RULE = {
-    rule["alert"]: rule
-    for group in yaml.safe_load(RULES.read_text())["groups"]
-    for rule in group["rules"]
-}
 SECTION = re.compile(
     r"^### (\w+)\n\n"
     r"(Critical|Warning)\. Begins after (\d+) min(?:utes?)?, is over within (\d+)\.\n\n"
@@ -89,7 +84,10 @@ def grouped_by(query: str) -> set[str]:
 
 def alone(name: str) -> str:
     """A file with one of the rules."""
-    return yaml.safe_dump({"groups": [{"name": "stream-app", "rules": [RULE[name]]}]}, width=10_000)
+    return yaml.safe_dump(
+        {"groups": [{"name": "stream-app", "rules": [RULE[name]]}]},
+        width=10_000,
+    )
 
 
 # ----------------------------------------------------------------------------------------- the file

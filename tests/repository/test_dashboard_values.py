@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from tests.support.promtool import ran
-from tests.unit.deploy.test_dashboards import PANELS, filled
+from tests.unit.deploy.panels import PANELS, filled
 
 LANE = 'workspace="acme", meter="credits_day"'
 SERIES = {

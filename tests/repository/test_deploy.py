@@ -2,73 +2,39 @@
 
 import json
 import re
-import secrets
 from importlib.resources import files
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import jsonschema
 import pytest
 import yaml
 
 from stream_app.cli.main import parse
-from stream_app.config import Settings, load_settings
-from stream_app.config.variables import Need
 from stream_app.dev.kafka import broker_properties
 from stream_app.dev.kafka_tools import KAFKA_VERSION
+from tests.repository.deployed import (
+    _VARIABLE,
+    COMPOSE,
+    DEMANDED,
+    OURS,
+    PLACES,
+    PROMETHEUS,
+    ROOT,
+    SERVICES,
+    environment,
+    in_bytes,
+    kafka_properties,
+    published,
+    settings,
+)
 
-ROOT = Path(__file__).parents[2]
-CONFIG = ROOT / "deploy" / "stream_app.toml"
-COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
-SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
-OURS = {name: service for name, service in SERVICES.items() if "build" in service}
-PROMETHEUS: dict[str, Any] = yaml.safe_load((ROOT / "deploy" / "prometheus.yml").read_text())
 WITH_CONFIG = ("topics", "worker", "replay", "gateway", "board")
-PLACES = {
-    "listeners",
-    "advertised.listeners",
-    "listener.security.protocol.map",
-    "controller.quorum.voters",
-    "log.dirs",
-}
-"""Broker properties that say where the broker is: they cannot be the same here and there."""
 SAFETY = {
     "auto.create.topics.enable",
     "message.max.bytes",
     "process.roles",
     "controller.listener.names",
 }
-DEMANDED = {
-    name: secrets.token_hex(32)
-    for name in (
-        "CALLBACK_KEY",
-        "BOARD_TOKEN",
-        "REDIS_PASSWORD",
-        "KAFKA_PASSWORD",
-        "KAFKA_BROKER_PASSWORD",
-    )
-}
-"""What .env has to have, as the comment at the top of docker-compose.yml makes it."""
-_VARIABLE = re.compile(r"\$\{(\w+):([-?])([^}]*)\}")
-
-
-def resolved(text: str) -> str:
-    """Return a value of the compose file as `docker compose` reads it if .env has the required
-    values only.
-    """
-    return _VARIABLE.sub(lambda match: DEMANDED[match[1]] if match[2] == "?" else match[3], text)
-
-
-def environment(service: str) -> dict[str, str]:
-    """Return what `docker compose` gives to a service if .env has the required values only."""
-    given = SERVICES[service].get("environment") or {}
-    return {name: resolved(str(value)) for name, value in given.items()}
-
-
-def published(service: str) -> list[str]:
-    """Return the ports of a service, as address, port of this machine and port of the container."""
-    return [resolved(port) for port in SERVICES[service].get("ports", [])]
 
 
 def seconds(duration: str) -> int:
@@ -76,29 +42,14 @@ def seconds(duration: str) -> int:
     return int(duration[:-1]) * {"s": 1, "m": 60}[duration[-1]]
 
 
-def settings(service: str) -> Settings:
-    needs: dict[str, tuple[Need, ...]] = {
-        "worker": ("clay",),
-        "gateway": ("gateway",),
-        "board": ("board",),
-        "topics": ("api",),  # a look-up of a lead runs as `topics`
-    }
-    return load_settings(CONFIG, environment(service), needs.get(service, ()))
-
-
-def kafka_properties() -> dict[str, str]:
-    """Return the Kafka service's properties by the image's rule: `KAFKA_A_B` is `a.b`."""
-    variables = environment("kafka").items()
-    return {
-        name.removeprefix("KAFKA_").lower().replace("_", "."): value
-        for name, value in variables
-        if name.startswith("KAFKA_")
-    }
-
-
 def dockerfile() -> list[tuple[str, str]]:
     """Return (instruction, the rest) of each line, continuations joined."""
-    text = re.sub(r"^\s*#.*\n", "", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE).replace(
+    text = re.sub(
+        r"^\s*#.*\n",
+        "",
+        (ROOT / "Dockerfile").read_text(),
+        flags=re.MULTILINE,
+    ).replace(
         "\\\n",
         " ",
     )
@@ -121,25 +72,35 @@ def test_the_compose_file_is_right_by_its_schema() -> None:
         (files("check_jsonschema") / "builtin_schemas/vendor/compose-spec.json").read_text(),
     )
     jsonschema.validate(COMPOSE, schema, cls=jsonschema.Draft7Validator)
-    broken = COMPOSE | {"services": SERVICES | {"worker": OURS["worker"] | {"restarts": "always"}}}
+    broken = COMPOSE | {
+        "services": SERVICES | {"worker": OURS["worker"] | {"restarts": "always"}},
+    }
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(broken, schema, cls=jsonschema.Draft7Validator)
 
 
 def test_the_compose_file_has_the_expected_services() -> None:
-    assert set(OURS) == {"topics", "worker", "replay", "gateway", "board", "sim"}
+    assert set(OURS) == {
+        "topics",
+        "worker",
+        "replay",
+        "gateway",
+        "board",
+        "sim",
+    }
     others = SERVICES.keys() - OURS.keys() - {"configuration"}
     assert others == {"kafka", "redis", "nginx", "prometheus", "grafana"}
     assert SERVICES["configuration"]["image"] == OURS["worker"]["image"], (
         "it needs no image of its own"
     )
-    assert SERVICES["kafka"]["image"].startswith(f"apache/kafka:{KAFKA_VERSION}@"), (
-        "the one that the tests run"
-    )
+    assert SERVICES["kafka"]["image"].startswith(
+        f"apache/kafka:{KAFKA_VERSION}@",
+    ), "the one that the tests run"
     for name in others:
-        assert re.fullmatch(r"[\w/]+:[\w.-]+@sha256:[0-9a-f]{64}", SERVICES[name]["image"]), (
-            f"{name}: by its digest"
-        )
+        assert re.fullmatch(
+            r"[\w/]+:[\w.-]+@sha256:[0-9a-f]{64}",
+            SERVICES[name]["image"],
+        ), f"{name}: by its digest"
 
 
 def test_each_container_has_a_limit_of_memory_and_a_process_of_ours_no_less_than_in_the_chart() -> (
@@ -151,24 +112,24 @@ def test_each_container_has_a_limit_of_memory_and_a_process_of_ours_no_less_than
         for name, service in SERVICES.items()
         if "mem_limit" not in service
     } == {}
-    chart = yaml.safe_load((ROOT / "deploy" / "chart" / "values.yaml").read_text())
+    chart = yaml.safe_load(
+        (ROOT / "deploy" / "chart" / "values.yaml").read_text(),
+    )
     for name in ("worker", "replay", "gateway", "board"):
         in_chart = in_bytes(chart[name]["resources"]["limits"]["memory"])
         assert in_bytes(OURS[name]["mem_limit"]) >= in_chart, name
-    cache = re.search(r"--maxmemory (\w+)", " ".join(SERVICES["redis"]["command"]))
-    assert cache is not None
-    assert in_bytes(SERVICES["redis"]["mem_limit"]) > in_bytes(cache[1])
-    (kept,) = SERVICES["nginx"]["tmpfs"]
-    assert in_bytes(SERVICES["nginx"]["mem_limit"]) > in_bytes(kept.rpartition("size=")[2]), (
-        "it is memory, too"
+    cache = re.search(
+        r"--maxmemory (\w+)",
+        " ".join(SERVICES["redis"]["command"]),
     )
-
-
-def in_bytes(size: str) -> int:
-    """Return a size of docker-compose.yml, redis or Kubernetes, such as 512m, 256mb or 1Gi."""
-    size_of = re.fullmatch(r"(\d+)([mg])(?:b|i)?", size.lower())
-    assert size_of is not None, size
-    return int(size_of[1]) * {"m": 2**20, "g": 2**30}[size_of[2]]
+    assert cache is not None
+    assert in_bytes(
+        SERVICES["redis"]["mem_limit"],
+    ) > in_bytes(cache[1])
+    (kept,) = SERVICES["nginx"]["tmpfs"]
+    assert in_bytes(
+        SERVICES["nginx"]["mem_limit"],
+    ) > in_bytes(kept.rpartition("size=")[2]), "it is memory, too"
 
 
 def simulator() -> SimpleNamespace:
@@ -201,18 +162,21 @@ def test_no_secret_is_written_down_and_each_variable_is_explained() -> None:
     assert dict(re.findall(r"^# (\w+)=(.*)$", explained, re.MULTILINE)) == defaults
     for name in WITH_CONFIG:
         assert "KAFKA_PASSWORD" in environment(name), name
-    assert secret & set(environment("topics")) == {"BOARD_TOKEN", "KAFKA_PASSWORD"}, (
-        "it looks leads up"
-    )
+    assert secret & set(environment("topics")) == {
+        "BOARD_TOKEN",
+        "KAFKA_PASSWORD",
+    }, "it looks leads up"
     assert secret & set(environment("redis")) == {"REDIS_PASSWORD"}
     for name in ("kafka", "sim", "prometheus"):
         assert not secret & set(environment(name)), f"{name} needs no secret of Clay's or ours"
-    assert secret & set(environment("gateway")) == {"CALLBACK_KEY", "KAFKA_PASSWORD"}, (
-        "it needs no webhook"
-    )
-    assert secret & set(environment("board")) == {"BOARD_TOKEN", "KAFKA_PASSWORD"}, (
-        "it verifies no callback"
-    )
+    assert secret & set(environment("gateway")) == {
+        "CALLBACK_KEY",
+        "KAFKA_PASSWORD",
+    }, "it needs no webhook"
+    assert secret & set(environment("board")) == {
+        "BOARD_TOKEN",
+        "KAFKA_PASSWORD",
+    }, "it verifies no callback"
 
 
 def test_every_port_is_published_and_listened_to_where_it_should_be() -> None:
@@ -221,12 +185,21 @@ def test_every_port_is_published_and_listened_to_where_it_should_be() -> None:
     """
     loaded = settings("worker")
     host, _, port = loaded.kafka.bootstrap.partition(":")
-    listeners = dict(re.findall(r"(\w+)://([^,]*)", kafka_properties()["listeners"]))
-    advertised = dict(re.findall(r"(\w+)://([^,]*)", kafka_properties()["advertised.listeners"]))
+    listeners = dict(
+        re.findall(r"(\w+)://([^,]*)", kafka_properties()["listeners"]),
+    )
+    advertised = dict(
+        re.findall(
+            r"(\w+)://([^,]*)",
+            kafka_properties()["advertised.listeners"],
+        ),
+    )
     assert host == "kafka"
     assert listeners["APP"] == f":{port}"
     assert advertised["APP"] == f"kafka:{port}"
-    assert published("kafka") == [f"{advertised['HOST']}:{listeners['HOST'].strip(':')}"]
+    assert published("kafka") == [
+        f"{advertised['HOST']}:{listeners['HOST'].strip(':')}",
+    ]
     assert kafka_properties()["controller.quorum.voters"] == f"1@{listeners['CONTROLLER']}"
     assert simulator().host == loaded.http.host == "0.0.0.0", "others reach it"
     for name, served in (("gateway", loaded.http.gateway_port), ("board", loaded.http.board_port)):
@@ -293,7 +266,9 @@ def test_a_slow_kafka_makes_no_service_unhealthy() -> None:
     """`up --wait` ends at the first service that is. Kafka has as long as its own check allows."""
     check = SERVICES["kafka"]["healthcheck"]
     kafka_s = check["retries"] * (seconds(check["interval"]) + seconds(check["timeout"]))
-    gateway_s = seconds(SERVICES["gateway"]["healthcheck"]["start_period"])
+    gateway_s = seconds(
+        SERVICES["gateway"]["healthcheck"]["start_period"],
+    )
     assert seconds(SERVICES["nginx"]["healthcheck"]["start_period"]) >= kafka_s + gateway_s, (
         "its check asks the gateway"
     )

@@ -9,30 +9,17 @@ from typing import get_args
 from xml.etree import ElementTree
 
 import pytest
-from cyclopts import CycloptsError, MissingArgumentError
 
-from stream_app.cli.main import COMMANDS, build_app, in_order, usage_problem
-from stream_app.cli.main import parse as command_line
+from stream_app.cli.main import COMMANDS
 from stream_app.config import load_settings
 from stream_app.domain.model import errors as error_classes
 from stream_app.domain.model.messages import Status
 from stream_app.domain.model.outcome import UncertainReason, UnsentReason
+from tests.repository.documents import DOCS, DOCUMENTS, README, ROOT, each_document, name_of, parse
 from tests.simulation.all_mutants import MUTANTS
 
-ROOT = Path(__file__).parents[2]
-DOCS = ROOT / "docs"
-README = ROOT / "README.md"
 CODE = ROOT / "stream_app"
-CHART = ROOT / "deploy" / "chart" / "README.md"
-DOCUMENTS = [README, CHART, *sorted(DOCS.rglob("*.md")), *sorted((ROOT / ".github").glob("*.md"))]
 IMAGES = sorted((DOCS / "images").glob("*.svg"))
-
-
-def name_of(path: Path) -> str:
-    return str(path.relative_to(ROOT))
-
-
-each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
 
 
 @each_document
@@ -125,37 +112,6 @@ def test_readme_leads_to_every_page_and_picture() -> None:
 # Commands
 
 
-class CommandError(Exception):
-    """The command line does not parse."""
-
-
-def parse(words: list[str], *, complete: bool = True) -> None:
-    """Raises CommandError unless `stream-app` takes these arguments; if not `complete`, others may
-    be missing.
-    """
-    try:
-        command_line(words)
-    except CycloptsError as error:
-        options = {word.partition("=")[0] for word in words if word.startswith("--")}
-        missing = isinstance(error, MissingArgumentError) and options <= options_of(words)
-        if complete or not missing:
-            raise CommandError(f"stream-app {shlex.join(words)}: {usage_problem(error)}") from None
-
-
-def options_of(words: list[str]) -> set[str]:
-    """All options of the command and the action that the words name."""
-    app = build_app()
-    for word in in_order(app, words):
-        if word.startswith("-") or word not in app:
-            break
-        app = app[word]
-    return {
-        "--help",
-        "--version",
-        *(name for option in app.assemble_argument_collection() for name in option.names),
-    }
-
-
 @each_document
 def test_commands_in_the_text_exist(document: Path) -> None:
     text = re.sub(r"^```.*?^```", "", document.read_text(encoding="utf-8"), flags=re.M | re.S)
@@ -211,14 +167,19 @@ def metrics_of(page: Path) -> list[tuple[str, set[str]]]:
 
 def test_the_metrics_page_has_every_metric_and_its_labels() -> None:
     """The other page is generated: tests/repository/test_site.py."""
-    assert metrics_of(DOCS / "metrics.md") == metrics_of(DOCS / "reference" / "metrics.md")
+    assert metrics_of(DOCS / "metrics.md") == metrics_of(
+        DOCS / "reference" / "metrics.md",
+    )
 
 
 @each_document
 def test_metrics_in_the_text_exist(document: Path) -> None:
     named = re.findall(r"\bstream_app_[a-z_]+\b", document.read_text(encoding="utf-8"))
     assert set(named) <= set(
-        re.findall(r"stream_app_[a-z_]+", (DOCS / "metrics.md").read_text(encoding="utf-8")),
+        re.findall(
+            r"stream_app_[a-z_]+",
+            (DOCS / "metrics.md").read_text(encoding="utf-8"),
+        ),
     )
 
 

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.repository.test_docs import ROOT, CommandError, each_document, parse
+from tests.repository.documents import ROOT, CommandError, each_document, parse
 
 EXCUSED = {
     # parts of an example

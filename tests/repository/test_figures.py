@@ -5,7 +5,7 @@ docs/figures.md.
 import re
 from pathlib import Path
 
-from tests.repository.test_docs import DOCS, each_document
+from tests.repository.documents import DOCS, each_document
 
 FIGURES = DOCS / "figures.md"
 NUMBER = r"\d[\d.,]*(?: to \d[\d.,]*)?"

@@ -70,3 +70,16 @@ def test_swaps_and_true_unpacking_stay(line: str, lines: list[int]) -> None:
 )
 def test_the_check_of_layout_commits_sees_a_changed_program(old: str, new: str, same: bool) -> None:
     assert (same_program.program(old) == same_program.program(new)) is same
+
+
+def test_no_helper_is_imported_from_a_test_module() -> None:
+    """What several tests use lies beside them, or in tests/support."""
+    imported = [
+        f"{path.relative_to(ROOT)}: {node.module}"
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom)
+        if node.module and node.module.startswith("tests.")
+        if node.module.rpartition(".")[2].startswith("test_")
+    ]
+    assert imported == []

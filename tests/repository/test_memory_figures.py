@@ -14,12 +14,16 @@ from benchmarks.worker_memory import LIMITS
 from stream_app.domain.model.topics import TopicNames
 from stream_app.services.replay import _BUFFERED, _BUFFERED_BYTES
 from tests.e2e.disk import MOST_MIB_PER_THOUSAND
-from tests.repository.test_deploy import OURS, ROOT, in_bytes
+from tests.repository.deployed import OURS, ROOT, in_bytes
 from tests.support.narrow import present
 
 SIZING: Final = (ROOT / "docs" / "sizing.md").read_text(encoding="utf-8")
-FIGURES: Final = (ROOT / "docs" / "figures.md").read_text(encoding="utf-8")
-CHART: Final = (ROOT / "deploy" / "chart" / "values.yaml").read_text(encoding="utf-8")
+FIGURES: Final = (ROOT / "docs" / "figures.md").read_text(
+    encoding="utf-8",
+)
+CHART: Final = (ROOT / "deploy" / "chart" / "values.yaml").read_text(
+    encoding="utf-8",
+)
 MIB: Final = 2**20
 
 
@@ -99,7 +103,9 @@ def test_the_memory_of_replay_is_bounded_by_what_it_buffers() -> None:
     # dlq, deferred and five tiers of 32 partitions: what waits in memory, and a fetch of each
     most_mb = 100 + 7 * 32 * 2 * _BUFFERED_BYTES / MIB
     assert in_bytes(limit) / MIB > most_mb
-    assert in_bytes(OURS["replay"]["mem_limit"]) >= in_bytes(limit)
+    assert in_bytes(
+        OURS["replay"]["mem_limit"],
+    ) >= in_bytes(limit)
 
 
 def test_the_disk_is_said_by_topic_and_adds_up() -> None:

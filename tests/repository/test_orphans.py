@@ -18,7 +18,7 @@ from stream_app.config.load import keys_of
 from stream_app.dev.schemas import MESSAGES
 from stream_app.domain.model.topics import Retention, TopicNames, plan
 from stream_app.kafka.rights import rights_of
-from tests.unit.deploy.test_chart_pods import leaves
+from tests.unit.deploy.pods import leaves
 
 ROOT = Path(__file__).parents[2]
 CODE = ROOT / "stream_app"

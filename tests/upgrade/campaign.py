@@ -21,7 +21,7 @@ from tests.chaos.checker import Checker, Finding, Verdict
 from tests.chaos.evidence import read_evidence
 from tests.e2e.fleet import Fleet, Member
 from tests.e2e.load import Load
-from tests.e2e.test_loop import TABLE
+from tests.e2e.loop import TABLE
 from tests.support.pace import BUSY
 from tests.upgrade.baseline import HEAD, Program
 

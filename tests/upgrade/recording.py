@@ -14,8 +14,8 @@ from typing import Any, Final, NamedTuple
 
 from stream_app.domain.model.records import ConsumedRecord, Record
 from tests.e2e.fleet import Fleet
+from tests.e2e.loop import TABLE
 from tests.e2e.pipeline import ANSWERED
-from tests.e2e.test_loop import TABLE
 from tests.upgrade.campaign import LANE
 
 RECORDED: Final = Path(__file__).with_name("recorded")

@@ -42,7 +42,7 @@ from tests.support.partition.virtual import (
     parts,
     virtual_time,
 )
-from tests.unit.replay.test_replay import Memory
+from tests.support.replay_memory import Memory
 from tests.upgrade.recording import NAMESPACE, RECORDED, Release, pipeline, read, to_publish
 
 RELEASES: Final = sorted(place.stem for place in RECORDED.glob("*.jsonl") if place.stem != "0.1.0")

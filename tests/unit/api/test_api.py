@@ -44,7 +44,7 @@ from stream_app.client.publish.leads import PublishOptions
 from stream_app.client.results.answers import ImportsAnswer
 from stream_app.client.results.export import ResultFilter, ResultStore, export, results_of
 from stream_app.client.results.lookup import LeadSearch
-from tests.repository.test_deploy import kafka_properties, published
+from tests.repository.deployed import kafka_properties, published
 from tests.support.pace import BUSY
 
 ROOT = Path(__file__).parents[3]

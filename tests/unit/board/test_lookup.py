@@ -8,7 +8,6 @@ from unittest.mock import Mock
 
 import httpx
 import jsonschema
-import msgspec
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from starlette.applications import Starlette
@@ -17,9 +16,8 @@ from stream_app.board.access import Access
 from stream_app.board.lookup import Lookup
 from stream_app.board.read_model.follow import STALE_MS, ProjectionLag
 from stream_app.board.read_model.on_kafka import FoundRecord, Search
-from stream_app.board.read_model.query import FoundResultAt, Queries
+from stream_app.board.read_model.query import Queries
 from stream_app.board.read_model.store import ReadModel
-from stream_app.client.results.answers import FoundResult
 from stream_app.domain.books.records import STATES
 from stream_app.domain.model.errors import UnreadableBatch
 from stream_app.domain.views.explain import ConsumerGroup
@@ -36,31 +34,11 @@ from tests.board.model_records import (
     sources,
     take,
 )
+from tests.unit.board.waiting import Waiting, fetch_result
 
 TOKEN = "a token that cannot be guessed, for tests"
 HASH = "AbCdEfGhIjKlMnOpQrStUv"
 NAMES = sources().names
-
-
-async def fetch_result(stored: FoundResultAt) -> FoundResult:
-    """The result with data that nothing had to fetch."""
-    return msgspec.structs.replace(
-        stored.result,
-        age_s=3,
-        fields={"Title": "CEO", "Work Email": "ada@example.com"},
-    )
-
-
-class Waiting:
-    """Leads that wait, in memory: gives `search`, and writes down what it was asked."""
-
-    def __init__(self) -> None:
-        self.search = Search()
-        self.asked: list[tuple[str, str, str]] = []
-
-    async def find(self, lead_id: str, person: str, workspace: str) -> Search:
-        self.asked.append((lead_id, person, workspace))
-        return self.search
 
 
 class Api:

@@ -29,7 +29,7 @@ from tests.board.client import Client
 from tests.board.model_records import NOW_MS, sources
 from tests.board.scene import OPERATOR_TOKEN, OWN_TOKEN, TOKEN, board_of, fill, settings_of
 from tests.gateway.support import URL, Gateway, good, scope_of
-from tests.unit.board.test_lookup import Waiting, fetch_result
+from tests.unit.board.waiting import Waiting, fetch_result
 
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND")
 HOSTS: Final = {

@@ -8,7 +8,7 @@ from unittest.mock import Mock
 import pytest
 
 from stream_app.cli.main import main
-from tests.unit.client.test_lookup import answer, serving
+from tests.unit.client.asked import answer, serving
 
 ENTER = "/board/enter?ticket=x"
 """The path to which a ticket belongs. tests/unit/client/test_way_in.py asks a real board for one.

@@ -37,8 +37,8 @@ from stream_app.domain.lane import overrides as controls
 from stream_app.domain.lane.overrides import Order
 from stream_app.domain.limits.budget import Reservation
 from stream_app.domain.model.errors import BoardUnavailable, SettingsError, StreamAppError
-from tests.integration.test_look import settings_of
 from tests.support.config import NO_BOARD, one_way
+from tests.support.settings import settings_of
 
 HOUR_MS = 3_600_000
 NOW_MS = 1_790_000_000_000

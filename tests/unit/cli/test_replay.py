@@ -9,7 +9,7 @@ from stream_app.cli import replay as module
 from stream_app.config import Settings
 from stream_app.domain.dead_letter.orders import ReplayCommand, ReplayPhase, ReplayProgress
 from stream_app.domain.model.errors import StreamAppError
-from tests.unit.domain.test_orders import plan
+from tests.support.replay_plans import plan
 
 START = ReplayCommand("r-1", "start", "r-1", 0, "jane")
 

@@ -29,9 +29,9 @@ from stream_app.domain.model.messages import Scalar
 from stream_app.domain.model.outcome import Poison
 from stream_app.domain.model.records import ConsumedRecord
 from stream_app.domain.model.topics import COMMANDS_DAYS, Retention, wait_days
-from tests.integration.test_look import settings_of
 from tests.support.partition.degrading import ADA, DegradingBench
 from tests.support.partition.virtual import virtual_time
+from tests.support.settings import settings_of
 
 LINKEDIN: Final = "https://www.linkedin.com/in/ada"
 NAME: Final[dict[str, Scalar]] = {
@@ -65,7 +65,12 @@ class Reader:
 def _reader(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(erase, "topic_reader", Reader)
     monkeypatch.setattr(Reader, "forgotten", "")
-    monkeypatch.setattr(Reader, "settings", settings_of(tmp_path, "nowhere:1", ""), raising=False)
+    monkeypatch.setattr(
+        Reader,
+        "settings",
+        settings_of(tmp_path, "nowhere:1", ""),
+        raising=False,
+    )
 
 
 async def bench_of() -> DegradingBench:

@@ -21,7 +21,7 @@ from stream_app.domain.lead.identity import people, person_key
 from stream_app.domain.model.errors import StreamAppError
 from stream_app.domain.model.messages import Result, Scalar
 from stream_app.kafka.readers import Progress
-from tests.integration.test_look import settings_of
+from tests.support.settings import settings_of
 
 
 def result(lead_id: str = "crm-1", **fields: Scalar) -> Result:

@@ -1,10 +1,6 @@
 """What the look-up client makes of answers: only the board's own "unknown lead" counts as one."""
 
-import json
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import msgspec
@@ -29,44 +25,7 @@ from stream_app.config import Settings, load_settings
 from stream_app.domain.books.records import MEANING, MOVING, BookColumn
 from stream_app.domain.model.errors import BoardUnavailable, StreamAppError
 from stream_app.domain.views.waits import waits
-
-_LAG = {"as_of_ms": 1, "lag": 0, "trouble": ""}
-
-
-class Server(BaseHTTPRequestHandler):
-    """Gives the same answer to every request."""
-
-    status = 200
-    body = b""
-
-    def do_GET(self) -> None:
-        self.send_response(self.status)
-        self.end_headers()
-        self.wfile.write(self.body)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-def answer(monkeypatch: pytest.MonkeyPatch, status: int, body: bytes | dict[str, object]) -> None:
-    monkeypatch.setattr(Server, "status", status)
-    monkeypatch.setattr(
-        Server,
-        "body",
-        body if isinstance(body, bytes) else json.dumps(_LAG | body).encode(),
-    )
-
-
-@contextmanager
-def serving() -> Iterator[int]:
-    """Serve these answers; gives the port."""
-    server = HTTPServer(("127.0.0.1", 0), Server)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    yield server.server_address[1]
-    server.shutdown()
-    thread.join()
-    server.server_close()
+from tests.unit.client.asked import answer, serving
 
 
 @pytest.fixture
@@ -151,7 +110,11 @@ def test_status_says_where_the_time_went_and_what_holds_the_lead(
         [],
         [*timeline[:-1], now],
     )
-    answer(monkeypatch, 200, {"lead": msgspec.to_builtins(FoundLead("crm-17", [history], 1, []))})
+    answer(
+        monkeypatch,
+        200,
+        {"lead": msgspec.to_builtins(FoundLead("crm-17", [history], 1, []))},
+    )
     assert main(["status", "crm-17"]) == 0
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
     assert "waited        2.0 s  POST to Clay, 2 times" in lines
@@ -200,7 +163,11 @@ def test_status_says_what_the_status_of_a_record_means(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     history = RecordHistory("leads/0/1", "acme", "people", "accepted", column, 5, "", [], [])
-    answer(monkeypatch, 200, {"lead": msgspec.to_builtins(FoundLead("crm-17", [history], 1, []))})
+    answer(
+        monkeypatch,
+        200,
+        {"lead": msgspec.to_builtins(FoundLead("crm-17", [history], 1, []))},
+    )
     assert main(["status", "crm-17"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == f"    status accepted: {MEANING[column]}"
     assert MEANING["accepted_final"] == "at Clay, and nobody waits for a callback"
@@ -244,7 +211,11 @@ def test_a_refusal_of_the_board_is_no_unknown_lead_either(
     settings: Settings,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    answer(monkeypatch, 401, {"error": "no_token", "text": "Send the header Authorization"})
+    answer(
+        monkeypatch,
+        401,
+        {"error": "no_token", "text": "Send the header Authorization"},
+    )
     with pytest.raises(StreamAppError, match="rejected the request: Send the header") as refused:
         find(settings, "crm-17")
     assert not isinstance(refused.value, BoardUnavailable)
@@ -298,7 +269,11 @@ def test_a_proxy_of_the_environment_is_not_asked_for_a_board_on_this_machine(
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
-    answer(monkeypatch, 200, {"lead": msgspec.to_builtins(FoundLead("crm-17", [OF_ACME], 1, []))})
+    answer(
+        monkeypatch,
+        200,
+        {"lead": msgspec.to_builtins(FoundLead("crm-17", [OF_ACME], 1, []))},
+    )
     assert [lead.lead_id for lead in find(settings, "crm-17").leads] == ["crm-17"]
 
 

@@ -14,8 +14,8 @@ from stream_app.client.skip import find_unreadable, skip
 from stream_app.config import Settings
 from stream_app.domain.model.errors import SettingsError, StreamAppError, UnreadableBatch
 from stream_app.domain.views.explain import ConsumerGroup
-from tests.integration.test_look import settings_of
 from tests.support.partition.virtual import virtual_time
+from tests.support.settings import settings_of
 
 BROKEN: Final = UnreadableBatch("leads", 1, 15, 18, "its checksum does not match")
 PLACE: Final = TopicPartition("leads", 1)

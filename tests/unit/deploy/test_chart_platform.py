@@ -15,8 +15,8 @@ from helm_python.errors import HelmRenderError, HelmValuesError
 from stream_app import __version__
 from stream_app.config.model import Kafka
 from tests.unit.deploy.chart_values import CONFIG, SETS, SMALLEST
+from tests.unit.deploy.pods import PROCESSES
 from tests.unit.deploy.rendered import CHART, ROOT, find, objects, pods, processes
-from tests.unit.deploy.test_chart_pods import PROCESSES
 
 ALL: dict[str, Any] = SMALLEST | {"trace": {"enabled": True}}
 SIDECAR = {"name": "proxy", "image": "registry.example.com/proxy:1"}

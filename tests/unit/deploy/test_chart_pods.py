@@ -14,13 +14,13 @@ from helm_python import Chart
 from stream_app import __version__
 from stream_app.services import board, gateway
 from tests.unit.deploy.chart_values import CONFIG, EVERYWHERE, SETS, SMALLEST
+from tests.unit.deploy.pods import PROCESSES, leaves
 from tests.unit.deploy.rendered import CHART, ROOT, find, objects, pods, processes, settings
 
 RELEASE: dict[str, Any] = yaml.safe_load(
     (ROOT / ".github" / "workflows" / "release.yml").read_text(),
 )
 SCHEMA: dict[str, Any] = yaml.safe_load((CHART / "values.schema.json").read_text())["properties"]
-PROCESSES = ("worker", "replay", "gateway", "board", "trace")
 PRE_STOP_S = 5
 
 
@@ -218,22 +218,6 @@ def test_the_others_have_the_time_to_stop_that_their_code_takes(chart: Chart) ->
 
 
 # ------------------------------------------------------------------------------------------- README
-
-
-def leaves(values: dict[str, Any], path: str = "") -> dict[str, Any]:
-    """Each value by its path. Tables whose keys are the user's own are values."""
-    by_path: dict[str, Any] = {}
-    for name, value in values.items():
-        at = f"{path}{name}"
-        if (
-            isinstance(value, dict)
-            and value
-            and name not in ("annotations", "labels", "requests", "limits")
-        ):
-            by_path |= leaves(value, f"{at}.")
-        else:
-            by_path[at] = value
-    return by_path
 
 
 def test_the_readme_has_each_value_and_its_default(chart: Chart) -> None:

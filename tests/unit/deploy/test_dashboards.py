@@ -1,6 +1,5 @@
 """The Grafana dashboards: generated, without the usual faults, and on metrics that exist."""
 
-import json
 import re
 import subprocess
 import sys
@@ -14,19 +13,9 @@ import yaml
 
 from tests.support.metrics import known_samples
 from tests.support.pace import BUSY
+from tests.unit.deploy.panels import BOARDS, GRAFANA, PANELS, filled
 
 ROOT = Path(__file__).parents[3]
-GRAFANA = ROOT / "deploy" / "grafana"
-BOARDS: dict[str, dict[str, Any]] = {
-    path.stem: json.loads(path.read_text())
-    for path in sorted((GRAFANA / "dashboards").glob("*.json"))
-}
-PANELS = [
-    (uid, panel)
-    for uid, board in BOARDS.items()
-    for panel in board["panels"]
-    if panel["type"] != "row"
-]
 PROMETHEUS_OWN = {"up": {"job", "instance", "release"}}
 OF_THE_TARGET = {"job", "instance", "release", "le"}
 NOT_SHOWN = {
@@ -54,12 +43,6 @@ def queries(board: dict[str, Any]) -> Iterator[str]:
         for annotation in board["annotations"].get("list", [])
         if annotation.get("expr")
     )
-
-
-def filled(query: str, release: str = "r", interval: str = "1m", range_: str = "6h") -> str:
-    """A query as Grafana sends it."""
-    query = re.sub(r"\$(workspace|destination|instance)", ".*", query).replace("$release", release)
-    return query.replace("$__rate_interval", interval).replace("$__range", range_)
 
 
 def selectors(query: str) -> Iterator[tuple[str, set[str]]]:

@@ -11,7 +11,6 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from stream_app.domain.dead_letter.causes import Filter
 from stream_app.domain.dead_letter.orders import (
     COMMAND,
     ENDED,
@@ -33,22 +32,7 @@ from stream_app.domain.dead_letter.orders import (
 )
 from stream_app.domain.views.price import Part, Quote
 from tests.support.narrow import present
-
-NOW_MS = 1_800_000_000_000
-COST = 6
-
-
-def plan(dead_letters: int = 10, end: int = 10, **more: Any) -> ReplayPlan:
-    return ReplayPlan(
-        NOW_MS,
-        "dlq",
-        Filter(),
-        {0: end},
-        dead_letters,
-        dead_letters * COST,
-        dead_letters,
-        **more,
-    )
+from tests.support.replay_plans import COST, NOW_MS, plan
 
 
 def start(replay: str = "r-1", its: ReplayPlan | None = None, **more: Any) -> ReplayCommand:
@@ -65,10 +49,21 @@ def start(replay: str = "r-1", its: ReplayPlan | None = None, **more: Any) -> Re
 
 
 def change(kind: Any, replay: str = "r-1", command: str = "c-1") -> ReplayCommand:
-    return ReplayCommand(command, kind, replay, NOW_MS, "joe", "a look first")
+    return ReplayCommand(
+        command,
+        kind,
+        replay,
+        NOW_MS,
+        "joe",
+        "a look first",
+    )
 
 
-def priced(dead_letters: int, left: int | None = None, cost: int = COST) -> PricedPlan:
+def priced(
+    dead_letters: int,
+    left: int | None = None,
+    cost: int = COST,
+) -> PricedPlan:
     fates = Counter[Fate]({"goes": dead_letters})
     credits = dead_letters * cost
     part = Part("people", dead_letters, cost, credits, credits, dead_letters, dead_letters)
@@ -125,7 +120,9 @@ def test_a_replay_is_started_stopped_resumed_and_done_and_each_command_is_answer
     assert counted.state == "running"
     assert counted.total == 10
     assert counted.credits == 60
-    rows.write(dict([progress_row(advanced(counted, 4, {}, {0: 4}, NOW_MS))]))
+    rows.write(
+        dict([progress_row(advanced(counted, 4, {}, {0: 4}, NOW_MS))]),
+    )
     rows.put(change("stop"))
     stopped = rows.apply().replays["r-1"]
     assert stopped.state == "stopped"
@@ -137,7 +134,16 @@ def test_a_replay_is_started_stopped_resumed_and_done_and_each_command_is_answer
     assert resumed.next == {0: 4}, "the same command twice does nothing"
     again = begun(resumed, priced(6), NOW_MS)
     assert again.total == 10
-    done = finished(advanced(again, 5, {"leads.dlq/0/9": "no lead"}, {0: 10}, NOW_MS), NOW_MS)
+    done = finished(
+        advanced(
+            again,
+            5,
+            {"leads.dlq/0/9": "no lead"},
+            {0: 10},
+            NOW_MS,
+        ),
+        NOW_MS,
+    )
     assert done.state == "done"
     assert done.text == "9 dead letters were sent back, 1 refused"
     assert rows.answers == [
@@ -223,45 +229,109 @@ def test_names_of_a_command_have_at_most_64_characters(what: str, length: int, r
 
 
 def ordered(its: ReplayPlan, sent: int = 0) -> ReplayProgress:
-    return ReplayProgress("r-1", "running", "jane", "", NOW_MS, its, sent=sent)
-
-
-def test_what_costs_more_than_is_left_is_refused_with_figures_unless_it_is_wanted() -> None:
-    dear = begun(ordered(plan()), priced(10, left=59), NOW_MS)
-    words = "acme: 10 leads cost about 60 credits and 10 actions, and 59 credits of today are left"
-    assert dear.state == "refused"
-    assert dear.text == words
-    assert begun(ordered(plan(over_budget=True)), priced(10, left=59), NOW_MS).state == "running"
-    assert begun(ordered(plan(), sent=3), priced(7, left=1), NOW_MS).state == "stopped", (
-        "it was resumed"
+    return ReplayProgress(
+        "r-1",
+        "running",
+        "jane",
+        "",
+        NOW_MS,
+        its,
+        sent=sent,
     )
 
 
+def test_what_costs_more_than_is_left_is_refused_with_figures_unless_it_is_wanted() -> None:
+    dear = begun(
+        ordered(plan()),
+        priced(10, left=59),
+        NOW_MS,
+    )
+    words = "acme: 10 leads cost about 60 credits and 10 actions, and 59 credits of today are left"
+    assert dear.state == "refused"
+    assert dear.text == words
+    assert (
+        begun(
+            ordered(plan(over_budget=True)),
+            priced(10, left=59),
+            NOW_MS,
+        ).state
+        == "running"
+    )
+    assert (
+        begun(
+            ordered(plan(), sent=3),
+            priced(7, left=1),
+            NOW_MS,
+        ).state
+        == "stopped"
+    ), "it was resumed"
+
+
 def test_what_costs_more_than_the_plan_said_is_refused() -> None:
-    dear = begun(ordered(plan()), priced(10, cost=7), NOW_MS)
+    dear = begun(
+        ordered(plan()),
+        priced(10, cost=7),
+        NOW_MS,
+    )
     assert dear.state == "refused"
     assert "up to 70 credits" in dear.text
     assert "allows 60" in dear.text
-    more = begun(ordered(plan()), priced(11, cost=5), NOW_MS)
+    more = begun(
+        ordered(plan()),
+        priced(11, cost=5),
+        NOW_MS,
+    )
     assert more.state == "refused"
     assert "up to 55 credits and 11 actions" in more.text
-    assert begun(ordered(plan()), priced(9), NOW_MS).state == "running", "what costs less is sent"
+    assert (
+        begun(
+            ordered(plan()),
+            priced(9),
+            NOW_MS,
+        ).state
+        == "running"
+    ), "what costs less is sent"
 
 
 def test_a_plan_of_which_nothing_is_left_is_refused_in_words() -> None:
-    none = begun(ordered(plan()), priced(0), NOW_MS)
+    none = begun(
+        ordered(plan()),
+        priced(0),
+        NOW_MS,
+    )
     assert none.state == "refused"
     assert "nothing to send back" in none.text
-    assert begun(ordered(plan(), sent=3), priced(0), NOW_MS).state == "done"
+    assert (
+        begun(
+            ordered(plan(), sent=3),
+            priced(0),
+            NOW_MS,
+        ).state
+        == "done"
+    )
 
 
 def test_reasons_of_refused_dead_letters_are_bounded_and_all_are_counted() -> None:
     many = {f"leads.dlq/0/{number}": "no lead" for number in range(1_000)}
-    refused = advanced(ordered(plan()), 0, many, {0: 1_000}, NOW_MS)
+    refused = advanced(
+        ordered(plan()),
+        0,
+        many,
+        {0: 1_000},
+        NOW_MS,
+    )
     assert refused.refused == 1_000
     assert len(refused.refusals) == MOST_REFUSALS
     assert (
-        len(advanced(refused, 0, {"leads.dlq/0/1000": "no lead"}, {}, NOW_MS).refusals)
+        len(
+            advanced(
+                refused,
+                0,
+                {"leads.dlq/0/1000": "no lead"},
+                {},
+                NOW_MS,
+            ).refusals,
+        )
         == MOST_REFUSALS
     )
 
@@ -307,14 +377,25 @@ def test_a_replay_says_at_its_end_what_became_of_each(
 def test_ended_replays_are_forgotten_after_their_dead_letters() -> None:
     done = finished(ordered(plan()), NOW_MS)
     orders = ReplayOrders(
-        [progress_row(done), progress_row(msgspec.structs.replace(ordered(plan()), id="r-2"))],
+        [
+            progress_row(done),
+            progress_row(
+                msgspec.structs.replace(ordered(plan()), id="r-2"),
+            ),
+        ],
     )
     assert orders.outlived(NOW_MS) == []
     assert orders.outlived(NOW_MS + 1) == [b"replay/r-1"]
 
 
 def test_rows_of_other_kinds_are_no_progress() -> None:
-    assert read_progress(b"sent/leads.dlq/0/1", progress_row(ordered(plan()))[1]) is None
+    assert (
+        read_progress(
+            b"sent/leads.dlq/0/1",
+            progress_row(ordered(plan()))[1],
+        )
+        is None
+    )
     assert read_progress(b"replay/r-1", b"{") is None
     assert read_progress(b"replay/r-1", None) is None
 
@@ -347,7 +428,10 @@ class Replays(RuleBasedStateMachine):
             return
         self.ordered += 1
         replay = f"r-{self.ordered}"
-        its = msgspec.structs.replace(plan(len(going), end), planned_at_ms=self.now_ms)
+        its = msgspec.structs.replace(
+            plan(len(going), end),
+            planned_at_ms=self.now_ms,
+        )
         self.limits[replay] = len(going)
         self.rows.put(*[start(replay, its)] * (1 + twice))
 

@@ -13,47 +13,7 @@ from stream_app.domain.delivery.state_machine import NEXT
 from stream_app.domain.model.messages import Status, StatusEvent
 from stream_app.domain.model.records import span_id
 from stream_app.domain.spans import Sampling, Span, clay_of, headers_of, is_sampled, spans_of
-
-CLAY = {"people": clay_of(["api.clay.com"])}
-ORIGIN = "leads/3/7"
-TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
-CALLER = "00f067aa0ba902b7"
-
-
-def history(
-    *steps: tuple[Status, int] | tuple[Status, int, dict[str, Any]],
-    **first: Any,
-) -> list[StatusEvent]:
-    """The events of one lead: status, time and further fields of each."""
-    return [
-        StatusEvent(
-            f"{ORIGIN}#{seq}",
-            "crm-17",
-            status,
-            seq,
-            at_ms,
-            ORIGIN,
-            "acme",
-            "people",
-            **{"trace_id": TRACE_ID, **(more[0] if more else {}), **(first if seq == 1 else {})},
-        )
-        for seq, (status, at_ms, *more) in enumerate(steps, 1)
-    ]
-
-
-REPLAYED = history(
-    ("received", 0),
-    ("sending", 5),
-    ("refused", 105, {"reason": "http_503", "http_status": 503}),
-    ("sending", 600, {"attempt": 1}),
-    ("dead_lettered", 700, {"reason": "http_503", "http_status": 503, "attempt": 2}),
-    ("replayed", 10_000, {"replay": 1}),
-    ("sending", 10_010, {"replay": 1}),
-    ("accepted", 10_100, {"http_status": 200, "replay": 1}),
-    ("enriched", 70_000, {"credits": 6, "replay": 1}),
-    parent_id=CALLER,
-    sampled=True,
-)
+from tests.support.traced import CALLER, ORIGIN, REPLAYED, TRACE_ID, history
 
 
 def test_a_lead_is_one_tree_over_retries_replays_and_the_callback() -> None:
@@ -137,7 +97,9 @@ def test_a_post_has_the_address_of_clay_without_the_secret_path(
 
 
 def test_a_record_that_is_no_lead_has_a_root_with_its_error() -> None:
-    (root,) = spans_of(history(("rejected_invalid", 5, {"reason": "not_json"})))
+    (root,) = spans_of(
+        history(("rejected_invalid", 5, {"reason": "not_json"})),
+    )
     assert root.name == "lead people"
     assert root.error == "not_json"
     assert root.start_ms == 5
@@ -180,7 +142,9 @@ def test_a_callback_after_hours_shows_how_long_clay_worked() -> None:
 
 
 def test_a_post_that_is_exported_after_its_beginning_does_not_say_how_often_it_was_sent() -> None:
-    (post,) = spans_of([after_a_wait(REPLAYED[6], REPLAYED[7])])
+    (post,) = spans_of(
+        [after_a_wait(REPLAYED[6], REPLAYED[7])],
+    )
     known = {"http.request.method": "POST", "http.response.status_code": 200}
     assert post.name == "POST", "the event of its beginning is no longer kept"
     assert post.attributes == known, "the event of its beginning is no longer kept"

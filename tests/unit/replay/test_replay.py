@@ -20,6 +20,7 @@ from tests.simulation.kafka import MemoryKafka
 from tests.simulation.schedule import Setup, plan_of
 from tests.support.partition.replaying import ReplayProcess
 from tests.support.partition.virtual import RecordingStream, VirtualClock, now_ms, virtual_time
+from tests.support.replay_memory import Memory
 
 NAMES = TopicNames()
 FAILED = Envelope(
@@ -32,30 +33,7 @@ FAILED = Envelope(
 )
 
 
-class Memory:
-    """What the replay process publishes, and its state, in memory."""
-
-    def __init__(self, begin: Begin) -> None:
-        self.published: list[tuple[int, Record]] = []
-        self.moving = asyncio.Event()
-        self.moving.set()
-        self._begin = begin
-
-    async def begin(self, partition: int) -> Begin:
-        return self._begin
-
-    async def publish(self, record: Record) -> Awaitable[object]:
-        self.published.append((now_ms(), record))
-        done: asyncio.Future[object] = asyncio.get_running_loop().create_future()
-        done.set_result(None)
-        return done
-
-    @property
-    def topics(self) -> list[str]:
-        return [record.topic for _, record in self.published]
-
-
-class Bench:
+class ReplayBench:
     def __init__(
         self,
         dead_letters: list[ConsumedRecord],
@@ -102,7 +80,7 @@ def due_in(seconds: float) -> Envelope:
 @virtual_time
 async def test_each_record_goes_to_its_tier_and_is_acked() -> None:
     poison = Envelope(origin="leads/0/3", disposition="poison")
-    bench = Bench(
+    bench = ReplayBench(
         [
             dead_letter(0),
             dead_letter(1, due_in(1.5)),
@@ -125,7 +103,7 @@ async def test_each_record_goes_to_its_tier_and_is_acked() -> None:
 
 @virtual_time
 async def test_a_new_epoch_replays_older_dead_letters_at_once() -> None:
-    bench = Bench([dead_letter(0, due_in(30))], Begin(epoch=2, seen_to=9, rewound=True))
+    bench = ReplayBench([dead_letter(0, due_in(30))], Begin(epoch=2, seen_to=9, rewound=True))
     await bench.serve()
     assert bench.memory.topics == ["leads.retry"]
     headers = dict(bench.memory.published[0][1].headers)
@@ -135,7 +113,7 @@ async def test_a_new_epoch_replays_older_dead_letters_at_once() -> None:
 
 @virtual_time
 async def test_a_dead_letter_of_another_program_is_an_input_once() -> None:
-    bench = Bench(
+    bench = ReplayBench(
         [dead_letter(4, None), dead_letter(5, None), dead_letter(6, None, None)],
         Begin(seen_to=5),
     )
@@ -176,7 +154,7 @@ async def test_a_dead_letter_of_a_version_that_is_not_read_ends_the_process(
     why: str,
 ) -> None:
     other = ConsumedRecord(NAMES.dlq, 0, 1, b"acme", b"{}", headers, 1)
-    bench = Bench([dead_letter(0), other, dead_letter(2)])
+    bench = ReplayBench([dead_letter(0), other, dead_letter(2)])
     serving = await bench.serve()
     with pytest.raises(UnknownFormat, match=f"^leads.dlq/0/1 {why}"):
         await serving
@@ -186,7 +164,10 @@ async def test_a_dead_letter_of_a_version_that_is_not_read_ends_the_process(
 
 @virtual_time
 async def test_records_below_the_expired_offset_are_skipped() -> None:
-    bench = Bench([dead_letter(0), dead_letter(1), dead_letter(2)], Begin(skip_to=2, seen_to=2))
+    bench = ReplayBench(
+        [dead_letter(0), dead_letter(1), dead_letter(2)],
+        Begin(skip_to=2, seen_to=2),
+    )
     await bench.serve()
     assert bench.stream.acked == [0, 1, 2]
     assert len(bench.memory.published) == 1
@@ -194,7 +175,7 @@ async def test_records_below_the_expired_offset_are_skipped() -> None:
 
 @virtual_time
 async def test_a_pause_holds_all_records_until_the_stream_is_suspended() -> None:
-    bench = Bench([dead_letter(0), dead_letter(1)])
+    bench = ReplayBench([dead_letter(0), dead_letter(1)])
     bench.memory.moving.clear()
     serving = await bench.serve()
     await asyncio.sleep(3600)
@@ -243,7 +224,7 @@ async def test_deferred_leads_come_back_when_due() -> None:
 @virtual_time
 async def test_a_justified_wait_is_not_under_way() -> None:
     """A pause, a workspace's pace, a head that is not due; and nothing is when nothing waits."""
-    bench = Bench([dead_letter(offset) for offset in range(50)], rate_per_s=0.02)
+    bench = ReplayBench([dead_letter(offset) for offset in range(50)], rate_per_s=0.02)
     place = (NAMES.dlq, 0)
     assert list(bench.replay.under_way({place: True})) == [
         "the records of leads.dlq/0 do not move",
@@ -251,7 +232,7 @@ async def test_a_justified_wait_is_not_under_way() -> None:
     await bench.serve()
     assert bench.stream.acked
     assert bench.replay.under_way({place: True}) == {}, "its pace"
-    bench = Bench([dead_letter(0)])
+    bench = ReplayBench([dead_letter(0)])
     bench.memory.moving.clear()
     await bench.serve()
     assert bench.replay.under_way({place: True}) == {}, "the pause"
@@ -276,7 +257,7 @@ async def test_an_unacknowledged_record_is_under_way_while_the_next_head_is_not_
     async def publish(record: Record) -> Awaitable[object]:
         return silent
 
-    bench = Bench([], publish=publish)  # Kafka, when it is silent
+    bench = ReplayBench([], publish=publish)  # Kafka, when it is silent
     tier = NAMES.wait(60)
     stream = RecordingStream(
         [waits(tier, 0, now_ms() - 60_000), waits(tier, 1, now_ms())],
@@ -295,7 +276,7 @@ async def test_an_unacknowledged_record_is_under_way_while_the_next_head_is_not_
 
 @virtual_time
 async def test_a_record_that_waits_for_the_rate_is_given_up_at_a_suspension() -> None:
-    bench = Bench([dead_letter(offset) for offset in range(50)], rate_per_s=0.02)
+    bench = ReplayBench([dead_letter(offset) for offset in range(50)], rate_per_s=0.02)
     serving = await bench.serve()
     bench.stream.suspended.set()
     await asyncio.wait_for(serving, 1)

@@ -18,7 +18,7 @@ SLUG = "acme--crm"
 DEADLINE_S = 60.0
 
 
-class Bench:
+class SimulatorBench:
     """One simulator and what a test does with it."""
 
     def __init__(self, sim: Simulator, session: aiohttp.ClientSession) -> None:
@@ -101,7 +101,7 @@ async def wait_until(
         await asyncio.sleep(0.005)
 
 
-Start = Callable[[str], Awaitable[Bench]]
+Start = Callable[[str], Awaitable[SimulatorBench]]
 
 
 @pytest.fixture
@@ -109,12 +109,12 @@ async def start() -> AsyncIterator[Start]:
     """Starts a simulator from a script's text."""
     async with AsyncExitStack() as stack:
 
-        async def make(script: str = "") -> Bench:
+        async def make(script: str = "") -> SimulatorBench:
             sim = Simulator(parse_script(script))
             await sim.start()
             stack.push_async_callback(sim.stop)
             session = await stack.enter_async_context(aiohttp.ClientSession())
-            return Bench(sim, session)
+            return SimulatorBench(sim, session)
 
         yield make
 

@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.kafka import until
 from tests.support.raw_server import RawServer
-from tests.unit.simulator.conftest import Bench, Start
+from tests.unit.simulator.conftest import SimulatorBench, Start
 
 COLUMNS = """
 [table.latency]
@@ -36,7 +36,12 @@ nested = { note = "{{company}} has {{employees}}", fixed = 3 }
 """
 
 
-async def called_back(start: Start, receiver: RawServer, script: str, count: int = 1) -> Bench:
+async def called_back(
+    start: Start,
+    receiver: RawServer,
+    script: str,
+    count: int = 1,
+) -> SimulatorBench:
     """Start a simulator, submit a lead to it, and wait for that many callbacks."""
     bench = await start(script)
     lead = {"lead_id": "lead-1", "callback_url": receiver.url, "callback_token": "t0ken"}

@@ -4,36 +4,13 @@ import asyncio
 import json
 import re
 import signal
-import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
 import pytest
 
 from stream_app.dev.simulator import HELP, ScriptError, parse_script
-
-DEADLINE_S = 60.0
-
-
-@asynccontextmanager
-async def program(*arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "stream_app",
-        "sim",
-        *arguments,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
+from tests.unit.simulator.program import DEADLINE_S, program
 
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
@@ -42,16 +19,27 @@ async def test_listens_says_so_and_ends_cleanly(tmp_path: Path, stop: signal.Sig
     ledger = tmp_path / "ledger.jsonl"
     script.write_text('[[fault]]\nkind = "hang_after_read"\nwebhook = "hang"\n')
     arguments = ("--port", "0", "--seed", "5", "--script", str(script), "--ledger", str(ledger))
-    async with program(*arguments) as process, aiohttp.ClientSession() as session:
+    async with (
+        program(*arguments) as process,
+        aiohttp.ClientSession() as session,
+    ):
         assert process.stdout is not None
-        ready = json.loads(await asyncio.wait_for(process.stdout.readline(), DEADLINE_S))
+        ready = json.loads(
+            await asyncio.wait_for(
+                process.stdout.readline(),
+                DEADLINE_S,
+            ),
+        )
         assert ready.keys() == {"url", "control_url", "pid", "ledger"}
         url = ready["url"] + "/v3/sources/webhook/"
         unanswered = asyncio.create_task(session.post(url + "hang", json={"lead_id": "hanging"}))
         async with session.post(url + "x", json={"lead_id": "last"}) as response:
             assert response.status == 200
         process.send_signal(stop)
-        out, err = await asyncio.wait_for(process.communicate(), DEADLINE_S)
+        out, err = await asyncio.wait_for(
+            process.communicate(),
+            DEADLINE_S,
+        )
         assert process.returncode == 0
         assert out == b""
         assert b"Traceback" not in err

@@ -19,7 +19,7 @@ from stream_app.dev.simulator import ScriptError, parse_script
 from stream_app.dev.simulator.script import ClayLimits, ClayPlan
 from stream_app.dev.simulator.world import WorkspaceState
 from tests.support.raw_server import HANG, READ, RawServer, serve
-from tests.unit.simulator.conftest import SLUG, Bench, Start
+from tests.unit.simulator.conftest import SLUG, SimulatorBench, Start
 
 QUIET = "[table]\nauto_run = false\n"
 SLOW_REFILL = "[limits]\nrate_per_s = 0.001\n"
@@ -211,7 +211,11 @@ async def answering(*statuses: int) -> AsyncIterator[Receiver]:
         await runner.cleanup()
 
 
-async def reported(start: Start, url: str, settings: str = "") -> tuple[Bench, list[int | str]]:
+async def reported(
+    start: Start,
+    url: str,
+    settings: str = "",
+) -> tuple[SimulatorBench, list[int | str]]:
     """Run a row, and return how its calls were answered."""
     bench = await start(f"[table.callback]\n{settings}\n{ROW}")
     await bench.post({"lead_id": "a", "callback_url": url})

@@ -10,7 +10,7 @@ import pytest
 
 from stream_app.dev.simulator.chance import Chance, Timeline
 from stream_app.dev.simulator.script import Fault
-from tests.unit.simulator.conftest import SLUG, Bench, Start, wait_until
+from tests.unit.simulator.conftest import SLUG, SimulatorBench, Start, wait_until
 
 QUIET = "[table]\nauto_run = false\n"
 
@@ -19,7 +19,7 @@ def fault(kind: str, more: str = "") -> str:
     return f'{QUIET}[[fault]]\nkind = "{kind}"\n{more}\n'
 
 
-async def seen(bench: Bench) -> dict[str, Any]:
+async def seen(bench: SimulatorBench) -> dict[str, Any]:
     """The one request in the ledger."""
     (line,) = await bench.lines("kind=request")
     assert line["lead_id"] == "a"

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.simulator.conftest import SLUG, Bench, Start
+from tests.unit.simulator.conftest import SLUG, SimulatorBench, Start
 
 QUIET = "[table]\nauto_run = false\n"
 
@@ -93,7 +93,7 @@ credits = 3
 """
 
 
-async def meters(bench: Bench) -> tuple[int, int]:
+async def meters(bench: SimulatorBench) -> tuple[int, int]:
     workspace = (await bench.get("/control"))["workspaces"]["acme"]
     return workspace["credits"], workspace["actions"]
 

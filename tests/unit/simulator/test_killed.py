@@ -17,7 +17,7 @@ import pytest
 from tests.support.kafka import until
 from tests.support.raw_server import RawServer
 from tests.unit.simulator.conftest import wait_until
-from tests.unit.simulator.test_command import DEADLINE_S, program
+from tests.unit.simulator.program import DEADLINE_S, program
 
 LEADS = 40
 SCRIPT = """
@@ -58,9 +58,15 @@ class Clay:
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Clay"]:
         """Yield while it runs, then kill it."""
-        async with program(*self._arguments) as process, aiohttp.ClientSession() as self._session:
+        async with (
+            program(*self._arguments) as process,
+            aiohttp.ClientSession() as self._session,
+        ):
             assert process.stdout is not None
-            ready = await asyncio.wait_for(process.stdout.readline(), DEADLINE_S)
+            ready = await asyncio.wait_for(
+                process.stdout.readline(),
+                DEADLINE_S,
+            )
             self._url = json.loads(ready)["url"]
             yield self
 
@@ -187,6 +193,9 @@ async def test_numbers_duplicates_and_a_reset_outlive_a_kill(
 @pytest.mark.parametrize("arguments", [("--rows", "rows.jsonl")])
 async def test_rows_need_a_ledger(arguments: tuple[str, ...]) -> None:
     async with program(*arguments) as process:
-        _, err = await asyncio.wait_for(process.communicate(), DEADLINE_S)
+        _, err = await asyncio.wait_for(
+            process.communicate(),
+            DEADLINE_S,
+        )
     assert process.returncode == 2
     assert b"--rows needs --ledger" in err

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.kafka import until
 from tests.support.raw_server import RawServer
-from tests.unit.simulator.conftest import Bench, Start
+from tests.unit.simulator.conftest import SimulatorBench, Start
 
 STORM = """
 limits = { rate_per_s = 0 }
@@ -33,7 +33,11 @@ share = 0.3
 """
 
 
-async def storm(bench: Bench, leads: int, concurrency: int) -> tuple[Counter[str], Counter[str]]:
+async def storm(
+    bench: SimulatorBench,
+    leads: int,
+    concurrency: int,
+) -> tuple[Counter[str], Counter[str]]:
     """Submits leads, each twice. Returns what the client saw: statuses, and 2xx per lead."""
     statuses: Counter[str] = Counter()
     accepted: Counter[str] = Counter()

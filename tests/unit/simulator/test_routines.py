@@ -14,7 +14,7 @@ import pytest
 
 from stream_app.dev.simulator import ScriptError, parse_script
 from tests.support.raw_server import OK, READ, RawServer, serve
-from tests.unit.simulator.conftest import Bench, Start, wait_until
+from tests.unit.simulator.conftest import SimulatorBench, Start, wait_until
 
 ROUTINE = "function:t_people"
 SCRIPT = f"""
@@ -45,7 +45,7 @@ Answer = tuple[int, Any, dict[str, str]]
 class Api:
     """A client of the Public API with one key."""
 
-    def __init__(self, bench: Bench, key: str | None = "key-acme") -> None:
+    def __init__(self, bench: SimulatorBench, key: str | None = "key-acme") -> None:
         self._bench = bench
         self._headers = {"clay-api-key": key} if key is not None else {}
 

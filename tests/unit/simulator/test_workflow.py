@@ -9,25 +9,29 @@ from stream_app.clay import Egress
 from stream_app.clay.client import ClayClient
 from stream_app.domain.model.outcome import Accepted, Outcome, RateLimited, WebhookOut
 from tests.support.narrow import of_type
-from tests.unit.simulator.conftest import Bench, Start
+from tests.unit.simulator.conftest import SimulatorBench, Start
 
 STREAM = "acme--wfrs_1"
 AT_ONCE = "[table.latency]\nscale = 0\n"
 QUIET = "[table]\nauto_run = false\n"
 
 
-def url_of(bench: Bench, stream: str = STREAM) -> str:
+def url_of(bench: SimulatorBench, stream: str = STREAM) -> str:
     return f"{bench.sim.url}/v3/tc-workflows/streams/{stream}/webhook"
 
 
-async def post(bench: Bench, payload: object, stream: str = STREAM) -> tuple[int, Any, Any]:
+async def post(
+    bench: SimulatorBench,
+    payload: object,
+    stream: str = STREAM,
+) -> tuple[int, Any, Any]:
     """Submit a payload; returns status, headers and JSON."""
     answer: aiohttp.ClientResponse
     async with bench.session.post(url_of(bench, stream), json=payload) as answer:
         return answer.status, answer.headers, await answer.json()
 
 
-async def sent(bench: Bench, stream: str = STREAM) -> Outcome:
+async def sent(bench: SimulatorBench, stream: str = STREAM) -> Outcome:
     """What the client makes of the answer to one lead."""
     async with ClayClient(
         request_timeout_s=20.0,

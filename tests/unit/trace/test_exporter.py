@@ -22,7 +22,7 @@ from stream_app.services.trace import batches
 from stream_app.trace import Exporter, OtlpClient, Placed, ReceiverUnavailable, SpansRefused
 from tests.board.model_records import Made
 from tests.support.raw_server import READ, RawServer, serve
-from tests.unit.domain.test_trace import CLAY, REPLAYED
+from tests.support.traced import CLAY, REPLAYED
 
 ALL = Sampling(ratio=1)
 END: Final[tuple[Status, Status]] = ("accepted", "enriched")
@@ -42,7 +42,7 @@ class Collector:
         self.spans += spans
 
 
-class Bench:
+class ExporterBench:
     """An exporter with a clock and its commits."""
 
     def __init__(self, collector: Collector, sampling: Sampling = ALL) -> None:
@@ -80,7 +80,7 @@ def placed(events: Sequence[StatusEvent], offset: int = 0, partition: int = 0) -
 
 async def test_a_lead_is_exported_when_it_rests_and_not_before() -> None:
     collector = Collector()
-    bench = Bench(collector)
+    bench = ExporterBench(collector)
     await bench.run(placed(REPLAYED[:-1], 100))
     assert collector.spans == []
     assert bench.committed == [{0: 100}], "after a crash its first event is read again"
@@ -91,7 +91,7 @@ async def test_a_lead_is_exported_when_it_rests_and_not_before() -> None:
 
 async def test_a_lead_that_waits_long_is_exported_in_parts() -> None:
     collector = Collector()
-    bench = Bench(collector)
+    bench = ExporterBench(collector)
     await bench.run(placed(REPLAYED[:5]))
     bench.now_ms = 60_000
     await bench.run([])
@@ -112,7 +112,7 @@ def test_an_offset_is_done_when_the_leads_before_it_are(
     in_one_batch: int,
 ) -> None:
     """Six leads in two partitions go on, come to rest and fall silent in any order."""
-    bench = Bench(Collector())
+    bench = ExporterBench(Collector())
     ends = [0, 0]
     seqs = [0] * 6
     opened = dict[int, tuple[int, int]]()
@@ -159,19 +159,24 @@ async def test_the_cost_of_a_batch_does_not_grow_with_open_leads(
         return False
 
     monkeypatch.setattr("stream_app.trace.is_at_rest", is_at_rest)
-    bench = Bench(Collector())
+    bench = ExporterBench(Collector())
     many = [
         msgspec.structs.replace(REPLAYED[0], origin=f"leads/0/{number}") for number in range(1_000)
     ]
     await bench.run(placed(many))
     looked.clear()
-    await bench.run(placed([msgspec.structs.replace(REPLAYED[1], origin="leads/0/7")], 1_000))
+    await bench.run(
+        placed(
+            [msgspec.structs.replace(REPLAYED[1], origin="leads/0/7")],
+            1_000,
+        ),
+    )
     assert looked == ["leads/0/7"]
 
 
 async def test_an_unsampled_trace_is_done_without_a_request() -> None:
     collector = Collector()
-    bench = Bench(collector, Sampling(ratio=0, always=()))
+    bench = ExporterBench(collector, Sampling(ratio=0, always=()))
     events = [event for event in REPLAYED if event.seq > 1]
     await bench.run(placed(events, 1))
     assert collector.spans == []
@@ -202,19 +207,21 @@ async def test_nothing_more_is_read_while_the_receiver_is_away(
 
     monkeypatch.setattr("stream_app.trace.asyncio.sleep", sleep)
     collector = Collector(*(ReceiverUnavailable("away") for _ in range(66)))
-    bench = Bench(collector)
+    bench = ExporterBench(collector)
     with capture_logs() as lines:
         await bench.exporter.run(fed())
     assert pauses == [1, 2, 4, 8, 16, 32, *[60] * 60]
     assert {line["event"] for line in lines} == {"traces_wait"}
     assert set(read_while_away) == {1}
-    assert len({span.span_id for span in collector.spans}) == 3 * len(spans_of(REPLAYED, CLAY))
+    assert len({span.span_id for span in collector.spans}) == 3 * len(
+        spans_of(REPLAYED, CLAY),
+    )
     assert bench.committed[-1] == {0: 27}
 
 
 async def test_spans_that_are_refused_are_counted_and_do_not_stop_the_others() -> None:
     collector = Collector(SpansRefused("HTTP 400"))
-    bench = Bench(collector)
+    bench = ExporterBench(collector)
     with capture_logs() as lines:
         await bench.run(placed(REPLAYED))
     assert bench.counts == {"refused": 9}
@@ -251,7 +258,9 @@ async def test_an_unavailable_receiver_and_a_refusal_raise_different_errors() ->
     ):
         for _ in range(2):
             with pytest.raises(ReceiverUnavailable, match="later"):
-                await client.send(spans_of(REPLAYED, CLAY))
+                await client.send(
+                    spans_of(REPLAYED, CLAY),
+                )
         with pytest.raises(SpansRefused, match="HTTP 400"):
             await client.send(spans_of(REPLAYED, CLAY))
         await client.send(spans_of(REPLAYED, CLAY))
