@@ -96,14 +96,33 @@ class CommandPipeline:
         # No await from here to the commit: the rows and the lane stay as they are read here.
         now_ms = self._clock.now_ms()
         command = read_command(consumed, now_ms)
-        if isinstance(command, CommandAnswer):
+        rows: RowChanges = [(mark_key(consumed.record_id), CONCLUDED)]
+        if isinstance(command, CommandAnswer):  # the record is no valid command
             answer = command
             result = _NOTHING
         else:
-            answer, result = self._decide(command, consumed, now_ms, reloaded)
+            result = self._refuse(command, consumed, now_ms) or self._apply(
+                command,
+                consumed,
+                now_ms,
+                reloaded,
+            )
+            rows.extend(result.rows)
+            if result.reason != "repeated":
+                answered = Answered(now_ms, result.applied)
+                rows.append((command_row(command.id), _json.encode(answered)))
+            name = command.workspace
+            has_lane = name in self._plan.workspaces and self._lanes.is_home(name)
+            answer = answer_to(
+                command,
+                result,
+                consumed.partition,
+                now_ms,
+                under_way=self._admission.in_flight_of(name),
+                lane=self._lanes.view(name) if has_lane else None,
+            )
         workspace = answer.workspace if answer.lane is not None else ""
         record = Record(self._plan.topics.audit, answer.workspace.encode(), _json.encode(answer))
-        rows: RowChanges = [(mark_key(consumed.record_id), CONCLUDED), *result.rows]
         # Before the commit, although the row is not in memory yet: each waiting lead wakes behind
         # `submit`, and reads the row there. A lead that is admitted until the commit would be sent.
         if answer.kind in _FORBIDS:
@@ -124,43 +143,8 @@ class CommandPipeline:
             return _NOTHING
         if self._refuse(command, consumed, now_ms) is not None:
             return _NOTHING
-        # `_decide` reads and judges the command again behind this await, by the rows of then.
+        # `process` reads and judges the command again behind this await, by the rows of then.
         return await self._reload(command.id)
-
-    def _decide(
-        self,
-        command: Command,
-        consumed: ConsumedRecord,
-        now_ms: int,
-        reloaded: CommandResult,
-    ) -> tuple[CommandAnswer, CommandResult]:
-        row = command_row(command.id)
-        result = self._refuse(command, consumed, now_ms) or self._apply(
-            command,
-            consumed,
-            now_ms,
-            reloaded,
-        )
-        if result.reason != "repeated":
-            rows: RowChanges = [
-                *result.rows,
-                (row, msgspec.json.encode(Answered(now_ms, result.applied))),
-            ]
-            result = msgspec.structs.replace(result, rows=rows)
-        has_lane = command.workspace in self._plan.workspaces and self._lanes.is_home(
-            command.workspace,
-        )
-        lane = self._lanes.view(command.workspace) if has_lane else None
-        under_way = self._admission.in_flight_of(command.workspace)
-        answer = answer_to(
-            command,
-            result,
-            consumed.partition,
-            now_ms,
-            under_way=under_way,
-            lane=lane,
-        )
-        return answer, result
 
     # ------------------------------------------------------------------------------ refuse
 

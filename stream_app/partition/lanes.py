@@ -259,7 +259,9 @@ class Lanes:
                 for name in self._shown
                 if name not in self._due and name in self._plan.workspaces
             ]
-            changed = [name for name in others if not _same(self.view(name), self._shown[name])]
+            changed = [
+                name for name in others if _lasting(self.view(name)) != _lasting(self._shown[name])
+            ]
             if not self._due and not changed and self._shows_older_positions():
                 changed = others[:1]
             ready = [name for name in changed if not self._is_recent(name, now_ms)]
@@ -324,12 +326,8 @@ class _Rows(Mapping[bytes, bytes]):
         return len(self._lanes)
 
 
-def _same(one: LaneView, other: LaneView) -> bool:
-    """True if two views differ in their time, news and positions only."""
-    return _timeless(one) == _timeless(other)
-
-
-def _timeless(view: LaneView) -> LaneView:
+def _lasting(view: LaneView) -> LaneView:
+    """Return a view without its time, news and positions, which do not make it a changed one."""
     return msgspec.structs.replace(view, at_ms=0, news=(), positions={})
 
 

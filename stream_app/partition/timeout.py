@@ -76,9 +76,19 @@ class TimeoutPipeline:
                 await deadlines.wait(now_ms, _LONGEST_SLEEP_S)
 
     async def _move(self, keys: list[bytes]) -> None:
+        """Move these leads on. Each step is committed with those of the others."""
         try:
-            await self._report(keys)
-            await self._park(keys)
+            # Their deadline has passed: each is reported once.
+            await asyncio.gather(*map(self._report, self._still_due(keys, WAITING)))
+            # Their grace has passed.
+            origins = [lead.row.origin for lead in self._still_due(keys, OVERDUE)]
+            records = await self._store.fetch(origins)
+            # Second look: while their records were fetched, a callback may have settled some of
+            # them.
+            overdue_leads = self._still_due(keys, OVERDUE)
+            await asyncio.gather(
+                *(self._park(lead, records.get(lead.row.origin)) for lead in overdue_leads),
+            )
         except BrokerUnavailable as error:
             self._observer.recovering(self._number, error)
             await asyncio.sleep(_RETRY_AFTER_S)
@@ -96,11 +106,8 @@ class TimeoutPipeline:
             for name in self._deadlines.workspaces():
                 self._commits.submit(WriteBatch([], [], [], name))
 
-    async def _report(self, keys: Sequence[bytes]) -> None:
-        """Report these leads, whose deadline has passed, as overdue. Each is reported once."""
-        await asyncio.gather(*map(self._report_one, self._still_due(keys, WAITING)))
-
-    def _report_one(self, lead: WaitingLead) -> asyncio.Future[None]:
+    def _report(self, lead: WaitingLead) -> asyncio.Future[None]:
+        """Report the lead as overdue, and suspend its lane if no callbacks come at all any more."""
         key, row, destination, _ = lead
         now_ms = self._clock.now_ms()
         policy = self._lanes.policy(destination.workspace)
@@ -135,16 +142,8 @@ class TimeoutPipeline:
         self._lanes[destination.workspace] = lane
         return self._commits.submit(recorder.step())
 
-    async def _park(self, keys: Sequence[bytes]) -> None:
-        """Park these leads, whose grace has passed. What each may have cost is booked as spent."""
-        records = await self._store.fetch(
-            [lead.row.origin for lead in self._still_due(keys, OVERDUE)],
-        )
-        # Second look: while their records were fetched, a callback may have settled some of them.
-        due = self._still_due(keys, OVERDUE)
-        await asyncio.gather(*(self._park_one(lead, records.get(lead.row.origin)) for lead in due))
-
-    def _park_one(self, lead: WaitingLead, consumed: ConsumedRecord | None) -> asyncio.Future[None]:
+    def _park(self, lead: WaitingLead, consumed: ConsumedRecord | None) -> asyncio.Future[None]:
+        """Park the lead. What it may have cost is booked as spent."""
         key, row, destination, _ = lead
         now_ms = self._clock.now_ms()
         grace_s = destination.callback_grace_s
