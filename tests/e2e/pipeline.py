@@ -99,6 +99,7 @@ class Pipeline:
         burst: int | None = None,
         replication: int = 1,
         session_timeout_s: int = 6,
+        pool: tuple[str, ...] = ("/v3/sources/webhook/{name}--crm",),
     ) -> None:
         self.children = ChildProcesses("pipeline")
         self.directory = self.children.directory
@@ -106,6 +107,7 @@ class Pipeline:
         self.names = [f"w{number}" for number in range(workspaces)]
         self._config = self.directory / "stream_app.toml"
         self._script = script
+        self._pool = pool
         self._follower: asyncio.Task[None] | None = None
         self.bootstrap = bootstrap
         self._logs: list[Path] = []
@@ -125,7 +127,7 @@ burst = {burst or rate_per_s}
 {lane.format(name=name)}
 [destinations.{name}-crm]
 workspace = "{name}"
-webhooks_env = ["WEBHOOK_{number}"]
+webhooks_env = [{", ".join(f'"{_variable(number, place)}"' for place in range(len(pool)))}]
 callbacks = {str(callbacks).lower()}
 uncertain = "{uncertain}"
 {destination}
@@ -178,8 +180,9 @@ read_model_path = "{self.directory}/model.sqlite"
             ready = await self._first_json(log)
             self._control = ready["control_url"]
             self.environment = {
-                f"WEBHOOK_{number}": f"{ready['url']}/v3/sources/webhook/{name}--crm"
+                _variable(number, place): ready["url"] + path.format(name=name)
                 for number, name in enumerate(self.names)
+                for place, path in enumerate(self._pool)
             }
             self.environment["CALLBACK_KEY"] = "a key of callback tokens, only for tests"
             # for the children; each pipeline sets all that it names
@@ -518,6 +521,11 @@ async def read_topic(
 
 def _consumer(bootstrap: str, inputs: frozenset[str] = frozenset()) -> Consumer:
     return Consumer(bootstrap_servers=bootstrap, inputs=inputs)
+
+
+def _variable(number: int, place: int) -> str:
+    """Return the variable with the URL of a webhook of a workspace, by its place in the pool."""
+    return f"WEBHOOK_{number}" + (f"_{place}" if place else "")
 
 
 def _lines(log: Path) -> list[str]:

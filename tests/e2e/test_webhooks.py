@@ -1,0 +1,94 @@
+"""Webhooks that take no more leads: a full one in front of an empty one, and a paused workflow."""
+
+from typing import Any
+
+import pytest
+
+from stream_app.dev.kafka import Broker
+from tests.e2e.pipeline import CALLBACK, Pipeline
+
+pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
+
+FULL, EMPTY = "w0--full", "w0--empty"
+STREAM = "w0--flow"
+LIFETIME = 40
+
+
+def submissions_of(line: Pipeline) -> dict[str, int]:
+    """What each webhook has taken."""
+    webhooks = line.control("GET", "/control")["webhooks"]
+    return {slug: int(webhook["submissions"]) for slug, webhook in webhooks.items()}
+
+
+async def findings_of(line: Pipeline) -> list[dict[str, Any]]:
+    _, report = await line.ask("explain", "--workspace", "w0")
+    return list(report["findings"])
+
+
+async def test_a_full_webhook_in_front_of_an_empty_one_keeps_no_lead_waiting(
+    kafka: Broker,
+    namespace: str,
+) -> None:
+    """Our own count does not rotate it, as if something else had filled it.
+
+    One attempt is allowed, so a counted one would make a dead letter.
+    """
+    async with Pipeline(
+        kafka.bootstrap,
+        namespace,
+        1,
+        config="[delivery]\nmax_attempts = 1",
+        pool=tuple(f"/v3/sources/webhook/{slug}" for slug in (FULL, EMPTY)),
+    ) as line:
+        line.control("POST", "/control/limits", {"lifetime": LIFETIME})
+        await line.publish(line.leads(LIFETIME + 20))
+        await line.ready(*(line.start(name) for name in ("worker", "replay")))
+        await line.until_last({"accepted": LIFETIME + 20}, 60)
+        assert submissions_of(line) == {FULL: LIFETIME, EMPTY: 20}
+        (finding, *_) = await findings_of(line)
+        assert (finding["code"], finding.get("holds", True)) == ("webhook_out", False)
+        assert "Record limit reached for webhook" in finding["what"]
+
+        more = [line.lead(number, "w0") for number in range(100, 130)]
+        await line.publish(more)
+        await line.until(
+            lambda: line.last()["accepted"] == 2 * LIFETIME and line.last()["held_paused"] > 0,
+            60,
+            "both are full, and the next leads wait",
+        )
+        (finding, *_) = await findings_of(line)
+        assert (finding["code"], finding.get("holds", True)) == ("webhook_out", True)
+        line.control("POST", "/control/limits", {"lifetime": 0})
+        await line.done("lanes", "resume", "w0", "--why", "the tables delete their rows now")
+        await line.until_last({"accepted": LIFETIME + 50}, 60)
+        assert set(line.summary()["leads"].values()) == {1}
+        assert not await line.read(line.settings.names.dlq)
+        line.check_histories()
+        line.check_logs()
+
+
+async def test_a_paused_workflow_rejects_no_lead_and_its_results_come_back(
+    kafka: Broker,
+    namespace: str,
+) -> None:
+    async with Pipeline(
+        kafka.bootstrap,
+        namespace,
+        1,
+        callbacks=True,
+        script=f"{CALLBACK}[webhooks.{STREAM}]\nactive = false\n",
+        pool=(f"/v3/tc-workflows/streams/{STREAM}/webhook",),
+    ) as line:
+        await line.ready(*(line.start(name) for name in ("gateway", "worker", "replay")))
+        await line.receives()
+        await line.publish(line.leads(20))
+        await line.until(lambda: line.last()["held_paused"] >= 1, 60, "one was refused")
+        (finding, *_) = await findings_of(line)
+        assert finding["code"] == "webhook_out"
+        assert "not active (400)" in finding["what"]
+        assert submissions_of(line) == {STREAM: 0}
+        line.control("POST", "/control/webhooks", {"slug": STREAM, "active": True})
+        await line.done("lanes", "resume", "w0", "--why", "published")
+        await line.until_last({"enriched": 20}, 60)
+        assert not await line.read(line.settings.names.dlq)
+        line.check_logs()
