@@ -237,7 +237,7 @@ async def test_a_gateway_that_starts_while_kafka_is_away_listens_and_holds(
         stored = await line.read(line.settings.names.callbacks)
         leads = [msgspec.json.decode(record.value)["lead_id"] for record in stored]
         assert leads == ["lead-1"] * returns
-        said = {entry["event"] for entry in gateway.logged()}
-        assert said >= {"waiting_for_kafka", "gateway_started", "gateway_stopped"}
-        assert ("kafka_back" in said) == returns
-        assert ("callbacks_lost" in said) != returns
+        events = {entry["event"] for entry in gateway.logged()}
+        assert events >= {"waiting_for_kafka", "gateway_started", "gateway_stopped"}
+        assert ("kafka_back" in events) == returns
+        assert ("callbacks_lost" in events) != returns
