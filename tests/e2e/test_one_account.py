@@ -180,10 +180,7 @@ async def test_board_api_commands_and_an_own_count_agree(
                 "march": 180,
                 **dict(FILES.values()),
             }
-            _, dead = await line.ask("dlq")
-            assert [
-                dead["states"][name] for name in ("open", "coming_back", "solved", "given_up")
-            ] == [5, 0, 30, 0]
+            await eventually(lambda: _other_dead_letters(line, [5, 0, 30, 0]), 60)
         assert line.summary()["accepted"] == 197
         assert set(line.summary()["leads"].values()) == {1}
 
@@ -198,6 +195,14 @@ def _counted(columns: dict[str, int]) -> dict[str, int]:
 async def _absent(web: httpx.AsyncClient, path: str, text: str) -> str:
     page = (await web.get(path)).text
     return "" if text in page else page
+
+
+async def _other_dead_letters(line: Pipeline, expected: list[int]) -> object:
+    """Return the states of the dead letters, unless they are those: the board follows Kafka."""
+    _, dead = await line.ask("dlq")
+    states = dead["states"] or {}
+    names = ("open", "coming_back", "solved", "given_up")
+    return "" if [states.get(name) for name in names] == expected else str(dead)
 
 
 async def _differs(web: httpx.AsyncClient) -> str:
