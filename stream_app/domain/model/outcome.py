@@ -225,7 +225,7 @@ def classify(
     return Uncertain(f"http_{http_status}", latency_ms, http_status, text, answer)
 
 
-class _Body(msgspec.Struct, rename="camel"):
+class _Body(msgspec.Struct, frozen=True, rename="camel"):
     """What is read of an answer's body."""
 
     retry_after: float | str | None = None
