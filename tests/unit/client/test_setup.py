@@ -41,7 +41,7 @@ WITHOUT_KEYS = msgspec.structs.replace(
 ID = {"name": "lead_id", "holds": "the lead id; sent back with the result"}
 CALLBACK_URL = {
     "name": "callback_url",
-    "holds": "the URL to which the HTTP column sends the result",
+    "holds": "the URL to which the result is sent",
 }
 CALLBACK_TOKEN = {
     "name": "callback_token",
@@ -79,9 +79,27 @@ def http_column(path: str, **headers: str) -> dict[str, Any]:
     }
 
 
+def workflow(columns: list[dict[str, str]], step: dict[str, Any]) -> dict[str, Any]:
+    """The same for the webhook of a workflow: its sample has what a table has as columns."""
+    return {
+        "trigger": "On webhook call",
+        "path": "/v3/tc-workflows/streams/<id>/webhook",
+        "sample": {column["name"]: column["holds"] for column in columns},
+        "http_step": step,
+    }
+
+
 def test_a_table_whose_callbacks_are_signed() -> None:
     document = clay_setup(SETTINGS, "people")
     assert "keeps a forced one" in document["dedupe_advice"]
+    columns = [
+        {"name": "E-Mail", "holds": "the lead's email"},
+        {"name": "First", "holds": "the lead's first_name"},
+        ID,
+        CALLBACK_URL,
+        CALLBACK_TOKEN,
+    ]
+    call = http_column("acme/people", x_callback_token="{{callback_token}}")
     assert without_words(document) == {
         "destination": "people",
         "workspace": "acme",
@@ -89,16 +107,11 @@ def test_a_table_whose_callbacks_are_signed() -> None:
             "url_variables": ["A", "B"],
             "token_header": "x-clay-webhook-auth",
             "token_variable": "TOKEN",
-            "columns": [
-                {"name": "E-Mail", "holds": "the lead's email"},
-                {"name": "First", "holds": "the lead's first_name"},
-                ID,
-                CALLBACK_URL,
-                CALLBACK_TOKEN,
-            ],
+            "columns": columns,
         },
         "dedupe_column": "callback_token",
-        "http_column": http_column("acme/people", x_callback_token="{{callback_token}}"),
+        "http_column": call,
+        "workflow": workflow(columns, call),
     }
 
 
@@ -109,6 +122,16 @@ def test_a_table_with_a_secret_of_its_own() -> None:
     )
     document = clay_setup(traced, "static")
     assert "also of a forced one" in document["dedupe_advice"]
+    columns = [
+        *USUAL,
+        ID,
+        CALLBACK_URL,
+        {
+            "name": "traceparent",
+            "holds": "the lead's trace, for an HTTP API column that continues it",
+        },
+    ]
+    call = http_column("beta/static", x_callback_secret="<what is in NEW>")
     assert without_words(document) == {
         "destination": "static",
         "workspace": "beta",
@@ -116,18 +139,11 @@ def test_a_table_with_a_secret_of_its_own() -> None:
             "url_variables": ["C"],
             "token_header": None,
             "token_variable": None,
-            "columns": [
-                *USUAL,
-                ID,
-                CALLBACK_URL,
-                {
-                    "name": "traceparent",
-                    "holds": "the lead's trace, for an HTTP API column that continues it",
-                },
-            ],
+            "columns": columns,
         },
         "dedupe_column": "lead_id",
-        "http_column": http_column("beta/static", x_callback_secret="<what is in NEW>"),
+        "http_column": call,
+        "workflow": workflow(columns, call),
     }
     both = clay_setup(SETTINGS, "static")
     assert both["http_column"]["headers"] == {
@@ -141,6 +157,7 @@ def test_a_table_with_a_secret_of_its_own() -> None:
 def test_a_table_that_does_not_call_back() -> None:
     document = clay_setup(SETTINGS, "quiet")
     assert document["http_column"] is None
+    assert document["workflow"]["http_step"] is None
     assert document["webhook"]["columns"] == [*USUAL, ID]
     assert document["dedupe_column"] == "lead_id"
 
