@@ -104,9 +104,12 @@ class LeadPipeline:
         if envelope.way == "given_up":
             await self._given_up.process(in_flight, envelope)
             return
+        # A record of which its reader left something out is not sent. Its value may still say which
+        # lead it is, unless the value is what was left out.
         left_out = what_is_left_out(consumed, self._plan.sizes.lead)
+        lead: Lead | Unreadable
         if left_out is not None and left_out.reason in ("batch_too_large", "oversize"):
-            lead: Lead | Unreadable = left_out  # the value is no lead, or only the beginning of one
+            lead = left_out
         else:
             lead = read_lead(consumed.value, consumed.key, self._plan.sizes.lead)
         resolved: ResolvedLead | Unreadable
