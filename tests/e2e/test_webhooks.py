@@ -9,7 +9,8 @@ from tests.e2e.pipeline import CALLBACK, Pipeline
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
 
-FULL, EMPTY = "w0--full", "w0--empty"
+FULL = "w0--full"
+EMPTY = "w0--empty"
 STREAM = "w0--flow"
 LIFETIME = 40
 
