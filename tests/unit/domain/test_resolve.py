@@ -18,10 +18,12 @@ from stream_app.domain.delivery.suppression import (
     lead_row,
     suppression_reason,
 )
+from stream_app.domain.lead.identity import company, people, person_key
 from stream_app.domain.lead.read import MAX_CELL_BYTES, Unreadable, read_lead
 from stream_app.domain.limits.budget import Reservation
-from stream_app.domain.model.messages import Status
-from stream_app.domain.model.records import ConsumedRecord, span_id
+from stream_app.domain.model.messages import Lead, Status
+from stream_app.domain.model.pseudonyms import plain_digest
+from stream_app.domain.model.records import ConsumedRecord, span_id, trace_of
 from stream_app.domain.model.tokens import Keys, verify
 from stream_app.domain.model.topics import TopicNames
 from stream_app.domain.plan import Destination, Plan, Sizes, Workspace
@@ -89,6 +91,80 @@ def test_with_traces_a_row_continues_the_trace_of_its_lead() -> None:
     lead = of_type(ResolvedLead, case(plan=plan))
     assert sent(lead)["traceparent"] == f"00-{lead.envelope.trace_id}-{span_id('leads/0/7', 0)}-01"
     assert "traceparent" not in sent(case())
+
+
+(WHO,) = people({"email": "ada@example.com"})
+FIRM = company({"email": "ada@example.com"})
+
+
+@pytest.mark.parametrize(
+    ("lead", "expected"),
+    [
+        ({}, {"destination": "people", "identity": "", "company": ""}),
+        (
+            {"destination": "asked-back"},
+            {"destination": "asked-back", "identity": WHO, "company": FIRM},
+        ),
+        (
+            {"destination": "asked-back", "fields": {"title": "CEO"}},
+            {
+                "destination": "asked-back",
+                "identity": plain_digest("lead", "crm-1"),
+                "company": "",
+                "email": "",
+            },
+        ),
+        ({"force": True}, {"destination": "people", "forced": "leads/0/7"}),
+    ],
+)
+def test_a_lead_is_resolved_as_a_whole(lead: dict[str, Any], expected: dict[str, Any]) -> None:
+    """The hashes of person and company are those of cached results, which only callbacks make."""
+    resolved = of_type(ResolvedLead, case(**lead))
+    consumed = resolved.consumed
+    alias = expected["destination"]
+    email = expected.get("email", WHO)
+    assert FIRM
+    assert resolved == ResolvedLead(
+        consumed=ConsumedRecord("leads", 0, 7, b"acme", consumed.value),
+        envelope=Envelope(origin="leads/0/7", trace_id=trace_of("leads/0/7")),
+        lead=of_type(Lead, read_lead(consumed.value, b"acme")),
+        lead_id="crm-1",
+        destination=PLAN.destinations[alias],
+        key=state_machine.delivery_key("acme", alias, "crm-1", expected.get("forced", "")),
+        aliases=(person_key("acme", alias, email),) if email else (),
+        body=json.dumps(sent(resolved), separators=(",", ":")).encode(),
+        bulk=False,
+        identity=expected.get("identity", ""),
+        company=expected.get("company", ""),
+        people=("", email, ""),
+    )
+
+
+@pytest.mark.parametrize(
+    ("origin", "is_bulk"),
+    [("leads.bulk/0/7", True), ("leads/0/7", False), ("leads.bulky/0/7", False)],
+)
+def test_a_lead_is_bulk_if_it_was_published_so_wherever_it_comes_from(
+    origin: str,
+    is_bulk: bool,
+) -> None:
+    first = of_type(ResolvedLead, case())
+    again = resolve_lead(PLAN, first.consumed, Envelope(origin=origin), first.lead)
+    assert of_type(ResolvedLead, again).bulk is is_bulk
+
+
+@pytest.mark.parametrize(
+    ("dead_letter", "forced_by"),
+    [("", "leads/0/7"), ("leads.dlq/0/3", "leads.dlq/0/3")],
+)
+def test_a_forced_lead_is_one_delivery_for_each_record_that_forces_it(
+    dead_letter: str,
+    forced_by: str,
+) -> None:
+    first = of_type(ResolvedLead, case(force=True))
+    envelope = Envelope(origin="leads/0/7", dead_letter=dead_letter)
+    again = of_type(ResolvedLead, resolve_lead(PLAN, first.consumed, envelope, first.lead))
+    assert again.key == state_machine.delivery_key("acme", "people", "crm-1", forced_by)
 
 
 @pytest.mark.parametrize(
