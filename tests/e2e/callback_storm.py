@@ -1,5 +1,4 @@
-"""Callbacks of a Clay table as it is by default, while Kafka or a gateway is away: what is missing
-on Kafka afterwards?
+"""Callbacks of the simulated Clay while Kafka or a gateway is away: what is missing on Kafka?
 
     python -m tests.e2e.callback_storm                     Kafka is killed, and back after 30 s
     python -m tests.e2e.callback_storm --disturb one       one of two gateways is killed for good
@@ -7,9 +6,12 @@ on Kafka afterwards?
     another address
 
 A real nginx with the product's own configuration, real gateways behind it as processes, a real
-Kafka. The senders are HTTP columns of Clay with their defaults: a call is repeated once, at once,
-and only after 408, 413, 429 and errors of the connection. Everything is killed with -9. A burst
-comes first, then so many callbacks a second, in whose middle the disturbance comes.
+Kafka, and `stream-app sim`, whose HTTP column has Clay's defaults: a call is repeated once, at
+once, and only after 408, 413, 429 and errors of the connection. `--column` has the other trials:
+`well_set` as `clay-setup` advises, and what Clay does not document (`patient`, `impatient`: the
+default of the time that it waits; `single`: an answer that takes too long is not repeated).
+Everything is killed with -9. A burst comes first, then so many callbacks a second, in whose middle
+the disturbance comes.
 """
 
 from __future__ import annotations
@@ -25,8 +27,10 @@ import time
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Literal
+from pathlib import Path
+from typing import Any, Final, Literal
 
+import aiohttp
 import msgspec
 import psutil
 from rich.console import Console
@@ -44,13 +48,47 @@ from tests.support.pace import BUSY
 
 WORKSPACES = 4
 KEY = "a key of callback tokens, only for tests"
-_REPEATED = {408, 413, 429, 0}
-_COLUMN_WAITS_S = 95.0
 _ALL_WITHIN_S = 240.0
+_HEALTH_WITHIN_S = 5.0
 _ELSEWHERE = "127.0.0.2"
 _SAMPLED_EVERY_S = 0.5
 
 Disturbance = Literal["kafka", "one", "only"]
+Column = Literal["default", "well_set", "patient", "impatient", "single"]
+COLUMNS: Final[dict[Column, str]] = {
+    "default": "",
+    "well_set": "well_set = true",
+    "patient": "timeout_s = 99",
+    "impatient": "timeout_s = 5",
+    "single": "timeout_s = 5\nrepeats_timeouts = false",
+}
+# The rates are off, so that the burst comes at once.
+_SCRIPT: Final = """
+callback_concurrency = 100_000
+[limits]
+rate_per_s = 0
+outward_per_s = 0
+lifetime = 0
+[plan]
+credits = 1_000_000
+actions = 1_000_000
+[table.latency]
+scale = 0
+[[table.columns]]
+name = "title"
+values = ["Head of something"]
+[table.callback]
+run_if = "always"
+headers = {{}}
+{column}
+[table.callback.body]
+lead_id = "{{{{lead_id}}}}"
+callback_token = "{{{{callback_token}}}}"
+email = "{{{{email}}}}"
+title = "{{{{title}}}}"
+summary = "{{{{summary}}}}"
+credits = "{{{{clay_credits}}}}"
+"""
 
 
 @dataclass(frozen=True)
@@ -65,20 +103,21 @@ class Plan:
     seconds: float = 60.0
     disturb: Disturbance = "kafka"
     away_s: float = 30.0
+    column: Column = "default"
 
 
 @dataclass
 class Storm:
-    """The outcome. Times are seconds on one monotonic clock.
+    """The outcome. Times are seconds since the epoch.
 
     Attributes:
-        attempts: When each call began and ended, its status (0: none), and its lead.
+        attempts: When each call began and ended, its status or error, and its lead.
         most_mb: What gateways and nginx held together at most.
     """
 
     sent: int = 0
     acknowledged: set[str] = field(default_factory=set)
-    attempts: list[tuple[float, float, int, str]] = field(default_factory=list)
+    attempts: list[tuple[float, float, int | str, str]] = field(default_factory=list)
     disturbed: tuple[float, float] = (0.0, float("inf"))
     stored: Counter[str] = field(default_factory=Counter)
     most_mb: float = 0.0
@@ -126,10 +165,17 @@ async def storm(plan: Plan) -> Storm:
             nginx.names.hosts["gateway"] = (LOOPBACK, _ELSEWHERE)[: len(gateways)]
             await _until_healthy(nginx, len(gateways))
             watching = asyncio.create_task(_watch(result, gateways, nginx))
-            senders = Senders(settings, nginx.port, result)
-            async with asyncio.timeout(plan.seconds + _ALL_WITHIN_S):
-                await asyncio.gather(*(senders.deliver() for _ in range(plan.burst)))
-                await _stream(plan, senders, kafka, nginx, gateways, children)
+            async with (
+                asyncio.timeout(plan.seconds + _ALL_WITHIN_S),
+                aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
+            ):
+                clay = Clay(settings, nginx.port, result, session)
+                await clay.start(children, plan)
+                await asyncio.gather(*(clay.take() for _ in range(plan.burst)))
+                await clay.until_called_back()
+                await _stream(plan, clay, kafka, nginx, gateways, children)
+                await clay.until_called_back()
+                await clay.read_ledger()
             watching.cancel()
             running = [gateway for gateway in gateways if gateway.poll() is None]
             for gateway in running:
@@ -162,18 +208,18 @@ async def _watch(result: Storm, gateways: list[subprocess.Popen[bytes]], nginx: 
 
 async def _stream(
     plan: Plan,
-    senders: Senders,
+    clay: Clay,
     kafka: LocalKafka,
     nginx: Nginx,
     gateways: list[subprocess.Popen[bytes]],
     children: ChildProcesses,
 ) -> None:
-    """Send each callback at its time, whether or not earlier ones were answered."""
-    result = senders.result
+    """Give Clay each lead at its time, whether or not earlier ones were called back."""
+    result = clay.result
 
     async def disturb() -> None:
         await asyncio.sleep(plan.seconds / 3)
-        first = time.monotonic()
+        first = time.time()
         result.disturbed = first, float("inf")
         if plan.disturb == "kafka":
             kafka.kill()
@@ -186,74 +232,103 @@ async def _stream(
             nginx.names.hosts["gateway"] = (_ELSEWHERE,)
             gateways.append(_gateway(children, _ELSEWHERE))
             await _until_healthy(nginx, 1)
-        result.disturbed = first, time.monotonic()
+        result.disturbed = first, time.time()
 
     disturbing = asyncio.create_task(disturb())
     began = time.monotonic()
     tasks = []
     for number in range(int(plan.per_s * plan.seconds)):
         await asyncio.sleep(max(0.0, began + number / plan.per_s - time.monotonic()))
-        tasks.append(asyncio.create_task(senders.deliver()))
+        tasks.append(asyncio.create_task(clay.take()))
     await asyncio.gather(*tasks)
     await disturbing
 
 
-class Senders:
-    """HTTP columns of Clay with their defaults."""
+class Clay:
+    """The simulated Clay, whose HTTP column calls the gateways through nginx."""
 
-    def __init__(self, settings: Settings, port: int, result: Storm) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        port: int,
+        result: Storm,
+        session: aiohttp.ClientSession,
+    ) -> None:
         self._settings = settings
         self._port = port
+        self._session = session
+        self._url = ""
         self.result = result
 
-    async def deliver(self) -> None:
-        """Send one callback, and once more at once where the column does so."""
-        result = self.result
+    async def start(self, children: ChildProcesses, plan: Plan) -> None:
+        """Start it as a process, and return when it listens."""
+        script = children.directory / "sim.toml"
+        script.write_text(_SCRIPT.format(column=COLUMNS[plan.column]), encoding="utf-8")
+        log = children.directory / "sim.log"
+        argv = [sys.executable, "-m", "stream_app", "sim", "--port", "0", "--script", str(script)]
+        children.spawn(argv, log=log)
+        self._url = await _url_of(log)
+
+    async def take(self) -> None:
+        """Give it a lead, which it calls back about at once."""
         number = self.result.sent
-        result.sent += 1
+        self.result.sent += 1
         workspace = f"w{number % WORKSPACES}"
         lead_id = f"lead-{number}"
         destination = f"{workspace}-crm"
-        body = {
+        url = f"http://{LOOPBACK}:{self._port}/callbacks/{workspace}/{destination}"
+        lead = {
             "lead_id": lead_id,
+            "callback_url": url,
             "callback_token": sign(self._settings.callback_keys, workspace, destination, lead_id),
             "email": f"person{number}@example.com",
-            "title": "Head of something",
             "summary": "Has done this and that, in one place and another. " * 6,
-            "credits": "7",
         }
-        request = _request(
-            "POST",
-            f"/callbacks/{workspace}/{destination}",
-            json.dumps(body).encode(),
-        )
-        for _ in range(2):
-            began = time.monotonic()
-            status = await _status(self._port, request)
-            result.attempts.append((began, time.monotonic(), status, lead_id))
-            if status == 200:
-                result.acknowledged.add(lead_id)
-            if status not in _REPEATED:
+        webhook = f"{self._url}/v3/sources/webhook/{workspace}--crm"
+        async with self._session.post(webhook, json=lead) as answer:
+            assert answer.status == 200
+
+    async def until_called_back(self) -> None:
+        """Return when no row runs and no call is under way."""
+        while True:
+            async with self._session.get(f"{self._url}/control") as answer:
+                state = await answer.json()
+            if not state["rows_running"] and not state["callbacks_pending"]:
                 return
+            await asyncio.sleep(_SAMPLED_EVERY_S)
+
+    async def read_ledger(self) -> None:
+        """Note each call that it made."""
+        result = self.result
+        async with self._session.get(f"{self._url}/ledger?kind=callback") as answer:
+            async for text in answer.content:
+                line: dict[str, Any] = msgspec.json.decode(text)
+                ended = line["at_ms"] / 1_000
+                status = line.get("error", line["status"])
+                result.attempts.append(
+                    (ended - line.get("ms", 0) / 1_000, ended, status, line["lead_id"]),
+                )
+                if status == 200:
+                    result.acknowledged.add(line["lead_id"])
 
 
-def _request(method: str, path: str, body: bytes = b"") -> bytes:
-    lines = [
-        f"{method} {path} HTTP/1.1",
-        "host: gateway",
-        "content-type: application/json",
-        "connection: close",
-    ]
-    return "\r\n".join([*lines, f"content-length: {len(body)}", "", ""]).encode() + body
+async def _url_of(log: Path) -> str:
+    """Return where the simulator listens, when it does."""
+    deadline = time.monotonic() + 60 * BUSY
+    while True:
+        text = await asyncio.to_thread(log.read_text, encoding="utf-8")
+        for line in text.splitlines():
+            if line.startswith("{"):
+                return str(json.loads(line)["url"])
+        assert time.monotonic() < deadline, text
+        await asyncio.sleep(0.05)
 
 
-async def _status(port: int, request: bytes) -> int:
-    """Return the status of the answer, or 0 if there is none.
-
-    Without a library, whose time would be measured too.
-    """
+async def _status(port: int) -> int:
+    """Return the status of the gateway's health through nginx, or 0 if there is none."""
+    request = b"GET /healthz HTTP/1.1\r\nhost: gateway\r\nconnection: close\r\n\r\n"
     try:
-        async with asyncio.timeout(_COLUMN_WAITS_S):
+        async with asyncio.timeout(_HEALTH_WITHIN_S):
             reader, writer = await asyncio.open_connection(LOOPBACK, port)
             try:
                 writer.write(request)
@@ -305,7 +380,7 @@ async def _until_healthy(nginx: Nginx, gateways: int) -> None:
     deadline = time.monotonic() + 60 * BUSY
     good = 0
     while good < 4 * gateways:
-        status = await _status(nginx.port, _request("GET", "/healthz"))
+        status = await _status(nginx.port)
         good = good + 1 if status == 200 else 0
         assert time.monotonic() < deadline, "the gateway is not healthy"
         await asyncio.sleep(0.05)
@@ -321,6 +396,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=Plan.seconds)
     parser.add_argument("--away-s", type=float, default=Plan.away_s)
     parser.add_argument("--disturb", choices=("kafka", "one", "only"), default=Plan.disturb)
+    parser.add_argument("--column", choices=tuple(COLUMNS), default=Plan.column)
     args = parser.parse_args()
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     result = asyncio.run(storm(Plan(**vars(args))))
@@ -332,7 +408,7 @@ def main() -> int:
         "missing": len(result.missing),
         "missing_outside_the_gap": len(result.missing - result.in_the_gap),
         "on_kafka_twice": sum(count > 1 for count in result.stored.values()),
-        "answers": dict(sorted(Counter(status for _, _, status, _ in result.attempts).items())),
+        "answers": Counter(str(status) for _, _, status, _ in result.attempts),
         "disturbed_s": round(last - first, 2),
         "outside_p50_s": round(result.p(0.5), 4),
         "outside_p99_s": round(result.p(0.99), 4),

@@ -1,11 +1,11 @@
-"""Short storms of callbacks, sent by columns with Clay's defaults.
+"""Short storms of callbacks, which the simulated Clay sends with the defaults of its column.
 
 `python -m tests.e2e.callback_storm` runs the long ones and prints their figures.
 """
 
 import pytest
 
-from tests.e2e.callback_storm import Disturbance, Plan, storm
+from tests.e2e.callback_storm import Column, Disturbance, Plan, storm
 
 
 @pytest.mark.long
@@ -33,3 +33,19 @@ async def test_only_what_came_while_no_gateway_ran_is_missing() -> None:
     assert result.lost == set()
     assert result.missing <= result.in_the_gap
     assert result.in_the_gap, "the disturbance was one"
+
+
+@pytest.mark.long
+@pytest.mark.timeout(360)
+@pytest.mark.parametrize("column", ["well_set", "patient", "impatient", "single"])
+async def test_none_is_missing_whatever_the_column_does_that_clay_does_not_document(
+    column: Column,
+) -> None:
+    plan = Plan(burst=100, per_s=50, seconds=20, disturb="kafka", away_s=10, column=column)
+    result = await storm(plan)
+    assert result.sent == 1_100
+    assert result.missing == set()
+    assert result.lost == set()
+    statuses = {status for _, _, status, _ in result.attempts}
+    timeouts = {"impatient": {"ETIMEDOUT"}, "single": {"ECONNABORTED"}}
+    assert statuses == {200} | timeouts.get(column, set()), "Kafka was away for longer than 5 s"
