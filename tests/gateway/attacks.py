@@ -126,6 +126,14 @@ ATTACKS: Final[dict[str, Attack]] = {
         3,
         reads=False,
     ),
+    "slow": Attack(
+        "6,500 bodies that drip, for less than 2 KB/s",
+        6_500,
+        post(KNOWN, length=262_144),
+        b" ",
+        None,
+        pause_s=4.0,
+    ),
     "oversize": Attack(
         "bodies over the limit",
         64,

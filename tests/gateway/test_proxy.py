@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -213,6 +214,42 @@ async def test_one_address_has_a_bounded_number_of_places_and_no_other_address_l
             assert await ask("127.0.0.1") == 200, "a balancer's address is that of many peers"
             for writer in [*held, *shared]:
                 writer.close()
+
+
+@pytest.mark.parametrize(("path", "status", "within_s"), [(URL, 429, 5), ("/nothing", 404, 15)])
+async def test_a_refused_peer_cannot_keep_its_connection_with_a_slow_body(
+    path: str,
+    status: int,
+    within_s: float,
+) -> None:
+    """Its refusals would otherwise take the connections that the limit of places leaves."""
+    port = free_port()
+    with FewPlaces(port, shared="127.0.0.1/32") as nginx:
+
+        async def slow(path: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+            reader, writer = await asyncio.open_connection(
+                "127.0.0.1",
+                nginx.port,
+                local_addr=("127.0.0.2", 0),
+            )
+            writer.write(request(path=path, content_length="50000", connection="keep-alive"))
+            return reader, writer
+
+        taken = [await slow(URL) for _ in range(nginx.PLACES)]
+        await asyncio.sleep(0.5)
+        reader, writer = await slow(path)
+        answer = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10 * BUSY)
+        assert answer.startswith(f"HTTP/1.1 {status}".encode()), answer
+        began = time.monotonic()
+        with suppress(ConnectionError):
+            while not reader.at_eof():
+                assert time.monotonic() - began < within_s, "it keeps its connection"
+                writer.write(b" ")
+                await writer.drain()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(reader.read(4_096), 0.5)
+        for _, one in [*taken, (reader, writer)]:
+            one.close()
 
 
 async def test_doctor_knows_whether_a_proxy_answers(
