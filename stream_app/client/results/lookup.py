@@ -124,7 +124,7 @@ def find_imports(
             "characters is not followed"
         )
         raise SettingsError([f"{text}; use `stream-app status LEAD`"])
-    query = {"import_id": import_id, "workspace": workspace or ""}
+    query = {"import_id": import_id, "workspace": workspace}
     path = f"/imports?{urlencode({name: value for name, value in query.items() if value})}"
     with _client(settings) as client:
         return _answer(client, path, ImportsAnswer)
