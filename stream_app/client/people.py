@@ -278,7 +278,8 @@ class _Found:
         for lead, destinations in sorted(self.leads.items()):
             own = self._own.get(lead, set())
             is_named = self._names(lead) or not self._asked.isdisjoint(own)
-            if is_named or self._began.get(lead, 0) > self._erased.get(lead, -1):
+            is_left = lead not in self._erased or self._began.get(lead, 0) > self._erased[lead]
+            if is_named or is_left:
                 aliases = tuple(sorted(destinations))
                 stored.append(
                     StoredLead(*lead, aliases, people, own=tuple(sorted(own)), is_named=is_named),
@@ -341,9 +342,9 @@ async def find_stored_leads(
     matches = _Found(persons, lead_id, workspace)
     names = settings.names
     async with topic_reader(settings, progress) as reader:
-        known = -1, -1
+        known: tuple[int, int] | None = None
         # A row that was read before may match what this pass has found.
-        while (size := (len(matches.people), len(matches.leads))) > known:
+        while (size := (len(matches.people), len(matches.leads))) != known:
             known = size
             for topic, add in (
                 (names.state, matches.add_row),

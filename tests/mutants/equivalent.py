@@ -21,6 +21,39 @@ _EQUIVALENT: Final[dict[str, list[tuple[str, ...]]]] = {
             "since_ms: int = -1",
         ),
     ],
+    "it grows by one": [
+        (
+            "client/results/export.py",
+            "len(self._fields) < MOST_FIELDS",
+            "len(self._fields) != MOST_FIELDS",
+        ),
+    ],
+    "only the type knows of none": [
+        (
+            "client/doctor/checks.py",
+            'settings.gateway.public_url or ""',
+            "(settings.gateway.public_url)",
+        ),
+        (
+            "client/doctor/checks.py",
+            'settings.trace.endpoint or ""',
+            "(settings.trace.endpoint)",
+        ),
+        (
+            "client/doctor/gateways.py",
+            'settings.gateway.public_url or ""',
+            "(settings.gateway.public_url)",
+        ),
+        ("client/people.py", 'is_of_person(lead_id or "")', "is_of_person((lead_id))"),
+    ],
+    "such a callback is refused before its time is looked at": [
+        (
+            "client/doctor/gateways.py",
+            "callback_of(body, workspace, alias, 0)",
+            "callback_of(body, workspace, alias, 1)",
+            "callback_of(body, workspace, alias, -1)",
+        ),
+    ],
     "nobody asks for the number of the header's line": [
         (
             "client/publish/rows.py",

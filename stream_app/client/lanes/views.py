@@ -161,10 +161,8 @@ async def moved_lanes(settings: Settings, plan: Plan, workspaces: Collection[str
                 # The view may be of another version. Its owner knows the lane by its row.
                 with suppress(*UNREADABLE):
                     view = _view.decode(record.value)
-                    last[view.workspace] = max(
-                        (view.at_ms, view.partition),
-                        last.get(view.workspace, (0, 0)),
-                    )
+                    place = (view.at_ms, view.partition)
+                    last[view.workspace] = max(place, last.get(view.workspace, place))
     homes = {name: (partition, plan.home_of(name)) for name, (_, partition) in sorted(last.items())}
     return [
         moved_text(name, partition, home)
@@ -355,7 +353,7 @@ def _lane(
     }
     waiting = {topic: left.records for topic, left in unread.items()}
     residents = settings.plan.residents(home)
-    others = [other for other in islice(residents, _NAMED + 1) if other != name][:_NAMED]
+    others = list(islice((other for other in residents if other != name), _NAMED))
     return LaneFacts(
         name,
         home,

@@ -39,7 +39,7 @@ from stream_app.domain.model.errors import (
     SettingsError,
     StreamAppError,
 )
-from stream_app.domain.model.messages import Lead
+from stream_app.domain.model.messages import Lead, Scalar
 from stream_app.domain.model.untrusted import UNREADABLE
 
 NAME: Final = "stream-app board"
@@ -277,8 +277,10 @@ def names_of(who: str) -> tuple[str | None, tuple[str, ...]]:
     text = who.strip()
     if text.startswith(_RECORD):
         return None, (text,)
-    fields = {"email": clean_email(text)} if "@" in text else {"linkedin_url": clean_linkedin(text)}
-    known = identify(Lead({name: value for name, value in fields.items() if value}))
+    fields: dict[str, Scalar] = (
+        {"email": clean_email(text)} if "@" in text else {"linkedin_url": clean_linkedin(text)}
+    )
+    known = identify(Lead(fields))
     return (None if known is None else known.person), ids_meant(text) if text else ()
 
 

@@ -12,7 +12,9 @@ from tests.board.model_records import Made
 
 
 class Logs(TopicReader):
-    """A reader of these records. What was read is in `scanned`, in its order.
+    """A reader of these records.
+
+    Whose ends were asked for is in `looked_at`, and what was read in `scanned`.
 
     An offset of `begins` or `ends` that is not set follows from the records. A batch of `broken`
     cannot be read.
@@ -25,6 +27,7 @@ class Logs(TopicReader):
         self.begin_of: dict[TopicPartition, int] = {}
         self.end_of: dict[TopicPartition, int] = {}
         self.broken: list[UnreadableBatch] = []
+        self.looked_at: list[list[TopicPartition]] = []
         self.scanned: list[dict[TopicPartition, OffsetSpan]] = []
 
     def add(
@@ -52,6 +55,7 @@ class Logs(TopicReader):
         return {place: self.begin_of.get(place, 0) for place in partitions}
 
     async def ends(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+        self.looked_at.append(list(partitions))
         last = {place: records[-1].offset + 1 for place, records in self._records.items()}
         return {place: self.end_of.get(place, last.get(place, 0)) for place in partitions}
 

@@ -1,7 +1,7 @@
 """What is held of a person by any of his hashes, and who is named on a suppression list."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -263,9 +263,10 @@ class TwoPartitions(Reader):
     """The state of two partitions, which are all that there are."""
 
     rows: list[ConsumedRecord]
+    results: Sequence[ConsumedRecord] = ()
 
     async def read(self, topic: str) -> AsyncIterator[list[ConsumedRecord]]:
-        yield self.rows if topic == self.settings.names.state else []
+        yield self.rows if topic == self.settings.names.state else list(self.results)
 
 
 def state_row(number: int, partition: int, key: bytes, value: bytes | None) -> ConsumedRecord:
@@ -435,6 +436,31 @@ def test_an_erasure_finds_its_person_beside_what_it_cannot_read(
     assert not by_link.is_named, "only a link leads to it"
     assert leads_of(lead_id="crm-7") == [lead]
     assert leads_of("X" * 22) == []
+    odd = [state_row(n, 0, b"acme/people/odd", value) for n, value in enumerate((b"[]", b"{"))]
+    monkeypatch.setattr(TwoPartitions, "results", odd)
+    assert leads_of(ada) == [lead]
+
+
+def test_a_lead_of_which_only_a_link_is_left_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its row has expired, and Kafka has no result of it any more."""
+    ada = "A" * 22
+    eve = "E" * 22
+    link = delivery_key("acme", "people", "crm-9") + b" " + eve.encode()
+    monkeypatch.setattr(erase, "topic_reader", TwoPartitions)
+    records = [state_row(0, 0, f"p/acme/people/{ada}".encode(), link)]
+    monkeypatch.setattr(TwoPartitions, "rows", records, raising=False)
+
+    def leads_of(*persons: str, lead_id: str | None = None) -> list[StoredLead]:
+        looking = find_stored_leads(Reader.settings, persons, lead_id, "acme", lambda *_: None)
+        return asyncio.run(looking)
+
+    assert leads_of(ada) == [
+        StoredLead("acme", "crm-9", ("people",), (ada, eve), is_named=False),
+    ]
+    assert leads_of(lead_id="crm-9") == [StoredLead("acme", "crm-9", ("people",), ())], (
+        "nothing says whose it is"
+    )
+    assert leads_of(lead_id="crm-8") == []
 
 
 def test_a_lead_that_was_erased_is_not_found_again_by_a_link(

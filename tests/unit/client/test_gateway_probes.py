@@ -418,6 +418,9 @@ async def test_secrets_that_cannot_be_tried_are_told_with_why(
     assert told_of(await table_secrets(settings, 60)) == not_tried(
         "PROXY, the URL of the proxy, is not set here",
     )
+    secrets_of = {"KEY": KEY, "NEW": "n", "OLD": "o", "PROXY": "http://proxy.example:3128"}
+    await table_secrets(msgspec.structs.replace(settings, secrets=Secrets(secrets_of)), 0)
+    assert asked.options.pop()["proxy"] == "http://proxy.example:3128"
     none = msgspec.structs.replace(
         SETTINGS,
         destinations={"quiet": SETTINGS.destinations["quiet"]},

@@ -216,6 +216,7 @@ async def test_all_that_is_seen_of_the_lanes(kafka: Topics) -> None:
 
 
 async def test_of_a_recent_view_no_older_one_is_read(kafka: Topics) -> None:
+    kafka.add(NAMES.lanes, 0, 0, None, b"gone", NOW_MS)
     kafka.views(
         view("quiet", 1, SAMPLED_MS + 1),
         view("beside", 1, SAMPLED_MS),
@@ -228,7 +229,7 @@ async def test_of_a_recent_view_no_older_one_is_read(kafka: Topics) -> None:
         "quiet": view("quiet", 1, SAMPLED_MS - 1).at(NOW_MS),
         "busy": view("busy", 0).at(NOW_MS),
     }
-    assert len(kafka.scanned) == 1
+    assert len(kafka.scanned) == 1, "and none behind the mark of a lane that is gone is missed"
 
 
 async def test_a_recent_view_counts_although_an_older_one_cannot_be_read(kafka: Topics) -> None:
@@ -287,6 +288,12 @@ async def test_where_nothing_waits_no_answer_is_read(kafka: Topics) -> None:
     report = await read_lanes(SETTINGS, lambda _: None)
     assert [lane.asked for lane in report.facts.lanes] == [0, 0, 0, 0]
     assert not [spans for spans in kafka.scanned if TopicPartition(NAMES.audit, 1) in spans]
+    kafka.add(NAMES.bulk, 2, 0, b"{}", at_ms=NOW_MS - 7)
+    await read_lanes(SETTINGS, lambda _: None)
+    waits = TopicPartition(NAMES.bulk, 2)
+    assert [places for places in kafka.looked_at if waits in places and len(places) < 9] == [
+        [waits],
+    ], "only what waits has a first record"
 
 
 async def test_a_lane_is_where_its_newest_view_says(kafka: Topics) -> None:

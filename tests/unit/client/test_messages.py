@@ -198,6 +198,13 @@ def test_a_message_names_a_bounded_number_of_alerts_and_counts_the_others(
     ][:MOST_LINES] + [f"and {left_out} more: `stream-app explain`"] * bool(left_out)
 
 
+def test_slack_reads_no_markup_in_a_summary() -> None:
+    loud = Alert("a<b", "critical", {}, "<!channel> & co", 0)
+    assert msgspec.json.decode(body_of([loud], (), "slack", 5)) == {
+        "text": ":red_circle: *a&lt;b* (critical): &lt;!channel&gt; &amp; co",
+    }
+
+
 @pytest.mark.parametrize(
     ("form", "document"),
     [
