@@ -77,6 +77,7 @@ async def test_every_example_runs(kafka: Broker, namespace: str) -> None:
         ended = [text for text in printed if ": enriched" in text]
         assert sorted(text.split(":")[0] for text in ended) == ["crm-17", "crm-18"]
 
+        await line.until_last({"enriched": 2}, 30)
         count = str(sum(map(len, line.histories.values())))
         await by_plain_consumers(line, status, count)
 
