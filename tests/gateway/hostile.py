@@ -305,7 +305,9 @@ async def siege(kafka: Broker, namespace: str, args: argparse.Namespace) -> Sieg
         }
         for figure in figures:
             if figure.away_s:
-                figure.bad = {lead: said for lead, said in figure.bad.items() if lead not in stored}
+                figure.bad = {
+                    lead: answer for lead, answer in figure.bad.items() if lead not in stored
+                }
         return Siege(figures, seconds, code, log.read_text(), target.acknowledged - stored)
     finally:
         children.close()
