@@ -223,7 +223,11 @@ def _webhooks(site: Site, workspace: str, view: LaneView | None) -> list[tuple[s
 
 
 def _webhook(webhook: Webhook) -> str:
-    state = "out of use" if webhook.dead else "suspended" if webhook.suspension else "in use"
+    state = "in use"
+    if webhook.dead:
+        state = "out of use"
+    elif webhook.suspension:
+        state = f"suspended: {webhook.out}"
     return f"{amount(webhook.count)} submissions, {state}"
 
 

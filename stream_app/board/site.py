@@ -420,10 +420,10 @@ def remedy_of(finding: Finding, view: LaneView) -> tuple[str, str] | None:
         return None
     path: str = remedy
     if remedy == "quota":
-        gone = [
+        out = [
             name for name, webhook in view.webhooks.items() if webhook.suspension or webhook.dead
         ]
-        named = [name for name in gone if name in finding.what] or gone
+        named = [name for name in out if name in finding.what] or out
         if named:
             path = f"quota?webhook={quote(named[0], safe='')}&use=use"
     return _REMEDIES[remedy], path

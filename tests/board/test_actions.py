@@ -55,6 +55,8 @@ async def test_the_remedy_is_a_button_on_the_card_that_names_the_trouble(
         assert 'name="why"' in form, href
     form = (await operator.get("/board/lanes/acme/act/quota?webhook=w-gone&use=use")).text
     assert all(f'<option value="{value}" selected>' in form for value in ("w-gone", "use"))
+    assert "w-gone: 9 submissions, suspended: gone (404)<" in form
+    assert "w-1f2e: 41,200 submissions, in use<" in form
     assert set(re.findall(r'/act/(\w+)"', (await operator.get("/board/lanes/globex")).text)) >= set(
         ORDERS,
     )
