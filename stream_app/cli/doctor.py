@@ -35,6 +35,7 @@ def doctor(
     within: Annotated[float, Parameter(metavar="SECONDS")] = 300,
     yes: bool = False,
     notify: bool = False,
+    hold: bool = False,
     common: Common = COMMON,
 ) -> int:
     """Check the set-up: Kafka, topics, rights, Redis, Clay's hosts, callbacks. Spends no credit.
@@ -44,6 +45,7 @@ def doctor(
       stream-app doctor --round-trip people --yes
       stream-app doctor --round-trip people --record clay.json
       stream-app doctor --notify
+      stream-app doctor --hold
 
     Args:
         round_trip: then send one test lead to Clay and wait for its callback
@@ -52,6 +54,8 @@ def doctor(
         within: how long to wait for the callback
         yes: send it without confirmation; it costs credits
         notify: also send a test message to the webhook of [notify]
+        hold: also measure whether the proxy waits as long as the gateway holds a callback while
+            Kafka is away; takes gateway.hold_s
     """
     if record and not round_trip:
         raise SettingsError(["--record needs --round-trip: it records what becomes of a test lead"])
@@ -60,7 +64,7 @@ def doctor(
     if record:
         cost += f"; and, for --record, {recording.ASKED}"
     with recording.new_file(record) if record else nullcontext() as file:
-        checks = asyncio.run(_examine(settings, common, notify=notify))
+        checks = asyncio.run(_examine(settings, common, notify=notify, hold=hold))
         report: dict[str, Any] = {"checks": checks}
         code = NO if any(check.verdict == "failed" for check in checks) else OK
         if round_trip and code == NO:
@@ -125,10 +129,16 @@ def _told(path: Path, deviations: Sequence[str]) -> Iterator[str]:
         yield "Clay does as the simulator does"
 
 
-async def _examine(settings: Settings, common: Common, *, notify: bool) -> list[Check]:
+async def _examine(
+    settings: Settings,
+    common: Common,
+    *,
+    notify: bool,
+    hold: bool,
+) -> list[Check]:
     checks: list[Check] = []
     alike: list[Check] = []  # checks with the same text share a line
-    async for check in checks_of.examine(settings, notify=notify):
+    async for check in checks_of.examine(settings, notify=notify, hold=hold):
         checks.append(check)
         if alike and (check.verdict, check.text) != (alike[0].verdict, alike[0].text):
             common.tell(_line_of(alike))

@@ -18,6 +18,10 @@ UNPROXIED: Final = "stream-app-unproxied"
 """What `doctor` sends in the header Connection, which is for one connection only: a proxy keeps it
 to itself.
 """
+LATE_HEADER: Final = "x-stream-app-late"
+"""With it, `doctor` has a callback that it proves answered after `gateway.hold_s`, as while Kafka
+is away.
+"""
 UNPROXIED_HEADER: Final = "x-stream-app-unproxied"
 """The header of a /healthz that received it all the same."""
 

@@ -227,6 +227,9 @@ class Receiver:
         # Counted before the first await: the same token may come in many requests at once.
         if not self._bound.take(*lead):
             return answers.TOO_OFTEN
+        if answers.LATE_HEADER in request.headers:
+            # Behind the proof, and counted for its lead, so that nobody else can have it wait.
+            await asyncio.sleep(self._limits.hold_s)
         callback = await self._decode(body, table, origin)
         if isinstance(callback, BadBody):
             self._bound.give_back(*lead)

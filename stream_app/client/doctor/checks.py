@@ -20,7 +20,12 @@ from stream_app import __version__
 from stream_app.cache.redis import tls_options
 from stream_app.clay import Egress
 from stream_app.clay.client import reach
-from stream_app.client.doctor.gateways import ProbeFailed, callbacks_come_in, gateway_answers
+from stream_app.client.doctor.gateways import (
+    ProbeFailed,
+    callbacks_come_in,
+    gateway_answers,
+    proxy_waits,
+)
 from stream_app.client.lanes.views import last_views
 from stream_app.client.messages import NO_URL, NotDelivered, Receiver, trial_body
 from stream_app.client.results.lookup import check_board
@@ -257,10 +262,19 @@ class Check(msgspec.Struct, frozen=True):
     text: str
 
 
-async def examine(settings: Settings, *, notify: bool = False) -> AsyncIterator[Check]:
-    """Yield each check when it is done.
+async def examine(
+    settings: Settings,
+    *,
+    notify: bool = False,
+    hold: bool = False,
+) -> AsyncIterator[Check]:
+    """Yield each check when it is done. Raises as `make_egress`.
 
-    `notify`: send a test message, too. Raises as `make_egress`.
+    Args:
+        settings: The set-up.
+        notify: Send a test message, too.
+        hold: Also measure whether the proxy waits as long as a callback is held, which takes
+            `gateway.hold_s`.
     """
     egress = settings.make_egress()
     connection = connection_of(settings)
@@ -323,7 +337,7 @@ async def examine(settings: Settings, *, notify: bool = False) -> AsyncIterator[
         yield await _probe("redis", redis_answers(url, _WITHIN_S, settings.redis.ca_file))
     for url in _webhook_hosts(settings):
         yield await _probe("clay", host_answers(url, egress, _WITHIN_S))
-    async for check in _callbacks(settings, egress):
+    async for check in _callbacks(settings, egress, hold=hold):
         yield check
     yield await _board(settings)
     if settings.trace.endpoint is not None:
@@ -428,7 +442,12 @@ def _webhook_hosts(settings: Settings) -> list[str]:
     return sorted({f"{url.scheme}://{url.netloc}" for url in urls})
 
 
-async def _callbacks(settings: Settings, egress: Egress) -> AsyncIterator[Check]:
+async def _callbacks(
+    settings: Settings,
+    egress: Egress,
+    *,
+    hold: bool = False,
+) -> AsyncIterator[Check]:
     waiting = [
         alias for alias, destination in settings.destinations.items() if destination.callbacks
     ]
@@ -464,3 +483,5 @@ async def _callbacks(settings: Settings, egress: Egress) -> AsyncIterator[Check]
         yield Check("proxy", "failed", text)
     for alias in waiting:
         yield await _probe("callbacks", callbacks_come_in(settings, alias, egress, _WITHIN_S))
+    if hold:
+        yield await _probe("proxy", proxy_waits(settings, waiting[0], egress))

@@ -7,6 +7,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Final, Literal
 
 import httpx
@@ -98,6 +99,55 @@ async def callbacks_come_in(settings: Settings, alias: str, egress: Egress, with
             f"{url} answers {answer.status_code}, unlike our gateway: check the proxy before it",
         )
     return f"{url} answers, and refuses a forged callback"
+
+
+async def proxy_waits(settings: Settings, alias: str, egress: Egress) -> str:
+    """Measure whether the proxy waits as long as the gateway holds a callback while Kafka is away.
+
+    The callback is proved, and for another workspace than its URL: a gateway refuses it after the
+    time, and writes nothing.
+
+    Raises:
+        ProbeFailed: The proxy cuts earlier, or the gateway cannot be asked.
+    """
+    url = settings.callback_url(alias)
+    hold_s = settings.gateway.hold_s
+    workspace = settings.destinations[alias].workspace
+    document = {"lead_id": _NO_LEAD, "workspace": f"not-{workspace}"}
+    headers = {gateway.LATE_HEADER: "1"}
+    if settings.gateway.token_keys_env:
+        document["callback_token"] = sign(settings.callback_keys, workspace, alias, _NO_LEAD)
+    else:
+        variable = settings.destinations[alias].callback_secrets_env[0]
+        headers["x-callback-secret"] = settings.secrets[variable]
+    began_s = time.monotonic()
+    seen = "no answer"
+    is_ours = False
+    async with _client(egress) as client:
+        with suppress(ProbeFailed):
+            answer = await _ask(
+                client,
+                hold_s + _WITHIN_S,
+                "POST",
+                url,
+                json=document,
+                headers=headers,
+            )
+            seen = f"HTTP {answer.status_code}"
+            is_ours = answer.text == _answer_to(document, workspace, alias)
+    took_s = time.monotonic() - began_s
+    if is_ours and took_s >= hold_s:
+        return f"{url} waits {hold_s:g} s for an answer, as long as the gateway holds a callback"
+    if is_ours:
+        raise ProbeFailed(
+            f"the gateway at {url} holds a callback for {took_s:.1f} s, and here gateway.hold_s is "
+            f"{hold_s:g}: give both the same configuration and version",
+        )
+    raise ProbeFailed(
+        f"{url} is cut after {took_s:.1f} s ({seen}), and the gateway holds a callback for "
+        f"{hold_s:g} s while Kafka is away: let the proxy wait {hold_s + 10:g} s for an answer, or "
+        "set gateway.hold_s below what it waits",
+    )
 
 
 def _client(egress: Egress) -> httpx.AsyncClient:

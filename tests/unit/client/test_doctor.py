@@ -377,6 +377,15 @@ async def test_a_gateway_without_a_proxy_is_only_right_on_this_machine(
         Check("callbacks", "ok", "people is refused a forged callback"),
         Check("callbacks", "failed", "firms has another key"),
     ]
+
+    async def waits(_: Settings, alias: str, __: object) -> str:
+        return f"{alias} is waited for"
+
+    monkeypatch.setattr(doctor, "proxy_waits", waits)
+    work = doctor._callbacks(settings, settings.make_egress(), hold=True)
+    with_hold = [check async for check in work]
+    assert with_hold == [*checks, Check("proxy", "ok", "people is waited for")], "once, if asked"
+
     monkeypatch.setattr(doctor, "gateway_answers", raises(ProbeFailed("no gateway")))
     checks = [check async for check in doctor._callbacks(settings, settings.make_egress())]
     assert checks == [*plain, Check("callbacks", "failed", "no gateway")], "once, not for each"

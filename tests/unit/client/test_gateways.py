@@ -3,11 +3,13 @@ Kafka.
 """
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from itertools import cycle
 from pathlib import Path
+from typing import Final
 
 import pytest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -19,12 +21,15 @@ from stream_app.client.doctor.gateways import (
     TableSecret,
     callbacks_come_in,
     gateway_answers,
+    proxy_waits,
     table_secrets,
 )
 from stream_app.config import Settings, load_settings
+from stream_app.config.model import Gateway as Limits
+from stream_app.config.variables import Need
 from stream_app.dev.process import free_port
 from stream_app.domain.model.tokens import Keys
-from stream_app.gateway.callback_answers import UNPROXIED_HEADER
+from stream_app.gateway.callback_answers import LATE_HEADER, UNPROXIED_HEADER
 from stream_app.gateway.tables import CallbackTable, Tables
 from stream_app.ops.http import serve_http
 from tests.gateway.support import KEYS, NEW_KEY, Gateway
@@ -63,18 +68,26 @@ async def seen_from_outside(
     tmp_path: Path,
     app: ASGIApp,
     environ: Mapping[str, str] = {"OLD": OLD, "NEW": NEW},
+    more: str = "",
 ) -> AsyncIterator[Settings]:
     async with serve_http(app, "127.0.0.1", 0, grace_s=1) as port:
-        yield settings_for(tmp_path, port, environ)
+        yield settings_for(tmp_path, port, environ, more, ("gateway",) if more else ())
 
 
-def settings_for(tmp_path: Path, port: int, environ: Mapping[str, str], more: str = "") -> Settings:
+def settings_for(
+    tmp_path: Path,
+    port: int,
+    environ: Mapping[str, str],
+    more: str = "",
+    needs: tuple[Need, ...] = (),
+) -> Settings:
+    by_secret = "token_keys_env" in more
     path = tmp_path / "stream_app.toml"
     path.write_text(
         f"""
 [gateway]
 public_url = "http://127.0.0.1:{port}"
-token_keys_env = ["KEY"]
+{"" if by_secret else 'token_keys_env = ["KEY"]'}
 {more}
 [workspaces.acme]
 [destinations.people]
@@ -84,9 +97,10 @@ callback_secrets_env = ["OLD", "NEW"]
 [destinations.firms]
 workspace = "acme"
 webhooks_env = ["FIRMS"]
+callbacks = {str(not by_secret).lower()}
 """,
     )
-    return load_settings(path, {"KEY": NEW_KEY, **environ}, ())
+    return load_settings(path, {"KEY": NEW_KEY, **environ}, needs)
 
 
 def states(secrets: list[TableSecret]) -> dict[str, str]:
@@ -184,6 +198,84 @@ async def test_gateways_out_of_reach_were_not_asked(tmp_path: Path) -> None:
         secrets = await table_secrets(settings, 0)
         assert states(secrets) == {"OLD": "unknown", "NEW": "unknown"}
         assert says in secrets[1].text
+
+
+def holding_for(hold_s: float, keys: Keys | None) -> Gateway:
+    gateway = Gateway(
+        keys=keys,
+        limits=Limits(max_body_bytes=65_536, read_timeout_s=5, hold_s=hold_s),
+    )
+    gateway.receiver.tables = tables_with(OLD, NEW, keys=keys)
+    return gateway
+
+
+def cut_after(app: ASGIApp, cut_s: float) -> ASGIApp:
+    """A proxy that waits so long for an answer, and then answers 504."""
+
+    async def proxied(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            async with asyncio.timeout(cut_s):
+                await app(scope, receive, send)
+        except TimeoutError:
+            await send({"type": "http.response.start", "status": 504, "headers": []})
+            await send({"type": "http.response.body", "body": b"Gateway Time-out"})
+
+    return proxied
+
+
+async def waited(settings: Settings) -> str:
+    """Return what `doctor --hold` finds."""
+    return await proxy_waits(settings, "people", Egress.of())
+
+
+HOLDS: Final = "hold_s = 1"
+
+
+@pytest.mark.parametrize("keys", [KEYS, None])
+async def test_a_proxy_that_waits_as_long_as_the_gateway_holds_is_well(
+    keys: Keys | None,
+    tmp_path: Path,
+) -> None:
+    gateway = holding_for(1.0, keys)
+    more = HOLDS if keys else f"{HOLDS}\ntoken_keys_env = []"
+    async with seen_from_outside(tmp_path, gateway.app, more=more) as settings:
+        began = time.monotonic()
+        text = await waited(settings)
+        assert time.monotonic() - began >= 1
+    assert text == (
+        f"{settings.callback_url('people')} waits 1 s for an answer, as long as the gateway holds "
+        "a callback"
+    )
+    assert not gateway.inbox.records, "it wrote nothing"
+
+
+async def test_a_proxy_that_cuts_before_the_gateway_answers_is_told_in_one_line(
+    tmp_path: Path,
+) -> None:
+    gateway = holding_for(30.0, KEYS)
+    async with seen_from_outside(tmp_path, cut_after(gateway.app, 0.4), more=HOLDS) as settings:
+        with pytest.raises(ProbeFailed) as cut:
+            await waited(settings)
+    text = str(cut.value)
+    assert "\n" not in text
+    assert re.search(r"is cut after [0-9.]+ s \(HTTP 504\)", text), text
+    assert "let the proxy wait 11 s for an answer, or set gateway.hold_s below" in text
+    assert not gateway.inbox.records
+
+
+async def test_a_gateway_that_holds_for_a_shorter_time_is_told(tmp_path: Path) -> None:
+    gateway = holding_for(0.1, KEYS)
+    async with seen_from_outside(tmp_path, gateway.app, more="hold_s = 60") as settings:
+        with pytest.raises(ProbeFailed, match=r"and here gateway\.hold_s is 60"):
+            await waited(settings)
+
+
+async def test_who_proves_nothing_does_not_have_the_gateway_wait() -> None:
+    gateway = holding_for(60.0, KEYS)
+    forged = {"lead_id": "crm-17", "callback_token": "forged"}
+    async with asyncio.timeout(30 * BUSY):
+        answer = await gateway.post(forged, headers={LATE_HEADER: "1"})
+    assert answer.status_code in (401, 403)
 
 
 class Endless:
