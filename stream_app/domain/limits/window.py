@@ -165,10 +165,8 @@ def status(counts: WindowTotals, before: HealthStatus | None) -> HealthStatus:
     """Return the score in a word, or that there are too few calls.
 
     `before` is the last status, None if there was none. It stays until the score is past a border
-    by two
-    standard errors, and until there are half as few calls as a first status needs: a lane on a
-    border would
-    otherwise be reported as changed with every few calls.
+    by two standard errors, and until there are half as few calls as a first status needs: a lane on
+    a border would otherwise be reported as changed with every few calls.
     """
     known = None if before == "insufficient_data" else before
     if counts.calls < (MIN_CALLS // 2 if known else MIN_CALLS):
