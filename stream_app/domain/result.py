@@ -2,8 +2,8 @@
 
 A person's entry answers for that person. A company's entry holds only what is the same for everyone
 at one domain, and completes a person's entry. Both are caches and may vanish at any time. Keys are
-hashes. A tombstone
-on `leads.enriched` deletes a result, and names its person in headers, as hashes.
+hashes. A tombstone on `leads.enriched` deletes a result, and names its person in headers, as
+hashes.
 """
 
 from collections.abc import Iterable, Mapping

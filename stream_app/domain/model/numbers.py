@@ -1,12 +1,9 @@
 """The bounds of numbers in the messages on Kafka, so that every reader of them can work with each.
 
 JSON has no bounds, and neither has `int`. A reader of ours stores numbers in SQLite, which has 64
-bits and
-fails when a sum has more, and shows times by a calendar, which ends in the year 9999. A message
-with a number
-out of these bounds is none of ours: decoding raises one of `UNREADABLE`
-(domain/model/untrusted.py), and the
-reader counts the record and goes on.
+bits and fails when a sum has more, and shows times by a calendar, which ends in the year 9999. A
+message with a number out of these bounds is none of ours: decoding raises one of `UNREADABLE`
+(domain/model/untrusted.py), and the reader counts the record and goes on.
 """
 
 from typing import Annotated, Final

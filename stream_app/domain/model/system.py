@@ -6,8 +6,8 @@ Names of workspaces are hashed over the partitions, and people and lead ids are 
 pepper. With another of these the same lead would have another row, so it would be sent and paid for
 again, and the suppression list would name people whom nothing matches. So the first step of each
 partition writes a row with all, before anything else that it writes. It is never written again: its
-key has one record, which compaction keeps at its place. So it stays the
-first record of its partition, and a process finds out at its start what the namespace began with.
+key has one record, which compaction keeps at its place. So it stays the first record of its
+partition, and a process finds out at its start what the namespace began with.
 
 The row has a version, so that a program refuses a namespace of a build that it does not know,
 instead of misreading it.
