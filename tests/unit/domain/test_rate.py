@@ -208,6 +208,16 @@ def test_what_clay_took_before_the_last_429_weighs_half_of_what_it_took_since() 
     assert state.limit_per_s == pytest.approx(5.0), "it took 2.5 a second before, and 10 since"
 
 
+def test_a_lane_that_had_no_429_before_has_measured_nothing() -> None:
+    """How full Clay's bucket was when the lane began is not known."""
+    state = Rate(at_ms=NOW_MS, sent=801, quiet_ms=100_000)
+    assert state.limited_ms == 0
+    state = rate.on_429(POLICY, state, NOW_MS, 1_000, 0.5)
+    assert state.accepted == 0
+    assert state.accepted_ms == 0
+    assert rate.current(POLICY, state) == 8.0
+
+
 @pytest.mark.parametrize("why", ["idle", "taken over"])
 def test_a_lane_that_had_nothing_to_send_has_measured_nothing(why: str) -> None:
     state = rate.on_429(POLICY, AFTER_ONE, NOW_MS, 1_000, 0.5)

@@ -250,6 +250,10 @@ def test_an_unreadable_record_belongs_to_the_lead_that_its_headers_name(
         assert (ref and ref.key) == (
             state_machine.delivery_key(workspace.decode(), destination, "1") if is_its else None
         )
+        if ref is not None:
+            known = PLAN.destination(workspace.decode(), destination)
+            gone = Destination(destination, workspace.decode(), ())
+            assert ref.destination == (known or gone), "with its webhooks, if it is configured"
 
 
 LINE = plan_of(Setup())
