@@ -13,6 +13,18 @@ _EQUIVALENT: Final[dict[str, list[tuple[str, ...]]]] = {
     "what is searched for is not ASCII": [
         ("client/results/export.py", "text if text.isascii() else", "text if (False) else"),
     ],
+    "neither a sum nor the smaller of two depends on their order": [
+        (
+            "domain/limits/suspension.py",
+            "no_later(state.lease_until_ms, now_ms, lease_ms)",
+            "(no_later(state.lease_until_ms, lease_ms, now_ms))",
+        ),
+        (
+            "partition/commits.py",
+            "min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(self.failures - 2, 10))",
+            "(min(FIRST_PAUSE_S * 2.0 ** min(self.failures - 2, 10), LONGEST_PAUSE_S))",
+        ),
+    ],
     "no result is of the first millisecond of 1970": [
         (
             "client/results/export.py",
