@@ -40,7 +40,7 @@ from stream_app.domain.limits import concurrency
 from stream_app.domain.model.outcome import Outcome, Refused
 from stream_app.domain.plan import Destination, Plan
 from stream_app.partition.commits import Commits
-from stream_app.partition.in_flight import GiveUp, InFlight, Recalled
+from stream_app.partition.in_flight import InFlight, Recalled, StreamSuspended
 from stream_app.partition.lane_queue import (
     Admitted,
     Kind,
@@ -116,13 +116,13 @@ class AdmissionQueue:
         Returns when that step is committed, or when the lead must not wait here any longer.
 
         Raises:
-            GiveUp: The stream is suspended.
+            StreamSuspended: The stream is suspended.
             Recalled: A callback waits for the lock of this lead.
         """
         # `give_up` and `recall` reach the leads that wait at that moment. This one may have waited
         # for a commit or the cache instead, and learns of either here.
         if in_flight.suspended.is_set():
-            raise GiveUp
+            raise StreamSuspended
         if in_flight.admission.recalled:
             in_flight.admission.recalled = False
             raise Recalled
@@ -142,7 +142,7 @@ class AdmissionQueue:
                     self._remove(waiter)
                 raise
             if outcome is Withdrawn.SUSPENDED:
-                raise GiveUp
+                raise StreamSuspended
             if outcome is Withdrawn.RECALLED:
                 raise Recalled
             if isinstance(outcome, Held):

@@ -16,8 +16,8 @@ Source = Literal["hot", "retry", "bulk", "command", "callback"]
 PRIORITY: Final[dict[Source, int]] = {"hot": 0, "retry": 1, "bulk": 2}
 
 
-class GiveUp(Exception):
-    """The stream is suspended while the lead waits: the record is given up and delivered again."""
+class StreamSuspended(Exception):
+    """The stream was suspended while the record waited. It is given up, and delivered again."""
 
 
 class Recalled(Exception):
@@ -41,11 +41,12 @@ class EmptyRun:
 
 
 @define(eq=False, repr=False)
-class RunState:
+class Execution:
     """How far a record was started. Only `runner.py` writes it.
 
     Attributes:
-        begun: False as long as it is only taken ahead.
+        begun: True from when the record has its place in the `Limiter`. Before, it is only taken
+            ahead.
         task: What processes it.
     """
 
@@ -98,7 +99,7 @@ class InFlight:
     Attributes:
         limiter: Counts it from its begin to its end.
         empty_run: The run that it belongs to, if it is an input record without a value.
-        run: How far it was started.
+        execution: How far it was started, and the task that processes it.
         lock: What the locks keep of it.
         admission: What admission keeps of it.
         attempt: What is known of its last POST, from the write-ahead on, except while the POST is
@@ -114,7 +115,7 @@ class InFlight:
     suspended: asyncio.Event
     limiter: Limiter
     empty_run: EmptyRun | None = None
-    run: RunState = field(init=False, factory=RunState)
+    execution: Execution = field(init=False, factory=Execution)
     lock: LockState = field(init=False, factory=LockState)
     admission: AdmissionState = field(init=False, factory=AdmissionState)
     attempt: Attempt | None = field(init=False, default=None)
@@ -135,9 +136,8 @@ class InFlight:
         """Wait until `turn` is done.
 
         Raises:
-            GiveUp: The stream is suspended. A turn that came at the same time does not count,
-                because it may come from an earlier record that has just been given up, and this
-                record must not overtake it.
+            StreamSuspended: Even if `turn` was done at the same time. That may come from an earlier
+                record that has just been given up, and this record must not overtake it.
         """
         suspended = asyncio.ensure_future(self.suspended.wait())
         with self.waiting():
@@ -146,14 +146,14 @@ class InFlight:
             finally:
                 suspended.cancel()
         if self.suspended.is_set():
-            raise GiveUp
+            raise StreamSuspended
 
     def release_next(self) -> None:
         """Let the next record of the topic start: this one no longer waits for admission."""
         self.next_may_start.set()
 
     def hold_next(self) -> None:
-        """Have the next record of the topic wait: this one starts again, and goes first."""
+        """Have the next record of the topic wait, because this one starts again and goes first."""
         self.next_may_start.clear()
 
 

@@ -38,10 +38,10 @@ class KeyLocks:
         self._tickets = 0
 
     def lock(self, in_flight: InFlight, keys: Keys) -> KeyLock:
-        """Return an exclusive lock on these keys, for `async with`. Entering it may raise GiveUp.
+        """Return an exclusive lock on these keys, for `async with`.
 
-        `keys` is called again after a wait, and may then return more keys. `in_flight.lock.release`
-        releases it early.
+        Entering it may raise StreamSuspended. `keys` is called again after a wait, and may then
+        return more keys. `in_flight.lock.release` releases it early.
         """
         state = in_flight.lock
         if not state.ticket:

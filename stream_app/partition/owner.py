@@ -151,7 +151,7 @@ class PartitionOwner:
         self.state.lanes.gone()
         await self._store.close()
 
-    # --------------------------------------------------------------------- one life after the other
+    # --------------------------------------------------------------- from one take-over to the next
 
     async def _own(self) -> None:
         """Commit until a transaction fails, then take the partition over again, as after a crash.
@@ -231,7 +231,7 @@ class PartitionOwner:
         Each has a token that changes when it progresses.
         """
         if not self.runner.runs:
-            return {f"partition {self.number} is being taken over again": self.runner.lives}
+            return {f"partition {self.number} is being taken over again": self.runner.take_overs}
         seen: dict[str, Hashable] = {}
         if (committed := self.state.commits.under_way) is not None:
             seen[f"partition {self.number} commits nothing"] = committed

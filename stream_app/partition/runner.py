@@ -16,7 +16,14 @@ from stream_app.domain.plan import Plan
 from stream_app.partition.ack_tracker import AckTracker
 from stream_app.partition.admission import AdmissionQueue
 from stream_app.partition.commits import Commits
-from stream_app.partition.in_flight import PRIORITY, EmptyRun, GiveUp, InFlight, Recalled, Source
+from stream_app.partition.in_flight import (
+    PRIORITY,
+    EmptyRun,
+    InFlight,
+    Recalled,
+    Source,
+    StreamSuspended,
+)
 from stream_app.partition.intake import Intake
 from stream_app.partition.lanes import Lanes
 from stream_app.partition.places import Limiter, TakenAhead
@@ -36,7 +43,7 @@ class RecordRunner:
     """Runs the records of partition `number`, between `resume` and `stop`.
 
     Attributes:
-        lives: How often the records were started: once for each take-over.
+        take_overs: How often the partition was taken over. Each one starts the records again.
         runs: False as long as records are kept and not started, because the partition is taken over
             again.
     """
@@ -54,7 +61,7 @@ class RecordRunner:
     _unfinished: dict[InFlight, AckTracker] = field(init=False, factory=dict)
     _taken: dict[str, int] = field(init=False, factory=dict)
     _bootstrapped: asyncio.Event = field(init=False, factory=asyncio.Event)
-    lives: int = field(init=False, default=0)
+    take_overs: int = field(init=False, default=0)
     runs: bool = field(init=False, default=False)
 
     def __attrs_post_init__(self) -> None:
@@ -68,14 +75,14 @@ class RecordRunner:
         }
         self._ahead = {source: TakenAhead(self._plan.delivery) for source in self._pipelines}
 
-    # ------------------------------------------------------------------------------ the life of all
+    # ---------------------------------------------------------------------------------- all records
 
     def resume(self) -> None:
-        """Start the unfinished records again, in their order, and from now on those that are taken.
+        """Start the unfinished records again, in their order. `serve` starts new ones from now on.
 
         Leads wait for `admit_leads`.
         """
-        self.lives += 1
+        self.take_overs += 1
         self.runs = True
         self._bootstrapped.clear()
         self._give_up_idle()
@@ -84,10 +91,10 @@ class RecordRunner:
             if self._rows.is_passed(in_flight.consumed):
                 self._drop(in_flight)
             else:
-                line = acks, self._line_of(in_flight)
+                sequence = acks, self._sequence_of(in_flight)
                 in_flight.hold_next()
-                self._start(in_flight, previous.get(line))
-                previous[line] = in_flight.next_may_start
+                self._start(in_flight, previous.get(sequence))
+                previous[sequence] = in_flight.next_may_start
 
     def admit_leads(self) -> None:
         """Let leads start: the commands and callbacks that were there before them are processed."""
@@ -100,19 +107,19 @@ class RecordRunner:
         """
         # First: a record that `serve` takes while the others end is kept for `resume`.
         self.runs = False
-        await cancel([in_flight.run.task for in_flight in self._unfinished])
+        await cancel([in_flight.execution.task for in_flight in self._unfinished])
         self._admission.clear()
         self._give_up_idle()
 
     async def close(self, owning: asyncio.Task[None] | None) -> None:
         """Drop everything at once, and what owns the partition with it."""
         self.runs = False
-        await cancel([owning, *(in_flight.run.task for in_flight in self._unfinished)])
+        await cancel([owning, *(in_flight.execution.task for in_flight in self._unfinished)])
         self._admission.clear()
         for in_flight in self._unfinished:
             # a task that was cancelled before its first step has not done so
             in_flight.release_next()
-            if not in_flight.run.begun:
+            if not in_flight.execution.begun:
                 self._ahead[in_flight.source].leave(in_flight.size)
         self._unfinished.clear()
 
@@ -125,16 +132,16 @@ class RecordRunner:
 
         What bounds what:
 
-        - `line`: which records start one after the other, by the event `next_may_start` of the one
-          before.
+        - `sequence`: which records start one after the other, by the event `next_may_start` of the
+          one before.
         - `Limiter`: the records that have begun, by number and bytes, over all topics of leads, and
           over commands and callbacks. It is taken in `_begin` and given back in `_leave`. Where
           no record is taken ahead, the next one is not even read before there is a place.
         - `TakenAhead`: the records of this topic that were read and have not begun, by number and
           bytes. It matters where workspaces share the partition.
         - `EmptyRun`: input records without a value that follow each other need one step for all.
-        - `lives` and the passed offset: a record that was read before a recovery is not started if
-          another worker may have concluded it meanwhile.
+        - `take_overs` and the passed offset: a record that was read before a recovery is not
+          started if another worker may have concluded it meanwhile.
         - `AckTracker`: only the finished prefix of the stream is acked.
         - `_when_suspended`: before a rebalance, records that only wait are given up.
 
@@ -143,10 +150,11 @@ class RecordRunner:
         """
         acks = AckTracker(stream)
         limiter = self._limiters[source]
-        began = self.lives
+        take_overs_before = self.take_overs
         ahead = self._ahead[source]
         previous = dict[bytes, asyncio.Event]()
         empty_run: EmptyRun | None = None
+        # `Commits` deletes the markers that the committed offset of the stream has passed.
         self._commits.streams[stream.topic] = stream
         self._intake.begin(stream)
         stream.expect(self._rows.passed(stream.topic))
@@ -155,7 +163,7 @@ class RecordRunner:
             async for consumed in stream:
                 # A worker that was cut off before a recovery may hold records that another worker
                 # has concluded.
-                if began != self.lives and self._rows.is_passed(consumed):
+                if take_overs_before != self.take_overs and self._rows.is_passed(consumed):
                     stream.give_up(consumed)
                     continue
                 self._taken[consumed.topic] = self._taken.get(consumed.topic, 0) + 1
@@ -168,12 +176,12 @@ class RecordRunner:
                 self._unfinished[in_flight] = acks
                 self._intake.read(in_flight)
                 ahead.enter(in_flight.size)
-                line = self._line_of(in_flight)
+                sequence = self._sequence_of(in_flight)
                 if self.runs:
-                    self._start(in_flight, previous.get(line))
+                    self._start(in_flight, previous.get(sequence))
                 elif in_flight.suspended.is_set():
                     self._drop(in_flight)  # else the recovery starts it
-                previous[line] = in_flight.next_may_start
+                previous[sequence] = in_flight.next_may_start
                 if source in PRIORITY and self._lanes.shared:
                     await ahead.wait()
                 else:
@@ -198,7 +206,7 @@ class RecordRunner:
 
     def _start(self, in_flight: InFlight, previous: asyncio.Event | None) -> None:
         """Start a record as soon as the previous one lets it."""
-        in_flight.run.task = asyncio.create_task(self._process(in_flight, previous))
+        in_flight.execution.task = asyncio.create_task(self._process(in_flight, previous))
 
     async def _begin(self, in_flight: InFlight, previous: asyncio.Event | None) -> None:
         """Wait for the previous record, and for a place if this one starts for the first time."""
@@ -206,7 +214,8 @@ class RecordRunner:
             with in_flight.waiting():
                 await previous.wait()
             if in_flight.suspended.is_set() and in_flight.attempt is None:
-                raise GiveUp  # as the previous record may have been, which must not be overtaken
+                # The previous record may have been given up, too, and must not be overtaken.
+                raise StreamSuspended
         # Until the bootstrap has ended, a lead may not even be answered from the cache: its person
         # may be suppressed by a command that the bootstrap still has to apply.
         if in_flight.source in PRIORITY and not self._bootstrapped.is_set():
@@ -214,31 +223,31 @@ class RecordRunner:
             try:
                 if in_flight.attempt is None:
                     await in_flight.wait_or_give_up(bootstrapped)
-                else:  # it stays in spite of a suspension, because its outcome must be recorded
+                else:  # A suspension does not end it, because its outcome must be recorded.
                     with in_flight.waiting():
                         await bootstrapped
             finally:
                 bootstrapped.cancel()
-        if in_flight.run.begun:
+        if in_flight.execution.begun:
             return
         await in_flight.limiter.wait()
         # Second look: the stream may have been suspended while there was no place, and another
         # process is to get this record then.
         if in_flight.suspended.is_set():
-            raise GiveUp
+            raise StreamSuspended
         self._ahead[in_flight.source].leave(in_flight.size)
         in_flight.limiter.enter(in_flight.size)
-        in_flight.run.begun = True
+        in_flight.execution.begun = True
 
-    def _line_of(self, in_flight: InFlight) -> bytes:
-        """Return whose records start one after the other.
+    def _sequence_of(self, in_flight: InFlight) -> bytes:
+        """Return the sequence of a record: it starts behind the record before it in that sequence.
 
-        Those are the records of a workspace, where workspaces share the partition. Records whose
-        key names no workspace of the partition are one line.
+        Where workspaces share the partition, each workspace has a sequence of its own, by its name.
+        All other records are in the sequence b"".
         """
         key = in_flight.consumed.key or b""
-        # A run without values is one line whatever its keys are, so that its records are concluded
-        # in their order.
+        # A run without values is in one sequence whatever its keys are, so that its records are
+        # concluded in their order.
         shares = in_flight.source in PRIORITY and self._lanes.shared and in_flight.empty_run is None
         return (
             key
@@ -259,7 +268,7 @@ class RecordRunner:
             # It leaves before the ack: what it has committed is not started again if a recovery
             # begins during the ack.
             await self._leave(in_flight).finish(in_flight)
-        except GiveUp:
+        except StreamSuspended:
             self._leave(in_flight).give_up(in_flight)
         except StateStoreError:
             pass  # `Commits.run` raises it, too; then the record starts again
@@ -270,7 +279,7 @@ class RecordRunner:
 
     def _leave(self, in_flight: InFlight) -> AckTracker:
         """Remove a record: it is no longer under way, and another one may start."""
-        if in_flight.run.begun:
+        if in_flight.execution.begun:
             in_flight.limiter.leave(in_flight.size)
         else:
             self._ahead[in_flight.source].leave(in_flight.size)
@@ -287,7 +296,7 @@ class RecordRunner:
         They must not delay a rebalance or the shutdown.
         """
         for in_flight in list(self._unfinished):
-            if in_flight.suspended.is_set() and in_flight.run.is_idle:
+            if in_flight.suspended.is_set() and in_flight.execution.is_idle:
                 self._drop(in_flight)
 
     def _drop(self, in_flight: InFlight) -> None:

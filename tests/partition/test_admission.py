@@ -17,7 +17,7 @@ from stream_app.domain.model.outcome import Accepted
 from stream_app.domain.plan import Plan
 from stream_app.partition import admission
 from stream_app.partition.admission import AdmissionQueue
-from stream_app.partition.in_flight import GiveUp, InFlight, Source
+from stream_app.partition.in_flight import InFlight, Source, StreamSuspended
 from stream_app.partition.intake import Intake
 from stream_app.partition.lanes import HostWatch, Lanes
 from stream_app.partition.places import Limiter
@@ -145,10 +145,10 @@ async def test_a_suspension_gives_up_leads_of_its_own_stream_only() -> None:
     await asyncio.sleep(0.1)
     suspended.set()
     bench.queue.give_up(suspended)
-    with pytest.raises(GiveUp):
+    with pytest.raises(StreamSuspended):
         await mine
     assert isinstance(await other, Grant)
-    with pytest.raises(GiveUp):
+    with pytest.raises(StreamSuspended):
         await bench.send(in_flight(2, "hot", suspended))
     assert bench.sources() == ["bulk"]
 

@@ -17,7 +17,7 @@ from stream_app.domain.lane.admission import AdmissionRequest, Grant, Held
 from stream_app.domain.model.outcome import Accepted, Refused
 from stream_app.domain.plan import Actor
 from stream_app.partition.admission import AdmissionQueue
-from stream_app.partition.in_flight import GiveUp, InFlight, Recalled, Source
+from stream_app.partition.in_flight import InFlight, Recalled, Source, StreamSuspended
 from stream_app.partition.intake import Intake
 from stream_app.partition.lanes import HostWatch, Lanes
 from stream_app.partition.ports import Observer
@@ -38,7 +38,7 @@ PATIENCE_S: Final = 2.0
 LANES: Final = ("acme", "lane0", "lane1")
 WELL: Final = "gamma"
 SOURCES: Final[tuple[Source, ...]] = ("hot", "retry", "bulk")
-Answer = Grant | Held | GiveUp | Recalled | asyncio.CancelledError
+Answer = Grant | Held | StreamSuspended | Recalled | asyncio.CancelledError
 
 
 class Lead:
@@ -124,7 +124,7 @@ class Admissions(RuleBasedStateMachine):
 
         try:
             lead.answers.append(await self.queue.admit(lead.record, request, ahead))
-        except (GiveUp, Recalled, asyncio.CancelledError) as error:
+        except (StreamSuspended, Recalled, asyncio.CancelledError) as error:
             lead.answers.append(error)
 
     async def _start(self, lead: Lead, request: AdmissionRequest) -> None:
@@ -260,7 +260,7 @@ class Admissions(RuleBasedStateMachine):
 
         waiting = [lead for lead in self.leads if lead.waits]
         self.run(main())
-        assert all(isinstance(lead.answers[-1], GiveUp) for lead in waiting)
+        assert all(isinstance(lead.answers[-1], StreamSuspended) for lead in waiting)
         self._forget_answered()
 
     @rule()

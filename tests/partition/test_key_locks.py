@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_app.domain.model.outcome import Outcome
-from stream_app.partition.in_flight import GiveUp, InFlight
+from stream_app.partition.in_flight import InFlight, StreamSuspended
 from stream_app.partition.key_locks import KeyLocks
 from tests.simulation.schedule import Setup
 from tests.support.partition.bench import Bench
@@ -127,7 +127,7 @@ async def test_a_record_does_not_overtake_an_earlier_one_that_is_given_up_at_the
         suspended.set()
     answers = await asyncio.gather(*waiting, return_exceptions=True)
     assert decided == []
-    assert [type(answer) for answer in answers] == [GiveUp, GiveUp]
+    assert [type(answer) for answer in answers] == [StreamSuspended, StreamSuspended]
 
 
 @virtual_time

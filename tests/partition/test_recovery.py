@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from stream_app.domain.model.outcome import Accepted, Outcome, RateLimited
 from stream_app.domain.model.records import ConsumedRecord, Record
-from stream_app.partition.in_flight import GiveUp, InFlight
+from stream_app.partition.in_flight import InFlight, StreamSuspended
 from stream_app.partition.owner import Erasures
 from stream_app.partition.state import PartitionState
 from tests.simulation.client import MemoryStateStore, NoAnswer
@@ -231,7 +231,7 @@ class StartedAgain:
         return serving
 
     async def _process(self, in_flight: InFlight) -> None:
-        if self.runner.lives == 1:
+        if self.runner.take_overs == 1:
             in_flight.release_next()
             await asyncio.sleep(60.0)
         self.began.append(in_flight.consumed.offset)
@@ -242,7 +242,7 @@ class StartedAgain:
 async def test_a_record_that_was_started_again_does_not_overtake_one_that_is_given_up() -> None:
     async def wait_for_the_lane(in_flight: InFlight) -> None:
         await in_flight.suspended.wait()
-        raise GiveUp
+        raise StreamSuspended
 
     again = StartedAgain(consumed(0), consumed(1))
     serving = await again.begin(wait_for_the_lane)

@@ -14,7 +14,7 @@ from stream_app.domain.lead.identity import people
 from stream_app.domain.model.outcome import Refused
 from stream_app.domain.model.records import ConsumedRecord
 from stream_app.domain.plan import Workspace
-from stream_app.partition.in_flight import GiveUp, InFlight
+from stream_app.partition.in_flight import InFlight, StreamSuspended
 from stream_app.partition.key_locks import KeyLocks
 from stream_app.partition.state import PartitionState
 from tests.simulation.client import MemoryStateStore
@@ -251,7 +251,7 @@ class Runner:
         self.began.append(in_flight.consumed.offset)
         in_flight.release_next()
         await in_flight.suspended.wait()
-        raise GiveUp
+        raise StreamSuspended
 
     async def end(self) -> None:
         self.stream.over.set()

@@ -364,7 +364,7 @@ def person_known_only_once_sent() -> Patch:
 def given_up_makes_no_room() -> Patch:
     def give_up_idle(self: RecordRunner) -> None:
         for in_flight, kept in list(self._unfinished.items()):
-            if in_flight.suspended.is_set() and in_flight.run.is_idle:
+            if in_flight.suspended.is_set() and in_flight.execution.is_idle:
                 del self._unfinished[in_flight]
                 in_flight.release_next()
                 kept.give_up(in_flight)
