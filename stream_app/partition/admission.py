@@ -6,10 +6,10 @@ The topic decides the priority. Bulk leads that return (deferred, replayed) go b
 leads, but share the budget of bulk.
 
 Each lane has a queue of its own. Where several workspaces share a partition, a lead that waits does
-not hold back the records behind it. Such leads stand in a window of the partition, and none waits
-there for longer than `patience_s`. A lead whose turn comes later is deferred until about then. If
-the window is full, the lane with the longest line gives up its last lead. So a lane that cannot
-keep up never takes the place of another one.
+not hold back the records behind it. At most `max_waiting` such leads of the partition wait in
+memory, and none for longer than `patience_s`. A lead whose turn comes later is deferred until about
+then. If more leads wait, the last lead of the longest queue is deferred. So a lane that cannot keep
+up never takes the place of another one.
 
 A lead that is admitted changes its lane and writes its row ahead in one turn of the event loop:
 decide, write ahead, submit, without an await. So no transaction can contain one without the other.
@@ -130,8 +130,8 @@ class AdmissionQueue:
         with in_flight.waiting():
             waiter = self._enter(in_flight, request, step_ahead)
             try:
-                # The window bounds the leads that wait in a shared partition, so they take no place
-                # of the limiter.
+                # `_bound_memory` bounds the leads that wait in a shared partition, so they take no
+                # place of the `Limiter`.
                 outside = self._lanes.shared and not waiter.has_left
                 with in_flight.limiter.released(0) if outside else nullcontext():
                     outcome = await waiter.outcome()
@@ -195,21 +195,22 @@ class AdmissionQueue:
         ):
             answer = self._try_admit(queue, waiter, now)
             if not isinstance(answer, Held):
+                # Most leads of a lane that keeps up leave here, without a place in the queue.
                 waiter.leave(answer)
-                return waiter  # the way of most leads of a lane that keeps up
+                return waiter
             held[waiter.kind] = answer
         self._waiters[in_flight] = waiter
         self._waiting_bytes += waiter.size
         queue.add(waiter)
         self._lengths.set(name, len(queue))
         self._set_wake(queue, waiter, now)
-        self._look_at(name, held)
+        self._admit_waiting(name, held)
         if self._open and self._lanes.shared:
             in_flight.release_next()
-            # Behind `_look_at`: it may have ended the wait of this lead, and both bounds read from
-            # `queue.held` why its kind waits, which that look has set.
+            # Behind `_admit_waiting`: that may have ended the wait of this lead, and it sets
+            # `queue.held`, from which both bounds read why the kind of this lead waits.
             self._bound_wait(queue, waiter)
-            self._bound_window()
+            self._bound_memory()
         return waiter
 
     def settle(self, grant: Grant, outcome: Outcome | None, *, has_slot: bool) -> Settlement:
@@ -316,17 +317,17 @@ class AdmissionQueue:
     def pump_lane(self, name: str) -> None:
         """Admit each lead of a lane that may go now, and set a timer for the next one.
 
-        Called on every change.
+        Called on every change of the lane or of its queue, and by the timer.
         """
         try:
-            self._look_at(name)
+            self._admit_waiting(name)
         except Exception as bug:  # noqa: BLE001 - an exception in a timer is only logged, and the lane would stall
             self.end(bug)
 
-    def _look_at(self, name: str, held: dict[Kind, Held] | None = None) -> None:
+    def _admit_waiting(self, name: str, held: dict[Kind, Held] | None = None) -> None:
         """Admit the leads of a lane in their order, and end the wait of those that must not wait.
 
-        `held`: the kinds of which it is known that they must wait.
+        `held`: the kinds that are known to wait, with their reasons.
         """
         queue = self._queues.get(name)
         if not queue or not self._open:
@@ -428,8 +429,8 @@ class AdmissionQueue:
         if self._patience.comes_too_late(queue, waiter, now):
             self._defer(queue, waiter, why_deferred(queue, waiter), now)
 
-    def _bound_window(self) -> None:
-        """Defer the last leads of the longest lines until the waiting leads fit into the window."""
+    def _bound_memory(self) -> None:
+        """Defer the last lead of the longest queue until no more leads wait than may."""
         delivery = self._plan.delivery
         while len(self._waiters) > delivery.max_waiting or self._waiting_bytes > MAX_WAITING_BYTES:
             queue = self._queues[self._lengths.highest_key]

@@ -48,12 +48,10 @@ Kind = tuple[str, bool]
 them are.
 """
 
-Group = Literal["again"] | Source
-"""`again`: leads that Clay did not take, for their next attempt. The others are grouped by their
-topic.
-"""
+Group = Literal["next_attempt"] | Source
+"""`next_attempt`: leads that Clay did not take. The others are grouped by their topic."""
 
-_GROUPS: Final[tuple[Group, ...]] = ("again", *sorted(PRIORITY, key=PRIORITY.__getitem__))
+_GROUPS: Final[tuple[Group, ...]] = ("next_attempt", *sorted(PRIORITY, key=PRIORITY.__getitem__))
 _MOST_OWED: Final = 2.0
 _number: Final = attrgetter("number")
 
@@ -95,7 +93,7 @@ class Waiter:
         self.number = number
         self.since_ms = since_ms
         self.kind: Kind = (request.destination.alias, request.bulk)
-        self.group: Group = "again" if request.not_before_ms else in_flight.source
+        self.group: Group = "next_attempt" if request.not_before_ms else in_flight.source
         self.ready = False
         self._outcome: asyncio.Future[WaitOutcome] = asyncio.get_running_loop().create_future()
 
@@ -135,7 +133,7 @@ class LaneQueue:
     Attributes:
         workspace: Its name.
         in_flight: POSTs of the lane that are under way.
-        held: Why the leads of each kind are held, as of the last look.
+        held: Why the leads of each kind are held, as admission found when it last tried them.
         wakes: The time (epoch ms) from which on `pop_woken` returns a lead, by its number.
     """
 
@@ -257,6 +255,6 @@ class LaneQueue:
                 self._owed[sender] = min(_MOST_OWED, self._owed.get(sender, 0.0) + share)
 
     def _rank(self, group: Group) -> int:
-        if group == "again":
+        if group == "next_attempt":
             return -2
         return -1 if self._owed.get(group, 0.0) >= 1.0 else PRIORITY[group]

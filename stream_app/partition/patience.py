@@ -70,7 +70,7 @@ class Patience:
     def comes_too_late(self, queue: LaneQueue, waiter: Waiter, now: Now) -> bool:
         """Return True if the turn of a ready lead comes later than it may wait."""
         begins_ms = max(now.epoch_ms, ends_ms(queue.held[waiter.kind]))
-        return begins_ms + self._line_ms(queue, waiter) > self.until_ms(waiter, now)
+        return begins_ms + self._queue_ms(queue, waiter) > self.until_ms(waiter, now)
 
     def deferred(self, queue: LaneQueue, waiter: Waiter, held: Held, now: Now) -> Held:
         """Return the outcome of a deferred lead, with about the time of its turn.
@@ -78,7 +78,7 @@ class Patience:
         Its turn is behind those that were deferred before.
         """
         name = queue.workspace
-        at_ms = max(held.back_ms or ends_ms(held), now.epoch_ms + self._line_ms(queue, waiter))
+        at_ms = max(held.back_ms or ends_ms(held), now.epoch_ms + self._queue_ms(queue, waiter))
         per_s = sends_per_s(self._lanes.policy(name), self._lanes[name])
         key = (name, waiter.request.bulk)
         returned = waiter.in_flight.source == "retry"
@@ -90,8 +90,8 @@ class Patience:
         )
         return msgspec.structs.replace(held, defer=True, back_ms=due_ms)
 
-    def _line_ms(self, queue: LaneQueue, waiter: Waiter) -> int:
-        """How long the lane needs for the leads that go before this one."""
+    def _queue_ms(self, queue: LaneQueue, waiter: Waiter) -> int:
+        """How long the lane needs for the leads before this one in the queue."""
         if not waiter.ready:
             return 0
         name = queue.workspace

@@ -25,8 +25,8 @@ class Limiter:
     A record always enters; the next one waits until a place is free.
 
     A record that waits for a lock gives its place up meanwhile. Ten times as many of those are
-    allowed. One that waits in the window of a shared partition (`admission.py`) gives its place up,
-    too.
+    allowed. One that waits for admission in a shared partition gives its place up, too, because
+    `AdmissionQueue` bounds those.
     """
 
     def __init__(self, places: int) -> None:

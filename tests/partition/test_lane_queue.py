@@ -18,7 +18,7 @@ from tests.simulation.schedule import Setup, plan_of
 from tests.support.partition.virtual import VirtualClock, in_flight, nothing_ahead, virtual_time
 
 SOURCES: tuple[Source, ...] = ("hot", "retry", "bulk")
-GROUPS = ("again", *SOURCES)
+GROUPS = ("next_attempt", *SOURCES)
 SHARES: dict[Source, float] = {"retry": 0.5, "bulk": 0.25}
 
 
@@ -40,7 +40,7 @@ async def test_the_line_of_a_lane_is_that_of_plain_lists(seed: int) -> None:
     ]
 
     def rank(waiter: Waiter) -> tuple[int, int]:
-        if waiter.group == "again":
+        if waiter.group == "next_attempt":
             return -2, waiter.number
         return -1 if owed.get(waiter.group, 0.0) >= 1.0 else PRIORITY[waiter.group], waiter.number
 

@@ -64,7 +64,7 @@ def all_lanes_stand_in_one_line() -> Patch:
     real = AdmissionQueue._bound_wait
 
     def bound_wait(self: AdmissionQueue, queue: LaneQueue, waiter: Waiter) -> None:
-        with patch.object(Patience, "_line_ms", lambda *_: 1_000 * (len(self._waiters) - 1)):
+        with patch.object(Patience, "_queue_ms", lambda *_: 1_000 * (len(self._waiters) - 1)):
             real(self, queue, waiter)
 
     return patch.object(AdmissionQueue, "_bound_wait", bound_wait)
