@@ -22,8 +22,8 @@ from stream_app.kafka.connection import KafkaConnection
 _HEARTBEAT_S: Final = 0.5
 
 
-class Owner(Protocol):
-    """Holds the state of the partitions that this process owns.
+class OwnedPartitions(Protocol):
+    """The partitions that this process owns, with their state. `worker.Worker` is one.
 
     Calls of `assigned` and `revoked` do not overlap. An exception raised by either stops the
     worker.
@@ -55,9 +55,9 @@ class StateTable(faust.Table):  # type: ignore[misc]  # faust ships no types
     owner, never by Faust, so that a row is committed together with its events.
     """
 
-    def __init__(self, app: Any, *, owner: Owner, **options: Any) -> None:
+    def __init__(self, app: Any, *, owned: OwnedPartitions, **options: Any) -> None:
         super().__init__(app, key_type=bytes, value_type=bytes, **options)
-        self.owner = owner
+        self.owned_partitions = owned
 
     def on_key_set(self, key: bytes, value: bytes) -> NoReturn:
         raise TypeError(
@@ -69,16 +69,16 @@ class StateTable(faust.Table):  # type: ignore[misc]  # faust ships no types
             "the state table is read-only: delete rows with the partition's TransactionalState",
         )
 
-    def _new_store(self) -> StateStore:
-        return StateStore("memory://", self.app, self, table_name=self.name, loop=self.loop)
+    def _new_store(self) -> OwnedRowsStore:
+        return OwnedRowsStore("memory://", self.app, self, table_name=self.name, loop=self.loop)
 
 
-class StateStore(memory.Store):  # type: ignore[misc]  # faust ships no types
-    """Reads the owner's rows, and passes on which partitions were assigned and revoked.
+class OwnedRowsStore(memory.Store):  # type: ignore[misc]  # faust ships no types
+    """Reads the rows of the owned partitions, and passes on what was assigned and revoked.
 
     Upstream's in-memory store keeps one dict for all partitions and fills it from the changelog row
-    by row. This store has no rows of its own: the owner loads them in bulk after it has fenced the
-    previous owner.
+    by row. This store has no rows of its own: the owner of a partition loads them in bulk after it
+    has fenced the previous owner.
     """
 
     def __post_init__(self) -> None:
@@ -86,7 +86,7 @@ class StateStore(memory.Store):  # type: ignore[misc]  # faust ships no types
 
     @property
     def data(self) -> Mapping[bytes, bytes]:
-        rows: Mapping[bytes, bytes] = self.table.owner.rows
+        rows: Mapping[bytes, bytes] = self.table.owned_partitions.rows
         return rows
 
     async def on_rebalance(
@@ -109,16 +109,16 @@ class StateStore(memory.Store):  # type: ignore[misc]  # faust ships no types
         lost = self.owned - kept
         if lost:
             self.owned -= lost
-            await self.table.owner.revoked(lost)
+            await self.table.owned_partitions.revoked(lost)
 
     async def on_recovery_completed(self, active_tps: set[Any], standby_tps: set[Any]) -> None:
         new = {tp.partition for tp in active_tps} - self.owned
         if not new:
             return
         try:
-            await self.table.owner.assigned(new)
+            await self.table.owned_partitions.assigned(new)
         except BaseException:
-            await self.table.owner.revoked(new)
+            await self.table.owned_partitions.revoked(new)
             raise
         self.owned |= new
 
@@ -187,8 +187,8 @@ class App(SafeApp):
 
         return add
 
-    def add_state_table(self, topic: str, owner: Owner) -> None:
-        """Add a table with the rows of `owner`.
+    def add_state_table(self, topic: str, owned: OwnedPartitions) -> None:
+        """Add a table with the rows of `owned`.
 
         Its name is `topic`, and the topic of that name is its changelog.
         """
@@ -197,7 +197,7 @@ class App(SafeApp):
         self.tables.add(
             StateTable(
                 self,
-                owner=owner,
+                owned=owned,
                 name=topic,
                 partitions=partitions,
                 changelog_topic=changelog,

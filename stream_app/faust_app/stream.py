@@ -38,31 +38,31 @@ class PartitionStream:
         ended: True when the generation has ended.
     """
 
-    def __init__(self, source: Generations, first: Any) -> None:
+    def __init__(self, streams: Generations, first: Any) -> None:
         message = first.message
         self.topic: str = message.topic
         self.partition: int = message.partition
-        self.suspended: asyncio.Event = source.suspended
+        self.suspended: asyncio.Event = streams.suspended
         self.ended = False
-        self._source = source
+        self._streams = streams
         self._tp = message.tp
         self._generation = message.generation_id
-        self._next_offset: int | None = source.consumer.resume_at.get(message.tp)
+        self._next_offset: int | None = streams.consumer.resume_at.get(message.tp)
         self._held: dict[int, Any] = {}
 
     def __aiter__(self) -> AsyncIterator[ConsumedRecord]:
         return self
 
     async def __anext__(self) -> ConsumedRecord:
-        event = await self._source.take(self._generation)
+        event = await self._streams.take(self._generation)
         if event is None:
             self.ended = True
             raise StopAsyncIteration
         message = event.message
         offset: int = message.offset
-        self._source.consumer.in_flight[self._tp][offset] = None
+        self._streams.consumer.in_flight[self._tp][offset] = None
         if self._next_offset not in (None, offset) and not await self._verify_gap(offset):
-            self._source.consumer.give_up(message)
+            self._streams.consumer.give_up(message)
             raise StopAsyncIteration
         self._held[offset] = event
         self._next_offset = offset + 1
@@ -86,11 +86,11 @@ class PartitionStream:
         event = self._held.pop(consumed.offset, None)
         if event is None:
             return
-        if self._generation != self._source.app.consumer_generation_id:
-            self._source.consumer.give_up(event.message)
+        if self._generation != self._streams.app.consumer_generation_id:
+            self._streams.consumer.give_up(event.message)
             return
-        self._source.consumer.in_flight[self._tp].pop(consumed.offset, None)
-        await self._source.stream.ack(event)
+        self._streams.consumer.in_flight[self._tp].pop(consumed.offset, None)
+        await self._streams.stream.ack(event)
 
     def give_up(self, consumed: ConsumedRecord) -> None:
         """Drop a record without an ack.
@@ -99,7 +99,7 @@ class PartitionStream:
         """
         event = self._held.pop(consumed.offset, None)
         if event is not None:
-            self._source.consumer.give_up(event.message)
+            self._streams.consumer.give_up(event.message)
 
     def expect(self, offset: int) -> None:
         """Declare all records before `offset` concluded.
@@ -111,7 +111,7 @@ class PartitionStream:
 
     def committed(self) -> int | None:
         """Return the offset at which a successor would start now, None before the first commit."""
-        offset: int | None = self._source.consumer._committed_offset[self._tp]
+        offset: int | None = self._streams.consumer._committed_offset[self._tp]
         return offset
 
     async def _verify_gap(self, offset: int) -> bool:
@@ -121,7 +121,7 @@ class PartitionStream:
             True if none was, False if the flow was suspended during the check.
         """
         checking = asyncio.create_task(
-            self._source.app.gaps.verify(self._tp, self._next_offset or 0, offset),
+            self._streams.app.gaps.verify(self._tp, self._next_offset or 0, offset),
         )
         suspended = asyncio.create_task(self.suspended.wait())
         try:
@@ -247,8 +247,7 @@ class GapCheck:
     Attributes:
         empty: the number of harmless gaps so far.
         on_expired: called with topic, partition, first offset and end offset of records that
-            retention removed. Set it before the app starts, because a loss that nobody hears of is
-            the worst one.
+            retention removed. Set it before the app starts, so that no loss goes unreported.
     """
 
     def __init__(self, connection: KafkaConnection) -> None:

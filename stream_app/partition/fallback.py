@@ -1,14 +1,12 @@
 """The fallback: results that are served without Clay, top to bottom.
 
-    cache_first, before the lane is asked:  a fresh result of that person          ->
-    served_from_cache, nothing is paid hold = "degrade", when the lane holds:  a fresh result -> a
-    stale one          -> served_from_cache
-                                            (also for a person who came before under another id)
-                                            the lead's own fields, and other leads of its company,
-                                            provisionally
-                                                                                   ->
-                                                                                   served_locally,
-                                                                                   then deferred
+    cache_first, before the lane is asked:
+        a fresh result of that person -> served_from_cache, and nothing is paid
+    hold = "degrade", when the lane holds:
+        a fresh result, else a stale one -> served_from_cache,
+            also for a person who came before under another id
+        the lead's own fields, and those of other leads of its company, provisionally
+            -> served_locally, then deferred
 
 A result states its source and age, and each field where it comes from. A deferred lead is sent when
 its lane goes on. Its result is then a higher version of the same lead. A lead that may be at Clay,
@@ -62,7 +60,7 @@ class Fallback:
     _commits: Commits
     _would_hold: Callable[[Destination, bool], bool]  # see `AdmissionQueue`
     _cache: Cache | None
-    _local: Callable[[Mapping[str, Scalar]], dict[str, tuple[Scalar, str]]]
+    _local_facts: Callable[[Mapping[str, Scalar]], dict[str, tuple[Scalar, str]]]
 
     async def serve_cached_first(
         self,
@@ -139,7 +137,7 @@ class Fallback:
             return []  # it has a result already, or would never get a better one
         now_ms = self._clock.now_ms()
         fields, provenance = shown(NOTHING, shared(self._plan.cache, person, company, now_ms))
-        for name, (value, source) in self._local(resolved.lead.fields).items():
+        for name, (value, source) in self._local_facts(resolved.lead.fields).items():
             if name not in fields:
                 fields[name] = value
                 provenance[name] = FieldOrigin(source, now_ms)

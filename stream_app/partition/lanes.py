@@ -48,7 +48,7 @@ _EVERY_S: Final = 1.0
 class Lanes:
     """The lanes of the workspaces that live in partition `number`, by workspace.
 
-    For `previous` see `WorkerParts`.
+    For `last_known` see `WorkerParts.last_known_lanes`.
 
     Each view has the positions of the partition in its topics. They change with each record, so
     they alone do not make a view change: one view a second shows them, whichever lane it is of.
@@ -59,7 +59,7 @@ class Lanes:
     _clock: Clock
     _observer: Observer
     _intake: Intake
-    _previous: dict[str, Lane] = field(factory=dict)
+    _last_known: dict[str, Lane] = field(factory=dict)
     # The detectors are in no row, because a new owner has sent nothing.
     stalls: dict[str, StallDetector] = field(init=False, factory=lambda: defaultdict(StallDetector))
     _lanes: dict[str, Lane] = field(init=False, factory=dict)
@@ -115,7 +115,7 @@ class Lanes:
         Raises:
             RowUnreadable: A row does not decode, or its lane belongs to another partition.
         """
-        self._previous.update(self._lanes)
+        self._last_known.update(self._lanes)
         for memory in (self._lanes, self._shown, self._uncommitted, self._due, self.stalls):
             memory.clear()
         self._positions = {}
@@ -128,7 +128,7 @@ class Lanes:
             self._lanes[lane.workspace] = for_new_owner(
                 lane,
                 now_ms,
-                self._previous.get(lane.workspace),
+                self._last_known.get(lane.workspace),
             )
         self.reconfigured()
         self.publish_all()
@@ -273,9 +273,9 @@ class Lanes:
     def gone(self) -> None:
         """Report the lanes as gone.
 
-        They are kept as `previous`, in case they are assigned to this process again.
+        They are kept as `last_known_lanes`, in case they are assigned to this process again.
         """
-        self._previous.update(self._lanes)
+        self._last_known.update(self._lanes)
         for name in self._lanes:
             self._observer.lane_gone(name)
 

@@ -276,7 +276,7 @@ def _lead_pipeline(state: PartitionState, parts: WorkerParts) -> LeadPipeline:
             commits=state.commits,
             would_hold=state.admission.would_hold,
             cache=parts.cache,
-            local=parts.local,
+            local_facts=parts.local_facts,
         ),
     )
 

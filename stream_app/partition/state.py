@@ -42,10 +42,10 @@ class WorkerParts:
         reload: Reads the configuration again for the command with this id, and applies what can
             change while the worker runs.
         cache: The results that the fallback serves; None: there are none.
-        local: Derives fields from a lead's own fields: by name the value, and the name of the field
-            it is from.
-        previous: The lanes as this process last knew them, by workspace. The process keeps them
-            between assignments.
+        local_facts: Derives fields from a lead's own fields: by name the value, and the name of the
+            field it is from.
+        last_known_lanes: The lanes as this process last knew them, by workspace. The process keeps
+            them between assignments.
         spacing_s: The shortest time from the end of a transaction to the start of the next one, in
             seconds.
     """
@@ -58,8 +58,8 @@ class WorkerParts:
     still_member: Callable[[], Awaitable[float]]
     reload: Callable[[str], Awaitable[CommandResult]] = _no_reload
     cache: Cache | None = None
-    local: Callable[[Mapping[str, Scalar]], dict[str, tuple[Scalar, str]]] = lambda _: {}
-    previous: dict[str, Lane] = field(default_factory=dict)
+    local_facts: Callable[[Mapping[str, Scalar]], dict[str, tuple[Scalar, str]]] = lambda _: {}
+    last_known_lanes: dict[str, Lane] = field(default_factory=dict)
     spacing_s: float = 0.1
 
 
@@ -77,7 +77,7 @@ class PartitionState:
         self.observer = observer = parts.observer
         self.rows = rows = Rows(number, int(plan.delivery.freshness_days * 86_400_000))
         self.intake = intake = Intake()
-        self.lanes = lanes = Lanes(number, plan, clock, observer, intake, parts.previous)
+        self.lanes = lanes = Lanes(number, plan, clock, observer, intake, parts.last_known_lanes)
         self.hosts = HostWatch(plan, lanes, clock, parts.clay)
         self.deadlines = DeadlineQueue(plan, rows, lanes)
         self.commits = Commits(

@@ -58,46 +58,6 @@ _LANES_WITHIN_S: Final = 20.0
 _SILENT_S: Final = 10.0  # five heartbeats: as long as none is accepted, nothing can be committed
 
 
-async def _restarted(run: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run until cancelled.
-
-    An error of the cache affects no lead: it is logged, and the task restarts.
-    """
-    while True:
-        try:
-            await run()
-        except Exception as bug:  # noqa: BLE001 - a cache that fails must not end the worker
-            log.get("cache").error("cache_trouble", error=type(bug).__name__, exc_info=True)
-        await asyncio.sleep(_PAUSE_S)
-
-
-@asynccontextmanager
-async def open_cache(settings: Settings, registry: CollectorRegistry) -> AsyncIterator[Cache]:
-    """Open the cache of one worker. Redis may be unavailable at any time."""
-    if settings.redis.url_env is None:
-        yield MemoryCache()
-        return
-    # These would be 8 % of the imports of a worker that uses no Redis.
-    from stream_app.cache.redis import RedisCache, redis_link
-
-    calls = Counter(
-        "stream_app_redis_calls",
-        "Calls to Redis: ok, failed, or skipped for a while because several failed.",
-        ("outcome",),
-        registry=registry,
-    )
-    prefix = f"{settings.kafka.namespace}stream-app:"
-    url = settings.secrets[settings.redis.url_env]
-    kept = settings.redis
-    async with redis_link(
-        url,
-        kept.timeout_s,
-        kept.ca_file,
-        lambda outcome: calls.labels(outcome).inc(),
-    ) as link:
-        yield RedisCache(link, prefix, int(settings.cache.stale_days * DAY_MS / 1000))
-
-
 async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
     """Run `stream-app worker` until SIGTERM or SIGINT. Raises the error that ended it otherwise.
 
@@ -132,7 +92,7 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
         clay = Webhooks(client, configuration.endpoints, metrics.posted, host_check)
         cache = await stack.enter_async_context(open_cache(settings, registry))
         local_clock = Clock()
-        previous = dict[str, Lane]()
+        last_known_lanes = dict[str, Lane]()
 
         def parts_now() -> WorkerParts:
             return WorkerParts(
@@ -144,8 +104,8 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
                 still_member=app.consumer.membership(),
                 reload=configuration.reload,
                 cache=cache,
-                local=local_facts,
-                previous=previous,
+                local_facts=local_facts,
+                last_known_lanes=last_known_lanes,
             )
 
         worker = Worker(partition_builder(settings, parts_now, topics, clock, view), refresh)
@@ -197,6 +157,45 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
         )
         await run_app(app, broker_wait_s=settings.kafka.broker_wait_s, beside=background)
         logger.info("worker_stopped")
+
+
+def clay_client(settings: Settings, egress: Egress) -> ClayClient:
+    """Return the worker's Clay client, with a connection for every lead that may be in flight."""
+    delivery = settings.delivery
+    return ClayClient(
+        request_timeout_s=delivery.request_timeout_s,
+        connect_timeout_s=delivery.connect_timeout_s,
+        pool_timeout_s=min(5.0, (delivery.request_timeout_s - delivery.connect_timeout_s) / 2),
+        max_connections=delivery.max_in_flight * settings.kafka.partitions,
+        keepalive_s=settings.egress.keepalive_s,
+        egress=egress,
+    )
+
+
+@asynccontextmanager
+async def open_cache(settings: Settings, registry: CollectorRegistry) -> AsyncIterator[Cache]:
+    """Open the cache of one worker. Redis may be unavailable at any time."""
+    if settings.redis.url_env is None:
+        yield MemoryCache()
+        return
+    # These would be 8 % of the imports of a worker that uses no Redis.
+    from stream_app.cache.redis import RedisCache, redis_link
+
+    calls = Counter(
+        "stream_app_redis_calls",
+        "Calls to Redis: ok, failed, or skipped for a while because several failed.",
+        ("outcome",),
+        registry=registry,
+    )
+    prefix = f"{settings.kafka.namespace}stream-app:"
+    url = settings.secrets[settings.redis.url_env]
+    async with redis_link(
+        url,
+        settings.redis.timeout_s,
+        settings.redis.ca_file,
+        lambda outcome: calls.labels(outcome).inc(),
+    ) as link:
+        yield RedisCache(link, prefix, int(settings.cache.stale_days * DAY_MS / 1000))
 
 
 def partition_builder(
@@ -333,14 +332,14 @@ async def lanes_that_move(
         ]
 
 
-def clay_client(settings: Settings, egress: Egress) -> ClayClient:
-    """Return the worker's Clay client, with a connection for every lead that may be in flight."""
-    delivery = settings.delivery
-    return ClayClient(
-        request_timeout_s=delivery.request_timeout_s,
-        connect_timeout_s=delivery.connect_timeout_s,
-        pool_timeout_s=min(5.0, (delivery.request_timeout_s - delivery.connect_timeout_s) / 2),
-        max_connections=delivery.max_in_flight * settings.kafka.partitions,
-        keepalive_s=settings.egress.keepalive_s,
-        egress=egress,
-    )
+async def _restarted(run: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run a task of the cache until cancelled.
+
+    Its errors affect no lead: each is logged, and the task is started again after a pause.
+    """
+    while True:
+        try:
+            await run()
+        except Exception as bug:  # noqa: BLE001 - a cache that fails must not end the worker
+            log.get("cache").error("cache_trouble", error=type(bug).__name__, exc_info=True)
+        await asyncio.sleep(_PAUSE_S)

@@ -11,7 +11,7 @@ Facts Field Filter Find Format HEADERS Handler Headers K KEPT_S Kept Keys Lane L
 Line Log MEANING MOST_BYTES MOST_CHANGES MOST_FIELDS MOST_IMPORTS MOST_LANES MOST_VALUE_BYTES
 Meter NAMES NOTHING OTHERS OVERDUE PREFIX PartitionStream Place Position Positive Process
 Processes Progress Put REASON RETRY_AFTER_S ROWS Read Receiver Refusal Remains S STATES
-Settings Share StateStore Submission T UNREADABLE View Views WEBHOOK_PATH WORDS WaitingLead
+Settings Share Submission T UNREADABLE View Views WEBHOOK_PATH WORDS WaitingLead
 Webhook Which Whole Workspace answered app begin begun body_of build_app cancel causes
 clay_setup clock command_row count current decode define_agents digest due_ms duration end
 ended explain export find gateway_answers given_up headers_of host_checked in_words is_at_rest

@@ -95,7 +95,7 @@ def a_lead_is_paid_by_another_lane() -> Patch:
 
 @mutant("2", hunt=lambda: map(crowded, range(200)))
 def a_lead_that_leaves_the_window_is_forgotten() -> Patch:
-    real = AdmissionQueue._bound_window
+    real = AdmissionQueue._bound_memory
     stack = ExitStack()
 
     def bound_window(self: AdmissionQueue) -> None:
@@ -106,5 +106,5 @@ def a_lead_that_leaves_the_window_is_forgotten() -> Patch:
         ):
             real(self)
 
-    stack.enter_context(patch.object(AdmissionQueue, "_bound_window", bound_window))
+    stack.enter_context(patch.object(AdmissionQueue, "_bound_memory", bound_window))
     return stack

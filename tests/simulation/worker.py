@@ -277,7 +277,7 @@ class Worker:
                 observer=Said(lambda text: world.say(self.process, text)),
                 alarm=self._alarm,
                 still_member=self._still_member,
-                previous=self._previous,
+                last_known_lanes=self._previous,
                 spacing_s=world.spacing_s,
             ),
         )

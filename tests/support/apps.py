@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 
-from stream_app.faust_app.app import App, Owner
+from stream_app.faust_app.app import App, OwnedPartitions
 from stream_app.faust_app.stream import Generations, PartitionStream
 
 Handler = Callable[[PartitionStream], Awaitable[None]]
@@ -12,7 +12,7 @@ Handler = Callable[[PartitionStream], Awaitable[None]]
 def app_with(
     app: App,
     handlers: Mapping[str, Handler],
-    owner: Owner | None = None,
+    owner: OwnedPartitions | None = None,
     state: str = "",
 ) -> App:
     """The app with one agent for each topic of `handlers`, and the rows of `owner` as the table

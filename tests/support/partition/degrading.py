@@ -45,7 +45,7 @@ class DegradingBench(Bench):
     ) -> None:
         self.cache = MemoryCache() if cache is None else cache
         setup = Setup(callbacks=True, credits_per_day=0, hold="degrade")
-        super().__init__(setup, clay_takes_s=0.0, cache=self.cache, local=facts)
+        super().__init__(setup, clay_takes_s=0.0, cache=self.cache, local_facts=facts)
         self.change_workspaces(**of_workspace)
         main = self.plan.destinations["acme-main"]
         self.plan.destinations["acme-main"] = msgspec.structs.replace(main, cache_first=cache_first)
