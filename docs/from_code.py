@@ -22,7 +22,7 @@ from stream_app.cli.base import EXIT_CODE_OF, EXIT_CODES, NO
 from stream_app.config import Settings
 from stream_app.config.load import keys_of
 from stream_app.domain.delivery.envelope import HEADERS, Envelope
-from stream_app.domain.delivery.recorder import rejected
+from stream_app.domain.delivery.recorder import rejected_copy
 from stream_app.domain.delivery.state_machine import NEXT
 from stream_app.domain.delivery.suppression import TEXT as SUPPRESSED
 from stream_app.domain.lane.holds import REASONS
@@ -361,7 +361,8 @@ def _disposition(reason: str) -> str:
     """Return the disposition that the worker gives a dead letter of this reason."""
     consumed = ConsumedRecord("leads", 0, 0, None, None)
     bad = Unreadable(reason, "")
-    dead_letter = rejected(Settings().plan, consumed, Envelope(origin="leads/0/0"), bad, "", "", 0)
+    envelope = Envelope(origin="leads/0/0")
+    dead_letter = rejected_copy(Settings().plan, consumed, envelope, bad, "", "", 0)
     return f"`{dict(dead_letter.headers)[HEADERS['disposition']].decode()}`"
 
 

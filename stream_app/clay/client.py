@@ -1,10 +1,10 @@
 """The Clay client: one POST, one outcome.
 
-A request counts as uncertain unless it is proved that nothing was sent.
-
-It sends through an httpx transport of ours (docs/decisions/03-transport.md), whose `NotSent` is
-that proof. This client never sends a request twice; a test counts the requests. Only `Webhooks`
-turns an alias and a webhook id into a URL and a token.
+The status of an answer decides the outcome (`domain/model/outcome.py`). Without an answer the lead
+is uncertain, unless it is proved that nothing was sent. The client sends through `Transport`, an
+httpx transport (docs/decisions/03-transport.md), whose `NotSent` is that proof. It never sends a
+request twice; a test counts the requests. `Webhooks`, which the pipeline calls, turns an alias and
+a webhook id into a URL and a token.
 """
 
 import asyncio
@@ -184,7 +184,7 @@ class ClayClient:
         """
         target = self._target(webhook_url, token)
         started = asyncio.get_running_loop().time()
-        if not await self._has_connection():
+        if not await self._acquire_connection():
             return _unsent("pool_timeout", _since_ms(started))
         try:
             return await self._exchange(
@@ -196,8 +196,8 @@ class ClayClient:
         finally:
             self._connections.release()
 
-    async def _has_connection(self) -> bool:
-        """Acquire a connection slot. False if none became free in time."""
+    async def _acquire_connection(self) -> bool:
+        """Acquire one of `max_connections`. False if none became free in time."""
         # The fast path avoids a timeout, which costs more than the semaphore.
         if not self._connections.locked():
             return await self._connections.acquire()
@@ -237,6 +237,8 @@ class ClayClient:
                 answered = now()
                 stream = response.stream
                 is_success = 200 <= response.status_code <= 299
+                # The body of an accepted lead says nothing. It is read only if its connection could
+                # not be used again otherwise.
                 is_read = isinstance(stream, ResponseBody) and stream.is_whole
                 if is_test or not (is_success and is_read):
                     limit.reschedule(min(give_up_at, answered + _ANSWER_WAIT_S))
@@ -247,6 +249,7 @@ class ClayClient:
             if response is None:
                 reason = _uncertain(exc)
                 return Uncertain(reason, _since_ms(begun), text=UNCERTAIN_TEXT[reason])
+            # Otherwise only the body broke off or took too long: the status is known.
         latency_ms = round((answered - begun) * 1000)
         if is_success and not is_test:
             # `classify` would return the same, at a higher cost.

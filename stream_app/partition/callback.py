@@ -2,8 +2,8 @@
 
 It settles its lead once, or it is reported as unmatched.
 
-    bytes -> decode -> does it settle the lead? -> lock the lead -> book the cost -> result ->
-    commit -> ack
+    bytes -> decode -> does it settle the lead? -> lock the lead -> look again -> result
+          -> book the cost -> commit -> ack
 
 The row, its events, the result, the lane's budget and the callback's marker are one step. A
 callback never waits for admission. A lead that waits for admission while its callback waits for the
@@ -19,7 +19,7 @@ from attrs import define
 from stream_app.clock import Clock
 from stream_app.domain.callback.interpret import booked, read_callback, result_of
 from stream_app.domain.delivery.envelope import Envelope
-from stream_app.domain.delivery.recorder import DeliveryRecorder, brief
+from stream_app.domain.delivery.recorder import DeliveryRecorder, step_without_row
 from stream_app.domain.delivery.resolve import LeadRef
 from stream_app.domain.delivery.state_machine import (
     CONCLUDED,
@@ -112,8 +112,8 @@ class CallbackPipeline:
             await self._conclude_unmatched(in_flight, "callback_unmatched", result, callback, row)
             return
         # The bootstrap and the stream may both have this callback, and the other copy may have had
-        # the lock before. False comes without a suspension, so the row and the version above are
-        # still those of now when the step is submitted.
+        # the lock before. Where `is_concluded` returns False it has not suspended, so the row and
+        # the version above are still current when the step is submitted.
         if await self._commits.is_concluded(in_flight):
             return
         destination = self._plan.destinations[callback.destination]
@@ -137,8 +137,8 @@ class CallbackPipeline:
             callback,
             now_ms,
         )
-        # The budget may have room again, or a suspension has ended. The leads that this lets go are
-        # admitted behind the step below.
+        # The budget may have room again, or a suspension may have ended. The leads that can go now
+        # are admitted behind the step below.
         self._pump_soon(callback.workspace)
         why = Reason(
             "repaired" if callback.repaired else "",
@@ -188,7 +188,7 @@ class CallbackPipeline:
         lead_id = callback.lead_id if callback else ""
         now_ms = self._clock.now_ms()
         destination = self._plan.destinations[callback.destination] if callback else None
-        step = brief(
+        step = step_without_row(
             self._plan,
             in_flight.consumed,
             envelope,

@@ -41,7 +41,7 @@ from stream_app.domain.delivery.parked import (
     rows_of_lead,
     settle_lead,
 )
-from stream_app.domain.delivery.recorder import WriteBatch, brief, event_record
+from stream_app.domain.delivery.recorder import WriteBatch, event_record, step_without_row
 from stream_app.domain.delivery.state_machine import CONCLUDED, Reason, delivery_key, mark_key
 from stream_app.domain.delivery.suppression import (
     Suppression,
@@ -292,7 +292,7 @@ class CommandPipeline:
         )
         envelope = Envelope(origin=consumed.record_id)
         why = Reason(command.id, text)
-        step = brief(
+        step = step_without_row(
             self._plan,
             consumed,
             envelope,

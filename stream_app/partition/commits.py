@@ -156,7 +156,7 @@ class Commits:
             await asyncio.sleep(max(0.0, ended + self._spacing_s - now()))
             # Behind the sleep: what was submitted meanwhile goes into this transaction. What is
             # submitted during the transaction goes into the next one, or fails with this one.
-            batch, records = self._take()
+            batch, records = self._collect()
             self._busy = True
             began = now()
             try:
@@ -182,7 +182,7 @@ class Commits:
         stream = self.streams.get(topic)
         return stream.committed() if stream else None
 
-    def _take(self) -> tuple[list[tuple[WriteBatch, asyncio.Future[None]]], list[Record]]:
+    def _collect(self) -> tuple[list[tuple[WriteBatch, asyncio.Future[None]]], list[Record]]:
         """Collect all waiting steps.
 
         A lane's snapshot must not contain a step of a later transaction.

@@ -13,8 +13,8 @@ from stream_app.domain.delivery.envelope import Disposition, Way
 from stream_app.domain.delivery.recorder import (
     NO_REASON,
     DeliveryRecorder,
-    brief,
-    strayed,
+    rerouted_copy,
+    step_without_row,
     without_value,
 )
 from stream_app.domain.delivery.resolve import LeadRef, ResolvedLead
@@ -230,7 +230,7 @@ class Conclusions:
             f"its workspace lives in partition {home}: check the pins and the key of the producer"
         )
         why = Reason("wrong_partition", text)
-        onward = strayed(self._plan, lead, home, lost, self._clock.now_ms(), why)
+        onward = rerouted_copy(self._plan, lead, home, lost, self._clock.now_ms(), why)
         await self.without_row(in_flight, lead, "parked" if lost else "rerouted", why, onward)
 
     async def without_row(
@@ -248,7 +248,7 @@ class Conclusions:
         in_flight.release_next()
         if await self._commits.is_concluded(in_flight, lead.envelope.origin):
             return
-        step = brief(
+        step = step_without_row(
             self._plan,
             in_flight.consumed,
             lead.envelope,

@@ -13,7 +13,7 @@ from attrs import define
 from stream_app.clock import Clock
 from stream_app.domain.dead_letter.replay import given_up_text
 from stream_app.domain.delivery.envelope import Envelope
-from stream_app.domain.delivery.recorder import DeliveryRecorder, WriteBatch, brief
+from stream_app.domain.delivery.recorder import DeliveryRecorder, WriteBatch, step_without_row
 from stream_app.domain.delivery.resolve import LeadRef
 from stream_app.domain.delivery.state_machine import (
     CONCLUDED,
@@ -104,7 +104,7 @@ class GivenUp:
             marker = mark_key(in_flight.consumed.record_id)
             await self._commits.commit_last(in_flight, WriteBatch([(marker, CONCLUDED)], [], []))
             return
-        step = brief(
+        step = step_without_row(
             self._plan,
             in_flight.consumed,
             envelope,

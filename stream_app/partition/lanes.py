@@ -182,16 +182,16 @@ class Lanes:
 
     # ------------------------------------------ what changes a lane, beside operators and admission
 
-    def charge(self, workspace: str, held: Reservation | None) -> Reservation | None:
+    def charge(self, workspace: str, reserved: Reservation | None) -> Reservation | None:
         """Book what is still reserved for a lead as spent.
 
         Returns:
             The reservation, or None if there is none or the workspace is not configured any more.
         """
-        if held is None or workspace not in self._plan.workspaces:
+        if reserved is None or workspace not in self._plan.workspaces:
             return None
-        self._lanes[workspace] = charged(self[workspace], held)
-        return held
+        self._lanes[workspace] = charged(self[workspace], reserved)
+        return reserved
 
     def count_dead_letter(self, grant: Grant, reason: str) -> None:
         name = grant.destination.workspace

@@ -155,7 +155,7 @@ class LeadPipeline:
             in_flight.release_next()
             await self._commits.commit_unchanged(in_flight, resolved.key)
             return
-        resolved = resolved.of(person)
+        resolved = resolved.with_person(person)
         if verdict == "duplicate":
             # A known person may be served from the cache.
             unwanted = self._rows.why_not_sent(resolved)

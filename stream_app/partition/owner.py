@@ -4,8 +4,8 @@ It takes the partition over from Kafka, has its records processed, and recovers 
 commit.
 
     take_over: fence every earlier owner, read the rows
-    ->  process pending commands and callbacks  ->  admit leads, until a commit fails or the
-    partition is closed
+        -> process pending commands and callbacks
+        -> admit leads, until a commit fails or the partition is closed
 
 When a transaction fails, memory is ahead of Kafka. Then all records under way are cancelled, the
 partition is taken over again as after a crash, and the same records are processed again. Their rows

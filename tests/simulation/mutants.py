@@ -45,13 +45,13 @@ from tests.simulation.neighbours import crowded
 
 @mutant("begin")
 def a_partition_ends_its_first_step_with_its_system() -> Patch:
-    take = Commits._take
+    take = Commits._collect
 
     def last(self: Commits) -> Any:
         batch, (first, *others) = take(self)
         return batch, [*others, first]
 
-    return patch.object(Commits, "_take", last)
+    return patch.object(Commits, "_collect", last)
 
 
 @mutant("begin")
@@ -272,13 +272,13 @@ def _generous(init: Callable[..., None]) -> Callable[..., None]:
 
 @mutant("6")
 def mark_row_missing() -> Patch:
-    brief = history.brief
+    step_without_row = history.step_without_row
 
     def unmarked(*args: Any, **more: Any) -> WriteBatch:
-        step = brief(*args, **more)
+        step = step_without_row(*args, **more)
         return WriteBatch([], step.records, step.events)
 
-    return patch.object(history, "brief", unmarked)
+    return patch.object(history, "step_without_row", unmarked)
 
 
 @mutant("6", hunt=family("replaced", "freeze"))

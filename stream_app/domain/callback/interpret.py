@@ -74,28 +74,29 @@ def booked(
         The lane, the cost of the lead now, and the difference to what was booked before. Both costs
         are None if nothing was ever reserved for the lead.
     """
-    held = row.reservation
+    reserved = row.reservation
     before = row.booked
-    windows = held or before
+    period = reserved or before  # its day and month
     usual = destination.estimate
     cost = Cost(
         _bounded(callback.credits, usual.credits),
         _bounded(callback.actions, usual.actions),
     )
-    if windows is None:
+    if period is None:
         return _called_back(lane, row, cost, destination, policy, now_ms), None, None
-    now = spent = Reservation(windows.day, windows.month, cost.credits, cost.actions)
-    if held is None and before is not None:
+    booked_now = Reservation(period.day, period.month, cost.credits, cost.actions)
+    spent = booked_now
+    if reserved is None and before is not None:
         lane = msgspec.structs.replace(lane, budget=budget.unbook(lane.budget, before))
-        held = msgspec.structs.replace(before, credits=0, actions=0)
+        reserved = msgspec.structs.replace(before, credits=0, actions=0)
         spent = Reservation(
             before.day,
             before.month,
             cost.credits - before.credits,
             cost.actions - before.actions,
         )
-    lane = book_callback(policy, lane, destination, held or windows, cost, now_ms)
-    return _called_back(lane, row, cost, destination, policy, now_ms), now, spent
+    lane = book_callback(policy, lane, destination, reserved or period, cost, now_ms)
+    return _called_back(lane, row, cost, destination, policy, now_ms), booked_now, spent
 
 
 def _called_back(

@@ -10,11 +10,10 @@ list. The pipeline accepts a dead letter that continues its history once, as lon
 One that starts a new history has none. So a row in the replay state is committed with it, and no
 operator or run sends it twice.
 
-    leads.retry                              the place of the dead letter in a header, kept for a
-    week
+    leads.retry          ->  the place of the dead letter in a header, kept for a week
     sent/<place>         ->  its append time, kept as long as the dead letter
     dlq/<partition>/...  ->  Came: earlier dead letters of other programs were replayed
-    automatically
+                             automatically
 """
 
 import math

@@ -75,7 +75,7 @@ class Duration(msgspec.Struct, frozen=True, gc=False):
 
 
 class WriteBatch(msgspec.Struct, frozen=True, gc=False):
-    """What one transaction commits."""
+    """One step: what must be committed together. A transaction commits many of them, each whole."""
 
     rows: RowChanges  # key -> value; None deletes the row
     records: list[Record]
@@ -264,7 +264,10 @@ class DeliveryRecorder(Generic[LeadT_co]):
         spent: Reservation | None = None,
         before: Delivery | None = None,
     ) -> None:
-        """Record the event of the row's present state; `before` is the row before the step."""
+        """Keep the event of the row's present state for the next `step`.
+
+        `before` is the row before the change.
+        """
         row = self.row
         resolved = self.resolved
         destination = self.resolved.destination
@@ -309,7 +312,7 @@ class DeliveryRecorder(Generic[LeadT_co]):
         self._events.append(msgspec.structs.replace(event, **more) if more else event)
 
     def step(self, *records: Record) -> WriteBatch:
-        """Return the batch to commit: the row, its uncommitted events, and `records`.
+        """Return the step to commit: the row, the events kept since the last one, and `records`.
 
         The first time it has the aliases, too.
         """
@@ -401,8 +404,8 @@ def rejection(
     why = Reason(bad.reason, bad.text)
     lead_id = _id_of(lead)
     table = Destination("", name, ())
-    record = rejected(plan, consumed, envelope, bad, name, lead_id, now_ms)
-    return brief(
+    record = rejected_copy(plan, consumed, envelope, bad, name, lead_id, now_ms)
+    return step_without_row(
         plan,
         consumed,
         envelope,
@@ -456,7 +459,7 @@ def event_of(
 
 
 def without_value(plan: Plan, run: Sequence[ConsumedRecord], now_ms: int) -> WriteBatch:
-    """Return the batch that concludes a run of records without a value: one event for all.
+    """Return the step that concludes a run of records without a value: one event for all.
 
     Each of them gets its own marker. After a crash they come again in other pieces, because polls
     end elsewhere, so the marker of the last one alone would not tell that the first is concluded.
@@ -475,7 +478,7 @@ def without_value(plan: Plan, run: Sequence[ConsumedRecord], now_ms: int) -> Wri
         "and no dead letter"
     )
     why = Reason("no_value", text)
-    step = brief(plan, last, input_envelope(last), "without_value", now_ms, why, "")
+    step = step_without_row(plan, last, input_envelope(last), "without_value", now_ms, why, "")
     event = msgspec.structs.replace(step.events[0], **_several(first, last.offset, records))
     return msgspec.structs.replace(
         step,
@@ -490,7 +493,7 @@ def _several(first: int, last: int, records: int) -> dict[str, Any]:
     return {"first_offset": first, "last_offset": last, "records": records}
 
 
-def brief(
+def step_without_row(
     plan: Plan,
     consumed: ConsumedRecord,
     envelope: Envelope,
@@ -502,7 +505,7 @@ def brief(
     destination: Destination | None = None,
     lead: Lead | Unreadable | None = None,
 ) -> WriteBatch:
-    """Return the batch of a record that has no row.
+    """Return the step of a record that has no row.
 
     It has one event, and a marker that makes a redelivery a no-op. `records` are written in the
     same transaction. The event names `destination` if it is given. `lead` is what could be read:
@@ -541,7 +544,7 @@ def brief(
     )
 
 
-def rejected(
+def rejected_copy(
     plan: Plan,
     consumed: ConsumedRecord,
     envelope: Envelope,
@@ -585,7 +588,7 @@ def rejected(
     return Record(plan.topics.dlq, key, value and value[:most], dead_letter.to_headers())
 
 
-def strayed(
+def rerouted_copy(
     plan: Plan,
     resolved: LeadRef,
     home: int,

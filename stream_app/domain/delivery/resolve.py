@@ -72,7 +72,7 @@ class ResolvedLead(LeadRef, frozen=True, kw_only=True):
     people: tuple[str, ...] = ()  # `domain.lead.identity.hashes` of the person
     also: tuple[str, ...] = ()  # other hashes of the same person, known from its alias rows
 
-    def of(self, person: Person) -> ResolvedLead:
+    def with_person(self, person: Person) -> ResolvedLead:
         """Return the lead with what is known of its person."""
         if len(person.aliases) == len(self.aliases):
             return self

@@ -23,17 +23,16 @@ ROW_VERSION: Final = 1
 
 _GATE: Final[frozenset[Status]] = frozenset(
     {
-        *(
-            "held_budget",
-            "held_paused",
-            "held_outage",
-            "deferred",
-            "sending",
-            "expired",
-            "parked",
-            "suppressed",
-        ),
-        *("served_from_cache", "served_locally"),
+        "held_budget",
+        "held_paused",
+        "held_outage",
+        "deferred",
+        "sending",
+        "expired",
+        "parked",
+        "suppressed",
+        "served_from_cache",
+        "served_locally",
     },
 )
 CALLBACK: Final[frozenset[Status]] = frozenset({"enriched", "partial", "no_data", "enrich_error"})
@@ -43,14 +42,17 @@ _SHOWN: Final[frozenset[Status]] = frozenset({"accepted"})
 NEXT: Final[dict[Status | None, frozenset[Status]]] = {
     None: frozenset(
         {
-            *("received", "rejected_invalid", "duplicate", "suppressed", "rerouted", "parked"),
-            *(
-                "callback_duplicate",
-                "callback_unmatched",
-                "erased",
-                "cost_corrected",
-                "without_value",
-            ),
+            "received",
+            "rejected_invalid",
+            "duplicate",
+            "suppressed",
+            "rerouted",
+            "parked",
+            "callback_duplicate",
+            "callback_unmatched",
+            "erased",
+            "cost_corrected",
+            "without_value",
         },
     ),
     "rerouted": frozenset({"received", "rejected_invalid", "duplicate", "suppressed", "parked"}),
@@ -355,7 +357,7 @@ Verdict = Literal[
     "replaces",
     "resume",  # its own history was interrupted before a POST: continue it
     "return",  # it returns from a delay, and its row waits for it
-    "uncertain",  # an earlier owner committed `sending`: Clay may have it
+    "uncertain",  # its row says `sending`, from before this processing: Clay may have it
     "decide",  # the grace of an uncertain send has ended
     "done",  # a redelivery, or a copy that its row has passed: nothing to do
     "duplicate",  # another record of the same lead or person counts

@@ -19,7 +19,13 @@ from stream_app.domain.delivery.envelope import (
     pseudonymous_key,
     read_envelope,
 )
-from stream_app.domain.delivery.recorder import NO_REASON, brief, rejected, rejection, strayed
+from stream_app.domain.delivery.recorder import (
+    NO_REASON,
+    rejected_copy,
+    rejection,
+    rerouted_copy,
+    step_without_row,
+)
 from stream_app.domain.delivery.resolve import LeadRef, resolve_lead
 from stream_app.domain.lead.identity import is_plain_id
 from stream_app.domain.lead.read import Unreadable, read_lead
@@ -250,7 +256,7 @@ def test_a_record_with_hostile_headers_becomes_a_dead_letter(
     came = consumed((*headers, ("stream-app-origin", origin)))
     envelope = read_envelope(came)
     assert parse_record_id(envelope.origin) is not None
-    written = rejected(
+    written = rejected_copy(
         PLAN,
         came,
         envelope,
@@ -277,15 +283,16 @@ def test_personal_data_in_hostile_headers_is_dropped(
     came = consumed((*headers, ("stream-app-origin", origin)))
     envelope = read_envelope(came)
     stray = LeadRef(came, envelope, "x", PLAN.destinations["acme-main"], b"")
+    bad = Unreadable("no_identity", "in words")
     onward = [
-        rejected(PLAN, came, envelope, Unreadable("no_identity", "in words"), "", "", 1).headers,
-        strayed(PLAN, stray, 0, False, 1, NO_REASON).headers,
+        rejected_copy(PLAN, came, envelope, bad, "", "", 1).headers,
+        rerouted_copy(PLAN, stray, 0, False, 1, NO_REASON).headers,
         redriven(envelope, came.record_id).to_headers(),
         back.to_headers() if (back := returning(envelope, came.record_id, 7)) else (),
     ]
     written_out = b" ".join(value for written in onward for _, value in written)
     assert not any(person in written_out for person in PEOPLE)
-    [event] = brief(PLAN, came, envelope, "rejected_invalid", 1, NO_REASON, "").events
+    [event] = step_without_row(PLAN, came, envelope, "rejected_invalid", 1, NO_REASON, "").events
     assert is_plain_id(event.trace_id)
 
 
@@ -302,7 +309,7 @@ KEYS = [
 @pytest.mark.parametrize("key", KEYS)
 def test_the_key_of_a_rejected_record_does_not_show_a_person(key: bytes) -> None:
     came = ConsumedRecord("t.leads", 3, 7, key, b"{", (), 1)
-    hidden = rejected(
+    hidden = rejected_copy(
         PLAN,
         came,
         Envelope(origin=came.record_id),
@@ -325,7 +332,7 @@ def test_the_key_of_a_rejected_record_does_not_show_a_person(key: bytes) -> None
 def test_the_key_of_a_configured_workspace_stays(key: bytes | None) -> None:
     came = ConsumedRecord("t.leads", 3, 7, key, b"{", (), 1)
     assert (
-        rejected(
+        rejected_copy(
             PLAN,
             came,
             Envelope(origin=came.record_id),

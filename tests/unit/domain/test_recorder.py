@@ -10,9 +10,9 @@ from stream_app.domain.delivery.recorder import (
     DeliveryRecorder,
     Duration,
     failure,
-    rejected,
+    rejected_copy,
     rejection,
-    strayed,
+    rerouted_copy,
 )
 from stream_app.domain.delivery.resolve import LeadRef
 from stream_app.domain.delivery.state_machine import ROW_VERSION, Delivery, Reason, mark_key
@@ -205,7 +205,7 @@ def test_a_dead_letter_of_no_lead_is_cut_to_what_its_topic_takes(
     consumed = replace(CONSUMED, value=b"x" * size)
     bad = Unreadable(reason, "in words")
     most = PLAN.sizes.dead_letter
-    record = rejected(PLAN, consumed, ENVELOPE, bad, "acme", "crm-9", NOW_MS)
+    record = rejected_copy(PLAN, consumed, ENVELOPE, bad, "acme", "crm-9", NOW_MS)
     assert record.topic == PLAN.topics.dlq
     assert record.key == b"acme"
     assert record.value == b"x" * min(size, most)
@@ -223,17 +223,17 @@ def test_a_dead_letter_of_no_lead_is_cut_to_what_its_topic_takes(
     )
     assert (HEADERS["cut_bytes"] in dict(record.headers)) is (size > most)
     never = replace(ENVELOPE, first_failure_ms=0)
-    assert (
-        envelope_of(rejected(PLAN, consumed, never, bad, "", "", NOW_MS)).first_failure_ms == NOW_MS
-    )
-    assert rejected(PLAN, replace(consumed, value=None), never, bad, "", "", NOW_MS).value is None
+    record = rejected_copy(PLAN, consumed, never, bad, "", "", NOW_MS)
+    assert envelope_of(record).first_failure_ms == NOW_MS
+    empty = rejected_copy(PLAN, replace(consumed, value=None), never, bad, "", "", NOW_MS)
+    assert empty.value is None
 
 
 @pytest.mark.parametrize("way", ["", "replayed"])
 @pytest.mark.parametrize("lost", [False, True])
 def test_a_record_in_the_wrong_partition_goes_home_or_is_parked(lost: bool, way: Way) -> None:
     came = replace(ENVELOPE, way=way, last_failure_ms=8)
-    record = strayed(
+    record = rerouted_copy(
         PLAN,
         LeadRef(CONSUMED, came, "crm-1", PLACE, b"d/1"),
         5,
