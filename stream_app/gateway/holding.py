@@ -1,8 +1,9 @@
 """Holds verified callbacks in memory while Kafka is away, and writes them when it is back.
 
-Clay's HTTP column repeats a call once by default, and at once, so an answer that refuses a callback
-for a minute's outage loses a result that has been paid for. Therefore the gateway holds it, and its
-caller waits for the answer. A callback whose caller does not wait any longer is still held.
+Clay's HTTP column by default repeats a call only once, and without a pause. So an answer that
+refuses a callback because of a minute's outage would lose a result that has been paid for.
+Therefore the gateway holds the callback, and its caller waits for the answer. A callback whose
+caller does not wait any longer is still held.
 """
 
 import asyncio
@@ -61,7 +62,7 @@ class Holding:
     Args:
         put: Returns when a record is stored, within a bounded time; raises BrokerUnavailable if
             that is uncertain.
-        hold_s: So long, in seconds, does a caller wait.
+        hold_s: How long a caller waits, in seconds.
         registry: Gets the metrics.
 
     While Kafka is away, only `run` asks it, so that thousands of held callbacks cost no more than
@@ -82,7 +83,7 @@ class Holding:
         # those of the held ones that nobody is writing now
         self._waiting: OrderedDict[str, _Place] = OrderedDict()
         self._any_waiting = asyncio.Event()
-        self._is_away = False
+        self._kafka_is_away = False
         self._is_closing = False
         Gauge(
             "stream_app_callbacks_held",
@@ -117,7 +118,7 @@ class Holding:
             place = self._place(callback_id, record)
             if place is None:
                 return "full"
-            if self._is_away:
+            if self._kafka_is_away:
                 self._hold(place)
             else:
                 await self._write(place)
@@ -195,9 +196,9 @@ class Holding:
         try:
             await self._put(place.record)
         except BrokerUnavailable as error:
-            if not self._is_away:
+            if not self._kafka_is_away:
                 self._log.warning("callbacks_held", because=str(error))
-            self._is_away = True
+            self._kafka_is_away = True
             self._hold(place)
             return False
         except asyncio.CancelledError:
@@ -215,15 +216,15 @@ class Holding:
 
         Returns whether Kafka took one. One that Kafka refuses goes behind all others.
         """
-        places = list(islice(self._waiting.values(), 1 if self._is_away else _AT_ONCE))
-        was_away = self._is_away
+        places = list(islice(self._waiting.values(), 1 if self._kafka_is_away else _AT_ONCE))
+        was_away = self._kafka_is_away
         written = await asyncio.gather(*(self._write(place) for place in places))
         # A callback that is being written by its caller may have found Kafka away meanwhile: then
         # what was written here says that Kafka is back, and the next failure says that it is not.
-        self._is_away = not any(written)
-        if was_away and not self._is_away:
+        self._kafka_is_away = not any(written)
+        if was_away and not self._kafka_is_away:
             self._log.info("kafka_back", held=len(self._held()))
-        return not self._is_away
+        return not self._kafka_is_away
 
     def _held(self) -> list[_Place]:
         """Return the held callbacks, also one that is being written now."""

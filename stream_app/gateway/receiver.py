@@ -1,10 +1,13 @@
 """Receives Clay's callbacks: reads them within limits, verifies and stores them, then answers.
 
-They are stored on Kafka, or held in memory until Kafka is back. `POST
-/callbacks/<workspace>/<destination>`. `_answer` shows the whole sequence. It checks the head before
-it reads the body, and the token before it decodes the body, so an unproved request costs little
-memory and CPU. A callback that arrives twice, late or out of order is stored like any other: the
-worker decides what it means.
+They are stored on Kafka, or held in memory until Kafka is back.
+
+    POST /callbacks/<workspace>/<destination>
+        -> head -> read the body -> token or secret -> decode -> store or hold -> answer
+
+`Receiver._answer` shows the whole sequence. It checks the head before it reads the body, and the
+token before it decodes the body, so an unproved request costs little memory and CPU. A callback
+that arrives twice, late or out of order is stored like any other: the worker decides what it means.
 """
 
 import asyncio
@@ -118,18 +121,18 @@ class GatewayMetrics:
         self._responses.labels(status).inc()
 
 
-class _Callback(msgspec.Struct, frozen=True):
+class _VerifiedCallback(msgspec.Struct, frozen=True):
     """A verified callback, as it is stored.
 
     Attributes:
         lead: What `LeadBound` counts.
-        stored: The answer once it is on Kafka.
+        answer_if_stored: The answer once it is on Kafka.
     """
 
     callback_id: str
     record: Record
     lead: tuple[str, str, str, str]
-    stored: CallbackAnswer
+    answer_if_stored: CallbackAnswer
     is_repaired: bool
 
 
@@ -153,7 +156,7 @@ class Receiver:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = time.perf_counter()
-        # one request, one configuration: they may be replaced while its body comes
+        # Read once for the whole request: `tables` may be replaced while its body arrives.
         tables = self.tables
         table = tables.at(scope["path"], scope["query_string"])
         answer: CallbackAnswer | None = answers.CRASHED
@@ -184,17 +187,19 @@ class Receiver:
             return answers.ENCODED
         if not _is_json(request.headers.get("content-type", "application/json")):
             return answers.WRONG_TYPE
-        if problem := _problem(request, table, keys):
+        if problem := _problem_of_head(request, table, keys):
             return problem
-        callback = await self._callback(request, table, keys)
-        return await self._keep(callback, table) if isinstance(callback, _Callback) else callback
+        callback = await self._receive(request, table, keys)
+        if isinstance(callback, _VerifiedCallback):
+            return await self._store(callback, table)
+        return callback
 
-    async def _callback(
+    async def _receive(
         self,
         request: Request,
         table: CallbackTable,
         keys: Keys | None,
-    ) -> _Callback | CallbackAnswer | None:
+    ) -> _VerifiedCallback | CallbackAnswer | None:
         """Read and verify a callback, or return the answer that refuses it.
 
         The body and what was decoded of it are released with this call, because the callback may be
@@ -203,19 +208,19 @@ class Receiver:
         body = bytearray()
         try:
             refused = await self._read(request, body)
-            return refused or await self._decoded(request, table, keys, bytes(body))
+            return refused or await self._verify_and_decode(request, table, keys, bytes(body))
         except ClientDisconnect:
             return None
         finally:
             self._read_bytes -= len(body)
 
-    async def _decoded(
+    async def _verify_and_decode(
         self,
         request: Request,
         table: CallbackTable,
         keys: Keys | None,
         raw: bytes,
-    ) -> _Callback | CallbackAnswer:
+    ) -> _VerifiedCallback | CallbackAnswer:
         """Verify a body and decode it."""
         body = read_body(raw)
         if isinstance(body, BadBody):
@@ -238,7 +243,7 @@ class Receiver:
         if len(value) > _LARGEST_RECORD_BYTES:
             self._bound.give_back(*lead)
             return answers.TOO_LARGE
-        return _Callback(
+        return _VerifiedCallback(
             callback.id,
             Record(self._topic, table.workspace.encode(), value, (), table.partition),
             lead,
@@ -276,7 +281,7 @@ class Receiver:
         async with self._decoding:
             return await asyncio.to_thread(callback_of, *arguments)
 
-    async def _keep(self, callback: _Callback, table: CallbackTable) -> CallbackAnswer:
+    async def _store(self, callback: _VerifiedCallback, table: CallbackTable) -> CallbackAnswer:
         """Store a callback, or hold it."""
         try:
             kept = await self._holding.keep(callback.callback_id, callback.record)
@@ -288,14 +293,18 @@ class Receiver:
             return answers.HOLDING_FULL
         if callback.is_repaired:
             self._metrics.repaired(_label_of(table))
-        return callback.stored if kept == "stored" else answers.KAFKA_AWAY
+        return callback.answer_if_stored if kept == "stored" else answers.KAFKA_AWAY
 
 
 def _header_token(request: Request) -> str:
     return request.headers.get("x-callback-token", "").strip()
 
 
-def _problem(request: Request, table: CallbackTable, keys: Keys | None) -> CallbackAnswer | None:
+def _problem_of_head(
+    request: Request,
+    table: CallbackTable,
+    keys: Keys | None,
+) -> CallbackAnswer | None:
     """Reject a request by its head alone.
 
     None if the head is acceptable, which proves nothing yet.
@@ -369,7 +378,7 @@ def refuse_more(metrics: GatewayMetrics) -> ASGIApp:
 
 
 def build_asgi(receiver: ASGIApp, on_response: Callable[[int], None]) -> ASGIApp:
-    """Build the gateway's public app: callbacks, and whether it lives.
+    """Build the gateway's public app: callbacks and a liveness check.
 
     `on_response` gets the status of each response.
 

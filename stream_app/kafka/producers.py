@@ -108,7 +108,7 @@ async def send_command(connection: KafkaConnection, records: Sequence[Record], c
 
 
 class Inbox:
-    """Keeps callbacks on `leads.callbacks`. The board keeps its commands by it."""
+    """Writes callbacks to `leads.callbacks`. The board writes its commands with it."""
 
     def __init__(self, producer: AIOKafkaProducer) -> None:
         self._producer = producer

@@ -183,8 +183,11 @@ class LeadPipeline:
                     return
                 not_before_ms = await self._act_on(in_flight, recorder, attempt, has_slot=False)
             case "decide":
+                # The replay process has brought it back when the grace of an uncertain send ended.
                 not_before_ms = await self._resend_or_park(in_flight, recorder)
             case "return":
+                # The replay process has brought it back. What is still reserved for an earlier POST
+                # is booked as spent.
                 workspace = resolved.destination.workspace
                 spent = self._lanes.charge(workspace, recorder.row.reservation)
                 recorder.come_back(resolved.envelope, now_ms, spent)
@@ -256,7 +259,8 @@ class LeadPipeline:
 
         It goes from `not_before_ms` on (epoch ms).
         """
-        # after a recovery: others may go while it waits for its next attempt
+        # Only a record that is processed again, after a recovery or by a new owner, has this row
+        # here. Others may start while it waits for its next attempt.
         if recorder.row.state == "refused":
             in_flight.release_next()
         if await self._fallback.serve_cached_first(in_flight, recorder):
@@ -279,7 +283,7 @@ class LeadPipeline:
                 return
             resolved = recorder.resolved
             request = AdmissionRequest(
-                # read again: webhooks are added live
+                # Read before each attempt: a reload may have added webhooks while the lead waited.
                 self._plan.destinations[resolved.destination.alias],
                 not_before_ms,
                 resolved.lead.not_after_ms,
@@ -303,7 +307,7 @@ class LeadPipeline:
                 return
 
     async def _post(self, in_flight: InFlight, recorder: LeadRecorder, grant: Grant) -> Attempt:
-        """Send the row. A POST that would start too late is not started.
+        """Send the lead to Clay. A POST that would start too late is not started.
 
         This worker may have been frozen since the grant, and another worker may own the partition
         by now.
@@ -332,7 +336,10 @@ class LeadPipeline:
         *,
         has_slot: bool,
     ) -> NextAttempt:
-        """Commit the outcome of a POST."""
+        """Commit the outcome of a POST.
+
+        `has_slot`: as in `AdmissionQueue.settle`.
+        """
         grant = attempt.grant
         outcome = attempt.outcome
         # No await from here to the step that each case submits: the lane with this settlement and
@@ -401,7 +408,9 @@ class LeadPipeline:
     async def _hold_or_defer(self, in_flight: InFlight, recorder: LeadRecorder, held: Held) -> bool:
         """Record that the lane did not admit the lead.
 
-        False: it is concluded, as served, deferred or expired.
+        Returns:
+            True if it asks for admission again. False if it is concluded, as served, deferred or
+            expired.
         """
         now_ms = self._clock.now_ms()
         if held.status == "expired":
