@@ -2,8 +2,9 @@
 
 The table is in docs/reference/clay.md, "What the outcome of a POST means". The pipeline reacts to
 the type and never to a status. A POST is `Uncertain` if nothing shows whether Clay has taken the
-lead, because sending it again could pay twice. Every `text` is for people. `excerpt` is the beginning of Clay's
-answer, '' if there was none. Both are scrubbed: one line, safe for logs and headers.
+lead, because sending it again could pay twice. Every `text` is for people. `excerpt` is the
+beginning of Clay's answer, '' if there was none. Both are scrubbed: one line, safe for logs and
+headers.
 """
 
 import html
