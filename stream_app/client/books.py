@@ -542,7 +542,9 @@ class _BooksReader:
             for number in self._partitions:
                 kept = begins[TopicPartition(names.status, number)] == 0
                 books.partition(number, exact=number in exact, kept=kept)
-            to_read = sum(ends[tp] - begin for tp, begin in begins.items())
+            # Retention may have deleted more meanwhile than there was before an end.
+            sizes = {tp: max(0, ends[tp] - begin) for tp, begin in begins.items()}
+            to_read = sum(sizes.values())
             before = 0
 
             def progress(done: int, _: int) -> None:
@@ -557,7 +559,7 @@ class _BooksReader:
                 ):
                     for record in polled[tp]:
                         self._add(tp, record, passed.get((tp.topic, tp.partition), 0))
-                before += max(0, end - begins[tp])
+                before += sizes[tp]
             # Retention may have removed records during the read, while their events are kept.
             for tp, begin in (await reader.begins(self._all(*names.lead_topics))).items():
                 books.begins(tp.topic, tp.partition, begin)

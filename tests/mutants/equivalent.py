@@ -33,6 +33,9 @@ _EQUIVALENT: Final[dict[str, list[tuple[str, ...]]]] = {
             "since_ms: int = -1",
         ),
     ],
+    "a key has no more than three parts": [
+        ("client/people.py", "len(parts) < 3", "len(parts) != 3", "len(parts) is not 3"),
+    ],
     "it grows by one": [
         (
             "client/results/export.py",
@@ -109,6 +112,11 @@ _EQUIVALENT: Final[dict[str, list[tuple[str, ...]]]] = {
         ("board/read_model/board_query.py", "break", "continue"),
     ],
     "no position of a log is below 0": [
+        (
+            "client/lanes/views.py",
+            "(names.commands, number), 0)",
+            "(names.commands, number), -1)",
+        ),
         ("board/read_model/follow.py", "get(log, 0)", "get(log, -1)"),
     ],
     "SQLite skips no row for an offset below 0 either": [

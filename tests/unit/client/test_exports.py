@@ -111,7 +111,9 @@ def exported(
 ) -> tuple[Export, list[str]]:
     out = io.StringIO()
     done = asyncio.run(export(SETTINGS, wanted, out, "csv", join, stage, say, raw=raw))
-    return done, out.getvalue().splitlines()
+    *lines, end = out.getvalue().split("\n")
+    assert end == "", "each line has its end"
+    return done, lines
 
 
 HEADER = "lead_id,workspace,destination,source,version,at,age_s"
@@ -335,6 +337,7 @@ def test_a_row_takes_the_best_of_its_results(monkeypatch: pytest.MonkeyPatch) ->
     assert matched(store, {"fields": name}, **options) > 0
     assert matched(store, {"fields": name, "destination": "firms"}, **options) == 0
     assert matched(store, {"fields": name, "workspace": "beta"}, workspace="acme") == 0
+    store.put([(f"acme/None/p-{by_name}".encode(), b"{}")])
     assert matched(store, {"fields": name}, workspace="acme") == 0, "it has two destinations"
     assert matched(store, Unreadable("bad_csv", "broken"), **options) == 0
     assert matched(store, {"fields": {"notes": "x"}}, **options) == 0
