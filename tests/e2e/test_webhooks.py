@@ -13,6 +13,13 @@ FULL = "w0--full"
 EMPTY = "w0--empty"
 STREAM = "w0--flow"
 LIFETIME = 40
+SHADOW = """
+[workspaces.{name}.breaker]
+mode = "shadow"
+[workspaces.{name}.flood_guard]
+run = 1000000
+share = 1
+"""
 
 
 def submissions_of(line: Pipeline) -> dict[str, int]:
@@ -64,6 +71,48 @@ async def test_a_full_webhook_in_front_of_an_empty_one_keeps_no_lead_waiting(
         await line.until_last({"accepted": LIFETIME + 50}, 60)
         assert set(line.summary()["leads"].values()) == {1}
         assert not await line.read(line.settings.names.dlq)
+        line.check_histories()
+        line.check_logs()
+
+
+@pytest.mark.parametrize("accepted_status", [200, 202])
+@pytest.mark.parametrize("refused_count", [False, True])
+async def test_webhooks_fill_one_after_the_other_whatever_clay_counts(
+    kafka: Broker,
+    namespace: str,
+    accepted_status: int,
+    *,
+    refused_count: bool,
+) -> None:
+    """Clay does not say whether refused submissions count, nor when it answers 200 or 202.
+
+    A fifth of the POSTs is refused, so with `refused_count` a webhook is full before our own count
+    of accepted ones would say so.
+    """
+    leads = 2 * LIFETIME
+    async with Pipeline(
+        kafka.bootstrap,
+        namespace,
+        1,
+        lane=SHADOW,
+        pool=tuple(f"/v3/sources/webhook/w0--{number}" for number in range(4)),
+        destination=f"quota_lifetime = {LIFETIME}",
+    ) as line:
+        limits = {
+            "lifetime": LIFETIME,
+            "refused_count": refused_count,
+            "accepted_status": accepted_status,
+        }
+        line.control("POST", "/control/limits", limits)
+        fault = {"kind": "status_before", "status": 503, "share": 0.2}
+        line.control("POST", "/control/faults", fault)
+        await line.publish(line.leads(leads))
+        await line.ready(*(line.start(name) for name in ("worker", "replay")))
+        await line.until_last({"accepted": leads}, 90)
+        summary = line.summary()
+        assert set(summary["leads"].values()) == {1}
+        assert summary["by_status"][str(accepted_status)] == leads
+        assert summary["by_status"]["503"] > 0, "some were refused"
         line.check_histories()
         line.check_logs()
 
