@@ -306,8 +306,9 @@ read_model_path = "{self.directory}/model.sqlite"
 
         It is what a person does in Clay after callbacks met no gateway.
         """
-        for name in self.names:
-            order = {"webhook": f"{name}--crm", "which": "unreported"}
+        state = await asyncio.to_thread(self.control, "GET", "/control")
+        for slug in state["webhooks"]:
+            order = {"webhook": slug, "which": "unreported"}
             await asyncio.to_thread(self.control, "POST", "/control/rerun", order)
 
     async def run(self, *argv: str) -> tuple[int, str]:
