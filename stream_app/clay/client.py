@@ -299,54 +299,6 @@ def _described(
     return seen.shape_of_answer(response.status_code, latency_ms, headers, bytes(excerpt), known)
 
 
-async def answer_of(
-    webhook_url: str,
-    token: str | None,
-    body: bytes,
-    egress: Egress,
-    within_s: float,
-) -> Seen | None:
-    """POST bytes that are no lead to a webhook, once, and describe the answer.
-
-    Returns:
-        The answer. None if none came.
-
-    Raises:
-        ValueError: The URL or the token is invalid.
-    """
-    target = _target_of(webhook_url, token, egress)
-    now = asyncio.get_running_loop().time
-    excerpt = bytearray()
-    begun = now()
-    try:
-        async with _transport_for_once(egress, within_s) as transport, asyncio.timeout(within_s):
-            response = await transport.handle_async_request(target.request(body))
-            latency_ms = _since_ms(begun)
-            await _read(response, excerpt)
-    except (httpx.TransportError, TimeoutError):
-        return None
-    return _described(response, latency_ms, excerpt, target.secrets)
-
-
-async def reach(webhook_url: str, egress: Egress, within_s: float) -> Refused | None:
-    """Connect to a webhook's host as a `ClayClient` does, and send nothing.
-
-    Returns:
-        The reason if it cannot connect.
-
-    Raises:
-        ValueError: The URL is invalid.
-    """
-    url = _parsed(webhook_url)
-    started = asyncio.get_running_loop().time()
-    try:
-        async with _transport_for_once(egress, within_s) as transport:
-            await transport.reach(url)
-    except NotSent as exc:
-        return _unsent(exc.reason, _since_ms(started), exc.detail)
-    return None
-
-
 def _transport_for_once(egress: Egress, within_s: float) -> Transport:
     return Transport(
         connect_timeout_s=within_s,
@@ -471,3 +423,51 @@ class Webhooks:
     async def host_answers(self, destination: str) -> bool:
         """Ask whether the host of the destination's webhooks answers; see `HostCheck`."""
         return await self.check(next(iter(self.endpoints[destination].urls.values())))
+
+
+async def answer_of(
+    webhook_url: str,
+    token: str | None,
+    body: bytes,
+    egress: Egress,
+    within_s: float,
+) -> Seen | None:
+    """POST bytes that are no lead to a webhook, once, and describe the answer.
+
+    Returns:
+        The answer. None if none came.
+
+    Raises:
+        ValueError: The URL or the token is invalid.
+    """
+    target = _target_of(webhook_url, token, egress)
+    now = asyncio.get_running_loop().time
+    excerpt = bytearray()
+    begun = now()
+    try:
+        async with _transport_for_once(egress, within_s) as transport, asyncio.timeout(within_s):
+            response = await transport.handle_async_request(target.request(body))
+            latency_ms = _since_ms(begun)
+            await _read(response, excerpt)
+    except (httpx.TransportError, TimeoutError):
+        return None
+    return _described(response, latency_ms, excerpt, target.secrets)
+
+
+async def reach(webhook_url: str, egress: Egress, within_s: float) -> Refused | None:
+    """Connect to a webhook's host as a `ClayClient` does, and send nothing.
+
+    Returns:
+        The reason if it cannot connect.
+
+    Raises:
+        ValueError: The URL is invalid.
+    """
+    url = _parsed(webhook_url)
+    started = asyncio.get_running_loop().time()
+    try:
+        async with _transport_for_once(egress, within_s) as transport:
+            await transport.reach(url)
+    except NotSent as exc:
+        return _unsent(exc.reason, _since_ms(started), exc.detail)
+    return None

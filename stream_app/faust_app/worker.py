@@ -98,8 +98,8 @@ class Worker:
             partition = self.partitions.get(number)
             if partition is None:
                 seen[f"partition {number} is assigned and not taken over"] = None
-            elif records_wait and (consumed := partition.runner.takes(topic)) is not None:
-                seen[f"the records of {topic}/{number} are not consumed"] = consumed
+            elif records_wait and (received := partition.runner.received(topic)) is not None:
+                seen[f"the records of {topic}/{number} are not consumed"] = received
         for partition in self.partitions.values():
             seen |= partition.under_way()
         return seen

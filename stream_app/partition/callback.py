@@ -76,7 +76,7 @@ class CallbackPipeline:
         in_flight.release_next()
         callback = read_callback(self._plan, in_flight.consumed)
         if isinstance(callback, Reason):
-            await self._conclude_unmatched(in_flight, "callback_unmatched", callback)
+            await self._settle_nothing(in_flight, "callback_unmatched", callback)
             return
         key = delivery_key(
             callback.workspace,
@@ -95,7 +95,7 @@ class CallbackPipeline:
                 if row is not None and match_callback(row, callback.outcome) == "settles":
                     await self._settle(in_flight, callback, key, row)
                     return
-        await self._conclude_unmatched(in_flight, *_why_not(row, callback.outcome), callback, row)
+        await self._settle_nothing(in_flight, *_why_not(row, callback.outcome), callback, row)
 
     async def _settle(
         self,
@@ -109,7 +109,7 @@ class CallbackPipeline:
         version = next_version(lead, row, self._rows.get)
         result = result_of(self._plan, callback, row, version, now_ms)
         if isinstance(result, Reason):
-            await self._conclude_unmatched(in_flight, "callback_unmatched", result, callback, row)
+            await self._settle_nothing(in_flight, "callback_unmatched", result, callback, row)
             return
         # The bootstrap and the stream may both have this callback, and the other copy may have had
         # the lock before. Where `is_concluded` returns False it has not suspended, so the row and
@@ -167,7 +167,7 @@ class CallbackPipeline:
 
     # ---------------------------------------------------------------- callbacks that settle nothing
 
-    async def _conclude_unmatched(
+    async def _settle_nothing(
         self,
         in_flight: InFlight,
         status: Status,

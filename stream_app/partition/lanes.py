@@ -270,7 +270,7 @@ class Lanes:
             if len(self._due) > _AT_ONCE or len(ready) < len(changed):
                 self._changed.set()
 
-    def gone(self) -> None:
+    def report_gone(self) -> None:
         """Report the lanes as gone.
 
         They are kept as `last_known_lanes`, in case they are assigned to this process again.

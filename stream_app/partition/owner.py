@@ -148,7 +148,7 @@ class PartitionOwner:
         # First, so that nothing changes a lane or uses the store any more.
         await self.runner.close(self._owning)
         self._owning = None
-        self.state.lanes.gone()
+        self.state.lanes.report_gone()
         await self._store.close()
 
     # --------------------------------------------------------------- from one take-over to the next

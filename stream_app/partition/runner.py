@@ -59,7 +59,7 @@ class RecordRunner:
     _limiters: dict[Source, Limiter] = field(init=False)
     _ahead: dict[Source, TakenAhead] = field(init=False)
     _unfinished: dict[InFlight, AckTracker] = field(init=False, factory=dict)
-    _taken: dict[str, int] = field(init=False, factory=dict)
+    _received: dict[str, int] = field(init=False, factory=dict)
     _bootstrapped: asyncio.Event = field(init=False, factory=asyncio.Event)
     take_overs: int = field(init=False, default=0)
     runs: bool = field(init=False, default=False)
@@ -166,7 +166,7 @@ class RecordRunner:
                 if take_overs_before != self.take_overs and self._rows.is_passed(consumed):
                     stream.give_up(consumed)
                     continue
-                self._taken[consumed.topic] = self._taken.get(consumed.topic, 0) + 1
+                self._received[consumed.topic] = self._received.get(consumed.topic, 0) + 1
                 if consumed.value is not None or consumed.topic not in self._plan.topics.inputs:
                     empty_run = None
                 elif empty_run is None:
@@ -190,13 +190,13 @@ class RecordRunner:
         finally:
             suspension.cancel()
 
-    def takes(self, topic: str) -> int | None:
-        """How many records of this topic were taken.
+    def received(self, topic: str) -> int | None:
+        """How many records of this topic were received.
 
         None while one is under way: then no other has to start.
         """
         under_way = any(in_flight.consumed.topic == topic for in_flight in self._unfinished)
-        return None if under_way else self._taken.get(topic, 0)
+        return None if under_way else self._received.get(topic, 0)
 
     def oldest(self) -> InFlight | None:
         """The first record that waits for nothing but its own end."""

@@ -139,8 +139,8 @@ class Checker:
         self._requests_of_person: dict[str, list[Request]] = defaultdict(list)
         for event in evidence.events:
             history = self._histories[event.origin]
-            # A stray's first event is in the partition that it strayed to, all others are in its
-            # home.
+            # The first event of a rerouted lead is in the partition in which the lead arrived, all
+            # others are in its home.
             history.insert(0 if event.status == "rerouted" else len(history), event)
             self._events_of[event.lead_id].append(event)
         self._places: dict[str, list[str]] = defaultdict(list)

@@ -490,8 +490,8 @@ read_model_path = "{self.directory}/model.sqlite"
                         event = _events.decode(record.value)
                         assert record.key == event.lead_id.encode(), event
                         history = self.histories[event.origin]
-                        # A stray's first event is in the partition that it strayed to, all others
-                        # are in its home.
+                        # The first event of a rerouted lead is in the partition in which the lead
+                        # arrived, all others are in its home.
                         history.insert(0 if event.status == "rerouted" else len(history), event)
         finally:
             await consumer.stop()

@@ -78,7 +78,7 @@ def every_callback_settles() -> Patch:
 def callback_that_settles_nothing_is_not_reported() -> Patch:
     async def conclude(self: CallbackPipeline, *args: Any) -> None: ...
 
-    return patch.object(CallbackPipeline, "_conclude_unmatched", conclude)
+    return patch.object(CallbackPipeline, "_settle_nothing", conclude)
 
 
 @mutant("4", hunt=rare)
