@@ -69,4 +69,4 @@ def a_later_record_overtakes() -> Patch:
 
 @mutant("8", hunt=suppressed_by_another_name)
 def suppressed_by_own_identifiers_only() -> Patch:
-    return patch.object(ResolvedLead, "of", lambda self, person: self)
+    return patch.object(ResolvedLead, "with_person", lambda self, person: self)
