@@ -17,7 +17,7 @@ import msgspec
 
 from stream_app.domain.model.addresses import WebhookKind
 from stream_app.domain.model.seen import Seen
-from stream_app.domain.model.untrusted import stream_safe
+from stream_app.domain.model.untrusted import decode, stream_safe
 
 UnsentReason = Literal[
     "dns",
@@ -232,11 +232,14 @@ class _Body(msgspec.Struct, frozen=True, rename="camel"):
     retry_after: float | str | None = None
 
 
+_body: Final = msgspec.json.Decoder(_Body)
+
+
 def _retry_after_in(excerpt: str) -> str | None:
     """Return when to come back, as a workflow says it in its body; None if it does not."""
     try:
-        after = msgspec.json.decode(excerpt, type=_Body).retry_after
-    except ValueError:  # msgspec's own errors, and characters that are not UTF-8
+        after = decode(_body, excerpt.encode()).retry_after
+    except ValueError:  # msgspec's own errors, what is nested too deep, and surrogates
         return None
     if isinstance(after, float):
         return f"{after:g}"

@@ -172,6 +172,8 @@ def test_a_workflow_answers_as_a_table_otherwise() -> None:
         (None, '{"retryAfter":30', None),
         (None, '{"retryAfter":"' + "9" * 100 + '"}', "9" * 64),
         (None, "\ud800", None),
+        (None, '{"more":' + "[" * 4_000, None),
+        (None, '{"more":' + "[" * 1_900 + "]" * 1_900 + ',"retryAfter":30}', None),
         (None, "", None),
     ],
 )
