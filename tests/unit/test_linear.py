@@ -38,6 +38,7 @@ from stream_app.domain.delivery.suppression import people_in
 from stream_app.domain.lead.fields import clean_domain
 from stream_app.domain.lead.read import MAX_LEAD_BYTES, Unreadable, import_of, label, read_lead
 from stream_app.domain.model.errors import SettingsError
+from stream_app.domain.model.messages import Callback
 from stream_app.domain.model.outcome import scrub
 from stream_app.domain.model.records import ConsumedRecord
 from stream_app.domain.model.topics import MAX_CARRIED_BYTES
@@ -420,6 +421,34 @@ CSV: Final[dict[str, Shape]] = {
 @pytest.mark.parametrize("shape", CSV)
 def test_a_csv(shape: str) -> None:
     check(_read_csv, CSV[shape], MAX_LINE_BYTES, shape)
+
+
+TEST_CALLBACKS: Final[dict[str, Shape]] = {
+    "names that are values": lambda n: _test_callback(
+        {f"k{i:06d}": f"k{i:06d}" for i in range(n // 22)},
+    ),
+    "long names": lambda n: _test_callback({f"{i:c>40d}": i for i in range(n // 51)}),
+    "a list": lambda n: _test_callback([{f"k{i:06d}": i} for i in range(n // 20)]),
+    "levels": lambda n: _test_callback([[[[[[[[i]]]]]]] for i in range(n // 22)]),
+}
+
+
+def _test_callback(values: object) -> bytes:
+    """Return a callback with these values under a name of Clay's own, which may hold anything."""
+    return json.dumps({"lead_id": "doctor-1", "_x": [values]}).encode()
+
+
+def _read_callback_of_test(value: bytes) -> None:
+    body = read_body(value)
+    assert isinstance(body, Body)
+    callback = callback_of(body, "acme", "people", 1)
+    assert isinstance(callback, Callback)
+    assert callback.seen is not None
+
+
+@pytest.mark.parametrize("shape", TEST_CALLBACKS)
+def test_a_callback_of_a_test_lead(shape: str) -> None:
+    check(_read_callback_of_test, TEST_CALLBACKS[shape], LARGEST_BODY, shape)
 
 
 def _read_person(line: str) -> None:

@@ -7,6 +7,7 @@ that it is one: no other lead pays for it.
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Final
 
 import msgspec
@@ -19,6 +20,7 @@ TEST_ID: Final = "doctor-"
 _TEST: Final = re.compile(rf"{TEST_ID}\d{{1,20}}")
 _TEST_BODY: Final = re.compile(rf'"lead_id":"{TEST_ID}\d{{1,20}}"'.encode())
 _MOST_NAMES: Final = 200
+_MOST_KINDS: Final = 1_000  # that are looked at: those of a list may all have the same few names
 _MOST_LEVELS: Final = 8
 # A longer value of the lead is looked for within a name, a shorter one is compared with all of it:
 # each letter of the alphabet is in some name.
@@ -86,11 +88,12 @@ def shape_of_answer(
 def shape_of(document: object, known: Iterable[str] = ()) -> dict[str, str]:
     """Return the names in a JSON document, and of which kind each value is.
 
-    A name that has a value of the document, or one of `known`, is left out.
+    A name that has a value of the document, or one of `known`, is left out. Of a long document, the
+    beginning is described.
     """
     values = {value.casefold() for value in (*known, *_texts(document)) if value}
     shape: dict[str, str] = {}
-    for name, kind in _shapes(document, "", values, 0):
+    for name, kind in islice(_shapes(document, "", values, 0), _MOST_KINDS):
         if len(shape) == _MOST_NAMES:
             break
         shape.setdefault(name, kind)
@@ -131,10 +134,18 @@ def _shapes(
 
 
 def _may_show(name: str, values: set[str]) -> bool:
+    if _NAME.fullmatch(name) is None:
+        return False
+    # The parts of a name are few, and there may be any number of values.
     folded = name.casefold()
-    return _NAME.fullmatch(name) is not None and not any(
-        value in folded if len(value) > _SHORT else value == folded for value in values
-    )
+    return folded not in values and values.isdisjoint(_parts(folded))
+
+
+def _parts(name: str) -> Iterator[str]:
+    """Yield all parts of a name that are longer than `_SHORT`."""
+    for begin in range(len(name) - _SHORT):
+        for end in range(begin + _SHORT + 1, len(name) + 1):
+            yield name[begin:end]
 
 
 def _kind(value: object) -> str:
