@@ -96,6 +96,19 @@ async def test_retry_and_bulk_get_their_share_while_hot_leads_wait() -> None:
 
 
 @virtual_time
+async def test_a_lead_that_comes_too_late_is_not_sent_by_a_lane_that_is_free() -> None:
+    bench = Queueing(Setup())
+    await asyncio.sleep(1.0)  # it has tokens
+    ask = AdmissionRequest(bench.plan.destinations["acme-main"], not_after_ms=now_ms() - 1)
+    held = of_type(Held, await bench.send(in_flight(0), ask))
+    assert held.status == "expired"
+    assert held.reason == "not_after"
+    assert bench.gone == []
+    in_time = AdmissionRequest(bench.plan.destinations["acme-main"], not_after_ms=now_ms())
+    assert isinstance(await bench.send(in_flight(1), in_time), Grant)
+
+
+@virtual_time
 async def test_of_a_lane_no_more_are_under_way_than_its_present_limit() -> None:
     """The limit has followed a slow Clay down to 5, whatever the process may have under way."""
     bench = Queueing(Setup(max_in_flight=100))
