@@ -29,7 +29,7 @@ READ = "read a whole request"
 SKIM = "read some bytes"
 RESET = "reset the connection"
 HANG = "wait for ever"
-WriteBatch = str | bytes | float | Callable[["RawServer"], bytes]
+ServerStep = str | bytes | float | Callable[["RawServer"], bytes]
 """What a server does: one of the words above, bytes to write (or what gives them), seconds to wait.
 """
 
@@ -47,7 +47,7 @@ class RawServer:
     `requests` (head, body) are the complete ones.
     """
 
-    def __init__(self, script: tuple[WriteBatch, ...]) -> None:
+    def __init__(self, script: tuple[ServerStep, ...]) -> None:
         self._script = script
         self.tasks: set[asyncio.Task[None]] = set()
         self.port = 0
@@ -73,7 +73,7 @@ class RawServer:
 
     async def _do(
         self,
-        step: WriteBatch,
+        step: ServerStep,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
     ) -> None:
@@ -99,7 +99,7 @@ class RawServer:
 
 
 @asynccontextmanager
-async def serve(*script: WriteBatch, tls: ssl.SSLContext | None = None) -> AsyncIterator[RawServer]:
+async def serve(*script: ServerStep, tls: ssl.SSLContext | None = None) -> AsyncIterator[RawServer]:
     server = RawServer(script)
     listening = await asyncio.start_server(server.connect, "127.0.0.1", 0, ssl=tls)
     server.port = listening.sockets[0].getsockname()[1]

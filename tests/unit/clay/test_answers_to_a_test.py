@@ -15,7 +15,7 @@ from tests.support.raw_server import (
     RESET,
     SLUG,
     TOKEN,
-    WriteBatch,
+    ServerStep,
     patient,
     serve,
 )
@@ -23,11 +23,11 @@ from tests.support.raw_server import (
 TEST = b'{"email":"doctor-7@example.com","first_name":"Jane","lead_id":"doctor-7"}'
 
 
-def answering(head: bytes, body: bytes) -> list[WriteBatch]:
+def answering(head: bytes, body: bytes) -> list[ServerStep]:
     return [READ, b"HTTP/1.1 %b\r\ncontent-length: %d\r\n\r\n%b" % (head, len(body), body)]
 
 
-async def outcome_of(script: list[WriteBatch], lead: bytes = TEST) -> Outcome:
+async def outcome_of(script: list[ServerStep], lead: bytes = TEST) -> Outcome:
     async with serve(*script) as server, patient() as clay:
         return await clay.send(server.url, TOKEN, lead)
 

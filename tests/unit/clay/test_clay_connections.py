@@ -3,6 +3,7 @@ is used again.
 """
 
 import asyncio
+import select
 import socket
 import threading
 from collections import Counter
@@ -11,6 +12,8 @@ from contextlib import suppress
 import pytest
 
 from stream_app.clay import Egress
+from stream_app.clay.client import ClayClient
+from stream_app.clay.transport import Transport
 from stream_app.domain.model.addresses import WEBHOOK_PATH
 from stream_app.domain.model.outcome import Accepted, Poison, Uncertain
 from tests.support.raw_server import (
@@ -20,7 +23,7 @@ from tests.support.raw_server import (
     RESET,
     SKIM,
     SLUG,
-    WriteBatch,
+    ServerStep,
     client,
     patient,
     serve,
@@ -29,7 +32,7 @@ from tests.unit.clay.conftest import Authority
 
 
 @pytest.mark.parametrize("script", [[READ, OK, READ], [READ, OK, READ, RESET]])
-async def test_a_reused_connection_that_breaks_is_not_tried_again(script: list[WriteBatch]) -> None:
+async def test_a_reused_connection_that_breaks_is_not_tried_again(script: list[ServerStep]) -> None:
     async with serve(*script) as server, client() as clay:
         assert isinstance(await clay.send(server.url, None, b'{"n":1}'), Accepted)
         assert isinstance(await clay.send(server.url, None, b'{"n":2}'), Uncertain)
@@ -54,13 +57,21 @@ TIMED_OUT = b"HTTP/1.1 408 Request Time-out\r\nconnection: close\r\ncontent-leng
         pytest.param([0.05, b"HTTP/1.1 400 X\r\ncontent-length: 0\r\n\r\n", READ, HANG], id="400"),
     ],
 )
-async def test_a_connection_that_spoke_while_idle_is_not_used(unasked: list[WriteBatch]) -> None:
+async def test_a_connection_that_spoke_while_idle_is_not_used(unasked: list[ServerStep]) -> None:
     async with serve(READ, OK, *unasked) as server, patient() as clay:
         for n in range(3):
             assert isinstance(await clay.send(server.url, None, b'{"n":%d}' % n), Accepted)
             await asyncio.sleep(0.1)
         assert [body for _, body in server.requests] == [b'{"n":0}', b'{"n":1}', b'{"n":2}']
         assert server.connections == 3
+
+
+def socket_of_kept_connection(clay: ClayClient) -> socket.socket:
+    assert isinstance(clay._transport, Transport)
+    [[(protocol, _)]] = clay._transport._connector._conns.values()
+    assert protocol.transport is not None
+    kept: socket.socket = protocol.transport.get_extra_info("socket")
+    return kept
 
 
 @pytest.mark.parametrize("is_tls", [False, True])
@@ -72,7 +83,6 @@ async def test_unread_bytes_of_a_kept_connection_are_seen(
 ) -> None:
     """The lead is sent in the turn of the loop in which the connection's 408 or end arrives."""
     speak = threading.Event()
-    spoke = threading.Event()
     arrived = []
 
     def answer(conn: socket.socket, *, is_first: bool) -> None:
@@ -85,7 +95,6 @@ async def test_unread_bytes_of_a_kept_connection_are_seen(
                     peer.sendall(unasked)
                 else:
                     peer.shutdown(socket.SHUT_RDWR)
-                spoke.set()
             with suppress(ConnectionError):
                 peer.recv(65_536)
 
@@ -105,8 +114,11 @@ async def test_unread_bytes_of_a_kept_connection_are_seen(
         url = f"{scheme}://127.0.0.1:{listening.getsockname()[1]}{WEBHOOK_PATH}{SLUG}"
         async with patient(egress=Egress.of(authority.file)) as clay:
             assert isinstance(await clay.send(url, None, b'{"n":1}'), Accepted)
+            kept = socket_of_kept_connection(clay)
             speak.set()
-            spoke.wait(10)  # blocks the event loop, as many events in one turn do
+            # This blocks the event loop, as many events in one turn do, until the kernel has what
+            # the server says. That the server has written it does not prove that it has arrived.
+            assert select.select([kept], [], [], 10)[0], "the server says nothing"
             assert isinstance(await clay.send(url, None, b'{"n":2}'), Accepted)
         server.join(10)
     assert [request.rpartition(b"\r\n")[2] for request in arrived] == [b'{"n":1}', b'{"n":2}']
@@ -127,7 +139,7 @@ async def test_a_connection_is_not_used_again_while_its_last_request_still_leave
 
 @pytest.mark.parametrize("script", [[READ, OK], [READ, OK, RESET]])
 async def test_no_lead_arrives_twice_through_connections_that_die_while_idle(
-    script: list[WriteBatch],
+    script: list[ServerStep],
 ) -> None:
     outcomes = {}
     async with serve(*script) as server, client() as clay:

@@ -37,7 +37,7 @@ from tests.support.raw_server import (
     SLUG,
     TOKEN,
     RawServer,
-    WriteBatch,
+    ServerStep,
     client,
     patient,
     send_once,
@@ -85,7 +85,7 @@ from tests.unit.clay.conftest import Authority
         ),
     ],
 )
-async def test_uncertain(reason: str, script: list[WriteBatch]) -> None:
+async def test_uncertain(reason: str, script: list[ServerStep]) -> None:
     async with serve(*script) as server:
         outcome = await send_once(server.url)
         assert type(outcome) is Uncertain
@@ -120,7 +120,7 @@ async def test_never_connected() -> None:
     ("reason", "script"),
     [("tls", [SKIM, OK, HANG]), ("connect_failed", [SKIM]), ("connect_timeout", [SKIM, HANG])],
 )
-async def test_a_tls_handshake_that_fails(reason: str, script: list[WriteBatch]) -> None:
+async def test_a_tls_handshake_that_fails(reason: str, script: list[ServerStep]) -> None:
     async with serve(*script) as server:
         outcome = await send_once(server.url.replace("http://", "https://"))
         assert type(outcome) is Refused
@@ -195,7 +195,7 @@ async def test_all_connections_busy_until_a_cancellation_passes_through_and_free
     ],
 )
 async def test_a_2xx_is_accepted_with_any_body(
-    script: list[WriteBatch],
+    script: list[ServerStep],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(clay_http, "_ANSWER_WAIT_S", 0.1)
@@ -222,7 +222,7 @@ async def test_an_interim_response_is_passed_over_and_the_next_one_counts_in_the
 
 async def test_a_dripping_body_delays_no_other_request(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clay_http, "_ANSWER_WAIT_S", 0.15)
-    drip: list[WriteBatch] = [0.02, b"."]
+    drip: list[ServerStep] = [0.02, b"."]
     async with serve(READ, b"HTTP/1.1 422 X\r\n\r\nbad column", *drip * 500) as server:
         outcome = await asyncio.wait_for(send_once(server.url, patient()), 2.0)
         assert "bad column" in repr(outcome)
@@ -365,7 +365,7 @@ def _echo(server: RawServer) -> bytes:
 
 async def test_no_secret_and_no_lead_in_outcomes_and_logs(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    echoes: list[WriteBatch] = [READ, _echo]
+    echoes: list[ServerStep] = [READ, _echo]
     async with serve(*echoes * 25, READ, HANG) as server, client() as clay:
         seen = [repr(await clay.send(server.url, TOKEN, LEAD)) for _ in range(26)]
         seen += [
