@@ -242,7 +242,7 @@ def _retry_after_in(excerpt: str) -> str | None:
     except ValueError:  # msgspec's own errors, what is nested too deep, and surrogates
         return None
     if isinstance(after, float):
-        return f"{after:g}"
+        return f"{after:.15g}"
     return after[:_MAX_RETRY_AFTER] if after else None
 
 

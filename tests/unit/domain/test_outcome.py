@@ -166,6 +166,7 @@ def test_a_workflow_answers_as_a_table_otherwise() -> None:
         (None, '{"retryAfter":30}', "30"),
         (None, '{"error":"slow down","retryAfter":"12"}', "12"),
         (None, '{"retryAfter":1.5}', "1.5"),
+        (None, '{"retryAfter":1234567}', "1234567"),
         ("7", '{"retryAfter":30}', "7"),
         (None, '{"retryAfter":null}', None),
         (None, '{"retryAfter":[3]}', None),
