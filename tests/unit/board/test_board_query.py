@@ -322,6 +322,40 @@ def test_the_records_of_a_lead_and_what_was_sent_again_are_listed(tmp_path: Path
     model.close()
 
 
+def test_the_money_of_lanes_is_of_each_destination_the_most_credits_first(tmp_path: Path) -> None:
+    model = ReadModel(tmp_path / "model", sources())
+    spent = (
+        ("acme", "people", 6),
+        ("acme", "firms", 9),
+        ("beta", "people", 7),
+        ("acme", "people", 2),
+    )
+    take(
+        model,
+        *(
+            event(
+                NAMES,
+                f"crm-{number}",
+                "enriched",
+                1,
+                number,
+                workspace=workspace,
+                destination=destination,
+                credits=credits_,
+            )
+            for number, (workspace, destination, credits_) in enumerate(spent)
+        ),
+    )
+    queries = BoardQueries(tmp_path / "model", FINAL)
+    for workspace, expected in (
+        (None, [("acme", "firms", 9), ("acme", "people", 8), ("beta", "people", 7)]),
+        ("acme", [("acme", "firms", 9), ("acme", "people", 8)]),
+    ):
+        rows = queries.lanes_money(workspace, 0, 1 << 62)
+        assert [(row.workspace, row.destination, row.credits) for row in rows] == expected
+    model.close()
+
+
 def test_a_snapshots_queries_see_one_state_over_one_connection(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

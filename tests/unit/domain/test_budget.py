@@ -662,6 +662,16 @@ def test_the_estimate_of_a_cost_moves_by_a_share_towards_the_newest(
     assert (first.credits, first.actions, first.leads) == pytest.approx((credits_, actions, 1))
 
 
+def test_credits_and_actions_are_learned_alike_also_from_a_lead_that_cost_nothing() -> None:
+    before = Estimate(2.0, 2.0)
+    for spent in (-1, 0, 1, 5, 9):
+        after = learn_cost(before, Cost(spent, spent), Cost(5, 5))
+        assert after.credits == after.actions, spent
+    nothing = learn_cost(before, Cost(0, 0), Cost(5, 5))
+    assert learn_cost(before, Cost(-1, -1), Cost(5, 5)) == nothing
+    assert nothing.actions < learn_cost(before, Cost(1, 1), Cost(5, 5)).actions < 2.0
+
+
 @pytest.mark.parametrize(
     ("leads", "more"),
     [(43, 0.02 * 50 / 49), (44, 0.02), (45, 0.02), (10**6, 0.02)],
