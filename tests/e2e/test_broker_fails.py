@@ -210,6 +210,9 @@ async def test_a_gateway_that_starts_while_kafka_is_away_listens_and_holds(
     returns: bool,
 ) -> None:
     async with Fleet(broker.bootstrap, namespace, 1, callbacks=True) as line:
+        # A busy machine takes longer than the default to start a broker.
+        config = line.directory / "stream_app.toml"
+        config.write_text(config.read_text().replace("[gateway]\n", "[gateway]\nhold_s = 90\n"))
         await asyncio.to_thread(broker.kill)
         try:
             gateway = line.member(line.start("gateway"))
