@@ -121,6 +121,17 @@ class GatewayMetrics:
         self._responses.labels(status).inc()
 
 
+class _Unusable(msgspec.Struct, frozen=True):
+    """A callback that is proved, and from which nothing can be stored.
+
+    Attributes:
+        lead: What `LeadBound` counts.
+    """
+
+    answer: CallbackAnswer
+    lead: tuple[str, str, str, str]
+
+
 class _VerifiedCallback(msgspec.Struct, frozen=True):
     """A verified callback, as it is stored.
 
@@ -192,14 +203,23 @@ class Receiver:
         callback = await self._receive(request, table, keys)
         if isinstance(callback, _VerifiedCallback):
             return await self._store(callback, table)
-        return callback
+        if not isinstance(callback, _Unusable):
+            return callback
+        try:
+            if answers.LATE_HEADER in request.headers:
+                # Behind the proof, and counted for its lead, so that nobody else can have it wait.
+                # The body has been released.
+                await asyncio.sleep(self._limits.hold_s)
+        finally:
+            self._bound.give_back(*callback.lead)
+        return callback.answer
 
     async def _receive(
         self,
         request: Request,
         table: CallbackTable,
         keys: Keys | None,
-    ) -> _VerifiedCallback | CallbackAnswer | None:
+    ) -> _VerifiedCallback | _Unusable | CallbackAnswer | None:
         """Read and verify a callback, or return the answer that refuses it.
 
         The body and what was decoded of it are released with this call, because the callback may be
@@ -220,7 +240,7 @@ class Receiver:
         table: CallbackTable,
         keys: Keys | None,
         raw: bytes,
-    ) -> _VerifiedCallback | CallbackAnswer:
+    ) -> _VerifiedCallback | _Unusable | CallbackAnswer:
         """Verify a body and decode it."""
         body = read_body(raw)
         if isinstance(body, BadBody):
@@ -232,17 +252,12 @@ class Receiver:
         # Counted before the first await: the same token may come in many requests at once.
         if not self._bound.take(*lead):
             return answers.TOO_OFTEN
-        if answers.LATE_HEADER in request.headers:
-            # Behind the proof, and counted for its lead, so that nobody else can have it wait.
-            await asyncio.sleep(self._limits.hold_s)
         callback = await self._decode(body, table, origin)
         if isinstance(callback, BadBody):
-            self._bound.give_back(*lead)
-            return answers.refused(callback)
+            return _Unusable(answers.refused(callback), lead)
         value = _json.encode(callback)
         if len(value) > _LARGEST_RECORD_BYTES:
-            self._bound.give_back(*lead)
-            return answers.TOO_LARGE
+            return _Unusable(answers.TOO_LARGE, lead)
         return _VerifiedCallback(
             callback.id,
             Record(self._topic, table.workspace.encode(), value, (), table.partition),

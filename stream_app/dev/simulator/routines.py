@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+import re
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -37,6 +38,7 @@ _MOST_ID = 64
 _PAGE = 20
 _KEPT_RUNS = 100_000
 _NOTIFIED_WITHIN_S = 30.0
+_NUMBER = re.compile(r"[0-9]{1,3}")
 
 
 @dataclass(slots=True, eq=False)
@@ -287,7 +289,9 @@ class PublicApi:
             self._open[row.number] = (run, made)
         self._runs[run_id] = run
         if len(self._runs) > _KEPT_RUNS:
-            self._runs.popitem(last=False)
+            _, forgotten = self._runs.popitem(last=False)
+            for hung in forgotten.items:
+                self._open.pop(hung.row.number, None)
         return run
 
     def _write_items(
@@ -368,8 +372,11 @@ class PublicApi:
             return _json(202, {**counts, "status": "in_progress"})
         limit = request.query.get("limit", str(_PAGE))
         cursor = request.query.get("cursor", "0")
-        if not limit.isdecimal() or not 1 <= int(limit) <= _MOST_ITEMS or not cursor.isdecimal():
-            raise _Refused(400, "Invalid limit or cursor.")
+        # Three digits at most: `int` refuses thousands of them.
+        if not _NUMBER.fullmatch(limit) or not 1 <= int(limit) <= _MOST_ITEMS:
+            raise _Refused(400, "Invalid limit.")
+        if not _NUMBER.fullmatch(cursor):
+            raise _Refused(400, "Invalid cursor.")
         begin = int(cursor)
         end = begin + int(limit)
         page = {

@@ -28,7 +28,7 @@ from stream_app.config import Settings, load_settings
 from stream_app.config.model import Gateway as Limits
 from stream_app.config.variables import Need
 from stream_app.dev.process import free_port
-from stream_app.domain.model.tokens import Keys
+from stream_app.domain.model.tokens import Keys, sign
 from stream_app.gateway.callback_answers import LATE_HEADER, UNPROXIED_HEADER
 from stream_app.gateway.tables import CallbackTable, Tables
 from stream_app.ops.http import serve_http
@@ -268,6 +268,25 @@ async def test_a_gateway_that_holds_for_a_shorter_time_is_told(tmp_path: Path) -
     async with seen_from_outside(tmp_path, gateway.app, more="hold_s = 60") as settings:
         with pytest.raises(ProbeFailed, match=r"and here gateway\.hold_s is 60"):
             await waited(settings)
+
+
+async def test_the_body_of_an_answer_that_is_given_late_takes_no_memory_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gateway = holding_for(60.0, KEYS)
+    waits: list[tuple[float, int]] = []
+
+    async def noted(delay_s: float) -> None:
+        waits.append((delay_s, gateway.receiver._read_bytes))
+
+    proved = {
+        "lead_id": "crm-17",
+        "workspace": "another",
+        "callback_token": sign(KEYS, "acme", "people", "crm-17"),
+    }
+    monkeypatch.setattr(asyncio, "sleep", noted)
+    await gateway.post(proved, headers={LATE_HEADER: "1"})
+    assert waits == [(60.0, 0)]
 
 
 async def test_who_proves_nothing_does_not_have_the_gateway_wait() -> None:
