@@ -164,6 +164,7 @@ class SmallWorld:
     def _write(self, record: Made, status: Status, step: Step) -> None:
         # in its partition; only there do other events come in order
         is_first = record.status in (None, "rerouted")
+        is_given_up = record.status == "rejected_invalid" and status == "suppressed"
         record.status = status
         record.seq = record.seq + 1
         workspace, destination, lead_id = record.place
@@ -201,6 +202,7 @@ class SmallWorld:
             record.has_row
             or status in {*_NO_ROW, *NO_LEADS, "without_value"}  # none of them has a row
             or (status in _AT_ONCE and record.seq <= 2)
+            or is_given_up  # a rejected record has none, and its end makes none
         ):
             record.has_row = True
             # as a Delivery
