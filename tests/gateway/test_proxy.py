@@ -8,8 +8,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
-from stream_app.client.doctor.gateways import gateway_answers
+from stream_app.client.doctor.gateways import ProbeFailed, gateway_answers, proxy_waits
 from stream_app.config.model import Gateway as Limits
 from stream_app.dev.process import free_port
 from stream_app.ops.http import serve_http
@@ -268,3 +269,57 @@ async def test_doctor_knows_whether_a_proxy_answers(
 
     assert await is_proxied(behind.nginx.port)
     assert not await is_proxied(ports[0])
+
+
+async def test_the_proxy_is_seen_to_wait_as_long_as_the_gateway_holds(
+    ports: tuple[int, Nginx],
+    tmp_path: Path,
+) -> None:
+    port, nginx = ports
+    hold_s = 1.0
+    gateway = Gateway(limits=structs.replace(LIMITS, hold_s=hold_s))
+    settings = settings_for(
+        tmp_path,
+        "127.0.0.1:1",
+        "x.",
+        public_url=f"http://127.0.0.1:{nginx.port}",
+    )
+    held = structs.replace(settings.gateway, hold_s=hold_s)
+    async with serve_http(gateway.app, "127.0.0.1", port, grace_s=1):
+        text = await proxy_waits(
+            structs.replace(settings, gateway=held),
+            "people",
+            settings.make_egress(),
+        )
+    assert text.endswith("waits 1 s for an answer, as long as the gateway holds a callback")
+    assert not gateway.inbox.records
+
+
+class ShortWait(Nginx):
+    """nginx that waits for the gateway for a shorter time than it holds a callback."""
+
+    def configuration(self, folder: Path) -> str:
+        text = super().configuration(folder)
+        waits = "proxy_read_timeout 60s; # longer than gateway.hold_s"
+        assert waits in text
+        return text.replace(waits, "proxy_read_timeout 1s;")
+
+
+async def test_a_proxy_that_waits_for_a_shorter_time_is_told(tmp_path: Path) -> None:
+    port = free_port()
+    gateway = Gateway(limits=structs.replace(LIMITS, hold_s=30.0))
+    with ShortWait(port) as nginx:
+        settings = settings_for(
+            tmp_path,
+            "127.0.0.1:1",
+            "x.",
+            public_url=f"http://127.0.0.1:{nginx.port}",
+        )
+        held = structs.replace(settings.gateway, hold_s=30.0)
+        async with serve_http(gateway.app, "127.0.0.1", port, grace_s=1):
+            with pytest.raises(ProbeFailed, match=r"is cut after [0-9.]+ s \(HTTP 429\)"):
+                await proxy_waits(
+                    structs.replace(settings, gateway=held),
+                    "people",
+                    settings.make_egress(),
+                )
