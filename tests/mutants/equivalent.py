@@ -24,6 +24,13 @@ _EQUIVALENT: Final[dict[str, list[tuple[str, ...]]]] = {
             "min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(self.failures - 2, 10))",
             "(min(FIRST_PAUSE_S * 2.0 ** min(self.failures - 2, 10), LONGEST_PAUSE_S))",
         ),
+        ("domain/limits/concurrency.py", "min(LEAST, most)", "(min(most, LEAST))"),
+    ],
+    "a status below 300 was answered for before": [
+        ("domain/model/outcome.py", "300 <= http_status < 500", "299 <= http_status < 500"),
+    ],
+    "only a debugger looks at a repr": [
+        ("partition/runner.py", "repr=False", "repr=True"),
     ],
     "no result is of the first millisecond of 1970": [
         (

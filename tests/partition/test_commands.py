@@ -122,6 +122,7 @@ async def test_a_kafka_that_is_away_at_first_delays_commands_and_the_leads_behin
     with patch.object(MemoryStateStore, "waiting", away_at_first):
         await bench.start()
         await asyncio.sleep(60.0)
+    assert asked == 4, "the commands until they could be read, then the callbacks"
     assert bench.clay.bodies == []
     assert [answer.applied for answer in bench.answers()] == [True]
 

@@ -268,6 +268,20 @@ def test_a_suppressed_person_is_known_in_a_dead_letter_that_is_no_lead(
         assert not begins, "no other one does"
 
 
+@pytest.mark.parametrize("partition", [0, 1, 2, 3, 255])
+def test_a_partition_deletes_only_its_own_row_of_a_suppressed_person(partition: int) -> None:
+    (ada,) = people({"email": "ada@example.com"})
+    listed = SuppressionList()
+    partitions = {0, 1, 2, 3, 255}
+    for written in partitions:
+        listed.apply(person_row(ada), b"{}", written)
+    for deleted in partitions - {partition}:
+        listed.apply(person_row(ada), None, deleted)
+    assert listed, "this one still knows the person"
+    listed.apply(person_row(ada), None, partition)
+    assert not listed
+
+
 @pytest.mark.parametrize(
     ("headers", "key", "value", "expected"),
     [

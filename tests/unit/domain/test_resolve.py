@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from stream_app.domain.delivery import state_machine
-from stream_app.domain.delivery.envelope import Envelope, Way, read_envelope
+from stream_app.domain.delivery.envelope import HEADERS, Envelope, Way, read_envelope
 from stream_app.domain.delivery.recorder import DeliveryRecorder
 from stream_app.domain.delivery.resolve import LeadRef, ResolvedLead, find_lead_ref, resolve_lead
 from stream_app.domain.delivery.suppression import (
@@ -285,6 +285,22 @@ def reason(published: ResolvedLead, row: bytes, suppressed: bool = False) -> str
     why = suppression_reason(published, {row: suppression}.get)
     assert why is None or "command c1" in why.text
     return why.reason if why is not None else ""
+
+
+def test_only_an_erasure_looks_behind_the_history_of_a_lead_that_came_back() -> None:
+    """Its data is as old as its first record. A cancellation ignores what was published again."""
+    lead = published(CANCELLED_MS + 1)
+    header = (HEADERS["origin_ms"], str(CANCELLED_MS).encode())
+    again = msgspec.structs.replace(
+        lead,
+        envelope=msgspec.structs.replace(lead.envelope, dead_letter="leads.dlq/0/3"),
+        consumed=msgspec.structs.replace(lead.consumed, headers=(header,)),
+    )
+    erased = Suppression("erased", CANCELLED_MS, "c1", "jane")
+    why = suppression_reason(again, {lead_row("acme", "a"): erased}.get)
+    assert why is not None
+    assert why.reason == "erased"
+    assert reason(again, lead_row("acme", "a")) == ""
 
 
 def test_a_cancellation_applies_to_records_published_before_it() -> None:

@@ -165,6 +165,18 @@ def test_an_outcome_frees_the_probes_and_books_what_it_cost(
     assert replace(settling, spent=None) == settlement
 
 
+@pytest.mark.parametrize("outcome", [None, RateLimited(429, 50), Poison(422, 50, "bad")])
+def test_the_outcome_of_a_probe_whose_suspension_was_lifted_meanwhile_begins_none(
+    outcome: Outcome | None,
+) -> None:
+    destination = Destination("people", "acme", ("hook1",))
+    lane, grant = granted(POLICY, LANE, destination, NOW_MS)
+    assert grant.suspension_probe is not None
+    resumed = replace(lane, suspension=None)
+    lane, _ = settled(POLICY, resumed, grant, outcome, END_MS, 0.5, in_flight=1)
+    assert lane.suspension is None
+
+
 @pytest.mark.parametrize(
     ("counts", "run", "alone", "attempts"),
     [
