@@ -142,3 +142,34 @@ async def test_a_paused_workflow_rejects_no_lead_and_its_results_come_back(
         await line.until_last({"enriched": 20}, 60)
         assert not await line.read(line.settings.names.dlq)
         line.check_logs()
+
+
+@pytest.mark.parametrize("unknown_status", [404, 410])
+async def test_a_webhook_that_there_is_not_loses_no_lead_whatever_clay_answers(
+    kafka: Broker,
+    namespace: str,
+    unknown_status: int,
+) -> None:
+    """Clay does not say what it answers. A 404 names the webhook; another status holds the lane."""
+    async with Pipeline(
+        kafka.bootstrap,
+        namespace,
+        1,
+        config="[delivery]\nmax_attempts = 1",
+        pool=tuple(f"/v3/sources/webhook/{slug}" for slug in ("w0--none", EMPTY)),
+    ) as line:
+        fault = {"kind": "gone", "webhook": "w0--none", "status": unknown_status}
+        line.control("POST", "/control/faults", fault)
+        await line.publish(line.leads(20))
+        await line.ready(*(line.start(name) for name in ("worker", "replay")))
+        if unknown_status != 404:
+            await line.until(lambda: line.last()["refused"] > 0, 60, "the lane is held")
+            (finding, *_) = await findings_of(line)
+            assert (finding["code"], finding.get("holds", True)) == (f"http_{unknown_status}", True)
+            line.control("DELETE", "/control/faults")
+            await line.done("lanes", "resume", "w0", "--why", "the webhook is there again")
+        await line.until_last({"accepted": 20}, 60)
+        assert set(line.summary()["leads"].values()) == {1}
+        assert not await line.read(line.settings.names.dlq)
+        line.check_histories()
+        line.check_logs()
