@@ -10,6 +10,7 @@ its URL is a secret.
 
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Annotated, ClassVar, Final, NamedTuple
 
 import msgspec
@@ -65,10 +66,15 @@ class QuotaPolicy(Policy, frozen=True):
 
     def limits(self, lifetime: int) -> WebhookLimits:
         """Return the limits of a webhook that takes so many submissions; 0: without end."""
-        if not lifetime:
-            return WebhookLimits(math.inf, math.inf)
-        rotate_at = self.rotate_at or max(1, lifetime * 9 // 10)
-        return WebhookLimits(self.warn_at or min(rotate_at, max(1, lifetime * 8 // 10)), rotate_at)
+        return _limits_of(self.warn_at, self.rotate_at, lifetime)
+
+
+@lru_cache(256)  # a view of a lane asks for them ten times
+def _limits_of(warn_at: int | None, rotate_at: int | None, lifetime: int) -> WebhookLimits:
+    if not lifetime:
+        return WebhookLimits(math.inf, math.inf)
+    rotate_at = rotate_at or max(1, lifetime * 9 // 10)
+    return WebhookLimits(warn_at or min(rotate_at, max(1, lifetime * 8 // 10)), rotate_at)
 
 
 class Webhook(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -508,6 +508,30 @@ def _webhooks(lane: Lane, pool: Collection[str]) -> dict[str, Webhook]:
     }
 
 
+def _changed_settings(
+    configured: Workspace,
+    before: tuple[Change, ...],
+    now: tuple[Change, ...],
+) -> Iterator[LaneChange]:
+    """Yield what operators have changed, and what is as configured again."""
+    as_configured = in_force(configured, ())
+    earlier = {
+        change.key: change for change in before if in_force(configured, (change,)) != as_configured
+    }
+    for change in now:
+        if change not in before:
+            value = earlier[change.key].now if change.key in earlier else change.was
+            yield LaneChange(
+                "changed",
+                f"{change.key}: {value} -> {change.now}, {byline(change.by)}",
+            )
+    for key in sorted(earlier.keys() - {change.key for change in now}):
+        yield LaneChange(
+            "changed",
+            f"{key}: {earlier[key].now} -> {earlier[key].was}, as configured",
+        )
+
+
 def _news(
     configured: Workspace,
     before: LaneView,
@@ -526,24 +550,8 @@ def _news(
     if now.mode != before.mode:
         by_whom = f", {byline(now.mode_by)}" if now.mode_by else ""
         yield LaneChange("mode", f"the breaker's mode is {now.mode}{by_whom}")
-    as_configured = in_force(configured, ())
-    earlier = {
-        change.key: change
-        for change in before.changes
-        if in_force(configured, (change,)) != as_configured
-    }
-    for change in now.changes:
-        if change not in before.changes:
-            value = earlier[change.key].now if change.key in earlier else change.was
-            yield LaneChange(
-                "changed",
-                f"{change.key}: {value} -> {change.now}, {byline(change.by)}",
-            )
-    for key in sorted(earlier.keys() - {change.key for change in now.changes}):
-        yield LaneChange(
-            "changed",
-            f"{key}: {earlier[key].now} -> {earlier[key].was}, as configured",
-        )
+    if now.changes != before.changes:
+        yield from _changed_settings(configured, before.changes, now.changes)
     if now.breaker != before.breaker:
         text = now.text or f"the circuit breaker is {now.breaker.replace('_', ' ')}"
         if now.outage is not None:
