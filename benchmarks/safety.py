@@ -51,6 +51,7 @@ from stream_app.faust_app.stream import Generations
 from stream_app.kafka.transactional_state import TransactionalState
 from stream_app.partition.admission import AdmissionQueue
 from stream_app.partition.commits import Commits
+from stream_app.partition.in_flight import InFlight
 from stream_app.services import worker as product
 from stream_app.services.process import run
 
@@ -122,7 +123,7 @@ class _PlainStateStore(TransactionalState):
 class _NoCommits:
     """Takes the steps of admission, and writes none."""
 
-    def submit(self, _: WriteBatch) -> asyncio.Future[None]:
+    def submit(self, _: WriteBatch, __: InFlight | None = None) -> asyncio.Future[None]:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         done.set_result(None)
         return done
