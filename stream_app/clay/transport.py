@@ -170,7 +170,7 @@ class Transport(httpx.AsyncBaseTransport):
         )
         # aiohttp has no option for the protocol of its connections.
         factory = partial(ClayProtocol, loop=asyncio.get_running_loop())
-        self._connector._factory = factory  # type: ignore[assignment]
+        self._connector._factory = factory  # type: ignore[assignment]  # a partial
         self._timeout = aiohttp.ClientTimeout(total=None, connect=connect_timeout_s)
         self._read_buffer_bytes = read_buffer_bytes
         self._proxy, self._login = proxy_of(egress)
@@ -275,7 +275,7 @@ class Transport(httpx.AsyncBaseTransport):
         if address.proxy_headers is not None:
             # The connector adds this header at the first connection, which would change the key of
             # the pool.
-            address.proxy_headers["Host"] = address.headers["Host"]  # type: ignore[index]
+            address.proxy_headers["Host"] = address.headers["Host"]  # type: ignore[index]  # a dict of ours
         self._addresses[origin] = address
         return address
 

@@ -316,7 +316,7 @@ async def test_a_partition_that_is_closed_while_it_recovers_fences_nobody() -> N
             raise NoAnswer(what)
         return request()
 
-    bench.store._link.ask = ask  # type: ignore[method-assign,assignment]
+    bench.store._link.ask = ask  # type: ignore[method-assign,assignment]  # it fails
     bench.publish("id0", "p0")
     await bench.serve()
     await failed.wait()

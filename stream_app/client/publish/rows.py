@@ -17,9 +17,9 @@ from typing import IO, Any, Final
 
 import msgspec
 
-from stream_app.domain.lead.read import Unreadable
+from stream_app.domain.lead.read import TOO_DEEP, Unreadable
 from stream_app.domain.model.messages import Lead
-from stream_app.domain.model.untrusted import MOST_LEVELS, NestedTooDeep, check_depth
+from stream_app.domain.model.untrusted import NestedTooDeep, check_depth
 
 _SHOWN: Final = 20
 DELIMITERS: Final = (",", ";", "\t", "|")
@@ -267,10 +267,7 @@ def _draft_of_json(raw: bytes) -> Draft | Unreadable:
         check_depth(raw)
         document = msgspec.json.decode(raw)
     except NestedTooDeep:
-        return Unreadable(
-            "nested_too_deep",
-            f"The JSON is nested too deep (more than {MOST_LEVELS} levels)",
-        )
+        return TOO_DEEP
     except ValueError:
         return Unreadable("not_json", "The line is not JSON")
     if not isinstance(document, dict):

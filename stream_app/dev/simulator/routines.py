@@ -12,7 +12,7 @@ import hashlib
 import hmac
 import re
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -126,28 +126,22 @@ class PublicApi:
             await self._session.close()
 
     async def me(self, request: web.Request) -> web.StreamResponse:
-        async def answer(workspace: WorkspaceState) -> web.Response:
-            return _json(
-                200,
-                {
-                    "user": {"id": "u_1", "name": None},
-                    "workspace": {"id": workspace.name},
-                },
-            )
+        def answer(workspace: WorkspaceState) -> web.Response:
+            user = {"id": "u_1", "name": None}
+            return web.json_response({"user": user, "workspace": {"id": workspace.name}})
 
         return await self._answered(request, "me", answer)
 
     async def balance(self, request: web.Request) -> web.StreamResponse:
-        async def answer(workspace: WorkspaceState) -> web.Response:
-            return _json(
-                200,
+        def answer(workspace: WorkspaceState) -> web.Response:
+            return web.json_response(
                 {"balance": workspace.credits, "action_execution_balance": workspace.actions},
             )
 
         return await self._answered(request, "balance", answer)
 
     async def results(self, request: web.Request) -> web.StreamResponse:
-        async def answer(workspace: WorkspaceState) -> web.Response:
+        def answer(workspace: WorkspaceState) -> web.Response:
             return self._page(workspace, request)
 
         return await self._answered(request, "results", answer)
@@ -156,7 +150,7 @@ class PublicApi:
         self,
         request: web.Request,
         endpoint: EndpointName,
-        answer: Callable[[WorkspaceState], Awaitable[web.Response]],
+        answer: Callable[[WorkspaceState], web.Response],
     ) -> web.StreamResponse:
         """Answer a request that changes nothing, and write it to the ledger."""
         self._asked += 1
@@ -175,7 +169,7 @@ class PublicApi:
             response = _error(fault.status or 500)
         else:
             try:
-                response = await answer(self._admitted(workspace))
+                response = answer(self._admitted(workspace))
             except _Refused as refused:
                 response = _refusal(refused)
         line = PollLine(
@@ -183,7 +177,7 @@ class PublicApi:
             endpoint=endpoint,
             routine=routine,
             run_id=run.id if run else "",
-            status=(fault.status if fault is not None else None) or response.status,
+            status=response.status if fault is None else status_of(fault, response.status),
             fault=fault.kind if fault is not None else None,
         )
         self._ledger.write(line)
@@ -217,7 +211,10 @@ class PublicApi:
         for item in run.items:
             if "item_hung" not in item.faults:
                 self._start(item.row)
-        answer = _json(202, {"routine_run_id": run.id, "status": "in_progress"})
+        answer = web.json_response(
+            {"routine_run_id": run.id, "status": "in_progress"},
+            status=202,
+        )
         if "run_answer_cut" in run.faults:
             answer = web.Response(
                 status=202,
@@ -369,7 +366,7 @@ class PublicApi:
             "finished": run.finished,
         }
         if run.finished_at_s is None:
-            return _json(202, {**counts, "status": "in_progress"})
+            return web.json_response({**counts, "status": "in_progress"}, status=202)
         limit = request.query.get("limit", str(_PAGE))
         cursor = request.query.get("cursor", "0")
         # Three digits at most: `int` refuses thousands of them.
@@ -386,7 +383,7 @@ class PublicApi:
         }
         if end < len(run.items):
             page["cursor"] = str(end)
-        return _json(200, page)
+        return web.json_response(page)
 
     # ------------------------------------------------------------------------------- who asks
 
@@ -490,15 +487,6 @@ def _failure(message: str) -> dict[str, Any]:
     return {"status": "failed", "error": {"message": message}}
 
 
-def _json(status: int, content: object, headers: Mapping[str, str] | None = None) -> web.Response:
-    return web.Response(
-        status=status,
-        body=msgspec.json.encode(content),
-        content_type="application/json",
-        headers=headers,
-    )
-
-
 def _refusal(refused: _Refused) -> web.Response:
     return _error(refused.status, refused.message, refused.headers)
 
@@ -509,4 +497,8 @@ def _error(
     headers: Mapping[str, str] | None = None,
 ) -> web.Response:
     """Return an error. All have a body of this shape."""
-    return _json(status, {"message": message or "Something went wrong."}, headers)
+    return web.json_response(
+        {"message": message or "Something went wrong."},
+        status=status,
+        headers=headers,
+    )

@@ -47,6 +47,12 @@ class Unreadable(msgspec.Struct, frozen=True):
     of_import: tuple[str, ImportSummary | None] = ("", None)  # what `import_of` returns of a lead
 
 
+TOO_DEEP: Final = Unreadable(
+    "nested_too_deep",
+    f"The JSON is nested too deep (more than {MOST_LEVELS} levels)",
+)
+
+
 class _OfImport(msgspec.Struct, frozen=True):
     """What a record that is no valid lead says of its import."""
 
@@ -175,10 +181,7 @@ def _document(value: bytes | None, max_bytes: int) -> dict[str, Any] | Unreadabl
         check_depth(value)
         document = msgspec.json.decode(value)
     except NestedTooDeep:
-        return Unreadable(
-            "nested_too_deep",
-            f"The JSON is nested too deep (more than {MOST_LEVELS} levels)",
-        )
+        return TOO_DEEP
     except UnicodeDecodeError:
         return Unreadable("not_utf8", "The value is not UTF-8")
     except ValueError:

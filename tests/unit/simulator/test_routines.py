@@ -424,3 +424,14 @@ async def test_a_notification_may_be_lost(start: Start) -> None:
 def test_an_endpoint_belongs_to_faults_of_requests_only() -> None:
     with pytest.raises(ScriptError, match="endpoint: does not belong to 'item_hung'"):
         parse_script('[[fault]]\nkind = "item_hung"\nendpoint = "run"\n')
+
+
+async def test_a_question_whose_connection_is_cut_is_noted_as_the_same_fault_of_a_run_is(
+    start: Start,
+) -> None:
+    bench = await start(SCRIPT + '[[fault]]\nkind = "reset_after_read"\nendpoint = "me"\n')
+    with pytest.raises(Exception, match=r"disconnected|reset"):
+        await Api(bench).call("GET", "/me")
+    # the client of the test may ask once more, because a GET changes nothing
+    lines = await bench.lines("kind=poll")
+    assert {line["status"] for line in lines} == {"reset"}
