@@ -22,6 +22,7 @@ email = "{{work_email}}"
 phone = "{{phone}}"
 """
 )
+"""A table whose callback has what its row cost."""
 CONFIG: Final = """
 [delivery]
 connect_timeout_s = 1

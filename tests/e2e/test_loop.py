@@ -20,7 +20,6 @@ from tests.support.pace import BUSY, slowness
 
 pytestmark = pytest.mark.timeout(180)
 
-"""A table whose callback has what its row cost."""
 FAULTS: Final = """
 [[fault]]
 kind = "callbacks_lost"

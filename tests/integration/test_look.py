@@ -24,7 +24,6 @@ from tests.support.kafka import create_planned
 from tests.support.settings import settings_of
 
 MINUTE_MS = 60_000
-"""Workspace -> its partition."""
 
 
 def view(name: str, partition: int, at_ms: int, spent: int) -> bytes:

@@ -6,6 +6,7 @@ from stream_app.config import Settings
 from tests.support.config import one_way, settings_in
 
 LANES = {"busy": 0, "quiet": 1, "beside": 1}
+"""Workspace -> its partition."""
 
 
 def settings_of(path: Path, bootstrap: str, namespace: str) -> Settings:

@@ -1,10 +1,11 @@
+"""The simulator as a process."""
+
 import asyncio
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 DEADLINE_S = 60.0
-"""The simulator as a process."""
 
 
 @asynccontextmanager

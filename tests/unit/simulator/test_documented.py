@@ -359,7 +359,7 @@ async def test_a_failed_call_can_be_run_again_alone__clay_http_api_guide(start: 
         assert await bench.control("rerun", again) == {"rows": 0}
         await bench.control("rerun", {"webhook": SLUG, "which": "all"})
         await bench.settled()
-        assert len(receiver.at_s) == 3, "a new run is reported anew"
+        assert len(receiver.at_s) == 3, "a new run is reported, too"
 
 
 async def test_each_call_costs_one_action__clay_http_api_guide(start: Start) -> None:
