@@ -16,7 +16,7 @@ from stream_app.domain.limits.callback_health import CallbackHealthPolicy
 from stream_app.domain.limits.rate import RatePolicy
 from stream_app.domain.limits.suspension import FloodGuardPolicy, SuspensionPolicy
 from stream_app.domain.limits.webhook_quota import LIFETIME, QuotaPolicy, WebhookLimits
-from stream_app.domain.model.addresses import WebhookKind
+from stream_app.domain.model.addresses import API_URL, DestinationKind
 from stream_app.domain.model.numbers import MOST, Real, TimeMs, Whole
 from stream_app.domain.model.ranges import Policy, Range
 from stream_app.domain.model.tokens import Keys
@@ -114,7 +114,7 @@ class CachePolicy(Policy, frozen=True):
 
 
 class Destination(msgspec.Struct, frozen=True, dict=True):
-    """A Clay table or workflow that receives leads, as the configuration has it.
+    """A Clay table, workflow or routine that receives leads, as the configuration has it.
 
     It also has what follows from its secrets.
 
@@ -151,7 +151,14 @@ class Destination(msgspec.Struct, frozen=True, dict=True):
         allowed_hosts: Hosts that a webhook may name. Hosts other than Clay's are for the simulator.
         setup_id: A hash that changes with its token and webhooks.
         callback_url: Where the table's HTTP column calls back. It is sent to Clay with each lead.
-        kind: What its webhooks start: rows of a table, or runs of a workflow.
+        kind: What it starts: rows of a table, runs of a workflow, or runs of a routine.
+        routine: The id of a routine, `function:t_...` or `workflow:wf_...`, which is run through
+            Clay's Public API in place of a webhook.
+        poll_after_s: When the results of a routine's run are asked for, in seconds after the
+            answer to its POST; after the last of them ever more rarely. Only for a routine.
+        run_webhook: The id of the completion webhook that announces the end of each run, such as
+            `wh_...`. Without it the results are found by asking alone. Only for a routine.
+        run_webhook_secret_env: The variable with the secret that signs those announcements.
     """
 
     alias: str
@@ -176,7 +183,11 @@ class Destination(msgspec.Struct, frozen=True, dict=True):
     allowed_hosts: tuple[str, ...] = ("api.clay.com",)
     setup_id: str = ""
     callback_url: str = ""
-    kind: WebhookKind = "table"
+    kind: DestinationKind = "table"
+    routine: str | None = None
+    poll_after_s: tuple[float, ...] = (20.0, 60.0, 180.0, 600.0)
+    run_webhook: str | None = None
+    run_webhook_secret_env: str | None = None
 
     @property
     def lifetime(self) -> int:
@@ -218,6 +229,9 @@ class Workspace(msgspec.Struct, frozen=True):
         max_in_flight: POSTs in flight at most, as `DeliveryPolicy.max_in_flight` has it.
         flood_guard: How many dead letters suspend the lane.
         callback_health: How many overdue leads without a callback suspend a destination.
+        api_key_env: The variable with the workspace's key for Clay's Public API, which a routine
+            needs.
+        api_url: The address of that API.
     """
 
     name: str
@@ -234,6 +248,8 @@ class Workspace(msgspec.Struct, frozen=True):
     max_in_flight: int = 100
     flood_guard: FloodGuardPolicy = FloodGuardPolicy()
     callback_health: CallbackHealthPolicy = CallbackHealthPolicy()
+    api_key_env: str | None = None
+    api_url: str = API_URL
 
     def limits(self, destination: Destination) -> WebhookLimits:
         """Return the limits of each webhook of a destination."""

@@ -9,6 +9,7 @@ from stream_app.domain.commands import CommandAnswer
 from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.model.outcome import Outcome
 from stream_app.domain.model.records import ConsumedRecord, Record
+from stream_app.domain.model.run import RunAnswer
 from stream_app.domain.result import CacheEntry
 from stream_app.domain.views.lane import LaneView
 
@@ -117,13 +118,23 @@ class Observer:
 
 
 class Clay(Protocol):
-    """The webhooks of all destinations."""
+    """The webhooks and routines of all destinations."""
 
     async def send(self, destination: str, webhook_id: str, body: bytes, trace_id: str) -> Outcome:
-        """Send one row. A network failure is an outcome, not an exception."""
+        """Send one lead. A network failure is an outcome, not an exception."""
 
     async def host_answers(self, destination: str) -> bool:
         """Ask whether the host of a destination answers at all. The request submits nothing."""
+
+
+class Runs(Protocol):
+    """The runs of all routines. Asking about them costs no credits and changes nothing at Clay."""
+
+    async def results(self, destination: str, run: str) -> RunAnswer:
+        """Ask for the results of a run. A network failure is an answer, not an exception."""
+
+    async def balance(self, destination: str) -> float | None:
+        """Ask how many credits the workspace of a routine has left. None: that was not learnt."""
 
 
 class Cache(Protocol):

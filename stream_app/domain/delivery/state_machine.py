@@ -136,6 +136,8 @@ class Delivery(msgspec.Struct, frozen=True, array_like=True, gc=False):
         sampled: True if the caller of the input record has sampled its span.
         unsettled: What was booked for earlier POSTs, which the lead was sent again after. Nobody
             has said what they cost.
+        run: The id of the routine's run that the last accepted POST began; '' for a webhook, and
+            where the id was lost with Clay's answer.
     """
 
     version: Whole
@@ -163,6 +165,7 @@ class Delivery(msgspec.Struct, frozen=True, array_like=True, gc=False):
     accepted_at_ms: TimeMs = 0
     sampled: bool = False
     unsettled: tuple[Reservation, ...] = ()
+    run: str = ""
 
 
 def open_costs(row: Delivery) -> tuple[Reservation, ...]:

@@ -13,7 +13,7 @@ from typing import Annotated, Final
 
 import msgspec
 
-from stream_app.domain.model.addresses import WebhookKind
+from stream_app.domain.model.addresses import DestinationKind
 from stream_app.domain.model.numbers import TimeMs, Whole
 from stream_app.domain.model.ranges import Policy, Range
 from stream_app.domain.model.text import count
@@ -157,7 +157,7 @@ def causes(
     submitted: int,
     spent: int,
     *,
-    kind: WebhookKind,
+    kind: DestinationKind,
     keeps_rows: bool,
 ) -> str:
     """Return the likely causes of missing callbacks in order, with their evidence and what to do.

@@ -16,6 +16,11 @@ from urllib.parse import unquote, urlsplit
 WebhookKind = Literal["table", "workflow"]
 """What a webhook starts: a row of a table, or a run of a workflow."""
 
+DestinationKind = WebhookKind | Literal["routine"]
+"""What a destination starts. A routine is started through Clay's Public API, without a webhook."""
+
+API_URL: Final = "https://api.clay.com/public/v0"
+
 WEBHOOK_PATH: Final = "/v3/sources/webhook/"
 WORKFLOW_PATH: Final = "/v3/tc-workflows/streams/<id>/webhook"
 MALFORMED: Final = "the webhook's URL is malformed: copy it from Clay again"

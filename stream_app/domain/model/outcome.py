@@ -61,7 +61,12 @@ class _Answered(_OfTest, frozen=True, gc=False):
 
 
 class Accepted(_Answered, frozen=True, gc=False):
-    """2xx: Clay accepted the lead. The body has no documented meaning."""
+    """2xx: Clay accepted the lead. The body of a webhook's answer has no documented meaning.
+
+    `run`: the id of the run, if a routine was started; '' if its answer could not be read.
+    """
+
+    run: str = ""
 
 
 class RateLimited(_Answered, frozen=True, gc=False):
