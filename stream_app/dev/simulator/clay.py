@@ -107,7 +107,11 @@ class Clay:
             "seed": self.world.script.seed,
             "limits": self.world.limits,
             "workspaces": {
-                name: {"credits": state.credits, "actions": state.actions}
+                name: {
+                    "credits": state.credits,
+                    "actions": state.actions,
+                    "api_most_a_minute": state.api_most_a_minute,
+                }
                 for name, state in self.world.workspaces.items()
             },
             "webhooks": {

@@ -7,6 +7,8 @@
     POST   /control/limits        the limits to change: {"rate_per_s": 0}
     POST   /control/workspaces    full meters: {"name": "acme", "credits": 6000}
     POST   /control/webhooks      {"slug": "acme--crm", ...as in the script}
+    POST   /control/completion-webhooks   who is told of runs that name it:
+                                  {"id": "wh_1", "url": ..., "secret": ...}
     POST   /control/credits       a top-up: {"workspace": "acme", "add": 500};
                                   nothing resumes by itself
     POST   /control/month         a new billing month: {"workspace": "acme"}
@@ -36,6 +38,7 @@ from stream_app.dev.simulator.ledger import Leads, Ledger
 from stream_app.dev.simulator.script import (
     ClayLimits,
     ClayPlan,
+    CompletionWebhook,
     Fault,
     Script,
     ScriptError,
@@ -149,6 +152,12 @@ def _webhooks(sim: Controlled, body: Any) -> None:
     sim.clay.did(f"set the webhook {slug}", state.workspace.name)
 
 
+def _completion_webhooks(sim: Controlled, body: Any) -> None:
+    name, rest = _named(body, "id")
+    sim.clay.world.completion_webhooks[name] = checked(CompletionWebhook, rest)
+    sim.clay.did(f"set the completion webhook {name}")
+
+
 def _credits(sim: Controlled, body: Any) -> None:
     order = checked(Credits, body)
     sim.clay.workspace(order.workspace).credits += order.add
@@ -209,6 +218,7 @@ ACTIONS: dict[str, Action] = {
     "limits": _limits,
     "workspaces": _workspaces,
     "webhooks": _webhooks,
+    "completion-webhooks": _completion_webhooks,
     "credits": _credits,
     "month": _month,
     "auto-run": _auto_run,

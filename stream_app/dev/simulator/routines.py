@@ -26,7 +26,7 @@ from attrs import field as attribute
 from stream_app.dev.simulator.chance import Timeline
 from stream_app.dev.simulator.ledger import Ledger, NotifyLine, PollLine, RunLine, now_ms
 from stream_app.dev.simulator.played import play, status_of
-from stream_app.dev.simulator.script import REFUSING, EndpointName, Fault
+from stream_app.dev.simulator.script import REFUSING, EndpointName, Fault, Routine
 from stream_app.dev.simulator.world import Submission, TableRow, WebhookState, WorkspaceState, World
 
 API: Final = "/public/v0"
@@ -250,7 +250,7 @@ class PublicApi:
             raise _Refused(400, "Invalid request body.")
         if any(not 1 <= len(item.id) <= _MOST_ID for item in sent.items):
             raise _Refused(400, "Invalid item id.")
-        hooks = self._world.script.completion_webhooks
+        hooks = self._world.completion_webhooks
         if sent.webhook_id is not None and sent.webhook_id not in hooks:
             raise _Refused(400, "Unknown webhook_id.")
         for item in sent.items:
@@ -327,6 +327,9 @@ class PublicApi:
         """Take the result of a row. Returns False if the row is of no run."""
         names = [column.name for column in row.webhook.settings.columns]
         values = {name: cells[name] for name in names if cells.get(name) is not None}
+        settings = row.webhook.settings
+        if isinstance(settings, Routine) and settings.cost_output is not None:
+            values[settings.cost_output] = row.spent
         return self._end(row, {"status": "complete", "result": values})
 
     def unpaid(self, row: TableRow) -> None:
@@ -388,11 +391,14 @@ class PublicApi:
     # ------------------------------------------------------------------------------- who asks
 
     def _workspace_of_key(self, request: web.Request) -> WorkspaceState | None:
+        """Return the workspace whose key a request has, and count the request."""
         bearer = request.headers.get("Authorization", "").removeprefix("Bearer ")
         key = request.headers.get(KEY_HEADER) or bearer
         for name, known in self._world.script.api_keys.items():
             if key and hmac.compare_digest(key.encode(), known.encode()):
-                return self._world.workspace(name)
+                workspace = self._world.workspace(name)
+                workspace.count_api(self._world.now_s)
+                return workspace
         return None
 
     def _admitted(self, workspace: WorkspaceState | None) -> WorkspaceState:
@@ -423,7 +429,7 @@ class PublicApi:
 
     async def _post(self, run: RoutineRun, data: dict[str, str]) -> None:
         name = run.completion_webhook or ""
-        hook = self._world.script.completion_webhooks[name]
+        hook = self._world.completion_webhooks[name]
         created = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         body = msgspec.json.encode({"webhookId": name, "createdAt": created, "data": data})
         signature = hmac.new(hook.secret.encode(), body, hashlib.sha256).hexdigest()

@@ -179,11 +179,13 @@ class Routine(ClayTable, frozen=True, kw_only=True):
         workspace: Who pays for it.
         requires: Inputs without which a run is refused.
         open_to_api: Whether its author has switched the API on.
+        cost_output: An output with the credits that the item cost, if its author made one.
     """
 
     workspace: str = "default"
     requires: tuple[str, ...] = ()
     open_to_api: bool = True
+    cost_output: str | None = None
 
 
 class CompletionWebhook(Settings, frozen=True, kw_only=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,12 +15,14 @@ from stream_app.dev.simulator.script import (
     ClayLimits,
     ClayPlan,
     ClayTable,
+    CompletionWebhook,
     Script,
     Webhook,
     workspace_of,
 )
 
 DEDUPE_MAX_CHARACTERS = 200
+_MINUTE_S = 60.0
 
 
 class Submission(msgspec.Struct):
@@ -44,7 +46,10 @@ def is_submission(line: RequestLine, limits: ClayLimits) -> bool:
 
 @dataclass(slots=True)
 class WorkspaceState:
-    """Two meters and one rate, shared by all webhooks of the workspace."""
+    """Two meters and one rate, shared by all webhooks of the workspace.
+
+    `api_most_a_minute` is the most requests to the Public API in any 60 seconds, refused ones too.
+    """
 
     name: str
     plan: ClayPlan
@@ -55,6 +60,8 @@ class WorkspaceState:
     outward_free_at_s: float = 0.0
     api_tokens: float = 0.0
     api_refilled_at_s: float = float("-inf")
+    api_most_a_minute: int = 0
+    _api_asked_at_s: deque[float] = field(default_factory=deque)
 
     def take(self, limits: ClayLimits, now_s: float) -> bool:
         """True if the rate allows a request now."""
@@ -67,6 +74,14 @@ class WorkspaceState:
             return False
         self.tokens -= 1
         return True
+
+    def count_api(self, now_s: float) -> None:
+        """Count a request to the Public API, whatever becomes of it."""
+        asked = self._api_asked_at_s
+        asked.append(now_s)
+        while asked[0] <= now_s - _MINUTE_S:
+            asked.popleft()
+        self.api_most_a_minute = max(self.api_most_a_minute, len(asked))
 
     def take_api(self, limits: ClayLimits, now_s: float) -> bool:
         """True if the rate of the Public API allows a request now."""
@@ -169,6 +184,7 @@ class World:
         self.workspaces: dict[str, WorkspaceState] = {}
         self.webhooks: dict[str, WebhookState] = {}
         self.routines: dict[str, WebhookState] = {}
+        self.completion_webhooks: dict[str, CompletionWebhook] = dict(script.completion_webhooks)
         self._clock = clock
         self._nameless: Counter[int] = Counter()
         self._rows = 0

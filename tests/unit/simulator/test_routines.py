@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 from stream_app.dev.simulator import ScriptError, parse_script
+from stream_app.dev.simulator.script import ClayPlan
+from stream_app.dev.simulator.world import WorkspaceState
 from tests.support.raw_server import OK, READ, RawServer, serve
 from tests.unit.simulator.conftest import SimulatorBench, Start, wait_until
 
@@ -224,6 +226,31 @@ async def test_300_requests_a_minute_for_all_endpoints_of_a_workspace__public_do
     assert (await Api(bench, "key-other").call("GET", "/me"))[0] == 200
 
 
+async def test_the_simulator_counts_the_most_requests_of_a_minute(start: Start) -> None:
+    """Refused ones count, and those of another workspace do not."""
+    bench = await start("[limits]\napi_burst = 2\n" + SCRIPT)
+    for key in ("key-acme",) * 5 + ("key-other", "key-wrong"):
+        await Api(bench, key).call("GET", "/me")
+    state = (await bench.get("/control"))["workspaces"]
+    assert state["acme"]["api_most_a_minute"] == 5
+    assert state["other"]["api_most_a_minute"] == 1
+
+
+@pytest.mark.parametrize(("times_s", "most"), [([0, 59, 59.9], 3), ([0, 59, 60, 61, 119], 3)])
+def test_a_minute_begins_at_any_time(times_s: list[float], most: int) -> None:
+    state = WorkspaceState("acme", ClayPlan(), 0, 0, 0, 0)
+    for at_s in times_s:
+        state.count_api(at_s)
+    assert state.api_most_a_minute == most
+
+
+async def test_a_routine_may_report_what_an_item_cost(start: Start) -> None:
+    script = SCRIPT.replace('requires = ["Email"]', 'requires = ["Email"]\ncost_output = "credits"')
+    api = Api(await start(script))
+    (item,) = (await api.finished(await api.made(LEAD)))["data"]
+    assert item["result"] == {"Work Email": "jo@acme.test", "Title": "CTO", "credits": 3}
+
+
 async def test_the_balance_falls_by_what_a_run_costs(start: Start) -> None:
     api = Api(await start(SCRIPT))
     before = (await api.call("GET", "/credits/balance"))[1]
@@ -390,6 +417,20 @@ async def test_a_run_without_a_webhook_id_tells_nobody(start: Start) -> None:
         await api.finished(await api.made(LEAD))
         await asyncio.sleep(0.1)
         assert not server.requests
+
+
+async def test_a_completion_webhook_may_be_made_later(start: Start) -> None:
+    async with serve(READ, OK, READ, OK) as server:
+        bench = await start(SCRIPT)
+        api = Api(bench)
+        assert (await api.run(LEAD, webhook_id="wh_1"))[0] == 400
+        await bench.control(
+            "completion-webhooks",
+            {"id": "wh_1", "url": server.url, "secret": "whsec_1"},
+        )
+        run = await api.made(LEAD, webhook_id="wh_1")
+        (line,) = await bench.of_kind("notify", 1)
+        assert (line["status"], line["run_id"]) == (200, run)
 
 
 @pytest.mark.parametrize(
