@@ -207,6 +207,14 @@ def give_up_path(which: str, cause: Cause, record: str = "") -> str:
     return _path("/dead/act/give-up", **words, record=record)
 
 
+def plan_path(source: str, **words: str) -> str:
+    """Return the path of the form that plans to send dead letters back.
+
+    `source`: the topic that they are on. `words`: what selects them.
+    """
+    return _path("/dead/act/plan", **{"from": source}, **words)
+
+
 def replay_path(replay: str) -> str:
     """Return the path of a replay's page."""
     return f"{PATH}/replays/{quote(replay, safe='')}"

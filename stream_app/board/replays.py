@@ -295,10 +295,16 @@ def _ask(site: Site, opened: FormRequest) -> Form:
         _DEAD,
         fields=(
             Field("from", "From", kind="choice", choices=_SOURCES, value=source),
-            Field("kind", "LetterKind", kind="choice", choices=_KINDS, value=given("kind")),
+            Field("kind", "Disposition", kind="choice", choices=_KINDS, value=given("kind")),
             Field("reason", "Reason", hint="such as http_503; empty: all", value=given("reason")),
             Field("workspace", "Workspace", hint="empty: all", value=given("workspace")),
             Field("destination", "Destination", hint="empty: all", value=given("destination")),
+            Field(
+                "import_id",
+                "Import",
+                hint="only its leads; empty: all",
+                value=given("import_id"),
+            ),
             Field("limit", "At most", kind="number", hint="dead letters; empty: all", most=9),
             Field(
                 "uncertain",
@@ -311,12 +317,15 @@ def _ask(site: Site, opened: FormRequest) -> Form:
     )
 
 
+_WORDS: Final = ("kind", "reason", "workspace", "destination", "import_id")
+
+
 def _wanted(values: Mapping[str, str]) -> Wanted:
     limit = values.get("limit", "")
     if limit and not (limit.isascii() and limit.isdecimal() and int(limit)):
         raise Invalid({"limit": "Enter a whole number above 0"})
     wanted = filter_of(
-        **{name: values.get(name, "") for name in ("kind", "reason", "workspace", "destination")},
+        **{name: values.get(name, "") for name in _WORDS},
     )
     source = cast(LetterSource, values.get("from") or "dlq")
     return Wanted(source, wanted, values.get("uncertain") == "yes", int(limit) if limit else None)

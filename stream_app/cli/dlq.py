@@ -148,6 +148,7 @@ def list_them(
 
     example:
       stream-app dlq list --reason http_503
+      stream-app dlq list --import 2026-11-24-kfdwzp
 
     Args:
         source: which topic
@@ -263,6 +264,7 @@ def export(
 
     example:
       stream-app dlq export dead-letters.jsonl --reason no_identity
+      stream-app dlq export dead-letters.jsonl --import 2026-11-24-kfdwzp
       stream-app publish dead-letters.jsonl
 
     Args:
@@ -308,6 +310,7 @@ def give_up(
     example:
       stream-app dlq give-up --reason not_json --why "a broken export of October"
       stream-app dlq give-up leads.dlq/0/17 --why "left the company"
+      stream-app dlq give-up --import 2026-11-24-kfdwzp --why "the wrong list"
 
     Args:
         records: topic/partition/offset of each, as `dlq list` shows them

@@ -54,6 +54,8 @@ class Which:
     """a workspace's name"""
     lead: Annotated[tuple[str, ...], Parameter(metavar="LEAD_ID")] = ()
     """a lead's id"""
+    imports: Annotated[tuple[str, ...], Parameter(name="--import", metavar="ID")] = ()
+    """an import's id, as `stream-app imports` lists it: what failed of one list"""
     disposition: tuple[Literal["failed", "poison", "policy", "foreign", "deferred"], ...] = ()
     """poison, policy and foreign dead letters are sent back only if named here"""
     since: datetime | None = None
@@ -84,6 +86,7 @@ class Which:
             destinations=frozenset(self.destination),
             workspaces=frozenset(self.workspace),
             leads=frozenset(self.lead),
+            imports=frozenset(self.imports),
             kinds=frozenset(self.disposition),
             since_ms=ms(self.since) if self.since else None,
             until_ms=min(ends, default=None),

@@ -242,6 +242,7 @@ def plan(*, which: Which = WHICH, selection: Selection = _SELECTION) -> int:
 
     example:
       stream-app replay plan --status 503 --destination people
+      stream-app replay plan --import 2026-11-24-kfdwzp
     """
     settings = selection.settings()
     wanted = which.checked(settings, selection.source)
@@ -259,6 +260,7 @@ def select(*, which: Which = WHICH, sending: Sending = _SENDING) -> int:
 
     example:
       stream-app replay select --reason http_503 --limit 1000 --rate 4
+      stream-app replay select --import 2026-11-24-kfdwzp
     """
     settings = sending.settings()
     wanted = which.checked(settings, sending.source)

@@ -126,7 +126,7 @@ async def _matching(
         for record in records:
             headers = headers_of(record.headers)
             key = keys.restore(record.key)
-            if every or wanted.matches(headers, key, record.timestamp):
+            if every or wanted.matches(headers, key, record.value, record.timestamp):
                 yield record, headers, key
 
 

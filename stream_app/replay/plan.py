@@ -321,7 +321,7 @@ async def _dead_letters(
             headers = headers_of(record.headers)
             key = keys.restore(record.key)
             check_format(headers, f"{topic}/{record.partition}/{record.offset}")
-            if not wanted.matches(headers, key, record.timestamp):
+            if not wanted.matches(headers, key, record.value, record.timestamp):
                 continue
             workspace, alias = _address(settings, *addressed_to(headers, key, record.value))
             reason = text(headers, HEADERS["reason"])

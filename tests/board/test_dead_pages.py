@@ -30,6 +30,7 @@ FAILED: Final = Cause(
 )
 NAMELESS: Final = Cause("poison", "", "people", "", "", open=1)
 FOREIGN: Final = Cause("foreign", "acme", "", "r", "", open=2)
+PLAN: Final = "/board/dead/act/plan?"
 KNOWN: Final[dict[str, Any]] = {"workspaces": {"acme": 1}, "destinations": {"people": 1}}
 
 
@@ -136,9 +137,9 @@ def test_all_of_the_page_of_causes(
         "",
     ]
     assert [row["plan"] for row in rows] == [
-        f"from={which}&kind=failed&reason=http_503&workspace=acme&destination=people",
-        f"from={which}&kind=poison&reason=&workspace=&destination=people",
-        f"from={which}&kind=foreign&reason=r&workspace=acme&destination=",
+        f"{PLAN}from={which}&kind=failed&reason=http_503&workspace=acme&destination=people",
+        f"{PLAN}from={which}&kind=poison&destination=people",
+        f"{PLAN}from={which}&kind=foreign&reason=r&workspace=acme",
     ]
     assert [(area.key, area.label, area.total) for area in chart.areas] == [
         ("failed", "http_503 (acme / people)", 7),
@@ -234,9 +235,9 @@ def test_all_of_the_page_of_a_cause(
             f"stream-app replay plan --from {which} --disposition failed --reason http_503 "
             "--workspace acme --destination people"
         ),
-        "plan": f"from={which}&kind=foreign&reason=r&workspace=acme&destination="
+        "plan": f"{PLAN}from={which}&kind=foreign&reason=r&workspace=acme"
         if is_foreign
-        else f"from={which}&kind=failed&reason=http_503&workspace=acme&destination=people",
+        else f"{PLAN}from={which}&kind=failed&reason=http_503&workspace=acme&destination=people",
     }
     named = Cause("failed", "acme", "people", "http_503", "503")
     hours = [call.dead_letter_hours(topic, [cause], since_s)] if since_s else []

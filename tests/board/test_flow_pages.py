@@ -53,16 +53,24 @@ def test_all_of_the_list_of_imports(query: Any, workspace: str, after: Any) -> N
 
 @pytest.mark.parametrize(("imports", "known"), [([MARCH], True), ([], False)])
 def test_all_of_the_page_of_an_import(imports: list[FoundImport], known: bool) -> None:
-    queries = asked_queries(imports=(imports, None))
+    ends = {"accepted": 3, "parked": 2, "rejected_invalid": 1, "dead_lettered": 4}
+    counts = [StatusCount("acme", "people", end, "", many) for end, many in ends.items()]
+    queries = asked_queries(imports=(imports, None), import_counts=(1, counts if known else []))
     site = site_of(queries, workspaces={"acme": 1} if known else {})
+    plan = "/board/dead/act/plan?from={}&workspace=acme&import_id=march"
+    plans = [(plan.format("dlq"), "dead letters"), (plan.format("parked"), "parked leads")]
     assert import_page(site, moment_of(), {"workspace": "acme", "id": "march"}) == {
         "workspace": "acme",
         "import_id": "march",
         "row": row_of(MARCH) if known else None,
+        "plans": plans if known else [],
         "may_join": known,
         "most_mb": 50,
     }
-    assert queries.mock_calls == [call.imports("acme", "march", None, 1)]
+    assert queries.mock_calls == [
+        call.imports("acme", "march", None, 1),
+        call.import_counts("acme", "march"),
+    ]
 
 
 def test_each_column_of_an_import_has_its_colour_and_its_group() -> None:

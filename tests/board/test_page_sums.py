@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from stream_app.board.access import STRANGER
-from stream_app.board.pages.dead import cause_page, options_of, plan_query, price_command
+from stream_app.board.pages.dead import cause_page, options_of, plan_of, price_command
 from stream_app.board.pages.flow import books_page, row_of
 from stream_app.board.pages.lanes import lanes_page
 from stream_app.board.pages.leads import leads_page
@@ -52,6 +52,7 @@ def test_a_command_selects_the_same_dead_letters() -> None:
         frozenset({"people"}),
         frozenset({"acme"}),
         frozenset({"crm-1"}),
+        frozenset({"tuesday"}),
     )
     assert options_of(
         "dlq",
@@ -61,7 +62,7 @@ def test_a_command_selects_the_same_dead_letters() -> None:
     ) == (
         "--from dlq --disposition failed --disposition poison --reason 'a b' --status 503 "
         "--workspace acme"
-        " --destination people --lead crm-1 --uncertain --limit 7"
+        " --destination people --lead crm-1 --import tuesday --uncertain --limit 7"
     )
     assert options_of("parked", Filter()) == "--from parked"
     priced = "stream-app replay plan --from dlq --disposition failed"
@@ -75,16 +76,14 @@ def test_a_command_selects_the_same_dead_letters() -> None:
 
 @pytest.mark.parametrize(
     ("known", "end"),
-    [(["acme", "people"], "acme&destination=people"), ([], "&destination=")],
+    [(["acme", "people"], "&workspace=acme&destination=people"), ([], "")],
 )
 def test_a_plan_names_only_what_is_configured(known: list[str], end: str) -> None:
     site: Any = SimpleNamespace(
         settings=SimpleNamespace(workspaces=known[:1], destinations=known[1:]),
     )
-    assert (
-        plan_query(site, CAUSE, "parked")
-        == f"from=parked&kind=failed&reason=http_503&workspace={end}"
-    )
+    path = f"/board/dead/act/plan?from=parked&kind=failed&reason=http_503{end}"
+    assert plan_of(site, CAUSE, "parked") == path
 
 
 @pytest.mark.parametrize(

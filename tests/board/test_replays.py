@@ -12,6 +12,7 @@ import pytest
 
 from stream_app.board.replays import Wanted
 from stream_app.config import Settings
+from stream_app.domain.dead_letter.causes import Filter
 from stream_app.domain.dead_letter.orders import PLAN_LIFE_MS, PricedPlan, ReplayCommand
 from stream_app.domain.model.errors import StreamAppError
 from stream_app.kafka.readers import Progress
@@ -88,9 +89,38 @@ async def test_a_cause_leads_to_a_plan_with_its_price_and_to_one_replay(
     )
 
 
+async def test_an_import_leads_to_a_plan_of_what_failed_of_it(
+    operator: Client,
+    client_of: ClientOf,
+    outbox: Outbox,
+) -> None:
+    page = (await operator.get("/board/imports?workspace=initech&id=2026-09-21-kfdwzp")).text
+    (form,) = re.findall(r'href="([^"]+)">Plan a replay of its dead letters<', page)
+    wanted: list[Wanted] = []
+
+    async def survey(*asked: Any) -> tuple[dict[int, int], PricedPlan]:
+        wanted.append(asked[1])
+        return await priced(*asked)
+
+    planner = await surveyed(client_of, survey, outbox)
+    path = html.unescape(form)
+    assert 'value="2026-09-21-kfdwzp"' in (await planner.get(path)).text
+    values = {"from": "dlq", "workspace": "initech", "import_id": "2026-09-21-kfdwzp"}
+    answer = await orders.send(planner, path, **values)
+    assert answer.status_code == 303, answer.text
+    async with asyncio.timeout(60 * BUSY):
+        while not wanted:  # noqa: ASYNC110 - the board sets no event
+            await asyncio.sleep(0.02)
+    assert wanted[0].filter == Filter(
+        workspaces=frozenset({"initech"}),
+        imports=frozenset({"2026-09-21-kfdwzp"}),
+    )
+
+
 async def test_a_form_that_cannot_be_planned_is_shown_again(operator: Client) -> None:
     for values, words in (
         ({"workspace": "wayne"}, "there is no workspace wayne"),
+        ({"import_id": "a@b"}, "names no import"),
         ({"limit": "0"}, "Enter a whole number above 0"),
         ({"from": "deferred", "kind": "failed"}, "deferred has only the disposition deferred"),
     ):

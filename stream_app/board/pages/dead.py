@@ -4,11 +4,10 @@ import re
 import shlex
 from collections import defaultdict
 from typing import Final, Literal, cast, get_args
-from urllib.parse import urlencode
 
 from stream_app.board.access import AccessRefused
 from stream_app.board.charts import spark, stack
-from stream_app.board.formats import CAUSE_WORDS
+from stream_app.board.formats import CAUSE_WORDS, plan_path
 from stream_app.board.requests import Query, after_of, number, one_of, span_of, word, words
 from stream_app.board.site import HOUR_S, Moment, PageData, Site, Tone
 from stream_app.client.results.answers import Cause
@@ -65,7 +64,13 @@ def share_of(replay: ReplayProgress) -> float:
     return round(min(100.0, (replay.sent + replay.refused) / total * 100), 2) if total else 0.0
 
 
-def filter_of(kind: str, reason: str, workspace: str, destination: str) -> Filter:
+def filter_of(
+    kind: str,
+    reason: str,
+    workspace: str,
+    destination: str,
+    import_id: str = "",
+) -> Filter:
     """Return what selects the dead letters with these words; '' for any."""
 
     def only(value: str) -> frozenset[str]:
@@ -76,6 +81,7 @@ def filter_of(kind: str, reason: str, workspace: str, destination: str) -> Filte
         reasons=only(reason),
         workspaces=only(workspace),
         destinations=only(destination),
+        imports=only(import_id),
     )
 
 
@@ -95,6 +101,7 @@ def options_of(
         ("--workspace", wanted.workspaces),
         ("--destination", wanted.destinations),
         ("--lead", wanted.leads),
+        ("--import", wanted.imports),
     ):
         for value in sorted(map(str, values)):
             options += [option, value]
@@ -161,7 +168,7 @@ def dead_page(site: Site, moment: Moment, query: Query) -> PageData:
                 "spark": spark(last),  # how many came in each hour of the last day
                 "last_day": sum(last),
                 "command": price_command(cause, which),
-                "plan": plan_query(site, cause, which),
+                "plan": plan_of(site, cause, which),
             },
         )
     series.append((_COLOURS[-1], "rarer causes"))
@@ -194,12 +201,17 @@ def _label(cause: Cause) -> str:
     return f"{cause.reason or 'no reason'}{f' ({where})' if where else ''}"
 
 
-def plan_query(site: Site, cause: Cause, which: Which) -> str:
-    """Return the query of the page that plans to send a cause back."""
+def plan_of(site: Site, cause: Cause, which: Which) -> str:
+    """Return the path of the page that plans to send a cause back."""
     workspace = cause.workspace if cause.workspace in site.settings.workspaces else ""
     destination = cause.destination if cause.destination in site.settings.destinations else ""
-    selected = {"from": which, "kind": cause.kind, "reason": cause.reason}
-    return urlencode(selected | {"workspace": workspace, "destination": destination})
+    return plan_path(
+        which,
+        kind=cause.kind,
+        reason=cause.reason,
+        workspace=workspace,
+        destination=destination,
+    )
 
 
 def price_command(cause: Cause, which: Which) -> str:
@@ -242,5 +254,5 @@ def cause_page(site: Site, moment: Moment, query: Query) -> PageData:
         "states": [(name, int(getattr(cause, name)), STATE_MEANING[name]) for name in STATES],
         "after": rows[ROWS - 1].place if len(rows) > ROWS else None,
         "command": price_command(cause, which),
-        "plan": plan_query(site, cause, which),
+        "plan": plan_of(site, cause, which),
     }

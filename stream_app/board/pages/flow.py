@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 from typing import Final
 
+from stream_app.board.formats import plan_path
 from stream_app.board.lookup import waiting_lead
 from stream_app.board.page import outcome_of
 from stream_app.board.read_model.board_query import CommandFilter
@@ -12,6 +13,7 @@ from stream_app.board.site import Moment, PageData, Site, untaken
 from stream_app.client.results.answers import FoundImport
 from stream_app.domain.books.records import COLUMNS, MEANING, MOVING, books_line, meaning_of
 from stream_app.domain.commands import REPLAY_RELOAD
+from stream_app.domain.dead_letter.causes import LetterSource
 from stream_app.kafka.backlog import sum_of, waiting_in
 
 ROWS: Final = 50
@@ -30,6 +32,14 @@ _COLOURS: Final = {
 """CSS class of each column."""
 
 
+_FAILED: Final[dict[str, tuple[LetterSource, str]]] = {
+    "dead_lettered": ("dlq", "dead letters"),
+    "rejected_invalid": ("dlq", "dead letters"),
+    "parked": ("parked", "parked leads"),
+}
+"""Status of a lead that has a dead letter -> the topic of that, and what a person calls it."""
+
+
 def imports_page(site: Site, moment: Moment, query: Query) -> PageData:
     """Return the list, of one workspace or of all."""
     workspace = word(query, "workspace")
@@ -46,11 +56,20 @@ def import_page(site: Site, moment: Moment, query: Query) -> PageData:
     workspace = word(query, "workspace")
     import_id = word(query, "id")
     imports, _ = site.queries.imports(workspace, import_id, None, 1)
+    _, counts = site.queries.import_counts(workspace, import_id)
+    configured = workspace if workspace in site.settings.workspaces else ""
+    failed = {_FAILED[count.status] for count in counts if count.status in _FAILED}
     return {
         "workspace": workspace,
         "import_id": import_id,
         "row": next(map(row_of, imports), None),
-        "may_join": workspace in site.settings.workspaces,
+        # Of each topic that has some of its leads: the path of the form that plans to send them
+        # back, and what they are called.
+        "plans": [
+            (plan_path(source, workspace=configured, import_id=import_id), name)
+            for source, name in sorted(failed)
+        ],
+        "may_join": bool(configured),
         "most_mb": MAX_FILE_BYTES // 2**20,
     }
 

@@ -1,7 +1,7 @@
 """Selects dead letters and counts them by cause and age.
 
-Works on raw headers: a million dead letters are counted in seconds, and memory grows with the
-number of causes only.
+Works on raw headers, and reads a value only to find its import: a million dead letters are counted
+in seconds, and memory grows with the number of causes only.
 """
 
 from collections import Counter
@@ -12,6 +12,7 @@ import msgspec
 
 from stream_app.domain.delivery.envelope import HEADERS, Disposition, pseudonymous_key
 from stream_app.domain.lead.identity import plain_id
+from stream_app.domain.lead.read import LONGEST_ID, import_id_in, is_shown
 from stream_app.domain.model.numbers import TimeMs, Whole
 from stream_app.domain.model.records import parse_record_id, read_number
 from stream_app.domain.model.untrusted import decode
@@ -44,6 +45,7 @@ class Filter(msgspec.Struct, frozen=True):
         destinations: Any of these aliases.
         workspaces: Any of these workspaces.
         leads: Any of these lead ids.
+        imports: Leads of any of these imports.
         kinds: Any of these kinds.
         since_ms: Appended then or later.
         until_ms: Appended before.
@@ -54,6 +56,7 @@ class Filter(msgspec.Struct, frozen=True):
     destinations: frozenset[str] = frozenset()
     workspaces: frozenset[str] = frozenset()
     leads: frozenset[str] = frozenset()
+    imports: frozenset[str] = frozenset()
     kinds: frozenset[str] = frozenset()
     since_ms: TimeMs | None = None
     until_ms: TimeMs | None = None
@@ -77,9 +80,20 @@ class Filter(msgspec.Struct, frozen=True):
                     "http_<status>"
                 ),
             ]
-        return []
+        return [
+            f"import {name}: an id that is empty, has an @ or is longer than {LONGEST_ID} "
+            "characters names no import; use --lead or --since"
+            for name in sorted(self.imports)
+            if not is_shown(name)
+        ]
 
-    def matches(self, headers: Headers, key: bytes | None, at_ms: int) -> bool:
+    def matches(
+        self,
+        headers: Headers,
+        key: bytes | None,
+        value: bytes | None,
+        at_ms: int,
+    ) -> bool:
         return (
             (self.since_ms is None or at_ms >= self.since_ms)
             and (self.until_ms is None or at_ms < self.until_ms)
@@ -89,6 +103,8 @@ class Filter(msgspec.Struct, frozen=True):
             and _in(key or b"", self.workspaces)
             and _in(headers.get(HEADERS["lead_id"], b""), self.leads)
             and (not self.kinds or kind_of(headers) in self.kinds)
+            # The last condition, because it alone reads the value.
+            and (not self.imports or import_id_in(value) in self.imports)
         )
 
 

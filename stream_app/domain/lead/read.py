@@ -54,7 +54,7 @@ TOO_DEEP: Final = Unreadable(
 
 
 class _OfImport(msgspec.Struct, frozen=True):
-    """What a record that is no valid lead says of its import."""
+    """What a record says of its import, whether it is a valid lead or not."""
 
     import_id: str
     import_summary: ImportSummary | None = None
@@ -75,12 +75,23 @@ def read_lead(
         return document
     lead = _read_document(document, key)
     if isinstance(lead, Unreadable):
-        with suppress(msgspec.ValidationError):
-            return msgspec.structs.replace(
-                lead,
-                of_import=import_of(msgspec.convert(document, _OfImport)),
-            )
+        return msgspec.structs.replace(lead, of_import=_import_in(document))
     return lead
+
+
+def import_id_in(value: bytes | None) -> str:
+    """Return the import that a record belongs to, as its first event names it; '' if to none.
+
+    It reads no more of the value than that, so that many dead letters can be searched.
+    """
+    document = _document(value, MAX_LEAD_BYTES)
+    return "" if isinstance(document, Unreadable) else _import_in(document)[0]
+
+
+def _import_in(document: dict[str, Any]) -> tuple[str, ImportSummary | None]:
+    with suppress(msgspec.ValidationError):
+        return import_of(msgspec.convert(document, _OfImport, strict=False))
+    return _NONE
 
 
 def what_is_left_out(

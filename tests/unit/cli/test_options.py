@@ -149,8 +149,8 @@ def test_older_than_limits_like_until(
     monkeypatch.setattr("time.time", lambda: NOW_MS / 1000)
     wanted = parse(argv)[1].arguments["which"].filter
     assert wanted.until_ms == until_ms
-    assert wanted.matches({}, None, until_ms - 1)
-    assert not wanted.matches({}, None, until_ms)
+    assert wanted.matches({}, None, None, until_ms - 1)
+    assert not wanted.matches({}, None, None, until_ms)
 
 
 @pytest.mark.parametrize("age", ["2x", "h", "-2h", "2 h", "9999999d"])

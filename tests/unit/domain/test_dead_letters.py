@@ -32,6 +32,7 @@ FAILED = {
     "stream-app-lead-id": b"lead-1",
     "stream-app-reason-text": b"Something went wrong.",
 }
+OF_TUESDAY = b'{"fields": {"email": "ada@example.com"}, "import_id": "tuesday"}'
 POISON = {"stream-app-disposition": b"poison"}
 
 
@@ -42,7 +43,7 @@ def test_headers_without_a_value_are_counted() -> None:
     tally = DeadLetterTally(NOW_MS)
     tally.add(headers, None, NOW_MS)
     assert [(group.kind, group.reason) for group in tally.sorted()] == [("foreign", "")]
-    assert not Filter(reasons=frozenset({"x"})).matches(headers, None, NOW_MS)
+    assert not Filter(reasons=frozenset({"x"})).matches(headers, None, None, NOW_MS)
 
 
 @pytest.mark.parametrize(
@@ -53,24 +54,28 @@ def test_headers_without_a_value_are_counted() -> None:
         ({"destinations": frozenset({"people"})}, {"destinations": frozenset({"firms"})}),
         ({"workspaces": frozenset({"acme"})}, {"workspaces": frozenset({"acm"})}),
         ({"leads": frozenset({"lead-1"})}, {"leads": frozenset({"lead-2"})}),
+        ({"imports": frozenset({"tuesday", "x"})}, {"imports": frozenset({"tues"})}),
         ({"kinds": frozenset({"failed"})}, {"kinds": frozenset({"foreign"})}),
         ({"since_ms": NOW_MS}, {"since_ms": NOW_MS + 1}),
         ({"until_ms": NOW_MS + 1}, {"until_ms": NOW_MS}),
     ],
 )
 def test_each_condition_narrows_the_filter(yes: dict[str, Any], no: dict[str, Any]) -> None:
-    assert Filter().matches(FAILED, b"acme", NOW_MS)
-    assert Filter(**yes).matches(FAILED, b"acme", NOW_MS)
-    assert not Filter(**no).matches(FAILED, b"acme", NOW_MS)
+    assert Filter().matches(FAILED, b"acme", OF_TUESDAY, NOW_MS)
+    assert Filter(**yes).matches(FAILED, b"acme", OF_TUESDAY, NOW_MS)
+    assert not Filter(**no).matches(FAILED, b"acme", OF_TUESDAY, NOW_MS)
 
 
 def test_contradictory_conditions_are_refused_and_without_any_all_match() -> None:
-    assert Filter().matches({}, None, NOW_MS)
+    assert Filter().matches({}, None, None, NOW_MS)
     assert (
         Filter(since_ms=2, until_ms=2).problems() == Filter(since_ms=3, until_ms=2).problems() != []
     )
     assert Filter(since_ms=3).problems() == Filter(until_ms=2).problems() == []
     assert Filter(statuses=frozenset({503}), reasons=frozenset({"not_json"})).problems()
+    assert Filter(imports=frozenset({"ada@example.com"})).problems(), "no event names it"
+    assert Filter(imports=frozenset({""})).problems()
+    assert not Filter(imports=frozenset({"tuesday"})).problems()
     assert Filter(statuses=frozenset({503}), reasons=frozenset({"http_504"})).problems()
     assert not Filter(
         statuses=frozenset({503}),

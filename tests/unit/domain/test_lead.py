@@ -1,5 +1,6 @@
 """Reading, cleaning and identifying leads. Any bytes give an answer."""
 
+import json
 import re
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +20,7 @@ from stream_app.domain.lead.read import (
     MAX_LEAD_BYTES,
     Unreadable,
     clay_row,
+    import_id_in,
     import_of,
     read_lead,
 )
@@ -191,6 +193,35 @@ FIELD_NAMES = ("email", "domain", "linkedin_url", "first_name", "last_name", "ph
 @given(st.binary(max_size=200) | st.none(), st.binary(max_size=8) | st.none())
 def test_any_bytes_give_a_lead_or_a_reason(value: bytes | None, key: bytes | None) -> None:
     assert isinstance(read_lead(value, key), Lead | Unreadable)
+
+
+SUMMARIES = JSON | st.just({"file": "a.csv", "rows": 3, "refused": {}, "published": 2})
+DOCUMENTS = st.fixed_dictionaries(
+    {"fields": st.just({"email": "ada@acme.example"}) | JSON},
+    optional={"import_id": st.text(max_size=4) | JSON, "import_summary": SUMMARIES},
+)
+
+
+@patient
+@given(DOCUMENTS.map(json.dumps).map(str.encode) | st.binary(max_size=50))
+def test_a_dead_letter_belongs_to_the_import_that_its_first_event_names(value: bytes) -> None:
+    assert import_id_in(value) == import_of(read_lead(value, b"acme"))[0]
+
+
+@pytest.mark.parametrize(
+    ("value", "import_id"),
+    [
+        (b'{"fields": {"email": "ada@acme.example"}, "import_id": "tuesday"}', "tuesday"),
+        (b'{"fields": {"notes": "no identity"}, "import_id": "tuesday"}', "tuesday"),
+        (b'{"fields": 3, "import_id": "tuesday"}', "tuesday"),
+        (b'{"fields": {"email": "ada@acme.example"}, "import_id": "a@b"}', ""),
+        (b'{"import_id": "tuesday", "fields": {', ""),
+        (b'"tuesday"', ""),
+        (None, ""),
+    ],
+)
+def test_the_import_of_a_dead_letter_is_in_its_value(value: bytes | None, import_id: str) -> None:
+    assert import_id_in(value) == import_id
 
 
 @patient
