@@ -20,7 +20,7 @@ import msgspec
 from stream_app.clay.client import UNCERTAIN_TEXT, UNSENT_TEXT
 from stream_app.cli.base import EXIT_CODE_OF, EXIT_CODES, NO
 from stream_app.config import Settings
-from stream_app.config.load import keys_of
+from stream_app.config.load import field_of, keys_of
 from stream_app.domain.delivery.envelope import HEADERS, Envelope
 from stream_app.domain.delivery.recorder import rejected_copy
 from stream_app.domain.delivery.state_machine import NEXT
@@ -102,8 +102,9 @@ def _tables(kind: type[msgspec.Struct], table: str, situations: dict[str, str]) 
     rows = []
     inner = []
     for key in keys_of(kind):
+        field = field_of(kind, key)
         place = f"{table}.{key}".lstrip(".")
-        hint = hints[key]
+        hint = hints[field]
         nested = get_args(hint)[1] if get_origin(hint) is dict else hint
         if isinstance(nested, type) and issubclass(nested, msgspec.Struct):
             inner.append((nested, place + _NAMES[key] if nested is not hint else place))
@@ -111,9 +112,9 @@ def _tables(kind: type[msgspec.Struct], table: str, situations: dict[str, str]) 
         if place not in situations:
             raise KeyError(f"docs/{SITUATIONS.name}: say in which situation one changes {place}")
         texts = (
-            _default(defaults[key], place),
+            _default(defaults[field], place),
             cell(_kind(hint)),
-            cell(meanings[key]),
+            cell(meanings[field]),
             cell(situations.pop(place)),
         )
         rows.append(f"| `{key}` | {' | '.join(texts)} |")

@@ -228,7 +228,7 @@ class TableReader:
                 if (
                     value := self._value(keys[key], table[key], where, key, values.get(key))
                 ) is not msgspec.UNSET:
-                    read[key] = value
+                    read[field_of(kind, key)] = value
         for key in _required(kind):
             if key not in read:
                 if isinstance(table, dict) and key not in table:
@@ -304,7 +304,13 @@ def keys_of(kind: type[msgspec.Struct]) -> Mapping[str, Any]:
     """The keys of a table, each with its type."""
     hints = get_type_hints(kind)
     hidden = NOT_IN_THE_FILE.get(kind, _NOTHING)
-    return {key: hints[key] for key in kind.__struct_fields__ if key not in hidden}
+    names = zip(kind.__struct_encode_fields__, kind.__struct_fields__, strict=True)
+    return {key: hints[field] for key, field in names if field not in hidden}
+
+
+def field_of(kind: type[msgspec.Struct], key: str) -> str:
+    """Return the field that a key sets. It has another name where the key is a word of Python."""
+    return kind.__struct_fields__[kind.__struct_encode_fields__.index(key)]
 
 
 @cache

@@ -13,12 +13,13 @@ from zoneinfo import ZoneInfo
 
 from stream_app.config.model import Board, Http, OAuth, Settings
 from stream_app.config.variables import name_problems
+from stream_app.domain.callback.body import RESERVED
 from stream_app.domain.limits import budget
 from stream_app.domain.model.addresses import is_local, is_loopback, is_loopback_url
 from stream_app.domain.model.errors import SettingsError
 from stream_app.domain.model.ranges import outside
 from stream_app.domain.model.topics import wait_days
-from stream_app.domain.plan import DeliveryPolicy, Destination, Workspace
+from stream_app.domain.plan import MOST_YIELD_COLUMNS, DeliveryPolicy, Destination, Workspace
 
 _HEADER = re.compile(r"[A-Za-z0-9-]{1,64}")
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -39,6 +40,7 @@ _RANGED: Final = (
 )
 _PORTS: Final = [key for key in Http.__struct_fields__ if key.endswith("_port")]
 _LISTED: Final = 50
+_LONGEST_COLUMN: Final = 100
 _POLICIES: Final = (
     "breaker",
     "rate",
@@ -365,8 +367,27 @@ def _destination(alias: str, destination: Destination) -> Iterator[str]:
     columns = list(destination.columns.values())
     if not all(columns) or len(set(columns)) < len(columns):
         yield ".columns: each field needs its own column"
+    yield from _yield(destination)
     if not destination.allowed_hosts:
         yield ".allowed_hosts: must name at least one host"
+
+
+def _yield(destination: Destination) -> Iterator[str]:
+    columns = destination.yield_
+    if len(columns) > MOST_YIELD_COLUMNS:
+        yield f".yield: has {len(columns)} columns; name the {MOST_YIELD_COLUMNS} that count most"
+    if len(set(columns)) < len(columns):
+        yield ".yield: names a column twice"
+    for name in columns:
+        if name in RESERVED or name.startswith("_"):
+            yield f".yield: {name} is no result of a callback (docs/callbacks.md)"
+        elif not (name.isprintable() and 0 < len(name.strip()) == len(name) <= _LONGEST_COLUMN):
+            yield (
+                f".yield: the name of a column has 1 to {_LONGEST_COLUMN} printable characters, "
+                "as the callback names it, without a space at its ends"
+            )
+    if columns and not destination.callbacks:
+        yield ".yield: no callback says what was found, because callbacks = false; remove one"
 
 
 def _workspaces(settings: Settings) -> Iterator[str]:

@@ -23,6 +23,7 @@ from stream_app.domain.model.tokens import Keys
 from stream_app.domain.model.topics import TopicNames, home_partition
 
 MAX_PAYLOAD_BYTES: Final = 100_000  # the largest request that Clay accepts
+MOST_YIELD_COLUMNS: Final = 10  # of a destination: each is counted, and watched, by itself
 MAX_RETURNS: Final = 30  # replays over all epochs, after which the lead is parked as a loop
 _NOTHING = object()
 
@@ -148,6 +149,9 @@ class Destination(msgspec.Struct, frozen=True, dict=True):
             (docs/reference/clay.md).
         cache_first: Answer a lead from a fresh cached result of the same person instead of asking
             Clay.
+        yield_: The columns of a result for which the leads are bought, such as `work_email`. The
+            event of an answer says which of them have a value, and how often they have one is
+            counted.
         allowed_hosts: Hosts that a webhook may name. Hosts other than Clay's are for the simulator.
         setup_id: A hash that changes with its token and webhooks.
         callback_url: Where the table's HTTP column calls back. It is sent to Clay with each lead.
@@ -180,6 +184,7 @@ class Destination(msgspec.Struct, frozen=True, dict=True):
     uncertain_grace_s: Annotated[float, Range(1, 604_800)] = 600.0
     unavailable_is_refused: bool = True
     cache_first: bool = False
+    yield_: tuple[str, ...] = msgspec.field(default=(), name="yield")
     allowed_hosts: tuple[str, ...] = ("api.clay.com",)
     setup_id: str = ""
     callback_url: str = ""

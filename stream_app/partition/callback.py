@@ -17,7 +17,13 @@ from typing import Final
 from attrs import define
 
 from stream_app.clock import Clock
-from stream_app.domain.callback.interpret import booked, read_callback, result_of
+from stream_app.domain.callback.interpret import (
+    PUBLISHED,
+    booked,
+    read_callback,
+    result_of,
+    yield_of,
+)
 from stream_app.domain.delivery.envelope import Envelope
 from stream_app.domain.delivery.recorder import DeliveryRecorder, step_without_row
 from stream_app.domain.delivery.resolve import LeadRef
@@ -52,7 +58,6 @@ _NOT_EXPECTED: Final = Reason(
     "not_expected",
     "its lead was not sent, or was concluded in another way",
 )
-_PUBLISHED: Final = frozenset[Status]({"enriched", "partial"})
 _ANSWERED: Final = Reason("answered", "an earlier callback has settled its lead")
 
 
@@ -145,8 +150,9 @@ class CallbackPipeline:
             scrub(callback.text) if callback.text else "",
         )
         is_erased = self._rows.is_erased(callback.workspace, callback.lead_id, row.first_at_ms)
-        is_published = callback.outcome in _PUBLISHED and not is_erased
+        is_published = callback.outcome in PUBLISHED and not is_erased
         recorder.seen = callback.seen
+        recorder.yields = yield_of(destination, callback)
         recorder.go(
             callback.outcome,
             now_ms,

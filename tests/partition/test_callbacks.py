@@ -3,6 +3,7 @@ reported.
 """
 
 import asyncio
+import json
 from collections.abc import Sequence
 
 import msgspec
@@ -62,6 +63,44 @@ async def test_the_event_of_a_test_lead_says_what_came() -> None:
     ]
     (result,) = bench.results()
     assert b"seen" not in msgspec.json.encode(result)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "fields", "filled", "empty"),
+    [
+        ("enriched", {"work_email": "ada@example.com", "phone": ""}, ["work_email"], ["phone"]),
+        ("partial", {"phone": 0, "title": "CTO"}, ["phone"], ["work_email"]),
+        ("enriched", {"work_email": "  ", "phone": False}, ["phone"], ["work_email"]),
+        ("no_data", {}, [], ["work_email", "phone"]),
+        ("enrich_error", {"phone": "1"}, [], ["work_email", "phone"]),
+    ],
+)
+@virtual_time
+async def test_the_event_of_an_answer_names_the_columns_that_have_a_value(
+    outcome: str,
+    fields: dict[str, object],
+    filled: list[str],
+    empty: list[str],
+) -> None:
+    bench = Bench()
+    bench.change_destination(yield_=("work_email", "phone"))
+    bench.leave_row("accepted")
+    bench.call_back(outcome, fields=fields)
+    await bench.serve_callbacks()
+    [record] = bench.committed(bench.plan.topics.status)
+    event = json.loads(record.value or b"")
+    assert (event.get("filled", []), event.get("empty", [])) == (filled, empty)
+    assert b"ada@" not in (record.value or b"")
+
+
+@virtual_time
+async def test_the_event_of_a_destination_that_names_no_column_is_as_before() -> None:
+    bench = Bench()
+    bench.leave_row("accepted")
+    bench.call_back()
+    await bench.serve_callbacks()
+    [record] = bench.committed(bench.plan.topics.status)
+    assert not {"filled", "empty"} & json.loads(record.value or b"").keys()
 
 
 @pytest.mark.parametrize("repaired", [False, True])

@@ -14,7 +14,7 @@ from stream_app.domain.limits import webhook_quota as quota
 from stream_app.domain.limits.budget import Cost, Reservation
 from stream_app.domain.limits.callback_health import causes
 from stream_app.domain.limits.meters import meters
-from stream_app.domain.model.messages import Callback, Result, Status
+from stream_app.domain.model.messages import Callback, Result, Scalar, Status, Yield
 from stream_app.domain.model.records import ConsumedRecord, Record
 from stream_app.domain.model.untrusted import decode
 from stream_app.domain.plan import Destination, InForce, Plan
@@ -28,6 +28,9 @@ WAITING: Final = frozenset[Status]({"accepted"})  # the state of a lead whose ca
 
 OVERDUE: Final = frozenset[Status]({"callback_overdue", "credits_exhausted_suspected"})
 """States of a lead whose deadline has passed and whose grace runs."""
+
+PUBLISHED: Final = frozenset[Status]({"enriched", "partial"})
+"""Answers that have a result."""
 
 
 def read_callback(plan: Plan, consumed: ConsumedRecord) -> Callback | Reason:
@@ -56,6 +59,21 @@ def read_callback(plan: Plan, consumed: ConsumedRecord) -> Callback | Reason:
     if not is_plain_id(callback.lead_id):
         return Reason("unknown_lead", "no lead with this id was sent")
     return callback
+
+
+def yield_of(destination: Destination, callback: Callback) -> Yield:
+    """Return which of the columns that the destination names in `yield` the answer has.
+
+    An answer without a result has none of them, whatever else its body held: nothing was delivered.
+    A text of spaces is no value.
+    """
+    delivered = callback.fields if callback.outcome in PUBLISHED else {}
+    filled = tuple(name for name in destination.yield_ if _is_value(delivered.get(name)))
+    return Yield(filled, tuple(name for name in destination.yield_ if name not in filled))
+
+
+def _is_value(value: Scalar) -> bool:
+    return value is not None and (not isinstance(value, str) or bool(value.strip()))
 
 
 def booked(

@@ -37,7 +37,7 @@ from stream_app.domain.lane.admission import Grant
 from stream_app.domain.lead.identity import identify, linked
 from stream_app.domain.lead.read import Unreadable, import_of
 from stream_app.domain.limits.budget import Reservation
-from stream_app.domain.model.messages import RESEND_ORDERED, Lead, Status, StatusEvent
+from stream_app.domain.model.messages import RESEND_ORDERED, Lead, Status, StatusEvent, Yield
 from stream_app.domain.model.outcome import Outcome, Poison, Refused, Uncertain
 from stream_app.domain.model.records import ConsumedRecord, LeftOut, Record, RowChanges, trace_of
 from stream_app.domain.model.seen import Seen
@@ -52,6 +52,7 @@ LeadT_co = TypeVar("LeadT_co", bound=LeadRef, covariant=True)
 NO_REASON: Final = Reason()
 _WORTH_NOTING_MS: Final = 1_000
 _NO_IMPORT: Final = ("", None)
+_NO_YIELD: Final = Yield()
 
 
 def failure(outcome: Refused | Uncertain | Poison, due_at_ms: int | None = None) -> Reason:
@@ -108,6 +109,7 @@ class DeliveryRecorder(Generic[LeadT_co]):
         resolved: What the record is about.
         row: The lead's row as it is now.
         seen: What Clay sent about a test lead. The next event has it.
+        yields: What the answer has of the columns that count. The next event has it.
     """
 
     def __init__(
@@ -121,6 +123,7 @@ class DeliveryRecorder(Generic[LeadT_co]):
         self.resolved = resolved
         self.row = row
         self.seen: Seen | None = None
+        self.yields = _NO_YIELD
         self._plan = plan
         self._events: list[StatusEvent] = []
         self._durations: tuple[Duration, ...] = ()
@@ -309,6 +312,9 @@ class DeliveryRecorder(Generic[LeadT_co]):
         if self.seen is not None:
             more["seen"] = self.seen
             self.seen = None
+        if self.yields is not _NO_YIELD:
+            more.update(filled=self.yields.filled, empty=self.yields.empty)
+            self.yields = _NO_YIELD
         self._events.append(msgspec.structs.replace(event, **more) if more else event)
 
     def step(self, *records: Record) -> WriteBatch:

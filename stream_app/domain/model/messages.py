@@ -70,6 +70,18 @@ Every count of possible double spends goes by these: books, page Money, metric.
 """
 
 
+class Yield(msgspec.Struct, frozen=True, gc=False):
+    """What an answer of Clay has of the columns that its destination names in `yield`.
+
+    Attributes:
+        filled: Those with a value.
+        empty: Those without one.
+    """
+
+    filled: tuple[str, ...] = ()
+    empty: tuple[str, ...] = ()
+
+
 RowCount = Annotated[int, msgspec.Meta(ge=0, le=2**53)]  # a number of rows
 
 
@@ -163,6 +175,11 @@ class StatusEvent(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
             no record.
         seen: Of the test lead of `doctor`: what Clay answered, or called back with, without its
             values.
+        filled: Of an answer of Clay (`enriched`, `partial`, `no_data`, `enrich_error`): which of
+            the columns that its destination names in `yield` have a value. The values are on
+            `leads.enriched` only.
+        empty: As `filled`: which of them have none. The two together say what was looked for, so
+            that a reader needs no configuration, also after it has changed.
     """
 
     id: str
@@ -199,6 +216,8 @@ class StatusEvent(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     last_offset: Whole | None = None
     records: Amount = 0
     seen: Seen | None = None
+    filled: tuple[str, ...] = ()
+    empty: tuple[str, ...] = ()
 
 
 class FieldOrigin(msgspec.Struct, frozen=True, omit_defaults=True):

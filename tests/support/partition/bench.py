@@ -168,6 +168,11 @@ class Bench:
         for name, workspace in self.plan.workspaces.items():
             self.plan.workspaces[name] = msgspec.structs.replace(workspace, **changes)
 
+    def change_destination(self, **changes: Any) -> None:
+        """Change the destination of the first lead."""
+        destination = self.plan.destinations["acme-main"]
+        self.plan.put_destination(msgspec.structs.replace(destination, **changes))
+
     # ------------------------------------------------------------------------- what comes to it
 
     def put(

@@ -133,6 +133,20 @@ def test_headers_of_traces_may_stay_on_this_machine_or_in_a_network_of_container
             "destinations.people.columns: each field needs",
         ),
         (
+            f"yield = {[f'c{number}' for number in range(11)]}",
+            "destinations.people.yield: has 11 columns; name the 10 that count most",
+        ),
+        ("yield = ['a', 'a']", "destinations.people.yield: names a column twice"),
+        ("yield = ['status']", "destinations.people.yield: status is no result of a callback"),
+        ("yield = ['_clay_meta']", "destinations.people.yield: _clay_meta is no result"),
+        ("yield = [' a']", "destinations.people.yield: the name of a column has 1 to 100"),
+        ("yield = ['']", "destinations.people.yield: the name of a column has 1 to 100"),
+        (f"yield = ['{'a' * 101}']", "destinations.people.yield: the name of a column has 1"),
+        (
+            "yield = ['a']",
+            "destinations.people.yield: no callback says what was found",
+        ),
+        (
             "[gateway]\npublic_url = 'leads.example.com'",
             "gateway.public_url: must be like https://",
         ),
