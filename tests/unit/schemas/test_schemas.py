@@ -28,13 +28,20 @@ def test_the_committed_schemas_are_the_generated_ones() -> None:
     assert committed == documents(), "run: python -m stream_app.dev.schemas"
 
 
+def as_in(sample: Any, kept: Any) -> Any:
+    """Return what was kept without the members of nested objects that came after the sample."""
+    if isinstance(sample, dict) and isinstance(kept, dict):
+        return {key: as_in(sample[key], value) for key, value in kept.items() if key in sample}
+    return kept
+
+
 @pytest.mark.parametrize("path", sorted(SAMPLES.glob("*.v*.json")), ids=lambda path: path.stem)
 def test_an_old_sample_still_decodes_and_is_valid(path: Path) -> None:
     name = path.stem.rsplit(".", 1)[0]
     raw = path.read_bytes()
     message = msgspec.json.decode(raw, type=MESSAGES[name])
     sample = json.loads(raw)
-    kept = json.loads(msgspec.json.encode(message))
+    kept = as_in(sample, json.loads(msgspec.json.encode(message)))
     assert {key: value for key, value in sample.items() if key in message.__struct_fields__} == {
         key: value for key, value in kept.items() if key in sample
     }
