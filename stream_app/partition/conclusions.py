@@ -59,10 +59,12 @@ class Conclusions:
         *,
         final: bool = True,
         dead_letter: Disposition = "",
+        **changes: object,
     ) -> None:
         """Commit the last step of the record.
 
-        A row that is not `final` stays open until Clay calls back.
+        A row that is not `final` stays open until Clay calls back. `changes` are other fields of
+        the row that change.
         """
         in_flight.release_next()
         now_ms = self._clock.now_ms()
@@ -73,6 +75,7 @@ class Conclusions:
             spent,
             final=final,
             **(recorder.freed(spent) if final else {}),
+            **changes,
         )
         copies = (
             [self._copy(recorder, self._plan.topics.dlq, why, disposition=dead_letter)]

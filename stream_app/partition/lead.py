@@ -363,6 +363,7 @@ class LeadPipeline:
                     why,
                     settlement.spent,
                     final=not destination.callbacks,
+                    run=outcome.run,
                 )
                 return None
             case Uncertain():

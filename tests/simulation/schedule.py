@@ -34,6 +34,8 @@ BREAKS: Final[tuple[Break, ...]] = (
 )
 How = Literal["", "junk", "aborted", "slow_transaction", "nowhere", "long", "nobody"]
 CEILING: Final = Cost(credits=20, actions=2)
+POLL_AFTER_S: Final = (4.0, 12.0, 30.0)
+"""When the results of a run are asked for, within the deadline of `plan_of`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,7 @@ class Setup:
 
     lanes        how many more workspaces, lane0 and so on, share the partition of acme.
     max_waiting  how many leads may wait there.
+    routines     the destinations are routines, so that the worker asks for their results.
     """
 
     partitions: int = 2
@@ -112,6 +115,7 @@ class Setup:
     lanes: int = 0
     max_waiting: int = 500
     patience_s: float = 2.0
+    routines: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +160,11 @@ class Schedule:
     give_ups_s: tuple[float, ...] = ()
 
 
+def routine_of(workspace: str) -> str:
+    """The id of a workspace's routine."""
+    return f"function:t_{workspace}"
+
+
 @lru_cache(maxsize=256)
 def plan_of(setup: Setup) -> Plan:
     """The plan: `acme` in partition 0, `beta` in the last one, `gamma` beside acme where partitions
@@ -179,13 +188,18 @@ def plan_of(setup: Setup) -> Plan:
         destinations[f"{name}-main"] = Destination(
             f"{name}-main",
             name,
-            tuple(f"{name}-{number}" for number in range(setup.webhooks)),
+            (routine_of(name),)
+            if setup.routines
+            else tuple(f"{name}-{number}" for number in range(setup.webhooks)),
             callbacks=setup.callbacks,
             ceiling_actions=CEILING.actions,
             callback_deadline_s=50.0,
             callback_grace_s=50.0,
             uncertain=setup.uncertain,
             uncertain_grace_s=60.0,
+            kind="routine" if setup.routines else "table",
+            routine=routine_of(name) if setup.routines else None,
+            poll_after_s=POLL_AFTER_S,
         )
     return Plan(
         topics=TopicNames(),

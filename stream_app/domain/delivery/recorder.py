@@ -170,6 +170,7 @@ class DeliveryRecorder(Generic[LeadT_co]):
             webhook_id=grant.webhook_id,
             probed_ms=grant.suspension_probe.since_ms if grant.suspension_probe else 0,
             results=results,
+            run="",
             **set_apart(self.row),
         )
         return self.step()
@@ -309,6 +310,8 @@ class DeliveryRecorder(Generic[LeadT_co]):
                 waited_as=before.state,
                 sampled=row.sampled,
             )
+        if row.state == "accepted" and row.run:
+            more["run"] = row.run
         if self.seen is not None:
             more["seen"] = self.seen
             self.seen = None

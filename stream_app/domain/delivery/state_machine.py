@@ -8,7 +8,9 @@ and no row.
 States only move forward along `NEXT`. A row holds no personal data.
 """
 
+from base64 import urlsafe_b64encode
 from collections.abc import Callable
+from hashlib import blake2b
 from typing import Any, Final, Literal, TypeVar
 
 import msgspec
@@ -218,6 +220,24 @@ def delivery_key(workspace: str, destination: str, lead_id: str, forced_origin: 
     """Return the row key of a lead. Each forced lead is a delivery of its own, by its origin."""
     key = f"d/{workspace}/{destination}/{lead_id}"
     return f"{key}!{forced_origin}".encode() if forced_origin else key.encode()
+
+
+def item_id(key: bytes) -> str:
+    """Return the id of a lead's item in the run of a routine, which Clay echoes in the results.
+
+    Args:
+        key: The row key of the lead. That of a forced lead has its origin, so its item has an id of
+            its own.
+
+    Returns:
+        22 characters that are the same for the same key and tell nothing about it.
+    """
+    return urlsafe_b64encode(blake2b(key, digest_size=16).digest())[:22].decode("ascii")
+
+
+def forced_origin_of(key: bytes) -> str:
+    """Return the input record of a forced lead by its row key; '' for any other lead."""
+    return key.decode().partition("!")[2]
 
 
 def lead_of(key: bytes) -> tuple[str, str, str]:

@@ -180,6 +180,8 @@ class StatusEvent(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
             `leads.enriched` only.
         empty: As `filled`: which of them have none. The two together say what was looked for, so
             that a reader needs no configuration, also after it has changed.
+        run: Of `accepted`: the run of a routine that the POST began, as Clay names it. Absent for a
+            webhook, and where the id was lost with Clay's answer.
     """
 
     id: str
@@ -218,6 +220,7 @@ class StatusEvent(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     seen: Seen | None = None
     filled: tuple[str, ...] = ()
     empty: tuple[str, ...] = ()
+    run: str = ""
 
 
 class FieldOrigin(msgspec.Struct, frozen=True, omit_defaults=True):
