@@ -119,6 +119,10 @@ class Screen(Display):
         self._live.stop()
 
     def say(self, line: str) -> None:
+        self._console.print(self._said(line), soft_wrap=True)
+
+    def _said(self, line: str) -> Text:
+        """Return the line behind its time."""
         at = f"{self._elapsed_s:5.1f} s  "
         out = self._console
         text = (
@@ -126,7 +130,7 @@ class Screen(Display):
             if out.is_terminal
             else line
         )
-        out.print(Text.assemble((at, "dim"), (text, "bold")), soft_wrap=True)
+        return Text.assemble((at, "dim"), (text, "bold"))
 
     def show(self, state: DemoState) -> None:
         if self._console.is_terminal:

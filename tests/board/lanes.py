@@ -108,7 +108,7 @@ def lanes() -> Iterator[Made]:
         1,
         **common | {"score": 99.0, "rate_per_s": 10},
         holds="budget_credits_day",
-        text="4,000 of 4,000 credits of 2026-09-21 are used",
+        text="the next lead may cost 20 credits, and the budget credits_day has less left",
         since_ms=NOW_MS - 2 * HOUR_MS,
         until_ms=NOW_MS + 7 * HOUR_MS + 8 * MINUTE_MS,
         meters=_meters(3_980, 4_000, 70_000, None, 20),

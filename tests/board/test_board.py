@@ -270,8 +270,8 @@ async def test_a_lead_has_a_bar_for_each_wait_and_names_what_holds_it_now(local:
     assert "For <strong>" not in text, "it is at rest"
     assert ", 6 credits</small>" in text
     assert (
-        "For budget : 4,000 of 4,000 credits of 2026-09-21 are used budget_credits_day Since"
-        in held
+        "For budget : the next lead may cost 20 credits, and the budget credits_day has less left "
+        "budget_credits_day Since" in held
     )
 
 

@@ -1,5 +1,6 @@
 """The documents name tests, commands, options, keys, pages and files that exist."""
 
+import html
 import re
 import shlex
 from collections.abc import Iterator
@@ -214,6 +215,20 @@ def test_pictures_load_nothing_from_elsewhere(image: Path) -> None:
     text = image.read_text(encoding="utf-8")
     assert ElementTree.fromstring(text).tag == "{http://www.w3.org/2000/svg}svg"
     assert not re.search(r"href|url\((?!#)|@import", text)
+
+
+def test_the_picture_of_the_demo_tells_its_story_and_ends_with_books_that_balance() -> None:
+    picture = (DOCS / "images" / "demo.svg").read_text(encoding="utf-8")
+    *frames, last = re.findall(r'<g class="(?:frame )?demo-matrix [^"]+">(.*?)</g>', picture, re.S)
+    told = html.unescape(" ".join(frames)).replace("\xa0", " ")
+    assert len(frames) > 20
+    assert "Clay goes down" in told
+    assert "held by the outage" in told
+    assert "Clay is back" in told
+    ended = html.unescape(" ".join(re.findall(r">([^<]+)<", last))).replace("\xa0", " ")
+    records_in, accounted_for = re.findall(r"(\d+) in, (\d+) accounted for", ended)[0]
+    assert records_in == accounted_for
+    assert "0 sent twice" in ended
 
 
 def test_the_documents_count_the_broken_lines() -> None:
