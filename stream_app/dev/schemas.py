@@ -16,7 +16,13 @@ from stream_app import __version__
 from stream_app.domain.commands import Command, CommandAnswer
 from stream_app.domain.dead_letter.orders import ReplayCommand, ReplayProgress
 from stream_app.domain.delivery.envelope import HEADERS, MEANING
-from stream_app.domain.model.messages import Callback, Lead, Result, StatusEvent
+from stream_app.domain.model.messages import (
+    Callback,
+    Lead,
+    Result,
+    RunNotification,
+    StatusEvent,
+)
 from stream_app.domain.model.topics import TopicNames
 from stream_app.domain.views.lane import LaneView
 
@@ -81,6 +87,12 @@ _CHANNELS: Final[dict[str, tuple[str, str | None, str, str]]] = {
         f"Each lane's state, on change; compacted. {_COMMITTED}",
     ),
     "callbacks": (_TOPICS.callbacks, "callback.v1", _WORKSPACE, "Callbacks of Clay."),
+    "runNotifications": (
+        _TOPICS.callbacks,
+        "run-notification.v1",
+        _WORKSPACE,
+        "Runs of routines that have finished, as Clay's completion webhook announces them.",
+    ),
     "commands": (
         _TOPICS.commands,
         "command.v1",
@@ -123,6 +135,7 @@ MESSAGES: Final[dict[str, type[msgspec.Struct]]] = {
     "result.v1": Result,
     "lane.v1": LaneView,
     "callback.v1": Callback,
+    "run-notification.v1": RunNotification,
     "command.v1": Command,
     "command-answer.v1": CommandAnswer,
     "replay-command.v1": ReplayCommand,

@@ -1,6 +1,6 @@
-"""The gateway's answers to callbacks.
+"""The gateway's answers to callbacks, and to announcements of runs.
 
-Clay shows them in the row's cell, so they address the table's author.
+Clay shows the answer to a callback in the row's cell, so it addresses the table's author.
 """
 
 from typing import Final
@@ -65,13 +65,14 @@ class CallbackAnswer(msgspec.Struct, frozen=True):
 NOT_POST: Final = CallbackAnswer(
     405,
     "not_post",
-    "This address takes POST from the HTTP API column of a Clay table.",
+    "This address takes POST from Clay: from the HTTP API column of a table, or from the "
+    "completion webhook of a routine.",
     close=True,
 )
 NOT_HERE: Final = CallbackAnswer(
     404,
     "not_here",
-    "No table calls back at this address: "
+    "No table or routine calls back at this address: "
     "compare the URL with what `stream-app clay-setup` prints.",
 )
 WRONG_TYPE: Final = CallbackAnswer(
@@ -123,6 +124,38 @@ TOO_OFTEN: Final = CallbackAnswer(
     "Not received: this row has called back too often. What came before is kept; a row may "
     "call back again in an hour.",
     retry_after_s=EVERY_S,
+)
+NO_SIGNATURE: Final = CallbackAnswer(
+    401,
+    "no_signature",
+    "The signature is missing: only a completion webhook of Clay calls this address, with the "
+    "header X-Clay-Signature.",
+)
+BAD_SIGNATURE: Final = CallbackAnswer(
+    403,
+    "bad_signature",
+    "The signature does not match: put the secret that `clay webhooks create` printed for this "
+    "webhook into the variable that run_webhook_secret_env names.",
+)
+NO_RUN: Final = CallbackAnswer(
+    400,
+    "no_run",
+    "Not received. The body announces no run: it is no JSON with data.routine_run_id.",
+)
+RUN_TEST: Final = CallbackAnswer(
+    200,
+    "run_test",
+    "Received: a test of this webhook, and its signature is right. Nothing to do.",
+)
+RUN_ANNOUNCED: Final = CallbackAnswer(
+    200,
+    "run_announced",
+    "Received: a run that has finished. Nothing to do.",
+)
+RUN_REPEATED: Final = CallbackAnswer(
+    200,
+    "run_repeated",
+    "Received before: this run has been announced often enough. Nothing to do.",
 )
 # 429, and not 503, where a later call may succeed: a Clay column repeats its call after a 503 only
 # if the table's author has set that.

@@ -4,6 +4,8 @@ They are stored on Kafka, or held in memory until Kafka is back.
 
     POST /callbacks/<workspace>/<destination>
         -> head -> read the body -> token or secret -> decode -> store or hold -> answer
+    POST /callbacks/<workspace>/<destination>/run
+        -> head -> read the body -> signature -> decode -> store or hold -> answer
 
 `Receiver._answer` shows the whole sequence. It checks the head before it reads the body, and the
 token before it decodes the body, so an unproved request costs little memory and CPU. A callback
@@ -29,7 +31,8 @@ from structlog.typing import FilteringBoundLogger
 
 from stream_app.config.model import Gateway
 from stream_app.domain.callback.body import BadBody, Body, callback_of, read_body
-from stream_app.domain.model.messages import Callback
+from stream_app.domain.callback.run_webhook import RunTest, announced_run, is_signature, is_signed
+from stream_app.domain.model.messages import Callback, RunNotification
 from stream_app.domain.model.records import Record
 from stream_app.domain.model.tokens import Keys, Verified, problem_of, verify
 from stream_app.domain.model.topics import MAX_INPUT_BYTES
@@ -46,8 +49,16 @@ _json: Final = msgspec.json.Encoder()
 _SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60)
 _MOST_READ_BYTES: Final = 64 * 2**20
 """Bytes of bodies that are being read and decoded at once."""
-_RECEIVED: Final = frozenset({"enriched", "partial", "no_data", "enrich_error"})
+_MOST_SIGNED_BYTES: Final = 16 * 2**10
+"""Bytes of an announcement, which has about 150: nothing proves it before all of it is read."""
+_RECEIVED: Final = frozenset(
+    {"enriched", "partial", "no_data", "enrich_error"}
+    | {"run_announced", "run_repeated", "run_test"},
+)
 _SAY_AGAIN_AFTER_S: Final = 60.0
+_SIGNATURE: Final = "x-clay-signature"
+_RUN_AS_ORIGIN: Final = "run"
+"""Where `LeadBound` has the origin of a forced lead, which is never this word."""
 
 
 class GatewayMetrics:
@@ -198,7 +209,12 @@ class Receiver:
             return answers.ENCODED
         if not _is_json(request.headers.get("content-type", "application/json")):
             return answers.WRONG_TYPE
-        if problem := _problem_of_head(request, table, keys):
+        problem = (
+            _problem_of_signature(request)
+            if table.signs
+            else _problem_of_head(request, table, keys)
+        )
+        if problem:
             return problem
         callback = await self._receive(request, table, keys)
         if isinstance(callback, _VerifiedCallback):
@@ -226,8 +242,12 @@ class Receiver:
         held for a long time. None if the peer disconnected.
         """
         body = bytearray()
+        most = self._limits.max_body_bytes
         try:
-            refused = await self._read(request, body)
+            if table.signs:
+                refused = await self._read(request, body, min(most, _MOST_SIGNED_BYTES))
+                return refused or self._verify_run(request, table, bytes(body))
+            refused = await self._read(request, body, most)
             return refused or await self._verify_and_decode(request, table, keys, bytes(body))
         except ClientDisconnect:
             return None
@@ -266,12 +286,49 @@ class Receiver:
             callback.repaired,
         )
 
-    async def _read(self, request: Request, body: bytearray) -> CallbackAnswer | None:
-        """Read the body into `body`. Returns the answer that rejects it, or None.
+    def _verify_run(
+        self,
+        request: Request,
+        table: CallbackTable,
+        raw: bytes,
+    ) -> _VerifiedCallback | CallbackAnswer:
+        """Verify the announcement of a run and decode it."""
+        if not is_signed(request.headers[_SIGNATURE], raw, table.secrets):
+            return answers.BAD_SIGNATURE
+        run = announced_run(raw)
+        if run is None:
+            return answers.NO_RUN
+        if isinstance(run, RunTest):
+            return answers.RUN_TEST
+        # A signature has no time, so a recorded announcement can be sent again and again.
+        announced = (table.workspace, table.destination, run, _RUN_AS_ORIGIN)
+        if not self._bound.take(*announced):
+            return answers.RUN_REPEATED
+        value = RunNotification(table.workspace, table.destination, run, self._now_ms())
+        return _VerifiedCallback(
+            f"run {table.workspace} {table.destination} {run}",
+            Record(
+                self._topic,
+                table.workspace.encode(),
+                _json.encode(value),
+                (),
+                table.partition,
+            ),
+            announced,
+            answers.RUN_ANNOUNCED,
+            is_repaired=False,
+        )
 
-        Raises ClientDisconnect.
+    async def _read(
+        self,
+        request: Request,
+        body: bytearray,
+        most: int,
+    ) -> CallbackAnswer | None:
+        """Read a body of at most `most` bytes into `body`.
+
+        Returns the answer that rejects it, or None. Raises ClientDisconnect.
         """
-        most = self._limits.max_body_bytes
         declared = request.headers.get("content-length", "")
         if declared.isdecimal() and (len(declared) > 18 or int(declared) > most):
             return answers.TOO_LARGE
@@ -309,6 +366,14 @@ class Receiver:
         if callback.is_repaired:
             self._metrics.repaired(_label_of(table))
         return callback.answer_if_stored if kept == "stored" else answers.KAFKA_AWAY
+
+
+def _problem_of_signature(request: Request) -> CallbackAnswer | None:
+    """Reject an announcement whose signature is missing or cannot be one, before it is read."""
+    signature = request.headers.get(_SIGNATURE)
+    if signature is None:
+        return answers.NO_SIGNATURE
+    return None if is_signature(signature) else answers.BAD_SIGNATURE
 
 
 def _header_token(request: Request) -> str:

@@ -1,8 +1,8 @@
-"""The Clay tables that call back: the configured ones, and any other that sends a token.
+"""What calls the gateway: the configured tables and routines, and any table that sends a token.
 
 A token alone proves a lead of any workspace, so a gateway takes callbacks of a workspace that it
-does not know yet. A secret (`callback_secrets_env`) proves nothing before this gateway has it,
-which it adopts when a file changes.
+does not know yet. A secret (`callback_secrets_env`, `run_webhook_secret_env`) proves nothing before
+this gateway has it, which it adopts when a file changes.
 """
 
 import re
@@ -17,17 +17,20 @@ from stream_app.domain.model.tokens import Keys
 from stream_app.domain.model.topics import home_partition
 
 PREFIX: Final = "/callbacks/"
+RUN: Final = "/run"
+"""The end of the path that the completion webhook of a routine calls."""
 _PATH: Final = re.compile(rf"{PREFIX}([A-Za-z0-9._-]{{1,64}})/([A-Za-z0-9._-]{{1,64}})")
 
 
 @dataclass(frozen=True, slots=True)
 class CallbackTable:
-    """A Clay table that calls back.
+    """A Clay table that calls back, or a routine whose completion webhook announces its runs.
 
     Attributes:
         partition: The workspace's home partition.
         secrets: Each of them is valid. Empty: only tokens are.
         is_configured: False of a table that only its tokens can prove.
+        signs: True of a completion webhook. It sends no secret, and signs its body with it.
     """
 
     workspace: str
@@ -35,6 +38,12 @@ class CallbackTable:
     partition: int
     secrets: tuple[bytes, ...] = field(default=(), repr=False)
     is_configured: bool = True
+    signs: bool = False
+
+    @property
+    def path(self) -> str:
+        """The path that it calls."""
+        return f"{PREFIX}{self.workspace}/{self.destination}{RUN if self.signs else ''}"
 
 
 class Tables:
@@ -49,9 +58,7 @@ class Tables:
         keys: Keys | None,
         partitions: int,
     ) -> None:
-        self._configured = {
-            f"{PREFIX}{table.workspace}/{table.destination}": table for table in configured
-        }
+        self._configured = {table.path: table for table in configured}
         self._partitions = partitions
         self.keys = keys
 
@@ -108,6 +115,17 @@ def tables_of(settings: Settings) -> Tables:
         )
         for alias, destination in settings.destinations.items()
         if destination.callbacks
+    ]
+    configured += [
+        CallbackTable(
+            workspace=destination.workspace,
+            destination=alias,
+            partition=settings.home(destination.workspace),
+            secrets=(settings.secrets[destination.run_webhook_secret_env].encode(),),
+            signs=True,
+        )
+        for alias, destination in settings.destinations.items()
+        if destination.run_webhook_secret_env
     ]
     keys = settings.callback_keys if settings.gateway.token_keys_env else None
     return Tables(configured, keys, settings.kafka.partitions)

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 from starlette.types import Scope
 
 from stream_app.config.model import Gateway as Limits
-from stream_app.domain.model.messages import Callback
+from stream_app.domain.model.messages import Callback, RunNotification
 from stream_app.domain.model.records import Record
 from stream_app.domain.model.tokens import Keys, sign
 from stream_app.gateway.holding import Holding
@@ -23,12 +23,22 @@ OLD_KEY, NEW_KEY, GONE_KEY = (
 )
 KEYS = Keys([NEW_KEY, OLD_KEY])
 SECRET = "a secret of a table that cannot template"
+RUN_SECRET = "whsec_81c5c0ffee0123456789abcdef"
 TABLES = [
     CallbackTable("acme", "people", 2),
     CallbackTable("acme", "other", 2),
     CallbackTable("beta", "static", 3, (SECRET.encode(), b"the one before")),
+    CallbackTable("acme", "finder", 2, (RUN_SECRET.encode(),), signs=True),
+    CallbackTable(
+        "beta",
+        "finder",
+        3,
+        (b"whsec_another one, as a routine beside it has",),
+        signs=True,
+    ),
 ]
 URL = "/callbacks/acme/people"
+RUN_URL = "/callbacks/acme/finder/run"
 PARTITIONS = 8
 AT_MS = 1_790_000_000_000
 
@@ -68,6 +78,13 @@ class RecordList:
 
     def callbacks(self) -> list[Callback]:
         return [msgspec.json.decode(record.value or b"", type=Callback) for record in self.records]
+
+    def runs(self) -> list[str]:
+        """Return the runs that were announced."""
+        return [
+            msgspec.json.decode(record.value or b"", type=RunNotification).run
+            for record in self.records
+        ]
 
 
 class Gateway:
@@ -109,6 +126,10 @@ class Gateway:
         async with self.client() as client:
             return await client.post(url, content=content, headers=sent)
 
+    def runs(self) -> list[str]:
+        """Return the runs whose announcement is stored, in order."""
+        return self.inbox.runs()
+
     def counted(self) -> dict[str, int]:
         """Return how many callbacks ended with each outcome."""
         return self._sum("stream_app_callbacks_total", "answer")
@@ -138,3 +159,12 @@ def good(
     """A callback of a table that is set up correctly."""
     token = sign(keys, "acme", "people", lead_id, origin)
     return {"lead_id": lead_id, "callback_token": token, "title": "CEO", "credits": "7", **more}
+
+
+def announcement(run: str = "run-1") -> dict[str, Any]:
+    """What a completion webhook of Clay says of a run that has finished."""
+    return {
+        "webhookId": "wh_1",
+        "createdAt": "2026-10-01T12:00:00.000Z",
+        "data": {"routine_run_id": run},
+    }

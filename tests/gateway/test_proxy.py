@@ -13,8 +13,9 @@ from msgspec import structs
 from stream_app.client.doctor.gateways import ProbeFailed, gateway_answers, proxy_waits
 from stream_app.config.model import Gateway as Limits
 from stream_app.dev.process import free_port
+from stream_app.domain.callback.run_webhook import sign_run
 from stream_app.ops.http import serve_http
-from tests.gateway.support import URL, Gateway, good
+from tests.gateway.support import RUN_SECRET, RUN_URL, URL, Gateway, good
 from tests.support.doctor import settings_for
 from tests.support.nginx import Nginx
 from tests.support.pace import BUSY
@@ -80,6 +81,15 @@ async def test_a_callback_is_taken_and_its_answer_comes_back(behind: Behind) -> 
     assert status == 200
     assert b"Received: lead crm-17" in answer
     assert behind.gateway.counted() == {"enriched": 1}
+
+
+async def test_the_announcement_of_a_run_comes_through_byte_for_byte(behind: Behind) -> None:
+    body = b'{"webhookId":"wh_1",  "data":{"routine_run_id":"run-1"}}\n'
+    signature = sign_run(body, RUN_SECRET.encode())
+    status, answer = await behind.say(request(body, path=RUN_URL, x_clay_signature=signature))
+    assert status == 200
+    assert b"a run that has finished" in answer
+    assert behind.gateway.runs() == ["run-1"]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The messages on Kafka: lead, status event, result, callback.
+"""The messages on Kafka: lead, status event, result, callback, announcement of a run.
 
 Those of lanes are in domain/views/lane.py.
 
@@ -307,3 +307,21 @@ class Callback(msgspec.Struct, frozen=True, omit_defaults=True):
     text: str = ""
     actions: Amount | None = None
     seen: Seen | None = None
+
+
+class RunNotification(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Clay's completion webhook has announced that a run of a routine has finished.
+
+    It is on `leads.callbacks` beside the callbacks, keyed by workspace. The gateway has verified
+    its signature. It names no lead and no result: the worker asks Clay for the results of the run,
+    which say whose they are. It may come twice, late, about a run of another program, or never.
+
+    Attributes:
+        run: The id of the run, as Clay's answer to the POST that began it named it.
+        at_ms: When it arrived, epoch ms.
+    """
+
+    workspace: str
+    destination: str
+    run: str
+    at_ms: TimeMs

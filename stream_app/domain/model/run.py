@@ -5,11 +5,24 @@ day after that (docs/reference/clay.md). The partition reacts to the type and ne
 Every `text` is for people and is scrubbed: one line, safe for logs and headers.
 """
 
+import re
 from base64 import urlsafe_b64encode
 from hashlib import blake2b
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
+
+_RUN_ID: Final = re.compile(r"[!-~]{1,128}")
+
+
+def is_run_id(text: str) -> bool:
+    """Return whether a text can be the id of a run.
+
+    Clay documents no form. It must be visible ASCII without a space, because rows, logs and a path
+    of a URL have it, and short enough to be kept in a row.
+    """
+    return _RUN_ID.fullmatch(text) is not None
+
 
 ItemStatus = Literal["complete", "failed", "unknown"]
 """`unknown`: a status that this version does not know. Clay calls the set of states open."""

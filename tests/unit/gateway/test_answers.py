@@ -10,18 +10,33 @@ import pytest
 from starlette.types import ASGIApp, Message, Scope
 
 from stream_app.config.model import Gateway as Limits
+from stream_app.domain.callback.run_webhook import sign_run
 from stream_app.domain.model.errors import BrokerUnavailable
 from stream_app.domain.model.tokens import Keys, sign
 from stream_app.gateway import callback_answers as answers
 from stream_app.gateway import holding, lead_bound, receiver
 from stream_app.gateway.callback_answers import CallbackAnswer
 from stream_app.gateway.receiver import refuse_more
-from tests.gateway.support import GONE_KEY, OLD_KEY, SECRET, URL, Gateway, good, scope_of
+from tests.gateway.support import (
+    GONE_KEY,
+    OLD_KEY,
+    RUN_SECRET,
+    RUN_URL,
+    SECRET,
+    URL,
+    Gateway,
+    announcement,
+    good,
+    scope_of,
+)
 
 STATIC: Final = "/callbacks/beta/static"
 FORGED: Final = sign(Keys([OLD_KEY]), "acme", "people", "crm-18")
 UNKNOWN: Final = sign(Keys([GONE_KEY]), "acme", "people", "crm-17")
 LIMITS: Final = Limits(max_body_bytes=5_000, read_timeout_s=0.1, hold_s=0.05)
+RUN: Final = json.dumps(announcement()).encode()
+NOT_STORED: Final = frozenset({"run_test", "run_repeated"})
+"""Codes of good answers to what adds nothing to what is stored."""
 ALWAYS: Final = {
     "content-type": "text/plain; charset=utf-8",
     "cache-control": "no-store",
@@ -191,8 +206,45 @@ CASES: Final[dict[str, tuple[int, dict[str, str], str, Ask]]] = {
         "Received: lead crm-17, the enrichment failed. Nothing to do.",
         lambda gateway: ask(gateway, callback(status="error")),
     ),
+    "no_signature": (
+        401,
+        {},
+        "with the header X-Clay-Signature",
+        lambda gateway: ask(gateway, RUN, RUN_URL),
+    ),
+    "bad_signature": (
+        403,
+        {},
+        "run_webhook_secret_env",
+        lambda gateway: ask(gateway, RUN, RUN_URL, x_clay_signature=f"sha256={'0' * 64}"),
+    ),
+    "no_run": (400, {}, "Not received. The body announces", lambda gateway: ask_run(gateway, b"")),
+    "run_test": (
+        200,
+        {},
+        "a test of this webhook",
+        lambda gateway: ask_run(gateway, b'{"data": {}}'),
+    ),
+    "run_announced": (200, {}, "a run that has finished", lambda gateway: ask_run(gateway, RUN)),
+    "run_repeated": (
+        200,
+        {},
+        "announced often enough",
+        lambda gateway: ask_run_without(lead_bound, "AT_ONCE", gateway),
+    ),
 }
 """By code: status, headers beside those that each answer has, words, and how to get it."""
+
+
+async def ask_run(gateway: Gateway, body: bytes) -> Got:
+    """Announce a run, or what the body says, with the right signature."""
+    return await ask(gateway, body, RUN_URL, x_clay_signature=sign_run(body, RUN_SECRET.encode()))
+
+
+async def ask_run_without(module: Any, name: str, gateway: Gateway) -> Got:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, name, 0)
+        return await ask_run(gateway, RUN)
 
 
 async def ask_without(module: Any, name: str, gateway: Gateway) -> Got:
@@ -225,13 +277,14 @@ async def test_each_answer_has_its_status_headers_and_words(code: str) -> None:
     assert gateway.counted() == {code: 1}
     assert gateway.responses() == {str(status): 1}
     assert gateway.receiver._read_bytes == 0, "what was read is released"
-    assert len(gateway.inbox.records) == (status == 200)
+    assert len(gateway.inbox.records) == (status == 200 and code not in NOT_STORED)
 
 
 def test_no_answer_is_left_out() -> None:
     made = [*vars(answers).values(), *answers.REFUSED_TOKEN.values()]
     assert {answer.code for answer in made if isinstance(answer, CallbackAnswer)} <= CASES.keys()
-    assert answers._OUTCOMES.keys() == receiver._RECEIVED <= CASES.keys()
+    assert answers._OUTCOMES.keys() | {"run_announced", *NOT_STORED} == receiver._RECEIVED
+    assert CASES.keys() >= receiver._RECEIVED
 
 
 async def test_a_repaired_callback_is_stored_and_its_author_told() -> None:
