@@ -11,45 +11,32 @@ lock is recalled: it starts again behind the callback, and finds its row settled
 `CallbackPipeline.process` returns, the callback may be acked.
 """
 
-from collections.abc import Callable
 from typing import Final
 
 from attrs import define
 
 from stream_app.clock import Clock
 from stream_app.domain.callback.interpret import (
-    PUBLISHED,
-    booked,
     read_callback,
-    result_of,
-    yield_of,
 )
 from stream_app.domain.delivery.envelope import Envelope
-from stream_app.domain.delivery.recorder import DeliveryRecorder, step_without_row
-from stream_app.domain.delivery.resolve import LeadRef
+from stream_app.domain.delivery.recorder import step_without_row
 from stream_app.domain.delivery.state_machine import (
     CONCLUDED,
     Delivery,
     Reason,
     delivery_key,
-    forced_key,
     mark_key,
     match_callback,
-    next_version,
 )
 from stream_app.domain.model.messages import Callback, Status
-from stream_app.domain.model.outcome import scrub
 from stream_app.domain.plan import Plan
 from stream_app.partition.commits import Commits
+from stream_app.partition.endings import Endings
 from stream_app.partition.in_flight import InFlight
 from stream_app.partition.key_locks import KeyLocks
-from stream_app.partition.lanes import Lanes
 from stream_app.partition.rows import Rows
 
-_AT_CLAY: Final = frozenset[Status](
-    {"accepted", "callback_overdue", "credits_exhausted_suspected", "partial", "confirmed"},
-)
-_AT_CLAY_REASON: Final = Reason("callback", "the callback shows that Clay has the lead")
 _UNKNOWN: Final = Reason(
     "unknown_lead",
     "this partition has no row of such a lead, or no longer has it",
@@ -71,10 +58,9 @@ class CallbackPipeline:
     _plan: Plan
     _clock: Clock
     _rows: Rows
-    _lanes: Lanes
     _locks: KeyLocks
     _commits: Commits
-    _pump_soon: Callable[[str], None]  # see `AdmissionQueue`
+    _endings: Endings
 
     async def process(self, in_flight: InFlight) -> None:
         """Process one callback. Returns when everything about it is committed."""
@@ -109,66 +95,16 @@ class CallbackPipeline:
         key: bytes,
         row: Delivery,
     ) -> None:
-        now_ms = self._clock.now_ms()
-        lead = (callback.workspace, callback.destination, callback.lead_id)
-        version = next_version(lead, row, self._rows.get)
-        result = result_of(self._plan, callback, row, version, now_ms)
-        if isinstance(result, Reason):
-            await self._settle_nothing(in_flight, "callback_unmatched", result, callback, row)
-            return
         # The bootstrap and the stream may both have this callback, and the other copy may have had
-        # the lock before. Where `is_concluded` returns False it has not suspended, so the row and
-        # the version above are still current when the step is submitted.
+        # the lock before. Where `is_concluded` returns False it has not suspended, so the row is
+        # still current when the step is submitted.
         if await self._commits.is_concluded(in_flight):
             return
-        destination = self._plan.destinations[callback.destination]
-        subject = LeadRef(
-            in_flight.consumed,
-            Envelope(origin=row.origin),
-            callback.lead_id,
-            destination,
-            key,
-        )
-        recorder = DeliveryRecorder(self._plan, subject, row)
-        if row.state not in _AT_CLAY:
-            recorder.go("accepted", now_ms, _AT_CLAY_REASON)
-        policy = self._lanes.policy(callback.workspace)
-        lane = self._lanes[callback.workspace]
-        self._lanes[callback.workspace], cost, spent = booked(
-            policy,
-            lane,
-            row,
-            destination,
-            callback,
-            now_ms,
-        )
-        # The budget may have room again, or a suspension may have ended. The leads that can go now
-        # are admitted behind the step below.
-        self._pump_soon(callback.workspace)
-        why = Reason(
-            "repaired" if callback.repaired else "",
-            scrub(callback.text) if callback.text else "",
-        )
-        is_erased = self._rows.is_erased(callback.workspace, callback.lead_id, row.first_at_ms)
-        is_published = callback.outcome in PUBLISHED and not is_erased
-        recorder.seen = callback.seen
-        recorder.yields = yield_of(destination, callback)
-        recorder.go(
-            callback.outcome,
-            now_ms,
-            why,
-            spent,
-            final=True,
-            reservation=None,
-            booked=cost if callback.outcome == "partial" else None,
-            results=version if is_published else row.results,
-        )
-        step = recorder.step(*([result] if is_published else []))
+        step = self._endings.settle(callback, key, row, in_flight.consumed)
+        if isinstance(step, Reason):
+            await self._settle_nothing(in_flight, "callback_unmatched", step, callback, row)
+            return
         step.rows.append((mark_key(in_flight.consumed.record_id), CONCLUDED))
-        if callback.forced_origin:
-            step.rows.append(
-                (forced_key(destination.workspace, destination.alias, callback.lead_id), key),
-            )
         await self._commits.commit_last(in_flight, step)
 
     # ---------------------------------------------------------------- callbacks that settle nothing

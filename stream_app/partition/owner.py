@@ -29,6 +29,7 @@ from stream_app.partition.callback import CallbackPipeline
 from stream_app.partition.command import CommandPipeline
 from stream_app.partition.commits import FIRST_PAUSE_S, LONGEST_PAUSE_S, Commits
 from stream_app.partition.conclusions import Conclusions
+from stream_app.partition.endings import Endings
 from stream_app.partition.fallback import Fallback
 from stream_app.partition.given_up import GivenUp
 from stream_app.partition.in_flight import PRIORITY, InFlight, Source
@@ -63,16 +64,22 @@ class PartitionOwner:
         self._store = store
         self._parts = parts
         self.state = state = PartitionState(number, store, parts)
+        endings = Endings(
+            plan=state.plan,
+            clock=state.clock,
+            rows=state.rows,
+            lanes=state.lanes,
+            pump_soon=state.admission.pump_soon,
+        )
         pipelines: dict[Source, Process] = {
             **dict.fromkeys(PRIORITY, _lead_pipeline(state, parts).process),
             "callback": CallbackPipeline(
                 plan=state.plan,
                 clock=state.clock,
                 rows=state.rows,
-                lanes=state.lanes,
                 locks=state.locks,
                 commits=state.commits,
-                pump_soon=state.admission.pump_soon,
+                endings=endings,
             ).process,
             "command": CommandPipeline(
                 plan=state.plan,
@@ -114,6 +121,7 @@ class PartitionOwner:
             lanes=state.lanes,
             deadlines=state.deadlines,
             commits=state.commits,
+            endings=endings,
         )
         self._erasures = Erasures(
             plan=state.plan,

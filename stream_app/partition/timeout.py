@@ -24,16 +24,17 @@ from stream_app.domain.callback.interpret import (
     suspend_destination,
     why_missing,
 )
-from stream_app.domain.delivery.envelope import Envelope, lead_envelope
+from stream_app.domain.delivery.envelope import Envelope
 from stream_app.domain.delivery.recorder import DeliveryRecorder, WriteBatch
 from stream_app.domain.delivery.resolve import LeadRef
-from stream_app.domain.delivery.state_machine import Delivery, Reason, lead_of
+from stream_app.domain.delivery.state_machine import Reason, lead_of
 from stream_app.domain.model.errors import BrokerUnavailable
 from stream_app.domain.model.messages import Status
-from stream_app.domain.model.records import ConsumedRecord, parse_record_id
+from stream_app.domain.model.records import ConsumedRecord
 from stream_app.domain.plan import Plan
 from stream_app.partition.commits import Commits
 from stream_app.partition.deadlines import DeadlineQueue, WaitingLead
+from stream_app.partition.endings import Endings, empty_record
 from stream_app.partition.lanes import Lanes
 from stream_app.partition.ports import Observer, StateStore
 from stream_app.partition.rows import Rows
@@ -60,6 +61,7 @@ class TimeoutPipeline:
     _lanes: Lanes
     _deadlines: DeadlineQueue
     _commits: Commits
+    _endings: Endings
     _listened_ms: int = field(init=False, default=0)
 
     async def run(self) -> None:
@@ -112,7 +114,7 @@ class TimeoutPipeline:
         now_ms = self._clock.now_ms()
         policy = self._lanes.policy(destination.workspace)
         subject = LeadRef(
-            _empty_record(row),
+            empty_record(row),
             Envelope(origin=row.origin),
             lead_of(key)[2],
             destination,
@@ -145,37 +147,15 @@ class TimeoutPipeline:
     def _park(self, lead: WaitingLead, consumed: ConsumedRecord | None) -> asyncio.Future[None]:
         """Park the lead. What it may have cost is booked as spent."""
         key, row, destination, _ = lead
-        now_ms = self._clock.now_ms()
         grace_s = destination.callback_grace_s
-        lead_id = lead_of(key)[2]
         text = (
             f"Clay accepted the lead and did not call back within {grace_s:g} s after its deadline"
         )
-        if self._rows.is_erased(destination.workspace, lead_id, row.first_at_ms):
-            consumed = None
-            text = f"{text}; the lead was erased"
-        elif consumed is None:
-            text = f"{text}; its record is no longer in Kafka: publish the lead again"
         why = Reason("no_callback", text)
-        inputs = self._plan.topics.inputs
-        envelope = (
-            lead_envelope(consumed, inputs) if consumed is not None else Envelope(origin=row.origin)
-        )
-        subject = LeadRef(consumed or _empty_record(row), envelope, lead_id, destination, key)
-        recorder = DeliveryRecorder(self._plan, subject, row)
-        spent = self._lanes.charge(destination.workspace, row.reservation)
-        recorder.go("parked", now_ms, why, spent, **recorder.freed(spent), sends=row.sends + 1)
-        dead_letter = recorder.copy(self._plan.topics.parked, now_ms, why, disposition="failed")
-        return self._commits.submit(recorder.step(dead_letter))
+        return self._commits.submit(self._endings.park(key, row, destination, consumed, why))
 
     def _still_due(self, keys: Sequence[bytes], states: Collection[Status]) -> list[WaitingLead]:
         """Those that are in one of these states and due now."""
         now_ms = self._clock.now_ms()
         leads = filter(None, map(self._deadlines.find, keys))
         return [lead for lead in leads if lead.row.state in states and lead.due_ms <= now_ms]
-
-
-def _empty_record(row: Delivery) -> ConsumedRecord:
-    """The lead's record with its place only."""
-    topic, partition, offset = parse_record_id(row.origin) or ("", 0, 0)
-    return ConsumedRecord(topic, partition, offset, None, None)

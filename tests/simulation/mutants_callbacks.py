@@ -93,7 +93,7 @@ def estimate_booked_for_actual() -> Patch:
 
 @mutant("6", hunt=rare)
 def results_all_have_one_version() -> Patch:
-    return patch("stream_app.partition.callback.next_version", lambda *_: 1)
+    return patch("stream_app.partition.endings.next_version", lambda *_: 1)
 
 
 # -------------------------------------------------------------------------------- no callback comes

@@ -312,11 +312,11 @@ def callback_of(
         workspace=workspace,
         destination=destination,
         at_ms=0,
-        outcome=_outcome(document.get("status"), fields, bool(text)),
+        outcome=outcome_of(claimed_by(document.get("status")), fields, failed=bool(text)),
         fields=fields,
-        credits=_count(document.get("credits", document.get("credits_used"))),
-        attempt=_count(document.get("attempt")) or 1,
-        actions=_count(document.get("actions")),
+        credits=cost_of(document.get("credits", document.get("credits_used"))),
+        attempt=cost_of(document.get("attempt")) or 1,
+        actions=cost_of(document.get("actions")),
         forced_origin=forced_origin,
         repaired=repaired,
         text=text,
@@ -390,16 +390,23 @@ def _fields(document: Mapping[str, Any]) -> dict[str, Scalar] | BadBody:
     return fields
 
 
-def _outcome(status: object, fields: Mapping[str, Scalar], failed: bool) -> CallbackOutcome:
+def claimed_by(status: object) -> CallbackOutcome | None:
+    """Return the outcome that a status claims (`WORDS`); None if it is no such word."""
+    if not isinstance(status, str):
+        return None
+    return _OUTCOMES.get(re.sub(r"[\s-]+", "_", status.strip().lower()))
+
+
+def outcome_of(
+    claimed: CallbackOutcome | None,
+    fields: Mapping[str, Scalar],
+    *,
+    failed: bool,
+) -> CallbackOutcome:
     """Return the outcome that the status claims, if the results support it.
 
     Without a status, the results alone decide.
     """
-    claimed = (
-        _OUTCOMES.get(re.sub(r"[\s-]+", "_", status.strip().lower()))
-        if isinstance(status, str)
-        else None
-    )
     if claimed in ("no_data", "enrich_error"):
         return claimed
     if not fields:
@@ -408,7 +415,7 @@ def _outcome(status: object, fields: Mapping[str, Scalar], failed: bool) -> Call
     return claimed or ("partial" if failed else "enriched")
 
 
-def _count(value: object) -> int | None:
+def cost_of(value: object) -> int | None:
     """Return a cost rounded up; None if the value is not a number.
 
     It is rounded up so that the budget is never too optimistic.

@@ -1,0 +1,86 @@
+"""When the results of a routine's run are asked for: soon after the POST, then ever more rarely.
+
+All times follow from the answer to the POST, so that a new owner of the partition goes on without
+a record of the looks before: nothing is written for a look. The destination has the times of the
+first looks. After the last of them there is one every 15 minutes until the lead is overdue, then
+one every hour, and a last one shortly before its grace ends. A small spread, always the same for a
+run, keeps the looks of a burst of POSTs apart.
+"""
+
+from binascii import crc32
+from collections.abc import Iterator
+from itertools import count
+from typing import Final
+
+from stream_app.domain.plan import Destination
+
+EVERY_S: Final = 900.0
+"""The time between two looks after those of the destination, until the lead is overdue."""
+OVERDUE_EVERY_S: Final = 3_600.0
+"""The time between two looks while the lead is overdue."""
+_LAST_BEFORE_S: Final = 60.0
+_SPREAD: Final = 0.05  # of the time since the look before
+_MOST_CRC: Final = 0xFFFF_FFFF
+
+
+def next_look_ms(
+    run: str,
+    accepted_ms: int,
+    overdue_ms: int | None,
+    destination: Destination,
+    after_ms: int,
+) -> int:
+    """Return when the results of a run are asked for next, epoch ms.
+
+    Args:
+        run: The id of the run.
+        accepted_ms: When Clay accepted the POST that began the run, epoch ms.
+        overdue_ms: When the lead became overdue, epoch ms; None if it is not.
+        destination: The routine.
+        after_ms: The look is later than this, epoch ms.
+    """
+    if overdue_ms is None:
+        return next(
+            at_ms for at_ms in _looks(run, accepted_ms, destination, after_ms) if at_ms > after_ms
+        )
+    every_ms = round(OVERDUE_EVERY_S * 1000)
+    first_ms = overdue_ms + _spread_ms(run, OVERDUE_EVERY_S)
+    regular_ms = first_ms + max(0, (after_ms - first_ms) // every_ms + 1) * every_ms
+    last_ms = overdue_ms + round((destination.callback_grace_s - _LAST_BEFORE_S) * 1000)
+    return last_ms if after_ms < last_ms < regular_ms else regular_ms
+
+
+def due_look_ms(
+    run: str,
+    accepted_ms: int,
+    overdue_ms: int | None,
+    destination: Destination,
+    now_ms: int,
+) -> int:
+    """Return when a new owner of the partition asks first, epoch ms.
+
+    That is at once if the time of any look has passed. It costs a token of the lane and nothing
+    else that the owner before has perhaps asked at that time, too.
+    """
+    first_ms = next_look_ms(run, accepted_ms, None, destination, accepted_ms)
+    if overdue_ms is not None or first_ms <= now_ms:
+        return now_ms
+    return first_ms
+
+
+def _looks(run: str, accepted_ms: int, destination: Destination, after_ms: int) -> Iterator[int]:
+    """Yield the times of the looks before the deadline, epoch ms; some may be before `after_ms`."""
+    before_s = 0.0
+    for after_s in destination.poll_after_s:
+        yield accepted_ms + round(after_s * 1000) + _spread_ms(run, after_s - before_s)
+        before_s = after_s
+    every_ms = round(EVERY_S * 1000)
+    last_ms = accepted_ms + round(before_s * 1000) + _spread_ms(run, EVERY_S)
+    begun = max(0, (after_ms - last_ms) // every_ms)
+    for number in count(begun + 1):
+        yield last_ms + number * every_ms
+
+
+def _spread_ms(run: str, since_s: float) -> int:
+    """Return by how much the look of a run is later, `since_s` seconds after the look before."""
+    return round(crc32(run.encode()) / _MOST_CRC * _SPREAD * since_s * 1000)

@@ -1,0 +1,169 @@
+"""The steps that end the wait for Clay's answer about a lead: it is settled, or it is parked.
+
+Callbacks, results of runs and deadlines end leads with these same steps. No await lies between the
+look at the row that a step is made from and its submission, so that the lane and the row that it
+changes are written by one transaction.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from attrs import define
+
+from stream_app.clock import Clock
+from stream_app.domain.callback.interpret import PUBLISHED, booked, result_of, yield_of
+from stream_app.domain.delivery.envelope import Envelope, lead_envelope
+from stream_app.domain.delivery.recorder import DeliveryRecorder, WriteBatch
+from stream_app.domain.delivery.resolve import LeadRef
+from stream_app.domain.delivery.state_machine import (
+    Delivery,
+    Reason,
+    forced_key,
+    lead_of,
+    next_version,
+)
+from stream_app.domain.model.messages import Callback, Status
+from stream_app.domain.model.outcome import scrub
+from stream_app.domain.model.records import ConsumedRecord, parse_record_id
+from stream_app.domain.plan import Destination, Plan
+from stream_app.partition.lanes import Lanes
+from stream_app.partition.rows import Rows
+
+_AT_CLAY: Final = frozenset[Status](
+    {"accepted", "callback_overdue", "credits_exhausted_suspected", "partial", "confirmed"},
+)
+_AT_CLAY_REASON: Final = Reason("callback", "the callback shows that Clay has the lead")
+
+
+@define(eq=False, repr=False, kw_only=True)
+class Endings:
+    """Makes those steps. The caller submits them."""
+
+    _plan: Plan
+    _clock: Clock
+    _rows: Rows
+    _lanes: Lanes
+    _pump_soon: Callable[[str], None]  # see `AdmissionQueue`
+
+    def settle(
+        self,
+        callback: Callback,
+        key: bytes,
+        row: Delivery,
+        consumed: ConsumedRecord,
+    ) -> WriteBatch | Reason:
+        """Settle a lead: its row, event and result, and the books of its lane.
+
+        Args:
+            callback: What Clay says of the lead.
+            key: The key of its row.
+            row: The row as it is now. A callback may settle it.
+            consumed: The record that the answer came with; the lead's own place if none did.
+
+        Returns:
+            The step, or why nothing can be published. Then the lane is unchanged.
+        """
+        now_ms = self._clock.now_ms()
+        lead = (callback.workspace, callback.destination, callback.lead_id)
+        version = next_version(lead, row, self._rows.get)
+        result = result_of(self._plan, callback, row, version, now_ms)
+        if isinstance(result, Reason):
+            return result
+        destination = self._plan.destinations[callback.destination]
+        subject = LeadRef(
+            consumed,
+            Envelope(origin=row.origin),
+            callback.lead_id,
+            destination,
+            key,
+        )
+        recorder = DeliveryRecorder(self._plan, subject, row)
+        if row.state not in _AT_CLAY:
+            recorder.go("accepted", now_ms, _AT_CLAY_REASON)
+        policy = self._lanes.policy(callback.workspace)
+        lane = self._lanes[callback.workspace]
+        self._lanes[callback.workspace], cost, spent = booked(
+            policy,
+            lane,
+            row,
+            destination,
+            callback,
+            now_ms,
+        )
+        # The budget may have room again, or a suspension may have ended. The leads that can go now
+        # are admitted behind this step.
+        self._pump_soon(callback.workspace)
+        why = Reason(
+            "repaired" if callback.repaired else "",
+            scrub(callback.text) if callback.text else "",
+        )
+        is_erased = self._rows.is_erased(callback.workspace, callback.lead_id, row.first_at_ms)
+        is_published = callback.outcome in PUBLISHED and not is_erased
+        recorder.seen = callback.seen
+        recorder.yields = yield_of(destination, callback)
+        recorder.go(
+            callback.outcome,
+            now_ms,
+            why,
+            spent,
+            final=True,
+            reservation=None,
+            booked=cost if callback.outcome == "partial" else None,
+            results=version if is_published else row.results,
+        )
+        step = recorder.step(*([result] if is_published else []))
+        if callback.forced_origin:
+            step.rows.append(
+                (forced_key(destination.workspace, destination.alias, callback.lead_id), key),
+            )
+        return step
+
+    def park(
+        self,
+        key: bytes,
+        row: Delivery,
+        destination: Destination,
+        consumed: ConsumedRecord | None,
+        why: Reason,
+    ) -> WriteBatch:
+        """Park a lead that Clay has and that nobody settles any more. Its ceiling is booked.
+
+        Args:
+            key: The key of its row.
+            row: The row as it is now. A lead that waits for Clay's answer is overdue first, because
+                only such leads are parked.
+            destination: Its destination.
+            consumed: The lead's record; None if Kafka no longer has it.
+            why: Why a person has to decide.
+        """
+        now_ms = self._clock.now_ms()
+        lead_id = lead_of(key)[2]
+        if self._rows.is_erased(destination.workspace, lead_id, row.first_at_ms):
+            consumed = None
+            why = _with(why, "the lead was erased")
+        elif consumed is None:
+            why = _with(why, "its record is no longer in Kafka: publish the lead again")
+        envelope = (
+            lead_envelope(consumed, self._plan.topics.inputs)
+            if consumed is not None
+            else Envelope(origin=row.origin)
+        )
+        subject = LeadRef(consumed or empty_record(row), envelope, lead_id, destination, key)
+        recorder = DeliveryRecorder(self._plan, subject, row)
+        if row.state == "accepted":
+            recorder.go("callback_overdue", now_ms, why)
+        spent = self._lanes.charge(destination.workspace, row.reservation)
+        recorder.go("parked", now_ms, why, spent, **recorder.freed(spent), sends=row.sends + 1)
+        return recorder.step(
+            recorder.copy(self._plan.topics.parked, now_ms, why, disposition="failed"),
+        )
+
+
+def empty_record(row: Delivery) -> ConsumedRecord:
+    """Return the record of a lead with its place only."""
+    topic, partition, offset = parse_record_id(row.origin) or ("", 0, 0)
+    return ConsumedRecord(topic, partition, offset, None, None)
+
+
+def _with(why: Reason, more: str) -> Reason:
+    return Reason(why.reason, f"{why.text}; {more}")
