@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self
 from urllib.parse import urlsplit
 
 import httpx
@@ -45,14 +45,14 @@ _ANSWER_WAIT_S = 2.0
 _HOST_WITHIN_S: Final = 3.0
 _MAX_ANSWER_BYTES = 4096
 _MAX_RETRY_AFTER_CHARACTERS = 64
-_USER_AGENT: Final = "stream-app"
+USER_AGENT: Final = "stream-app"
 
 UNSENT_TEXT: Final[dict[UnsentReason, str]] = {
-    "dns": "nothing was sent: cannot resolve the webhook's host name",
-    "connect_refused": "nothing was sent: the webhook's host refused the connection",
-    "connect_failed": "nothing was sent: cannot connect to the webhook's host",
-    "connect_timeout": "nothing was sent: the connection to the webhook's host timed out",
-    "tls": "nothing was sent: the TLS handshake with the webhook's host failed",
+    "dns": "nothing was sent: cannot resolve Clay's host name",
+    "connect_refused": "nothing was sent: Clay's host refused the connection",
+    "connect_failed": "nothing was sent: cannot connect to Clay's host",
+    "connect_timeout": "nothing was sent: the connection to Clay's host timed out",
+    "tls": "nothing was sent: the TLS handshake with Clay's host failed",
     "proxy": "nothing was sent: the egress proxy",
     "pool_timeout": "nothing was sent: all connections were busy",
 }
@@ -93,22 +93,46 @@ def _target_of(webhook_url: str, token: str | None, egress: Egress) -> _Target:
     Raises:
         ValueError: The URL or the token is invalid.
     """
-    url = _parsed(webhook_url)
+    url = parsed(webhook_url)
     headers = [
         (b"host", url.netloc),
         (b"content-type", b"application/json"),
         (b"accept-encoding", b"identity"),
-        (b"user-agent", _USER_AGENT.encode("ascii")),
+        (b"user-agent", USER_AGENT.encode("ascii")),
     ]
-    _, login = proxy_of(egress)
-    secrets = [webhook_url, secret_part(webhook_url)]
-    secrets += [credentials.rpartition(" ")[2] for credentials in login.values()]
+    secrets = [webhook_url, secret_part(webhook_url), *proxy_secrets(egress)]
     if token is not None:
         if problem := token_problem(token):
             raise ValueError(problem)
         headers.append((b"x-clay-webhook-auth", token.encode("ascii")))
         secrets.append(token)
     return _Target(url, tuple(headers), tuple(secrets), webhook_kind(webhook_url))
+
+
+def proxy_secrets(egress: Egress) -> list[str]:
+    """Return what must not appear of the proxy's credentials, which an error page can echo."""
+    _, login = proxy_of(egress)
+    return [credentials.rpartition(" ")[2] for credentials in login.values()]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Answer:
+    """An answer whose body was read, as far as it was wanted.
+
+    Attributes:
+        status: The HTTP status.
+        latency_ms: From the start of the exchange to the status.
+        retry_after: The raw header; None if there is none.
+        body: The whole body, or its beginning.
+        end: How reading ended: `whole`, at the end of the body; `more`, at the most bytes that were
+            wanted; `cut`, because it broke off, took too long, or is compressed.
+    """
+
+    status: int
+    latency_ms: int
+    retry_after: str | None
+    body: bytes
+    end: Literal["whole", "more", "cut"]
 
 
 @define(eq=False, repr=False, kw_only=True)
@@ -158,6 +182,16 @@ class ClayClient:
     async def __aexit__(self, *_: object) -> None:
         await self._transport.aclose()
 
+    @property
+    def egress(self) -> Egress:
+        """How its requests leave."""
+        return self._egress
+
+    @property
+    def request_timeout_s(self) -> float:
+        """The limit of one whole request."""
+        return self._request_timeout_s
+
     async def send(
         self,
         webhook_url: str,
@@ -195,6 +229,56 @@ class ClayClient:
             )
         finally:
             self._connections.release()
+
+    async def exchange(
+        self,
+        request: httpx.Request,
+        most_bytes: int,
+        give_up_at: float | None = None,
+    ) -> Answer | Refused | Uncertain:
+        """Send a request of the Public API, and read its answer. Never sends twice.
+
+        Args:
+            request: The request, with its host and length.
+            most_bytes: The most bytes of the body that are wanted.
+            give_up_at: When the answer must have been read, by the event loop's clock. None: after
+                the request timeout, which also begins with the wait for a connection.
+
+        Returns:
+            The answer. `Refused` if nothing was sent, and `Uncertain` if no status came back.
+        """
+        now = asyncio.get_running_loop().time
+        begun = now()
+        if give_up_at is None:
+            give_up_at = begun + self._request_timeout_s
+        if not await self._acquire_connection():
+            return _unsent("pool_timeout", _since_ms(begun))
+        response: httpx.Response | None = None
+        body = bytearray()
+        end: Literal["whole", "more", "cut"] = "cut"
+        begun = now()
+        try:
+            async with asyncio.timeout_at(give_up_at):
+                response = await self._transport.handle_async_request(request)
+                answered = now()
+                end = await _read_to(most_bytes, response, body)
+        except NotSent as exc:
+            return _unsent(exc.reason, _since_ms(begun), exc.detail)
+        except (httpx.TransportError, TimeoutError) as exc:
+            if response is None:
+                reason = _uncertain(exc)
+                return Uncertain(reason, _since_ms(begun), text=UNCERTAIN_TEXT[reason])
+            # Otherwise only the body broke off or took too long: the status is known.
+        finally:
+            self._connections.release()
+        is_plain = "content-encoding" not in response.headers
+        return Answer(
+            response.status_code,
+            round((answered - begun) * 1000),
+            _retry_after(response),
+            bytes(body) if is_plain else b"",
+            end if is_plain else "cut",
+        )
 
     async def _acquire_connection(self) -> bool:
         """Acquire one of `max_connections`. False if none became free in time."""
@@ -255,11 +339,9 @@ class ClayClient:
             # `classify` would return the same, at a higher cost.
             return Accepted(response.status_code, latency_ms)
         known = _sent_values(target, body)
-        # Of two headers of this name the first one counts.
-        retry_after = next(iter(response.headers.get_list("retry-after")), "")
         outcome = classify(
             response.status_code,
-            retry_after[:_MAX_RETRY_AFTER_CHARACTERS] or None,
+            _retry_after(response),
             "" if "content-encoding" in response.headers else excerpt.decode("utf-8", "replace"),
             latency_ms,
             unavailable_is_refused,
@@ -270,6 +352,31 @@ class ClayClient:
             return outcome
         described = _described(response, latency_ms, excerpt, known)
         return msgspec.structs.replace(outcome, seen=described)
+
+
+def _retry_after(response: httpx.Response) -> str | None:
+    """Return the raw header. Of two headers of this name the first one counts."""
+    value = next(iter(response.headers.get_list("retry-after")), "")
+    return value[:_MAX_RETRY_AFTER_CHARACTERS] or None
+
+
+async def _read_to(
+    most_bytes: int,
+    response: httpx.Response,
+    body: bytearray,
+) -> Literal["whole", "more"]:
+    """Read a body, or its first `most_bytes`. It may break off, arrive slowly or never end."""
+    stream = response.stream
+    assert isinstance(stream, httpx.AsyncByteStream)
+    try:
+        async for chunk in stream:
+            left = most_bytes - len(body)
+            body += chunk[:left]
+            if len(chunk) > left:
+                return "more"
+    finally:
+        await stream.aclose()
+    return "whole"
 
 
 async def _read(response: httpx.Response, excerpt: bytearray) -> None:
@@ -308,8 +415,11 @@ def _transport_for_once(egress: Egress, within_s: float) -> Transport:
     )
 
 
-def _parsed(webhook_url: str) -> httpx.URL:
-    """Parse the URL of a webhook. Raises ValueError without the URL, which is a secret."""
+def parsed(webhook_url: str) -> httpx.URL:
+    """Parse the URL of a webhook or of the Public API.
+
+    Raises ValueError without the URL, which is a secret.
+    """
     try:
         url = httpx.URL(webhook_url)
         host = urlsplit(webhook_url).hostname
@@ -362,7 +472,7 @@ class HostCheck:
 
     async def __call__(self, webhook_url: str) -> bool:
         """Return True if the host answers within 3 s with anything but a server error."""
-        host = _parsed(webhook_url).copy_with(raw_path=b"/")
+        host = parsed(webhook_url).copy_with(raw_path=b"/")
         running = self._running.get(host)
         if running is None:
             running = self._running[host] = asyncio.create_task(self._answers(host))
@@ -374,7 +484,7 @@ class HostCheck:
         await cancel(list(self._running.values()))
 
     async def _answers(self, host: httpx.URL) -> bool:
-        request = httpx.Request("HEAD", host, headers={"user-agent": _USER_AGENT})
+        request = httpx.Request("HEAD", host, headers={"user-agent": USER_AGENT})
         try:
             async with (
                 asyncio.timeout(_HOST_WITHIN_S),
@@ -463,7 +573,7 @@ async def reach(webhook_url: str, egress: Egress, within_s: float) -> Refused | 
     Raises:
         ValueError: The URL is invalid.
     """
-    url = _parsed(webhook_url)
+    url = parsed(webhook_url)
     started = asyncio.get_running_loop().time()
     try:
         async with _transport_for_once(egress, within_s) as transport:

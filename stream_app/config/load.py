@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -24,16 +24,23 @@ from stream_app.config.secret_files import Secrets, stamp_of, with_files
 from stream_app.config.variables import (
     Need,
     kept,
+    key_problems,
     missing,
     namings_of,
     value_problems,
     webhook_problems,
 )
 from stream_app.domain.limits.budget import BudgetPolicy
+from stream_app.domain.limits.rate import RatePolicy
 from stream_app.domain.model.addresses import setup_id, webhook_id, webhook_kind
 from stream_app.domain.model.errors import SettingsError
 from stream_app.domain.model.pseudonyms import pseudonyms_of, use
-from stream_app.domain.plan import Destination, Workspace
+from stream_app.domain.plan import (
+    ROUTINE_DEFAULTS,
+    ROUTINE_RATE,
+    Destination,
+    Workspace,
+)
 
 DEFAULT_PATH = Path("stream_app.toml")
 _LANES: Final = frozenset({"workspace_defaults", "workspaces", "destinations"})
@@ -74,6 +81,8 @@ def load_settings(
         problems += missing(settings, namings, wanted, environ)
     if "clay" in needs and reader.knows("allowed_hosts"):
         problems += webhook_problems(settings, environ)
+    if "clay" in needs:
+        problems += key_problems(settings, environ)
     problems += value_problems(settings, namings, wanted, environ)
     if problems:
         raise SettingsError(problems)
@@ -107,28 +116,62 @@ def _read(reader: TableReader, document: dict[str, object]) -> Settings:
         document.get("workspace_defaults", {}),
         "workspace_defaults",
         {"name": "", "max_in_flight": settings.delivery.max_in_flight},
-        without=("partition", "default_destination"),
+        without={
+            "partition": "",
+            "default_destination": "",
+            "api_key_env": "a key is of one workspace; write it under [workspaces.NAME]",
+        },
     )
+    tables = document.get("destinations", {})
+    inherited = asdict(defaults)
+    with_routines = {**inherited, "rate": _rate_of_routines(document, defaults)}
+    run_routines = _run_routines(tables)
     workspaces = reader.read_each(
         Workspace,
         document.get("workspaces", {}),
         "workspaces",
         "name",
-        asdict(defaults),
+        lambda name, _: with_routines if name in run_routines else inherited,
     )
     graces = {"uncertain_grace_s": settings.delivery.uncertain_grace_s}
     destinations = reader.read_each(
         Destination,
-        document.get("destinations", {}),
+        tables,
         "destinations",
         "alias",
-        graces,
+        lambda _, table: {**graces, **ROUTINE_DEFAULTS} if _has_routine(table) else graces,
     )
     return replace(
         settings,
         workspace_defaults=defaults,
         workspaces=workspaces,
         destinations=destinations,
+    )
+
+
+def _has_routine(table: object) -> bool:
+    """Return True for the table of a destination that runs a routine."""
+    return isinstance(table, dict) and "routine" in table
+
+
+def _run_routines(tables: object) -> Collection[str]:
+    """Return the workspaces whose destinations run routines, as the file names them."""
+    of_file = tables.values() if isinstance(tables, dict) else ()
+    named = [table.get("workspace") for table in of_file if _has_routine(table)]
+    return {name for name in named if isinstance(name, str)}
+
+
+def _rate_of_routines(document: dict[str, object], defaults: Workspace) -> RatePolicy:
+    """Return the default rate of a workspace with routines.
+
+    `[workspace_defaults.rate]` counts where the file has it.
+    """
+    table = document.get("workspace_defaults")
+    rate = table.get("rate") if isinstance(table, dict) else None
+    of_file = rate if isinstance(rate, dict) else {}
+    return replace(
+        defaults.rate,
+        **{key: value for key, value in ROUTINE_RATE.items() if key not in of_file},
     )
 
 
@@ -145,6 +188,9 @@ def _resolved(settings: Settings, secrets: Secrets) -> Settings:
     }
     destinations = {}
     for alias, destination in settings.destinations.items():
+        if destination.routine is not None:
+            destinations[alias] = _resolved_routine(settings, destination, secrets)
+            continue
         urls = [secrets[name] for name in destination.webhooks_env if name in secrets]
         token = (
             [secrets[destination.token_env]]
@@ -159,6 +205,23 @@ def _resolved(settings: Settings, secrets: Secrets) -> Settings:
             kind=webhook_kind(urls[0]) if urls else "table",
         )
     return replace(settings, workspaces=workspaces, destinations=destinations)
+
+
+def _resolved_routine(
+    settings: Settings,
+    destination: Destination,
+    secrets: Secrets,
+) -> Destination:
+    """Fill in what a destination with a routine has from its workspace's key."""
+    workspace = settings.workspaces.get(destination.workspace)
+    variable = workspace.api_key_env if workspace is not None else None
+    key = [secrets[variable]] if variable is not None and variable in secrets else []
+    routine = destination.routine or ""
+    return replace(
+        destination,
+        webhook_ids=(routine,),
+        setup_id=setup_id(routine, *key),
+    )
 
 
 S = TypeVar("S", bound=msgspec.Struct)
@@ -200,7 +263,7 @@ class TableReader:
         table: object,
         where: str = "",
         values: Mapping[str, Any] = _NOTHING,
-        without: Collection[str] = (),
+        without: Mapping[str, str] = _NOTHING,
     ) -> S:
         """Read a table as a Struct.
 
@@ -211,7 +274,8 @@ class TableReader:
             table: The table's value.
             where: The table's name in the file, "" for the whole file.
             values: Fields with another default than the Struct's, and those that are no keys.
-            without: Keys that this table does not have.
+            without: Keys that this table does not have, each with what to do instead; empty for
+                what a user would not expect.
         """
         keys = (
             {key: hint for key, hint in keys_of(kind).items() if key not in without}
@@ -223,7 +287,7 @@ class TableReader:
             self._wrong(f"{where}: must be a table", *keys)
         else:
             for key in [key for key in table if key not in keys]:
-                self._unknown(kind, key, keys, where)
+                self._unknown(kind, key, keys, where, without.get(key, ""))
             for key in [key for key in table if key in keys]:
                 if (
                     value := self._value(keys[key], table[key], where, key, values.get(key))
@@ -249,17 +313,18 @@ class TableReader:
         tables: object,
         where: str,
         name: str,
-        values: Mapping[str, Any],
+        values_of: Callable[[str, object], Mapping[str, Any]],
     ) -> dict[str, S]:
         """Read a table of tables with `read`; field `name` gets each one's name.
 
+        `values_of` returns the `values` of a table, from its name and what the file has there.
         Returns `{}` if it is not one.
         """
         if not isinstance(tables, dict):
             self._wrong(f"{where}: must be a table", where)
             return {}
         return {
-            key: self.read(kind, table, _at(where, key), {**values, name: key})
+            key: self.read(kind, table, _at(where, key), {**values_of(key, table), name: key})
             for key, table in tables.items()
         }
 
@@ -286,8 +351,16 @@ class TableReader:
             )
             return msgspec.UNSET
 
-    def _unknown(self, kind: type, key: str, keys: Mapping[str, Any], where: str) -> None:
-        if advice := NOT_IN_THE_FILE.get(kind, _NOTHING).get(key) or gone(_at(where, key)):
+    def _unknown(
+        self,
+        kind: type,
+        key: str,
+        keys: Mapping[str, Any],
+        where: str,
+        instead: str,
+    ) -> None:
+        hidden = NOT_IN_THE_FILE.get(kind, _NOTHING)
+        if advice := instead or hidden.get(key) or gone(_at(where, key)):
             self._wrong(f"{_at(where, key)}: {advice}")
             return
         near = difflib.get_close_matches(key, keys, n=1)

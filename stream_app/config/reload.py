@@ -15,13 +15,14 @@ from typing import Final, Literal
 import msgspec
 
 from stream_app.clay.client import Endpoint
+from stream_app.clay.runs import ApiEndpoint
 from stream_app.config import Settings
 from stream_app.config.secret_files import stamp_of
 from stream_app.domain.commands import CommandResult
 from stream_app.domain.model.errors import SettingsError
 from stream_app.domain.model.pseudonyms import current, use
 from stream_app.domain.model.text import count
-from stream_app.domain.plan import Plan
+from stream_app.domain.plan import Destination, Plan
 
 NOTHING_NEW: Final = CommandResult("the configuration has no changes")
 _LOOK_S: Final = 2.0
@@ -60,7 +61,9 @@ _LOOKED_UP: Final = frozenset(
 
 
 class Configuration:
-    """The configuration that the process works with. `plan` and `endpoints` are changed in place.
+    """The configuration that the process works with.
+
+    `plan`, `endpoints` and `apis` are changed in place.
 
     `read` returns the settings that the files and the environment have now, `moved` why a plan must
     not be adopted. Tasks may ask at the same time; they are served one after the other.
@@ -71,6 +74,7 @@ class Configuration:
         self._proxy_url = settings.secrets.get(settings.egress.proxy_env)
         self.plan = settings.plan
         self.endpoints = endpoints_of(settings)
+        self.apis = apis_of(settings)
         self._read = read
         self.moved: Callable[[Plan], Awaitable[list[str]]] = _stays
         self._turn = asyncio.Lock()
@@ -103,11 +107,10 @@ class Configuration:
         if isinstance(settings, CommandResult):
             return settings
         plan = settings.plan
-        endpoints = endpoints_of(settings)
         if problems := await self.moved(plan):
             return CommandResult("; ".join(problems), False, "refused")
         self._stamp = settings.stamp
-        adopted = [*self._adopt_workspaces(plan), *self._adopt_destinations(plan, endpoints)]
+        adopted = [*self._adopt_workspaces(plan), *self._adopt_destinations(settings)]
         left = list(self._left(settings, plan))
         if differs:
             left.append((_EVERY, "the pepper of privacy.pepper_env"))
@@ -125,13 +128,26 @@ class Configuration:
                 mine.put_workspace(workspace, plan.pins.get(name))
                 yield f"workspace {name}{'' if before else ' (new)'}"
 
-    def _adopt_destinations(self, plan: Plan, endpoints: dict[str, Endpoint]) -> Iterator[str]:
+    def _adopt_destinations(self, settings: Settings) -> Iterator[str]:
         mine = self.plan
-        for alias, destination in plan.destinations.items():
+        endpoints = endpoints_of(settings)
+        apis = apis_of(settings)
+        for alias, destination in settings.plan.destinations.items():
             before = mine.destinations.get(alias)
-            endpoint = endpoints[alias]
-            if before is not None and before.workspace != destination.workspace:
+            if before is not None and (
+                before.workspace != destination.workspace or _goes_another_way(before, destination)
+            ):
                 continue
+            is_known = before == destination
+            named = f"destination {alias}{'' if before else ' (new)'}"
+            if (api := apis.get(alias)) is not None:
+                if is_known and self.apis.get(alias) == api:
+                    continue
+                self.apis[alias] = api
+                mine.put_destination(destination)
+                yield f"{named} with a routine"
+                continue
+            endpoint = endpoints[alias]
             known = self.endpoints.get(alias)
             # A lead in progress may use a webhook that was removed from the pool.
             if known is not None:
@@ -140,14 +156,11 @@ class Configuration:
                     endpoint.token,
                     endpoint.unavailable_is_refused,
                 )
-            if before == destination and known == endpoint:
+            if is_known and known == endpoint:
                 continue
             self.endpoints[alias] = endpoint
             mine.put_destination(destination)
-            yield (
-                f"destination {alias}{'' if before else ' (new)'} with "
-                f"{len(destination.webhook_ids)} webhooks"
-            )
+            yield f"{named} with {len(destination.webhook_ids)} webhooks"
 
     def _left(self, settings: Settings, plan: Plan) -> Iterator[tuple[Processes, str]]:
         """The differences that are not adopted, with the processes that need a restart for them."""
@@ -177,6 +190,16 @@ class Configuration:
                 yield _EVERY, f"destination {alias} was removed"
             elif other.workspace != destination.workspace:
                 yield _EVERY, f"destinations.{alias}.workspace"
+            elif _goes_another_way(other, destination):
+                yield _EVERY, f"destinations.{alias}.routine"
+
+
+def _goes_another_way(before: Destination, now: Destination) -> bool:
+    """True if a destination has a routine in place of webhooks, or webhooks in place of a routine.
+
+    A lead in progress has the request of the one, which the other does not understand.
+    """
+    return (before.routine is None) != (now.routine is None)
 
 
 def processes_of(table: str, key: str) -> Processes:
@@ -276,7 +299,7 @@ def _read_again(read: Callable[[], Settings]) -> tuple[Settings | CommandResult,
 
 
 def endpoints_of(settings: Settings) -> dict[str, Endpoint]:
-    """Return the webhooks and the token of each destination.
+    """Return the webhooks and the token of each destination that has webhooks.
 
     The settings must have been read with Clay's secrets.
     """
@@ -294,4 +317,22 @@ def endpoints_of(settings: Settings) -> dict[str, Endpoint]:
             unavailable_is_refused=destination.unavailable_is_refused,
         )
         for alias, destination in settings.destinations.items()
+        if destination.routine is None
+    }
+
+
+def apis_of(settings: Settings) -> dict[str, ApiEndpoint]:
+    """Return the Public API of each destination that has a routine.
+
+    The settings must have been read with Clay's secrets.
+    """
+    workspaces = {
+        alias: settings.workspaces[destination.workspace]
+        for alias, destination in settings.destinations.items()
+        if destination.routine is not None
+    }
+    return {
+        alias: ApiEndpoint(workspace.api_url, settings.secrets[workspace.api_key_env])
+        for alias, workspace in workspaces.items()
+        if workspace.api_key_env is not None
     }

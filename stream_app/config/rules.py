@@ -11,6 +11,7 @@ from typing import Final
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
+from stream_app.config import routines
 from stream_app.config.model import Board, Http, OAuth, Settings
 from stream_app.config.variables import name_problems
 from stream_app.domain.callback.body import RESERVED
@@ -68,6 +69,7 @@ def problems(settings: Settings) -> Iterator[str]:
     yield from _retention(settings)
     yield from _processes(settings)
     yield from _workspaces(settings)
+    yield from routines.problems(settings)
     yield from name_problems(settings)
     for alias, destination in settings.destinations.items():
         rules = (
@@ -338,6 +340,8 @@ def _callbacks(settings: Settings, destination: Destination) -> Iterator[str]:
                 f".callback_grace_s: with callback_deadline_s it is {waits_days:.3g} days; "
                 f"topics.{kind}_days must be above that, or the record of a parked lead expires"
             )
+    if not destination.calls_back:
+        return
     if settings.gateway.public_url is None:
         yield (
             ".callbacks: Clay has no address to call back: set gateway.public_url, "
@@ -355,8 +359,8 @@ def _destination(alias: str, destination: Destination) -> Iterator[str]:
         yield ": an alias is 1 to 64 of A-Z a-z 0-9 . _ -"
     if not _NAME.fullmatch(destination.workspace):
         yield ".workspace: 1 to 64 of A-Z a-z 0-9 . _ -"
-    if not destination.webhooks_env:
-        yield ".webhooks_env: must name at least one environment variable"
+    if not destination.webhooks_env and destination.routine is None:
+        yield ".webhooks_env: must name at least one environment variable, or set routine"
     yield from (f".{line}" for line in outside(destination))
     for meter in ("credits", "actions"):
         if getattr(destination, f"estimate_{meter}") > getattr(destination, f"ceiling_{meter}"):

@@ -24,6 +24,8 @@ _NEEDED_FOR: Final[Mapping[str, Set[Need]]] = {
     "destinations.webhooks_env": {"clay"},
     "destinations.token_env": {"clay"},
     "destinations.callback_secrets_env": {"gateway"},
+    "destinations.run_webhook_secret_env": {"gateway"},
+    "workspaces.api_key_env": {"clay"},
     "egress.proxy_env": {"clay", "notify"},
     "gateway.token_keys_env": {"clay", "gateway"},
     "board.token_env": {"board", "api"},
@@ -68,6 +70,8 @@ def namings_of(settings: Settings) -> Iterator[Naming]:
     """Yield the keys that name variables."""
     for table in ("kafka", "redis", "privacy", "gateway", "board", "trace", "notify", "egress"):
         yield from _namings(table, table, getattr(settings, table))
+    for name, workspace in settings.workspaces.items():
+        yield from _namings("workspaces", f"workspaces.{name}", workspace)
     for alias, destination in settings.destinations.items():
         yield from _namings("destinations", f"destinations.{alias}", destination)
 
@@ -182,6 +186,22 @@ def webhook_problems(settings: Settings, environ: Mapping[str, str]) -> Iterator
             problem := addresses.token_problem(token)
         ):
             yield f"environment variable {destination.token_env}: {problem}"
+
+
+def key_problems(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
+    """Yield one line for each key of the Public API that cannot be used."""
+    seen: dict[str, str] = {}
+    for workspace in settings.workspaces.values():
+        name = workspace.api_key_env or ""
+        if not (key := environ.get(name)):
+            continue
+        if problem := addresses.key_problem(key):
+            yield f"environment variable {name}: {problem}"
+        if seen.setdefault(key, name) != name:
+            yield (
+                f"environment variable {name}: is the same key as {seen[key]}; a key is of one "
+                "workspace, so make another one in the other workspace's settings in Clay"
+            )
 
 
 def _guessable(

@@ -3,9 +3,10 @@
 They are as the configuration file has them.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from functools import cached_property
+from types import MappingProxyType
 from typing import Annotated, ClassVar, Final, Literal
 
 import msgspec
@@ -130,13 +131,15 @@ class Destination(msgspec.Struct, frozen=True, dict=True):
             no end, as with Clay's auto-delete. Absent: 50,000, and no end for a workflow.
         token_env: The variable with the `x-clay-webhook-auth` token.
         callbacks: False: no callback ever comes. Then `accepted` is final, and the estimate is
-            booked as the cost.
+            booked as the cost. Not for a routine, whose results are asked for.
         callback_secrets_env: The variables with a secret that this table's callbacks send in the
             header `x-callback-secret`, for a table that cannot echo each lead's token. Several
             during a change.
-        callback_deadline_s: An accepted lead without a callback is overdue after this time.
+        callback_deadline_s: An accepted lead without a callback is overdue after this time. So is
+            that of a routine whose run has not finished, by default after 30 minutes.
         callback_grace_s: An overdue lead is parked after this further time. Its callback may still
-            come.
+            come. By default 20 hours for a routine, because Clay keeps the results of a run for
+            about a day.
         estimate_credits: What one lead usually costs, in credits.
         estimate_actions: The same in Actions.
         ceiling_credits: The most that one lead costs, in credits. A budget reserves the ceiling or
@@ -146,13 +149,15 @@ class Destination(msgspec.Struct, frozen=True, dict=True):
         uncertain_grace_s: How long to wait for a callback that shows that an uncertain send reached
             Clay.
         unavailable_is_refused: True if a 503 proves that Clay took nothing
-            (docs/reference/clay.md).
+            (docs/reference/clay.md). Not for a routine: nobody says that a 503 of the Public API
+            took nothing.
         cache_first: Answer a lead from a fresh cached result of the same person instead of asking
             Clay.
         yield_: The columns of a result for which the leads are bought, such as `work_email`. The
             event of an answer says which of them have a value, and how often they have one is
             counted.
-        allowed_hosts: Hosts that a webhook may name. Hosts other than Clay's are for the simulator.
+        allowed_hosts: Hosts that a webhook may name, or a routine's `api_url`. Hosts other than
+            Clay's are for the simulator.
         setup_id: A hash that changes with its token and webhooks.
         callback_url: Where the table's HTTP column calls back. It is sent to Clay with each lead.
         kind: What it starts: rows of a table, runs of a workflow, or runs of a routine.
@@ -162,7 +167,8 @@ class Destination(msgspec.Struct, frozen=True, dict=True):
             answer to its POST; after the last of them ever more rarely. Only for a routine.
         run_webhook: The id of the completion webhook that announces the end of each run, such as
             `wh_...`. Without it the results are found by asking alone. Only for a routine.
-        run_webhook_secret_env: The variable with the secret that signs those announcements.
+        run_webhook_secret_env: The variable with the secret that signs those announcements. Clay
+            shows it once, when the completion webhook is made.
     """
 
     alias: str
@@ -193,6 +199,11 @@ class Destination(msgspec.Struct, frozen=True, dict=True):
     poll_after_s: tuple[float, ...] = (20.0, 60.0, 180.0, 600.0)
     run_webhook: str | None = None
     run_webhook_secret_env: str | None = None
+
+    @property
+    def calls_back(self) -> bool:
+        """True if Clay calls the gateway with each result. Those of a routine are asked for."""
+        return self.callbacks and self.routine is None
 
     @property
     def lifetime(self) -> int:
@@ -235,8 +246,8 @@ class Workspace(msgspec.Struct, frozen=True):
         flood_guard: How many dead letters suspend the lane.
         callback_health: How many overdue leads without a callback suspend a destination.
         api_key_env: The variable with the workspace's key for Clay's Public API, which a routine
-            needs.
-        api_url: The address of that API.
+            needs. A key belongs to one workspace of Clay.
+        api_url: The address of that API. Another one than Clay's is for the simulator.
     """
 
     name: str
@@ -259,6 +270,24 @@ class Workspace(msgspec.Struct, frozen=True):
     def limits(self, destination: Destination) -> WebhookLimits:
         """Return the limits of each webhook of a destination."""
         return self.quota.limits(destination.lifetime)
+
+
+ROUTINE_DEFAULTS: Final[Mapping[str, object]] = MappingProxyType(
+    {
+        "kind": "routine",
+        "callback_deadline_s": 1_800.0,
+        "callback_grace_s": 72_000.0,
+        "unavailable_is_refused": False,
+    },
+)
+"""What a destination with a routine has where the file does not say otherwise."""
+
+ROUTINE_RATE: Final[Mapping[str, float]] = MappingProxyType({"rate_per_s": 4.0, "burst": 5})
+"""The rate of a workspace with routines where the file does not say otherwise.
+
+Clay takes 300 requests a minute for all endpoints of its Public API together, and other tools of
+the workspace may share them (docs/reference/clay.md).
+"""
 
 
 class InForce(Workspace, frozen=True):

@@ -114,7 +114,7 @@ def tables_of(settings: Settings) -> Tables:
             ),
         )
         for alias, destination in settings.destinations.items()
-        if destination.callbacks
+        if destination.calls_back
     ]
     configured += [
         CallbackTable(

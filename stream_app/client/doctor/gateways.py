@@ -236,7 +236,7 @@ async def table_secrets(settings: Settings, patience_s: float) -> list[TableSecr
     wanted = [
         (alias, variable)
         for alias, destination in settings.destinations.items()
-        if destination.callbacks
+        if destination.calls_back
         for variable in destination.callback_secrets_env
     ]
     proxy = settings.egress.proxy_env

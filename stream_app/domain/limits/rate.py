@@ -47,8 +47,9 @@ class RatePolicy(Policy, frozen=True):
     burst in between.
 
     Attributes:
-        rate_per_s: The best rate.
-        burst: The size of the bucket.
+        rate_per_s: The best rate. By default 4 for a workspace with routines, where each look for
+            a result counts, too.
+        burst: The size of the bucket. By default 5 for a workspace with routines.
         retry_after_max_s: Longest Retry-After.
         backoff_cap_s: Longest wait without a Retry-After.
     """

@@ -26,9 +26,11 @@ WORKFLOW_PATH: Final = "/v3/tc-workflows/streams/<id>/webhook"
 MALFORMED: Final = "the webhook's URL is malformed: copy it from Clay again"
 
 _WORKFLOW: Final = re.compile(re.escape(WORKFLOW_PATH).replace("<id>", "([^/]+)"))
+_ROUTINE: Final = re.compile(r"(?:function:t|workflow:wf)_[A-Za-z0-9_-]+")
 _LABEL: Final = re.compile(r"[A-Za-z0-9_-]+")
 _NUMBER: Final = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
 MIN_CHARACTERS: Final = 32
+MOST_ID: Final = 64  # characters of the id of a routine, a completion webhook, or an item of a run
 HOW_TO_MAKE: Final = 'make one with: python3 -c "import secrets; print(secrets.token_urlsafe(32))"'
 # 32 random hex digits have 14 different ones on average, and fewer than 8 once in 10^9.
 _MIN_DIFFERENT: Final = 8
@@ -74,36 +76,10 @@ def setup_id(*secrets: str) -> str:
 
 
 def webhook_problem(url: str, allowed_hosts: Sequence[str]) -> str | None:
-    """Return what is wrong with a webhook's URL, or None.
-
-    Plain http is allowed only for this machine and for names without a dot (the simulator in a
-    container), because it sends the token and the lead unencrypted. `allowed_hosts` are `host` (any
-    port) or `host:port`, in lower case.
-    """
-    if not url.isascii() or not url.isprintable() or " " in url:
-        return "the webhook's URL has spaces or characters outside ASCII: copy it from Clay again"
-    try:
-        parts = urlsplit(url)
-        host = parts.hostname or ""
-        port = parts.port
-    except ValueError:
-        return MALFORMED
-    if parts.scheme not in ("https", "http") or (parts.scheme == "http" and not is_local(host)):
-        return (
-            "the webhook's URL must begin with https:// (http:// only for this machine and for "
-            "names without a dot)"
-        )
-    if "@" in parts.netloc or "?" in url or parts.fragment:
-        return (
-            "the webhook's URL must have no user, password, ?query or #fragment: the token has "
-            "its own setting"
-        )
-    if host not in allowed_hosts and f"{host}:{port}" not in allowed_hosts:
-        return f"the webhook's host must be one of allowed_hosts ({', '.join(allowed_hosts)})"
-    if any(
-        step in (".", "..") for step in unquote(unquote(parts.path)).replace("\\", "/").split("/")
-    ):
-        return "the webhook's path must have no . or .. step: they lead away from Clay's webhooks"
+    """Return what is wrong with a webhook's URL, or None. `allowed_hosts`: see `_place_problem`."""
+    if problem := _place_problem(url, allowed_hosts, "the webhook's", "token"):
+        return problem
+    parts = urlsplit(url)
     if _WORKFLOW.fullmatch(parts.path):
         return None
     if _WORKFLOW.fullmatch(f"/v3{parts.path}"):
@@ -117,6 +93,80 @@ def webhook_problem(url: str, allowed_hosts: Sequence[str]) -> str | None:
             "workflow"
         )
     return None
+
+
+def api_problem(url: str, allowed_hosts: Sequence[str]) -> str | None:
+    """Return what is wrong with the address of Clay's Public API, or None.
+
+    `allowed_hosts`: see `_place_problem`.
+    """
+    return _place_problem(url, allowed_hosts, "the API's", "key")
+
+
+def _place_problem(
+    url: str,
+    allowed_hosts: Sequence[str],
+    whose: str,
+    secret: str,
+) -> str | None:
+    """Return why leads must not be sent to this URL, or None.
+
+    Plain http is allowed only for this machine and for names without a dot (the simulator in a
+    container), because it sends the secret and the lead unencrypted. `allowed_hosts` are `host`
+    (any port) or `host:port`, in lower case.
+    """
+    if not url.isascii() or not url.isprintable() or " " in url:
+        return f"{whose} URL has spaces or characters outside ASCII: copy it from Clay again"
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        port = parts.port
+    except ValueError:
+        return f"{whose} URL is malformed: copy it from Clay again"
+    if parts.scheme not in ("https", "http") or (parts.scheme == "http" and not is_local(host)):
+        return (
+            f"{whose} URL must begin with https:// (http:// only for this machine and for "
+            "names without a dot)"
+        )
+    if "@" in parts.netloc or "?" in url or parts.fragment:
+        return (
+            f"{whose} URL must have no user, password, ?query or #fragment: the {secret} has "
+            "its own setting"
+        )
+    if host not in allowed_hosts and f"{host}:{port}" not in allowed_hosts:
+        return f"{whose} host must be one of allowed_hosts ({', '.join(allowed_hosts)})"
+    if any(
+        step in (".", "..") for step in unquote(unquote(parts.path)).replace("\\", "/").split("/")
+    ):
+        return f"{whose} path must have no . or .. step: they lead away from Clay"
+    return None
+
+
+def routine_problem(routine: str) -> str | None:
+    """Return what is wrong with the id of a routine, or None."""
+    if _ROUTINE.fullmatch(routine) and len(routine) <= MOST_ID:
+        return None
+    return (
+        f"must be the id of a routine, function:t_... or workflow:wf_..., of at most {MOST_ID} "
+        "characters: copy it from Clay"
+    )
+
+
+def run_webhook_problem(name: str) -> str | None:
+    """Return what is wrong with the id of a completion webhook, or None."""
+    if _LABEL.fullmatch(name) and len(name) <= MOST_ID:
+        return None
+    return (
+        f"must be the id of a completion webhook, such as wh_..., of at most {MOST_ID} "
+        "characters: `clay webhooks create` shows it"
+    )
+
+
+def key_problem(key: str) -> str | None:
+    """Return why a key of the Public API cannot be sent as a header, or None."""
+    if key and key.isascii() and key.isprintable() and " " not in key:
+        return None
+    return "the API's key must be printable ASCII without spaces: copy it from Clay again"
 
 
 def token_problem(token: str) -> str | None:

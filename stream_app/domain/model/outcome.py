@@ -208,27 +208,95 @@ def classify(
             http_status,
             latency_ms,
             cause,
-            _explain(http_status, _OUT[cause], answer),
+            explained(http_status, _OUT[cause], answer),
         )
     if http_status in (400, 413, 422):
         return Poison(
             http_status,
             latency_ms,
-            _explain(http_status, _WORDS[http_status], answer),
+            explained(http_status, _WORDS[http_status], answer),
             answer,
         )
     if http_status == 503 and unavailable_is_refused:
-        text = _explain(http_status, _WORDS[http_status], answer)
+        text = explained(http_status, _WORDS[http_status], answer)
         return Refused("http_503", latency_ms, http_status, text, answer, retry_after)
     if 300 <= http_status < 500 and http_status != 408:
         advice = _ADVICE.get(http_status) or _ADVICE[http_status // 100]
         return Denied(
             http_status,
             latency_ms,
-            _explain(http_status, f"{advice}, then resume the lane", answer),
+            explained(http_status, f"{advice}, then resume the lane", answer),
         )
-    text = _explain(http_status, "Clay failed, and may have taken the row", answer)
+    text = explained(http_status, "Clay failed, and may have taken the row", answer)
     return Uncertain(f"http_{http_status}", latency_ms, http_status, text, answer)
+
+
+_ADVICE_ON_RUNS: Final = {
+    401: (
+        "Clay refuses the workspace's API key: make one in Clay and put it into the variable of "
+        "api_key_env"
+    ),
+    402: _ADVICE[402],
+    403: (
+        "Clay forbids it: does the API key belong to this workspace, and may its user and its plan "
+        "use the routine?"
+    ),
+    409: "Clay cannot run the routine as it is: look at its state in Clay",
+    3: "the address of Clay's Public API redirects, which is never followed: compare api_url",
+    4: "Clay takes no such request: compare api_url and the routine with what Clay shows",
+}
+"""By status, or by its first digit."""
+_NO_ROUTINE: Final = (
+    "Clay does not know this routine: compare its id, and switch the API on in its details"
+)
+_RUN_WORDS: Final = {
+    400: "Clay refuses these inputs: compare their names with those of the routine",
+    413: _WORDS[413],
+    422: "Clay refuses these inputs for what is in them",
+}
+
+
+def classify_run(
+    http_status: int,
+    retry_after: str | None,
+    excerpt: str,
+    latency_ms: int,
+    run: str = "",
+    known: Collection[str] = (),
+) -> Outcome:
+    """Return the outcome of a POST that runs a routine (docs/reference/clay.md).
+
+    A 503 is uncertain here, because nobody says that it took nothing.
+
+    Args:
+        http_status: The status of the answer.
+        retry_after: The raw Retry-After header.
+        excerpt: The beginning of the body as text.
+        latency_ms: From the start of the exchange to the status.
+        run: The id of the run that a 2xx names; '' if it names none.
+        known: Values that must not appear in texts (see `scrub`).
+    """
+    if 200 <= http_status < 300:
+        return Accepted(http_status, latency_ms, run=run)
+    if http_status == 429:
+        return RateLimited(http_status, latency_ms, retry_after)
+    answer = scrub(excerpt, known=known)
+    if http_status == 404:
+        text = explained(http_status, _NO_ROUTINE, answer)
+        return WebhookOut(http_status, latency_ms, "gone", text)
+    if http_status in _RUN_WORDS:
+        text = explained(http_status, _RUN_WORDS[http_status], answer)
+        return Poison(http_status, latency_ms, text, answer)
+    if 300 <= http_status < 500 and http_status != 408:
+        text = explained(http_status, f"{denied_run(http_status)}, then resume the lane", answer)
+        return Denied(http_status, latency_ms, text)
+    text = explained(http_status, "Clay failed, and may have begun the run", answer)
+    return Uncertain(f"http_{http_status}", latency_ms, http_status, text, answer)
+
+
+def denied_run(http_status: int) -> str:
+    """Return what to do about a 3xx or 4xx of the Public API that no waiting cures."""
+    return _ADVICE_ON_RUNS.get(http_status) or _ADVICE_ON_RUNS[http_status // 100]
 
 
 class _Body(msgspec.Struct, frozen=True, rename="camel"):
@@ -274,7 +342,8 @@ def _says(phrase: str, answer: str, known: Collection[str]) -> bool:
     return phrase in _folded(answer) and not any(phrase in _folded(value) for value in known)
 
 
-def _explain(http_status: int, words: str, answer: str) -> str:
+def explained(http_status: int, words: str, answer: str) -> str:
+    """Return what an answer means, with what Clay said, which must be scrubbed."""
     quote = f" (Clay said: {answer})" if answer else ""
     return f"HTTP {http_status}: {words}{quote}"
 

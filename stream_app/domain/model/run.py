@@ -21,7 +21,8 @@ def is_run_id(text: str) -> bool:
     Clay documents no form. It must be visible ASCII without a space, because rows, logs and a path
     of a URL have it, and short enough to be kept in a row.
     """
-    return _RUN_ID.fullmatch(text) is not None
+    # A URL with such a step of its path is another URL.
+    return _RUN_ID.fullmatch(text) is not None and text not in (".", "..")
 
 
 ItemStatus = Literal["complete", "failed", "unknown"]

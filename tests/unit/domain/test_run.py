@@ -3,7 +3,7 @@
 import re
 
 from stream_app.domain.delivery.state_machine import delivery_key
-from stream_app.domain.model.run import item_of
+from stream_app.domain.model.run import is_run_id, item_of
 
 
 def test_an_item_names_one_lead_and_tells_nothing_of_it() -> None:
@@ -14,3 +14,8 @@ def test_an_item_names_one_lead_and_tells_nothing_of_it() -> None:
     assert all(re.fullmatch(r"[A-Za-z0-9_-]{22}", item) for item in items)
     # Rows outlive versions of this program, so the id of a lead must never change.
     assert items[0] == "zbztzAH9dt5q7i66zRSOKA"
+
+
+def test_the_id_of_a_run_is_one_step_of_a_path() -> None:
+    assert is_run_id("rr_0-a.b:c")
+    assert not any(map(is_run_id, ("", ".", "..", "a b", "\u00e9", "r\n", "x" * 129)))
