@@ -115,6 +115,13 @@ _OPERATIONS: Final = (
         answers.ImportsAnswer,
         _IMPORTS,
     ),
+    _Operation(
+        "/yield",
+        "getYield",
+        "What Clay finds: the last hour and day beside the seven days before",
+        answers.YieldAnswer,
+        (_query("workspace", "Only destinations of this workspace."),),
+    ),
     _Operation("/books", "getBooks", "Leads by status", answers.BooksAnswer),
     _Operation("/dlq", "getDeadLetters", "Dead letters by cause", answers.DeadLettersAnswer),
 )
@@ -199,6 +206,7 @@ class Lookup:
             Route("/waiting", _Endpoint(self, self._still_waiting)),
             Route("/lanes", _Endpoint(self, self._lanes)),
             Route("/imports", _Endpoint(self, self._imports)),
+            Route("/yield", _Endpoint(self, self._yield)),
             Route("/books", _Endpoint(self, self._books)),
             Route("/dlq", _Endpoint(self, self._dead_letters)),
             Route("/openapi.json", _Endpoint(self, self._openapi)),
@@ -341,6 +349,11 @@ class Lookup:
             imports=imports,
             more=last is not None,
         )
+
+    async def _yield(self, request: Request, lag: ProjectionLag) -> answers.YieldAnswer:
+        workspace = request.query_params.get("workspace") or None
+        yields = await asyncio.to_thread(self.queries.yields, self.now_ms(), workspace)
+        return answers.YieldAnswer(**msgspec.structs.asdict(lag), yields=yields)
 
     async def _books(self, _: Request, lag: ProjectionLag) -> answers.BooksAnswer:
         counts = await asyncio.to_thread(self.queries.status_counts)

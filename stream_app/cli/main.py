@@ -220,6 +220,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "doctor": ("doctor:doctor", "check the whole set-up without spending a credit"),
     "status": ("status:status", "show where a lead is, with the time and reason of each step"),
     "imports": ("status:imports", "show each publication of leads, and where its leads are"),
+    "yield": ("status:yields", "show how often Clay finds what you pay for, and at what price"),
     "results": ("results:results", "write the last result of each lead as CSV or JSON Lines"),
     "lanes": ("lanes:app", "show all lanes; pause one, change its budget or rate live"),
     "explain": ("status:explain", "show why leads are not moving, and what lifts it"),

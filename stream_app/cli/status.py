@@ -15,14 +15,16 @@ from stream_app.cli.tables import Column, Table, table_of
 from stream_app.client.lanes import views as reader
 from stream_app.client.results.answers import (
     Answer,
+    ColumnYield,
     FoundImport,
     FoundResult,
     RecordHistory,
     Step,
     WaitingAnswer,
+    Yield,
     steps,
 )
-from stream_app.client.results.lookup import LeadSearch, find, find_imports
+from stream_app.client.results.lookup import LeadSearch, find, find_imports, find_yields
 from stream_app.clock import Clock
 from stream_app.config import Settings
 from stream_app.domain.books.records import COLUMNS, meaning_of, name_of
@@ -241,6 +243,12 @@ def _import_lines(publication: FoundImport) -> Iterator[str]:
     for name in (*COLUMNS, "unknown"):
         if leads := publication.columns.get(name):
             yield f"  {name_of(name)}: {leads:,} ({meaning_of(name)})"
+    for row in publication.yields:
+        price = _price(row.until_now)
+        yield (
+            f"  {row.column} of {row.destination}: {yield_text(row.until_now)} answers"
+            f"{f', {price} credits each' if price else ''}"
+        )
     yield f"  {count(publication.credits, 'credit')} so far; last event {iso(publication.last_ms)}"
 
 
@@ -252,6 +260,58 @@ def _rows_of(publication: FoundImport) -> str:
 
 def _number(value: int | None) -> str:
     return "" if value is None else f"{value:,}"
+
+
+def yields(*, workspace: Workspace = None, common: Common = COMMON) -> int:
+    """Show how often Clay has found a column, and the credits for each value.
+
+    Destinations name their columns in `yield`. The last hour and the last day stand beside the
+    seven days before.
+
+    example:
+      stream-app yield
+      stream-app yield --workspace acme
+
+    Args:
+        workspace: only of this workspace
+    """
+    settings = common.settings("api", workspace=workspace)
+    answer = find_yields(settings, workspace)
+    common.show(answer, *([_yields_table(answer.yields)] if answer.yields else []))
+    if not answer.yields:
+        names_some = any(destination.yield_ for destination in settings.destinations.values())
+        say(
+            "Clay has answered no lead in these eight days"
+            if names_some
+            else 'no destination says what counts: set yield = ["work_email"] where you buy it',
+        )
+    say_how_far(answer)
+    return OK
+
+
+def _yields_table(counted: list[ColumnYield]) -> Table:
+    return table_of(
+        counted,
+        {
+            Column("workspace", rank=2): lambda row: row.workspace,
+            Column("destination", rank=1): lambda row: row.destination,
+            Column("column"): lambda row: row.column,
+            Column("last hour", right=True): lambda row: yield_text(row.hour),
+            Column("last day", right=True): lambda row: yield_text(row.day),
+            Column("7 days before", right=True): lambda row: yield_text(row.before),
+            Column("credits each", right=True): lambda row: _price(row.day),
+            Column("before", right=True): lambda row: _price(row.before),
+        },
+    )
+
+
+def yield_text(counted: Yield) -> str:
+    """Return a share with the answers that it is of."""
+    return "" if counted.share is None else f"{counted.share:.1%} of {counted.answered:,}"
+
+
+def _price(counted: Yield) -> str:
+    return "" if counted.credits_each is None else f"{counted.credits_each:,.1f}"
 
 
 _MOST: Final = 100

@@ -11,7 +11,7 @@ from typing import Final
 from attrs import define
 
 from stream_app.clock import Clock
-from stream_app.domain.callback.interpret import PUBLISHED, booked, result_of, yield_of
+from stream_app.domain.callback.interpret import PUBLISHED, answered_columns, booked, result_of
 from stream_app.domain.delivery.envelope import Envelope, lead_envelope
 from stream_app.domain.delivery.recorder import DeliveryRecorder, WriteBatch
 from stream_app.domain.delivery.resolve import LeadRef
@@ -100,7 +100,7 @@ class Endings:
         is_erased = self._rows.is_erased(callback.workspace, callback.lead_id, row.first_at_ms)
         is_published = callback.outcome in PUBLISHED and not is_erased
         recorder.seen = callback.seen
-        recorder.yields = yield_of(destination, callback)
+        recorder.yields = answered_columns(destination, callback)
         recorder.go(
             callback.outcome,
             now_ms,

@@ -31,6 +31,7 @@ from stream_app.board.notify import Findings, Messages, board_findings, gateway_
 from stream_app.board.publish import Publishing, join_on_kafka
 from stream_app.board.read_model.board_query import BoardQueries
 from stream_app.board.read_model.follow import Projection
+from stream_app.board.read_model.history import YIELD_WINDOWS
 from stream_app.board.read_model.on_kafka import ResultFetcher, WaitingLeads
 from stream_app.board.read_model.store import Sources
 from stream_app.board.replays import Planner
@@ -38,6 +39,7 @@ from stream_app.board.site import Site
 from stream_app.board.uploads import Uploads
 from stream_app.client.lanes.commands import command_sender
 from stream_app.client.messages import Receiver
+from stream_app.client.results.answers import Yield
 from stream_app.client.results.lookup import NAME
 from stream_app.clock import Clock
 from stream_app.config import Settings
@@ -178,6 +180,49 @@ class DeadLetters(Collector):
         yield family
 
 
+class YieldMetrics(Collector):
+    """Reports what Clay finds, as `GET /yield` does."""
+
+    def __init__(
+        self,
+        queries: BoardQueries,
+        now_ms: Callable[[], int],
+        is_complete: Callable[[], bool],
+    ) -> None:
+        self._queries = queries
+        self._now_ms = now_ms
+        self._is_complete = is_complete
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        answered = GaugeMetricFamily(
+            "stream_app_yield_answered",
+            "Answers of Clay in the last hour, the last day, and the seven days before it.",
+            labels=("workspace", "destination", "column", "window"),
+        )
+        filled = GaugeMetricFamily(
+            "stream_app_yield_filled",
+            "Of these answers, those with a value in the column.",
+            labels=("workspace", "destination", "column", "window"),
+        )
+        booked = GaugeMetricFamily(
+            "stream_app_yield_credits",
+            "The credits that were booked for the leads of these answers.",
+            labels=("workspace", "destination", "column", "window"),
+        )
+        if self._is_complete():  # before that, a part of the answers would look like all of them
+            with suppress(sqlite3.Error):
+                for row in self._queries.yields(self._now_ms()):
+                    for window in YIELD_WINDOWS:
+                        labels = [row.workspace, row.destination, row.column, window]
+                        counted: Yield = getattr(row, window)
+                        answered.add_metric(labels, counted.answered)
+                        filled.add_metric(labels, counted.filled)
+                        booked.add_metric(labels, counted.credits)
+        yield answered
+        yield filled
+        yield booked
+
+
 @asynccontextmanager
 async def serving(
     settings: Settings,
@@ -206,11 +251,16 @@ async def serving(
         places_of(names.lead_topics, partitions),
         partial(asyncio.to_thread, queries.positions),
     )
+
+    def is_complete() -> bool:
+        return projection.lag.as_of_ms is not None
+
+    registry.register(YieldMetrics(queries, Clock().now_ms, is_complete))
     registry.register(
         DeadLetters(
             queries,
             {"dlq": names.dlq, "parked": names.parked},
-            lambda: projection.lag.as_of_ms is not None,
+            is_complete,
         ),
     )
     lookup = Lookup(

@@ -96,6 +96,7 @@ async def test_the_event_of_an_answer_names_the_columns_that_have_a_value(
 @virtual_time
 async def test_the_event_of_a_destination_that_names_no_column_is_as_before() -> None:
     bench = Bench()
+    bench.change_destination(yield_=())
     bench.leave_row("accepted")
     bench.call_back()
     await bench.serve_callbacks()

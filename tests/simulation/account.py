@@ -26,7 +26,7 @@ from prometheus_client import CollectorRegistry
 
 from stream_app.board.read_model.board_query import BoardQueries
 from stream_app.board.read_model.store import Position, ReadModel, Sources
-from stream_app.client.results.answers import Account, ByState
+from stream_app.client.results.answers import Account, ByState, Yield
 from stream_app.domain.books.money import BooksReport
 from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.model.records import ConsumedRecord
@@ -36,6 +36,7 @@ from stream_app.domain.views.backlog import positions_of, untaken_from
 from stream_app.domain.views.lane import LaneView
 from stream_app.ops.metrics import WorkerMetrics
 from tests.board.model_records import Made
+from tests.simulation.clay import COUNTED, results_of
 from tests.simulation.kafka import MemoryKafka
 from tests.simulation.lane_states import LATER_MS, wrong_states
 from tests.simulation.orders import Order
@@ -68,6 +69,7 @@ COLUMN_OF: Final = {
 }
 _PRICED: Final = {"accepted", "confirmed", "enriched", "partial", "no_data", "enrich_error"}
 """Of a lead in one of these, what is booked for the last POST is what it cost."""
+_ANSWERS: Final = {"enriched", "partial", "no_data", "enrich_error"}
 _BOOKED: Final = 16
 _UNSETTLED: Final = 24
 """The places of two fields in the row of a lead."""
@@ -75,6 +77,8 @@ _HEADER: Final = "stream-app-"
 _SILENT: Final = MagicMock()  # a log
 QUARTER_MS: Final = 900_000
 DAY_MS: Final = 86_400_000
+HOUR_MS: Final = 3_600_000
+MINUTE_MS: Final = 60_000
 
 _STATES_OF: Final = 3
 """What is said of lanes is compared in each third schedule, because it takes as long as the
@@ -253,8 +257,41 @@ class Ledger:
             )
             numbers.update(("refused", *key) for key in set[tuple[str, ...]]().union(*held))
         self._imports(numbers)
+        self._yields(numbers, now_ms)
         self._dead_letters(numbers, leads)
         return {name: value for name, value in numbers.items() if value}
+
+    def _yields(self, numbers: Counter[tuple[str, ...]], now_ms: int) -> None:
+        """What Clay had of each lead that it answered: by its own results, not by what events say
+        of them.
+        """
+        hour_ms = (now_ms // MINUTE_MS - 59) * MINUTE_MS
+        day_ms = (now_ms // HOUR_MS - 23) * HOUR_MS
+        for record in self.records.values():
+            if record.status not in _ANSWERS:
+                continue
+            at_ms = record.last["at_ms"]
+            windows = ["hour"] if at_ms >= hour_ms else []
+            windows += ["day" if at_ms >= day_ms else "before"]
+            places = [(record.place[0], record.place[1], window) for window in windows]
+            places += [("import", *record.import_id)] * (record.import_id != ("", ""))
+            results = results_of(self._serial(record), record.status)
+            credits_ = sum(event.get("credits", 0) for event in record.events)
+            for place in places:
+                for column in COUNTED:
+                    numbers["yield", *place, column, "answered"] += 1
+                    numbers["yield", *place, column, "filled"] += column in results
+                    numbers["yield", *place, column, "credits"] += credits_
+
+    def _serial(self, record: Record) -> int:
+        """The number that its producer gave to the lead of a record."""
+        topic, partition, offset = record.origin.rsplit("/", 2)
+        (lead,) = (
+            consumed
+            for consumed in self.logs[topic, int(partition)]
+            if consumed.offset == int(offset)
+        )
+        return int(json.loads(lead.value or b"")["fields"]["serial"])
 
     def _imports(self, numbers: Counter[tuple[str, ...]]) -> None:
         of_import: defaultdict[tuple[str, str], list[Record]] = defaultdict(list)
@@ -411,6 +448,12 @@ def numbers_of(account: Account, dlq: str, parked: str) -> Numbers:
         numbers["import", *name, "credits"] += imported.credits
         for column, leads in imported.columns.items():
             numbers["import", *name, column] += leads
+        for row in imported.yields:
+            _add_yield(numbers, ("import", *name, row.column), row.until_now)
+    for counted in account.yields:
+        place = counted.workspace, counted.destination
+        for window in ("hour", "day", "before"):
+            _add_yield(numbers, (*place, window, counted.column), getattr(counted, window))
     for day in account.days:
         for kind in ("credits", "saved", "resent", "refused", "enriched"):
             numbers[kind, str(day.at_s), day.workspace, day.destination] += getattr(day, kind)
@@ -420,6 +463,11 @@ def numbers_of(account: Account, dlq: str, parked: str) -> Numbers:
                 numbers[topic, cause.destination, cause.reason, state] += getattr(cause, state)
         assert _sums(letters.causes) == _sums([letters])
     return {name: value for name, value in numbers.items() if value}
+
+
+def _add_yield(numbers: Counter[tuple[str, ...]], name: tuple[str, ...], counted: Yield) -> None:
+    for kind in ("answered", "filled", "credits"):
+        numbers["yield", *name, kind] += getattr(counted, kind)
 
 
 def numbers_of_books(report: BooksReport) -> Numbers:
@@ -712,7 +760,7 @@ class Differential:
 def _kind(name: tuple[str, ...]) -> str:
     return (
         f"{name[0]} {name[-1]}"
-        if name[0] in ("import", "status", "leads.dlq", "leads.parked")
+        if name[0] in ("import", "yield", "status", "leads.dlq", "leads.parked")
         else name[0]
     )
 

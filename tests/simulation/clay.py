@@ -56,6 +56,22 @@ ANSWERS: Final[dict[Answer, tuple[tuple[float, str, int], ...]]] = {
 }
 """(seconds after Clay has the row, outcome, attempt) of each callback."""
 
+COUNTED: Final = ("work_email", "phone")
+"""The columns that count at each destination that is called back."""
+
+
+def results_of(serial: int, outcome: str) -> dict[str, str]:
+    """The results that Clay has of a lead, in an answer of this outcome."""
+    results: dict[str, str] = {}
+    if outcome in ("enriched", "partial"):
+        results["title"] = "CTO"
+        if serial % 2:
+            results["phone"] = "1"
+    if outcome == "enriched" and serial % 3:
+        results["work_email"] = "a@b.example"
+    return results
+
+
 OUT: Final = (
     WebhookOut(403, 100, "full", "HTTP 403: it is full"),
     WebhookOut(404, 100, "gone", "HTTP 404: Clay does not know it"),

@@ -15,7 +15,7 @@ from stream_app.domain.limits.rate import RatePolicy
 from stream_app.domain.model.records import Headers
 from stream_app.domain.model.topics import TopicNames
 from stream_app.domain.plan import DeliveryPolicy, Destination, Plan, ReplayPolicy, Workspace
-from tests.simulation.clay import Answer, Fate
+from tests.simulation.clay import COUNTED, Answer, Fate
 from tests.simulation.orders import Order, drawn_orders
 
 FaultKind = Literal["crash", "freeze", "stop", "rebalance"]
@@ -192,6 +192,7 @@ def plan_of(setup: Setup) -> Plan:
             if setup.routines
             else tuple(f"{name}-{number}" for number in range(setup.webhooks)),
             callbacks=setup.callbacks,
+            yield_=COUNTED if setup.callbacks else (),
             ceiling_actions=CEILING.actions,
             callback_deadline_s=50.0,
             callback_grace_s=50.0,

@@ -63,6 +63,7 @@ KINDS: Final = {
     ),
     *("status cost_corrected", "books resent", "books credits", "books not known"),
     *("metrics resent", "metrics credits"),
+    *(f"yield {kind}" for kind in ("answered", "filled", "credits")),
 }
 """What the schedules must meet at least, so that equal accounts mean something."""
 

@@ -20,7 +20,7 @@ from stream_app.domain.model.records import ConsumedRecord, Record
 from stream_app.partition import lane_timer, lanes
 from stream_app.partition.owner import Erasures
 from tests.simulation.checker import Checker
-from tests.simulation.clay import FakeClay, Post
+from tests.simulation.clay import FakeClay, Post, results_of
 from tests.simulation.group import Group
 from tests.simulation.kafka import MemoryKafka
 from tests.simulation.loop import Process, SimLoop
@@ -413,7 +413,7 @@ class World:
             destination=destination.alias,
             at_ms=self.now_ms(),
             outcome=outcome,  # type: ignore[arg-type]  # one of the four
-            fields={"title": "CTO"} if outcome in ("enriched", "partial") else {},
+            fields=results_of(post.serial, outcome),  # type: ignore[arg-type]  # not changed
             credits=post.cost,
             attempt=attempt,
             forced_origin=origin if what.force else "",

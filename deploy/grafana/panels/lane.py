@@ -17,6 +17,8 @@ from panels.model import (
     rate,
 )
 
+_OF_YIELD: Final = ("destination", "column", "window")
+
 LANE: Final = Dashboard(
     "stream-app-lane",
     "stream-app: lane",
@@ -185,6 +187,32 @@ LANE: Final = Dashboard(
                     ),
                 },
                 span=6,
+            ),
+            Panel(
+                "What Clay finds",
+                "The share of Clay's answers that have a value, by column. A window that falls far "
+                "below the seven days before it may be a provider that fails.",
+                "percentunit",
+                {
+                    "{{destination}} {{column}}, {{window}}": (
+                        f"{highest('stream_app_yield_filled', LANES, *_OF_YIELD)} / "
+                        f"{highest('stream_app_yield_answered', LANES, *_OF_YIELD)}"
+                    ),
+                },
+                span=12,
+                most=1,
+            ),
+            Panel(
+                "Credits for each value",
+                "All credits of the answered leads, for each value that was found in the column.",
+                "short",
+                {
+                    "{{destination}} {{column}}, {{window}}": (
+                        f"{highest('stream_app_yield_credits', LANES, *_OF_YIELD)} / "
+                        f"({highest('stream_app_yield_filled', LANES, *_OF_YIELD)} > 0)"
+                    ),
+                },
+                span=12,
             ),
             Panel(
                 "Held only in shadow",

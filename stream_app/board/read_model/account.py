@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from stream_app.board.read_model.history import KEPT_S, MINUTE_S, Imports, slots_of
+from stream_app.board.read_model.history import KEPT_S, MINUTE_S, YIELD_KEPT_S, Imports, slots_of
 from stream_app.domain.books.records import (
     COPY,
     ENDED,
@@ -25,9 +25,11 @@ from stream_app.domain.books.records import (
     Kept,
     RecordNumbers,
     advance,
+    columns_of,
     elect,
     is_at_rest,
     is_same_lead,
+    packed_answer,
     rank_of,
     state_of,
 )
@@ -51,12 +53,18 @@ _DELETED_AT_ONCE: Final = 5_000
 Share = tuple[str, tuple[object, ...]]
 """A table of sums, and the key of one of its rows."""
 
+_LEADS: Final = ("leads",)
+_ONE: Final = (1,)
+_YIELD: Final = ("answered", "filled", "credits")
 _SUMS: Final = {
-    "records_in": "workspace",
-    "status_counts": "workspace, destination, status",
-    "import_counts": "import, destination, status",
-    "ended": "workspace, step_s, slot, destination, status",
+    "records_in": ("workspace", _LEADS),
+    "status_counts": ("workspace, destination, status", _LEADS),
+    "import_counts": ("import, destination, status", _LEADS),
+    "ended": ("workspace, step_s, slot, destination, status", _LEADS),
+    "yields": ("step_s, slot, workspace, destination, name", _YIELD),
+    "import_yields": ("import, destination, name", _YIELD),
 }
+"""Table of sums -> the columns of its key, and those that are added up."""
 
 
 def _json(values: Iterable[object]) -> str:
@@ -124,6 +132,8 @@ class Account:
                 if not advance(kept, event, kept=False)[0]:
                     continue
                 new.append((number, event))
+                kept.credits += event.credits or 0
+                kept.answer = packed_answer(event) or kept.answer
                 if kept.rank < TOOK and (rank := rank_of(kept)) > kept.rank:
                     kept.rank = rank
                     kept.took = at.offset
@@ -220,18 +230,35 @@ class Account:
         if self._has_letters:
             self._judge_of(changed, _restated(before, after))
 
-    def _shares(self, kept: Kept) -> Iterator[Share]:
+    def _shares(self, kept: Kept) -> Iterator[tuple[Share, tuple[int, ...]]]:
         """Yield what a record contributes to the sums."""
         if kept.rank != NO_LEAD:
-            yield "records_in", (kept.workspace,)
+            yield ("records_in", (kept.workspace,)), _ONE
         if kept.of_import:
-            yield "import_counts", (kept.imported, kept.destination, kept.status)
+            yield ("import_counts", (kept.imported, kept.destination, kept.status)), _ONE
+        yield from self._yields(kept)
         if not kept.counts:
             return
-        yield "status_counts", (kept.workspace, kept.destination, kept.status)
+        yield ("status_counts", (kept.workspace, kept.destination, kept.status)), _ONE
         if is_at_rest(kept.status, final=kept.destination in self._final):
             for slot in slots_of(kept.workspace, kept.destination, kept.at_ms):
-                yield "ended", (*slot, kept.status)
+                yield ("ended", (*slot, kept.status)), _ONE
+
+    @staticmethod
+    def _yields(kept: Kept) -> Iterator[tuple[Share, tuple[int, ...]]]:
+        """Yield what the answer to a record contributes, with all that was booked for the record.
+
+        Each record that Clay has answered counts, not only that which counts for its lead: a forced
+        lead was asked for, and paid, once more.
+        """
+        at_s = kept.at_ms // 1000
+        for name, is_filled in columns_of(kept.answer):
+            amounts = (1, int(is_filled), kept.credits)
+            for step_s in YIELD_KEPT_S:
+                slot = (step_s, at_s - at_s % step_s)
+                yield ("yields", (*slot, kept.workspace, kept.destination, name)), amounts
+            if kept.imported:
+                yield ("import_yields", (kept.imported, kept.destination, name)), amounts
 
     def _add(self, gone: Iterable[Kept], come: Iterable[Kept]) -> None:
         """Add what records contribute, and take away what others did.
@@ -245,18 +272,23 @@ class Account:
                 same = *_contributing(kept), kept.at_ms // (MINUTE_S * 1000)
                 alike[same] += many
                 one_of[same] = kept
-        sums: Counter[Share] = Counter()
+        sums: dict[Share, tuple[int, ...]] = {}
         for same, many in alike.items():
-            for share in self._shares(one_of[same]) if many else ():
-                sums[share] += many
+            for share, amounts in self._shares(one_of[same]) if many else ():
+                before = sums.get(share) or (0,) * len(amounts)
+                sums[share] = tuple(
+                    old + many * more for old, more in zip(before, amounts, strict=True)
+                )
         rows: defaultdict[str, list[tuple[object, ...]]] = defaultdict(list)
-        for (table, key), leads in sums.items():
-            if leads:
-                rows[table].append((*key, leads))
+        for (table, key), total in sums.items():
+            if any(total):
+                rows[table].append((*key, *total))
         for table, changes in rows.items():
+            key_columns, added = _SUMS[table]
             self._db.executemany(
                 f"""INSERT INTO {table} VALUES ({", ".join("?" * len(changes[0]))})
-                    ON CONFLICT ({_SUMS[table]}) DO UPDATE SET leads = leads + excluded.leads""",
+                    ON CONFLICT ({key_columns}) DO UPDATE
+                    SET {", ".join(f"{name} = {name} + excluded.{name}" for name in added)}""",
                 changes,
             )
 
@@ -440,6 +472,13 @@ class Account:
         """Delete sums that are 0, and the slots that are older than they are kept."""
         for table in ("status_counts", "import_counts", "ended"):
             self._db.execute(f"DELETE FROM {table} WHERE leads <= 0")
+        for table in ("yields", "import_yields"):
+            self._db.execute(f"DELETE FROM {table} WHERE answered <= 0")
+        for step_s, kept_s in YIELD_KEPT_S.items():
+            self._db.execute(
+                "DELETE FROM yields WHERE step_s = ? AND slot < ?",
+                (step_s, now_s - kept_s),
+            )
         for step_s, kept_s in KEPT_S.items():
             self._db.execute(
                 "DELETE FROM ended WHERE step_s = ? AND slot < ?",
@@ -472,6 +511,8 @@ _contributing: Final = attrgetter(
     "workspace",
     "destination",
     "status",
+    "answer",
+    "credits",
 )
 """What decides with the minute how a record is counted."""
 _standing: Final = attrgetter("rank", "lead_id", "workspace", "destination", "imported")

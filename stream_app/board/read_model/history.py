@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cache
 from itertools import groupby
 from operator import attrgetter, itemgetter
-from typing import Any, Final
+from typing import Any, Final, Literal, get_args
 
 import msgspec
 
@@ -68,6 +68,10 @@ MOST_CHANGES: Final = 300
 """Of one lane."""
 
 
+YieldWindow = Literal["hour", "day", "before"]
+YIELD_WINDOWS: Final[tuple[YieldWindow, ...]] = get_args(YieldWindow)
+
+
 def slots_of(workspace: str, destination: str, at_ms: int) -> Iterator[tuple[str, int, int, str]]:
     """Yield the slots of a moment: workspace, length, begin and destination.
 
@@ -84,6 +88,28 @@ def slots_of(workspace: str, destination: str, at_ms: int) -> Iterator[tuple[str
             )
 
 
+_HOUR_S: Final = 3_600
+YIELD_KEPT_S: Final = {MINUTE_S: 2 * _HOUR_S, _HOUR_S: 8 * DAY_S + 2 * _HOUR_S}
+"""As `KEPT_S`, for answers: minutes for the last hour, hours for the day and the week before it."""
+
+
+def yield_windows(now_ms: int) -> dict[YieldWindow, tuple[int, int, int]]:
+    """Return the spans of time over which answers are counted: length of the slots, begin, end.
+
+    `hour` is 59 full minutes and the present one, `day` 23 full hours and the present one, and
+    `before` the seven days before that day. Begin and end are epoch s.
+    """
+    now_s = now_ms // 1000
+    hour_s = now_s // MINUTE_S * MINUTE_S - 59 * MINUTE_S
+    day_s = now_s // _HOUR_S * _HOUR_S - 23 * _HOUR_S
+    return {
+        "hour": (MINUTE_S, hour_s, _NEVER_S),
+        "day": (_HOUR_S, day_s, _NEVER_S),
+        "before": (_HOUR_S, day_s - 7 * DAY_S, day_s),
+    }
+
+
+_NEVER_S: Final = 1 << 62
 _REFUSED: Final = "held_budget"
 
 
@@ -323,6 +349,7 @@ class Imports:
                    SET imported = 0, of_import = 0
                    WHERE imported = ? AND imported > 0""",
                 "DELETE FROM import_counts WHERE import = ?",
+                "DELETE FROM import_yields WHERE import = ?",
                 "DELETE FROM imports WHERE id = ?",
             ):
                 self._db.execute(statement, (number,))

@@ -14,7 +14,14 @@ from urllib.parse import quote
 
 import msgspec
 
-from stream_app.board.read_model.history import DAY_S, MOST_IMPORTS, QUARTER_S, events_of
+from stream_app.board.read_model.history import (
+    DAY_S,
+    MOST_IMPORTS,
+    QUARTER_S,
+    YieldWindow,
+    events_of,
+    yield_windows,
+)
 from stream_app.board.read_model.project import record_numbers
 from stream_app.client.results import answers
 from stream_app.domain.books.records import MOVING, STATES, column
@@ -216,7 +223,15 @@ class Queries:
             imports, _ = self.imports("", "", None, MOST_IMPORTS)
             counts = self.status_counts()
             ended = self.ended(now_ms)
-            return answers.Account(counts, ended, open_ones, parked_ones, imports, self.days())
+            return answers.Account(
+                counts,
+                ended,
+                open_ones,
+                parked_ones,
+                imports,
+                self.days(),
+                self.yields(now_ms),
+            )
 
     def status_counts(self) -> list[answers.StatusCount]:
         """Return the number of leads by workspace, destination and status."""
@@ -291,6 +306,36 @@ class Queries:
                   ORDER BY {order}"""
         return [answers.Day(*row) for row in self._all(sql, *values, *values, *ENRICHED)]
 
+    def yields(self, now_ms: int, workspace: str | None = None) -> list[answers.ColumnYield]:
+        """Return what Clay has found of late, by workspace, destination and column.
+
+        `workspace`: only of this one; None for all.
+        """
+        where = "step_s = ? AND slot >= ? AND slot < ?"
+        mine = [] if workspace is None else [workspace]
+        sql = f"""SELECT workspace, destination, name, sum(answered), sum(filled), sum(credits)
+                  FROM yields
+                  WHERE {where}{" AND workspace = ?" if mine else ""}
+                  GROUP BY 1, 2, 3
+                  HAVING sum(answered) > 0"""
+        counts: defaultdict[tuple[str, str, str], dict[YieldWindow, answers.Yield]] = defaultdict(
+            dict,
+        )
+        with self.snapshot():
+            for window, span in yield_windows(now_ms).items():
+                for *place, answered, filled, credits_ in self._all(sql, *span, *mine):
+                    name = (place[0], place[1], place[2])
+                    counts[name][window] = answers.yield_of(answered, filled, credits_)
+        return [
+            answers.ColumnYield(
+                *name,
+                hour=windows.get("hour", answers.NO_YIELD),
+                day=windows.get("day", answers.NO_YIELD),
+                before=windows.get("before", answers.NO_YIELD),
+            )
+            for name, windows in sorted(counts.items())
+        ]
+
     def imports(
         self,
         workspace: str,
@@ -324,10 +369,17 @@ class Queries:
             counts = """SELECT destination, status, leads
                         FROM import_counts
                         WHERE import = ? AND leads > 0"""
+            of_columns = """SELECT destination, name, answered, filled, credits
+                            FROM import_yields
+                            WHERE import = ? AND answered > 0"""
             for number, arrived, *facts, published, credits_ in rows[:limit]:
                 columns: Counter[str] = Counter()
                 for destination, status, leads in db.execute(counts, (number,)):
                     columns[self._column(status, destination)] += leads
+                yields = [
+                    answers.ImportYield(destination, name, answers.yield_of(*counted))
+                    for destination, name, *counted in db.execute(of_columns, (number,))
+                ]
                 if (waiting := (published or 0) - arrived) > 0:
                     columns["waiting"] = waiting
                 name, of, first_ms, last_ms, who, file, file_rows, refused = facts
@@ -344,6 +396,7 @@ class Queries:
                         published=published,
                         columns=dict(columns),
                         credits=credits_,
+                        yields=yields,
                     ),
                 )
             return imports, Place(rows[limit - 1][4], rows[limit - 1][0]) if len(

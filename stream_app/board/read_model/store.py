@@ -23,6 +23,10 @@ anything. After a change of its tables, the file is rebuilt from Kafka:
     imports: What is known of each import: its first and last event, what its publisher counted, its
         credits, and how many of its rows have arrived.
     import_counts: Number of leads by import and status.
+    yields: Answers of Clay in each minute and hour, by each column of results that counts: how many
+        there were, how many had a value, and all credits of their records. `slot` is as in
+        `history`.
+    import_yields: The same of each import.
     causes: Number of dead letters of each cause by their state, and when the first and the last one
         was appended.
     dead_letter_hours: Number of dead letters that were appended in each hour of the last day, by
@@ -94,7 +98,9 @@ TABLES: Final = (
         took INTEGER NOT NULL,
         counts INTEGER NOT NULL,
         of_import INTEGER NOT NULL,
-        follows INTEGER NOT NULL
+        follows INTEGER NOT NULL,
+        credits INTEGER NOT NULL,
+        answer TEXT NOT NULL
     )""",
     f"CREATE INDEX records_of_lead ON records (lead_id, {STANDING}, imported, rank)",
     "CREATE INDEX records_of_status ON records (status, at_ms) WHERE counts",
@@ -266,6 +272,26 @@ TABLES: Final = (
         UNIQUE (name, workspace)
     )""",
     "CREATE INDEX imports_by_time ON imports (first_ms, id)",
+    """CREATE TABLE yields (
+        step_s INTEGER,
+        slot INTEGER,
+        workspace TEXT,
+        destination TEXT,
+        name TEXT,
+        answered INTEGER NOT NULL,
+        filled INTEGER NOT NULL,
+        credits INTEGER NOT NULL,
+        PRIMARY KEY (step_s, slot, workspace, destination, name)
+    ) WITHOUT ROWID""",
+    """CREATE TABLE import_yields (
+        import INTEGER,
+        destination TEXT,
+        name TEXT,
+        answered INTEGER NOT NULL,
+        filled INTEGER NOT NULL,
+        credits INTEGER NOT NULL,
+        PRIMARY KEY (import, destination, name)
+    ) WITHOUT ROWID""",
     """CREATE TABLE import_counts (
         import INTEGER,
         destination TEXT,

@@ -265,6 +265,69 @@ class BooksAnswer(Answer, frozen=True, kw_only=True):
     waiting_at_most: bool = False
 
 
+class Yield(msgspec.Struct, frozen=True):
+    """How often Clay had a value for a column, and what a value cost.
+
+    Each record that Clay has answered counts once, with its last answer. A forced lead was asked
+    for, and paid, once more, so it counts once more. Answers from the cache are no answers of Clay.
+
+    Attributes:
+        answered: Answers of Clay.
+        filled: Answers with a value in this column.
+        credits: All credits that were booked for these records, also for those without a value, and
+            for earlier POSTs of them.
+        share: `filled` of `answered`, from 0 to 1; null without an answer.
+        credits_each: Credits for each value; null without a value.
+    """
+
+    answered: int
+    filled: int
+    credits: int
+    share: float | None
+    credits_each: float | None
+
+
+def yield_of(answered: int, filled: int, credits_: int) -> Yield:
+    """Return the counts with the ratios that follow from them."""
+    share = round(filled / answered, 4) if answered else None
+    return Yield(answered, filled, credits_, share, round(credits_ / filled, 2) if filled else None)
+
+
+NO_YIELD: Final = yield_of(0, 0, 0)
+
+
+class ColumnYield(msgspec.Struct, frozen=True):
+    """What Clay has found of one column of a destination.
+
+    Attributes:
+        column: The column, as `yield` of the destination names it.
+        hour: In the last hour.
+        day: In the last day, to the hour: in 23 full hours and the present one.
+        before: In the seven days before that day.
+    """
+
+    workspace: str
+    destination: str
+    column: str
+    hour: Yield
+    day: Yield
+    before: Yield
+
+
+class ImportYield(msgspec.Struct, frozen=True):
+    """What Clay has found of one column for the leads of an import until now."""
+
+    destination: str
+    column: str
+    until_now: Yield
+
+
+class YieldAnswer(Answer, frozen=True, kw_only=True):
+    """`GET /yield`: what Clay finds, by the columns that destinations name in `yield`."""
+
+    yields: list[ColumnYield]
+
+
 class FoundImport(msgspec.Struct, frozen=True):
     """The leads of one workspace that were published under one import id.
 
@@ -279,6 +342,7 @@ class FoundImport(msgspec.Struct, frozen=True):
         columns: What has become of its leads, each lead once. Those that are `waiting` are
             published and not taken by a worker yet.
         credits: What they have cost.
+        yields: What Clay has found, by the columns that count.
     """
 
     import_id: str
@@ -292,6 +356,7 @@ class FoundImport(msgspec.Struct, frozen=True):
     published: int | None
     columns: dict[str, int]
     credits: int
+    yields: list[ImportYield] = []
 
     @property
     def leads(self) -> int:
@@ -418,6 +483,7 @@ class Account(msgspec.Struct, frozen=True):
         parked: Dead letters of `leads.parked`.
         imports: The imports, newest first.
         days: Money by day, workspace and destination.
+        yields: What Clay finds, by column.
     """
 
     statuses: list[StatusCount]
@@ -426,6 +492,7 @@ class Account(msgspec.Struct, frozen=True):
     parked: DeadLetters
     imports: list[FoundImport]
     days: list[Day]
+    yields: list[ColumnYield]
 
 
 UNKNOWN_LEAD: Final = "unknown_lead"

@@ -25,6 +25,7 @@ from stream_app.client.results.answers import (
     LeadsAnswer,
     Refusal,
     WaitingAnswer,
+    YieldAnswer,
 )
 from stream_app.config import Settings
 from stream_app.config.board_files import token_of_reader
@@ -179,6 +180,16 @@ async def wait_for_import(
                     "explain` what holds them",
                 )
         await asyncio.sleep(_LOOK_EVERY_S)
+
+
+def find_yields(settings: Settings, workspace: str | None = None) -> YieldAnswer:
+    """Return what Clay finds, by column, of one workspace or (None) of all.
+
+    Raises as `find_imports`.
+    """
+    query = f"?{urlencode({'workspace': workspace})}" if workspace else ""
+    with _client(settings) as client:
+        return _answer(client, f"/yield{query}", YieldAnswer)
 
 
 def find_dead_letters(settings: Settings) -> DeadLettersAnswer:

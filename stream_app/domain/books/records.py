@@ -17,6 +17,7 @@ from stream_app.domain.limits.budget import Reservation
 from stream_app.domain.model.messages import ImportSummary, Status
 from stream_app.domain.model.numbers import Amount, TimeMs, Whole
 from stream_app.domain.model.text import count
+from stream_app.domain.plan import MOST_YIELD_COLUMNS
 
 BookColumn = Literal[
     "enriched",
@@ -227,6 +228,8 @@ class BookEvent(msgspec.Struct, gc=False):
     queued_ms: TimeMs = 0
     first_offset: Annotated[int, msgspec.Meta(ge=0, lt=1 << _OFFSET_BITS)] | None = None
     records: Amount = 0
+    filled: tuple[str, ...] = ()
+    empty: tuple[str, ...] = ()
 
 
 # It raises one of `UNREADABLE` (domain/model/untrusted.py).
@@ -439,6 +442,28 @@ class Kept(RecordEvents, array_like=True, gc=False):
     of_import: bool = False  # it is the record that counts for its lead among those of its import
     # It counts in place of another record of its lead, which may have dead letters.
     follows: bool = False
+    credits: int = 0  # booked with its events
+    answer: str = ""  # what Clay's last answer has of the columns that count (`packed_answer`)
+
+
+_HAS: Final = "+"
+_LACKS: Final = "-"
+
+
+def packed_answer(event: BookEvent) -> str:
+    """Return what an answer of Clay has of the columns that count, as one word.
+
+    It is '' for every other event. Answers that are alike have the same word, so that they are
+    counted together. Columns beyond the most that a destination names are left out.
+    """
+    names = [f"{_HAS}{name}" for name in event.filled]
+    names += [f"{_LACKS}{name}" for name in event.empty]
+    return "\n".join(names[:MOST_YIELD_COLUMNS])
+
+
+def columns_of(answer: str) -> list[tuple[str, bool]]:
+    """Return the columns of an answer, each with whether it has a value."""
+    return [(name[1:], name[0] == _HAS) for name in answer.split("\n")] if answer else []
 
 
 def rank_of(history: Kept) -> Rank:

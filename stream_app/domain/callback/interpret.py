@@ -14,7 +14,7 @@ from stream_app.domain.limits import webhook_quota as quota
 from stream_app.domain.limits.budget import Cost, Reservation
 from stream_app.domain.limits.callback_health import causes
 from stream_app.domain.limits.meters import meters
-from stream_app.domain.model.messages import Callback, Result, Scalar, Status, Yield
+from stream_app.domain.model.messages import AnsweredColumns, Callback, Result, Scalar, Status
 from stream_app.domain.model.records import ConsumedRecord, Record
 from stream_app.domain.model.untrusted import decode
 from stream_app.domain.plan import Destination, InForce, Plan
@@ -61,7 +61,7 @@ def read_callback(plan: Plan, consumed: ConsumedRecord) -> Callback | Reason:
     return callback
 
 
-def yield_of(destination: Destination, callback: Callback) -> Yield:
+def answered_columns(destination: Destination, callback: Callback) -> AnsweredColumns:
     """Return which of the columns that the destination names in `yield` the answer has.
 
     An answer without a result has none of them, whatever else its body held: nothing was delivered.
@@ -69,7 +69,7 @@ def yield_of(destination: Destination, callback: Callback) -> Yield:
     """
     delivered = callback.fields if callback.outcome in PUBLISHED else {}
     filled = tuple(name for name in destination.yield_ if _is_value(delivered.get(name)))
-    return Yield(filled, tuple(name for name in destination.yield_ if name not in filled))
+    return AnsweredColumns(filled, tuple(name for name in destination.yield_ if name not in filled))
 
 
 def _is_value(value: Scalar) -> bool:

@@ -37,7 +37,13 @@ from stream_app.domain.lane.admission import Grant
 from stream_app.domain.lead.identity import identify, linked
 from stream_app.domain.lead.read import Unreadable, import_of
 from stream_app.domain.limits.budget import Reservation
-from stream_app.domain.model.messages import RESEND_ORDERED, Lead, Status, StatusEvent, Yield
+from stream_app.domain.model.messages import (
+    RESEND_ORDERED,
+    AnsweredColumns,
+    Lead,
+    Status,
+    StatusEvent,
+)
 from stream_app.domain.model.outcome import Outcome, Poison, Refused, Uncertain
 from stream_app.domain.model.records import ConsumedRecord, LeftOut, Record, RowChanges, trace_of
 from stream_app.domain.model.seen import Seen
@@ -52,7 +58,7 @@ LeadT_co = TypeVar("LeadT_co", bound=LeadRef, covariant=True)
 NO_REASON: Final = Reason()
 _WORTH_NOTING_MS: Final = 1_000
 _NO_IMPORT: Final = ("", None)
-_NO_YIELD: Final = Yield()
+_NO_YIELD: Final = AnsweredColumns()
 
 
 def failure(outcome: Refused | Uncertain | Poison, due_at_ms: int | None = None) -> Reason:

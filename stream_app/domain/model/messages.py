@@ -70,7 +70,7 @@ Every count of possible double spends goes by these: books, page Money, metric.
 """
 
 
-class Yield(msgspec.Struct, frozen=True, gc=False):
+class AnsweredColumns(msgspec.Struct, frozen=True, gc=False):
     """What an answer of Clay has of the columns that its destination names in `yield`.
 
     Attributes:

@@ -147,6 +147,7 @@ async def test_the_board_answers_only_who_may_ask(folder: Path, has_token: bool)
                 "/books",
                 "/dlq",
                 "/imports",
+                "/yield",
                 "/openapi.json",
             ),
         }
