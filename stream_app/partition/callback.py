@@ -5,6 +5,8 @@ It settles its lead once, or it is reported as unmatched.
     bytes -> decode -> does it settle the lead? -> lock the lead -> look again -> result
           -> book the cost -> commit -> ack
 
+The announcement of a run becomes a callback first, or nothing (`announcements.py`).
+
 The row, its events, the result, the lane's budget and the callback's marker are one step. A
 callback never waits for admission. A lead that waits for admission while its callback waits for the
 lock is recalled: it starts again behind the callback, and finds its row settled. When
@@ -29,8 +31,9 @@ from stream_app.domain.delivery.state_machine import (
     mark_key,
     match_callback,
 )
-from stream_app.domain.model.messages import Callback, Status
+from stream_app.domain.model.messages import Callback, RunNotification, Status
 from stream_app.domain.plan import Plan
+from stream_app.partition.announcements import Announcements
 from stream_app.partition.commits import Commits
 from stream_app.partition.endings import Endings
 from stream_app.partition.in_flight import InFlight
@@ -61,13 +64,35 @@ class CallbackPipeline:
     _locks: KeyLocks
     _commits: Commits
     _endings: Endings
+    _announcements: Announcements
+
+    async def process_pending(self, in_flight: InFlight) -> None:
+        """Process a callback that came while no worker owned the partition.
+
+        The announcement of a run is left to the stream, which has it, too: leads wait for these
+        callbacks, and must not wait for Clay.
+        """
+        if not isinstance(read_callback(self._plan, in_flight.consumed), RunNotification):
+            await self.process(in_flight)
 
     async def process(self, in_flight: InFlight) -> None:
         """Process one callback. Returns when everything about it is committed."""
         in_flight.release_next()
-        callback = read_callback(self._plan, in_flight.consumed)
+        came = read_callback(self._plan, in_flight.consumed)
+        if isinstance(came, RunNotification):
+            callback = await self._announcements.callback_of(in_flight, came)
+            if callback is None:
+                # Nothing is written, not even that it was processed: doing so again does no harm.
+                return
+        else:
+            callback = came
         if isinstance(callback, Reason):
-            await self._settle_nothing(in_flight, "callback_unmatched", callback)
+            await self._settle_nothing(
+                in_flight,
+                "callback_unmatched",
+                callback,
+                about=came if isinstance(came, RunNotification) else None,
+            )
             return
         key = delivery_key(
             callback.workspace,
@@ -114,7 +139,7 @@ class CallbackPipeline:
         in_flight: InFlight,
         status: Status,
         why: Reason,
-        callback: Callback | None = None,
+        about: Callback | RunNotification | None = None,
         row: Delivery | None = None,
     ) -> None:
         """Commit one event for a callback that settles nothing.
@@ -127,9 +152,9 @@ class CallbackPipeline:
             origin=in_flight.consumed.record_id,
             trace_id=row.trace_id if row else "",
         )
-        lead_id = callback.lead_id if callback else ""
+        lead_id = about.lead_id if isinstance(about, Callback) else ""
         now_ms = self._clock.now_ms()
-        destination = self._plan.destinations[callback.destination] if callback else None
+        destination = self._plan.destinations[about.destination] if about else None
         step = step_without_row(
             self._plan,
             in_flight.consumed,

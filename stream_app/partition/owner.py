@@ -14,7 +14,7 @@ say what became of them.
 
 import asyncio
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Mapping
 from typing import Final
 
 from attrs import define, field
@@ -22,9 +22,11 @@ from attrs import define, field
 from stream_app.clock import Clock
 from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.model.errors import Aborted, BrokerUnavailable, StateStoreError
+from stream_app.domain.model.run import RunAnswer, RunUnread
 from stream_app.domain.model.topics import ERASED_LAG_MS
 from stream_app.domain.plan import Plan
 from stream_app.domain.result import seal
+from stream_app.partition.announcements import Announcements
 from stream_app.partition.callback import CallbackPipeline
 from stream_app.partition.command import CommandPipeline
 from stream_app.partition.commits import FIRST_PAUSE_S, LONGEST_PAUSE_S, Commits
@@ -35,7 +37,7 @@ from stream_app.partition.given_up import GivenUp
 from stream_app.partition.in_flight import PRIORITY, InFlight, Source
 from stream_app.partition.lead import LeadPipeline
 from stream_app.partition.places import Limiter
-from stream_app.partition.ports import Observer, StateStore
+from stream_app.partition.ports import Observer, Runs, StateStore
 from stream_app.partition.rows import Rows
 from stream_app.partition.runner import Process, RecordRunner
 from stream_app.partition.state import PartitionState, WorkerParts
@@ -71,16 +73,25 @@ class PartitionOwner:
             lanes=state.lanes,
             pump_soon=state.admission.pump_soon,
         )
+        callbacks = CallbackPipeline(
+            plan=state.plan,
+            clock=state.clock,
+            rows=state.rows,
+            locks=state.locks,
+            commits=state.commits,
+            endings=endings,
+            announcements=Announcements(
+                clock=state.clock,
+                runs=state.runs,
+                # A quarter of the places that callbacks have (`RecordRunner`).
+                most=state.plan.delivery.max_in_flight,
+                ask=_asking(parts.runs),
+                look_now=lambda key: None,
+            ),
+        )
         pipelines: dict[Source, Process] = {
             **dict.fromkeys(PRIORITY, _lead_pipeline(state, parts).process),
-            "callback": CallbackPipeline(
-                plan=state.plan,
-                clock=state.clock,
-                rows=state.rows,
-                locks=state.locks,
-                commits=state.commits,
-                endings=endings,
-            ).process,
+            "callback": callbacks.process,
             "command": CommandPipeline(
                 plan=state.plan,
                 clock=state.clock,
@@ -109,7 +120,7 @@ class PartitionOwner:
             observer=state.observer,
             rows=state.rows,
             store=store,
-            pipelines=pipelines,
+            pipelines={**pipelines, "callback": callbacks.process_pending},
         )
         self._timeouts = TimeoutPipeline(
             number=number,
@@ -193,6 +204,7 @@ class PartitionOwner:
         state = self.state
         failed = await until_failure(
             self._timeouts.run(),
+            state.runs.load(state.rows.leads(), state.rows.get),
             state.lanes.keep_shown(state.commits.submit),
             self._erasures.run(),
             state.hosts.run(state.admission.pump_lane),
@@ -246,6 +258,13 @@ class PartitionOwner:
         if (oldest := self.runner.oldest()) is not None:
             seen[f"the lead at {oldest.consumed.record_id} does not end"] = oldest.turns
         return seen
+
+
+def _asking(runs: Runs | None) -> Callable[[str, str], Awaitable[RunAnswer]]:
+    async def ask(destination: str, run: str) -> RunAnswer:
+        return RunUnread("", "") if runs is None else await runs.results(destination, run)
+
+    return ask
 
 
 def _lead_pipeline(state: PartitionState, parts: WorkerParts) -> LeadPipeline:

@@ -39,6 +39,7 @@ from stream_app.domain.delivery.suppression import (
 from stream_app.domain.lane.lane import LANE_VERSION, Lane
 from stream_app.domain.lead.identity import rows_of
 from stream_app.domain.model.records import ConsumedRecord, RowChanges
+from stream_app.partition.open_runs import OpenRuns
 
 _NEXT_LOOK_MS: Final = 50
 _LOOKED_AT: Final = 4  # heads a step: more than a step adds, so the queue is worked off
@@ -67,14 +68,16 @@ class Rows:
 
     Args:
         freshness_ms: How long a final delivery row is kept.
+        runs: Follows each change of a lead's row.
 
     Attributes:
         suppressing: The number of suppression rows.
         parked: The number of parked leads, by workspace.
     """
 
-    def __init__(self, number: int, freshness_ms: int) -> None:
+    def __init__(self, number: int, freshness_ms: int, runs: OpenRuns | None = None) -> None:
         self._number = number
+        self._runs = runs
         # by topic, in the order in which the markers were set
         self._marked: dict[str, deque[int]] = {}
         self._passed: dict[str, int] = {}
@@ -162,8 +165,11 @@ class Rows:
         for key, value in changes:
             kind = key[:2]
             before = values.get(key)
-            if kind == b"d/" and (change := _is_parked(key, value) - _is_parked(key, before)):
-                self.parked[lead_of(key)[0]] += change
+            if kind == b"d/":
+                if change := _is_parked(key, value) - _is_parked(key, before):
+                    self.parked[lead_of(key)[0]] += change
+                if self._runs is not None:
+                    self._runs.note(key, value)
             if value is None:
                 values.pop(key, None)
             else:

@@ -18,7 +18,8 @@ from stream_app.partition.deadlines import DeadlineQueue
 from stream_app.partition.intake import Intake
 from stream_app.partition.key_locks import KeyLocks
 from stream_app.partition.lanes import HostWatch, Lanes
-from stream_app.partition.ports import Cache, Clay, Observer, StateStore
+from stream_app.partition.open_runs import OpenRuns
+from stream_app.partition.ports import Cache, Clay, Observer, Runs, StateStore
 from stream_app.partition.rows import Rows
 
 
@@ -33,6 +34,7 @@ class WorkerParts:
     Attributes:
         plan: The configuration. `reload` changes it in place.
         clay: Sends leads.
+        runs: Asks about the runs of routines; None: no destination has a routine.
         observer: Gets what was committed: metrics and log.
         alarm: Ends the process after a bug, or when another worker owns the partition.
         still_member: Waits until the group confirms that this process is still the member that the
@@ -61,6 +63,7 @@ class WorkerParts:
     local_facts: Callable[[Mapping[str, Scalar]], dict[str, tuple[Scalar, str]]] = lambda _: {}
     last_known_lanes: dict[str, Lane] = field(default_factory=dict)
     spacing_s: float = 0.1
+    runs: Runs | None = None
 
 
 class PartitionState:
@@ -75,7 +78,8 @@ class PartitionState:
         self.plan = plan = parts.plan
         self.clock = clock = parts.clock
         self.observer = observer = parts.observer
-        self.rows = rows = Rows(number, int(plan.delivery.freshness_days * 86_400_000))
+        self.runs = runs = OpenRuns(plan)
+        self.rows = rows = Rows(number, int(plan.delivery.freshness_days * 86_400_000), runs)
         self.intake = intake = Intake()
         self.lanes = lanes = Lanes(number, plan, clock, observer, intake, parts.last_known_lanes)
         self.hosts = HostWatch(plan, lanes, clock, parts.clay)
@@ -115,6 +119,7 @@ class PartitionState:
                 del rows[key]
         self.lanes.load(rows)
         self.rows.load(rows)
+        self.runs.clear()
         self.deadlines.clear()
 
     def _opening(self, rows: dict[bytes, bytes]) -> Record | None:

@@ -1,5 +1,6 @@
 """Interprets a callback: which lead it is about, what the lead cost, and the result to publish."""
 
+from contextlib import suppress
 from typing import Final
 
 import msgspec
@@ -14,7 +15,14 @@ from stream_app.domain.limits import webhook_quota as quota
 from stream_app.domain.limits.budget import Cost, Reservation
 from stream_app.domain.limits.callback_health import causes
 from stream_app.domain.limits.meters import meters
-from stream_app.domain.model.messages import AnsweredColumns, Callback, Result, Scalar, Status
+from stream_app.domain.model.messages import (
+    AnsweredColumns,
+    Callback,
+    Result,
+    RunNotification,
+    Scalar,
+    Status,
+)
 from stream_app.domain.model.records import ConsumedRecord, Record
 from stream_app.domain.model.untrusted import decode
 from stream_app.domain.plan import Destination, InForce, Plan
@@ -23,6 +31,7 @@ from stream_app.domain.plan import Destination, InForce, Plan
 _MOST_RESULT_BYTES: Final = 900_000
 _MOST_COST: Final = 1_000_000
 _decoder: Final = msgspec.json.Decoder(Callback)
+_announcement_decoder: Final = msgspec.json.Decoder(RunNotification)
 _json: Final = msgspec.json.Encoder()
 WAITING: Final = frozenset[Status]({"accepted"})  # the state of a lead whose callback deadline runs
 
@@ -33,32 +42,47 @@ PUBLISHED: Final = frozenset[Status]({"enriched", "partial"})
 """Answers that have a result."""
 
 
-def read_callback(plan: Plan, consumed: ConsumedRecord) -> Callback | Reason:
-    """Return the callback in a record, or why it cannot be about a lead of this partition."""
-    try:
-        callback = decode(_decoder, consumed.value)
-    except ValueError:
+def read_callback(plan: Plan, consumed: ConsumedRecord) -> Callback | RunNotification | Reason:
+    """Return the callback or the announcement of a run in a record.
+
+    Or return why it cannot be about a lead of this partition.
+    """
+    read = _decoded(consumed.value)
+    if read is None:
         return Reason(
             "unreadable",
             "not a callback as the gateway writes it: see schemas/callback.v1.json",
         )
-    if callback.workspace not in plan.workspaces or not plan.destination(
-        callback.workspace,
-        callback.destination,
+    destination = plan.destination(read.workspace, read.destination)
+    announces = isinstance(read, RunNotification)
+    if (
+        read.workspace not in plan.workspaces
+        or destination is None
+        or (announces and destination.kind != "routine")
     ):
+        kind = "routine" if announces else "destination"
         return Reason(
             "unknown_destination",
-            "its workspace has no such destination in this configuration",
+            f"its workspace has no such {kind} in this configuration",
         )
-    home = plan.home_of(callback.workspace)
+    home = plan.home_of(read.workspace)
     if home != consumed.partition:
         return Reason(
             "wrong_partition",
             f"its workspace lives in partition {home}: check the pins of the gateway",
         )
-    if not is_plain_id(callback.lead_id):
+    if isinstance(read, Callback) and not is_plain_id(read.lead_id):
         return Reason("unknown_lead", "no lead with this id was sent")
-    return callback
+    return read
+
+
+def _decoded(value: bytes | None) -> Callback | RunNotification | None:
+    """Return what the gateway wrote; None if it did not write it. Most of it are callbacks."""
+    with suppress(ValueError):
+        return decode(_decoder, value)
+    with suppress(ValueError):
+        return decode(_announcement_decoder, value)
+    return None
 
 
 def answered_columns(destination: Destination, callback: Callback) -> AnsweredColumns:

@@ -1,0 +1,174 @@
+"""What an announcement of a finished run is about, top to bottom.
+
+    a run that a lead waits for -> its results are asked for now
+    a run that has settled its lead -> nothing
+    a run that nobody knows -> ask for its results -> its item names the lead -> a callback
+
+The last one is how the POST settles itself whose answer was lost: Clay has the lead, its run id
+came with that answer, and there is no other way to find it. The results are Clay's own and come by
+the workspace's key, so a forged announcement can cost a question and nothing else.
+
+Nobody is asked unless a lead of this routine may have such a run. Until its announcement has been
+concluded, its record is not acked, so that another owner of the partition asks again.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+from attrs import define, field
+
+from stream_app.clock import Clock
+from stream_app.domain.callback.routine import callback_of_run
+from stream_app.domain.delivery.state_machine import Reason
+from stream_app.domain.model.messages import Callback, RunNotification
+from stream_app.domain.model.run import (
+    RunAnswer,
+    RunDenied,
+    RunFinished,
+    RunGone,
+    RunLimited,
+    RunTooLarge,
+    RunUnfinished,
+    RunUnread,
+)
+from stream_app.partition.in_flight import InFlight
+from stream_app.partition.open_runs import OpenRuns, Routine
+from stream_app.tasks import cancel
+
+T = TypeVar("T")
+
+_PAUSES_S: Final = (0.0, 5.0, 15.0, 30.0, 60.0, 120.0)
+"""Seconds before each question about a run that nobody knows: 4 minutes in all."""
+_UNKNOWN: Final = Reason(
+    "unknown_run",
+    "no lead waits for this run: another program began it, or its lead was settled before",
+)
+_TOO_MANY: Final = Reason(
+    "too_many_runs",
+    "Clay is asked about too many runs already that nobody here knows: give this routine a "
+    "completion webhook of its own",
+)
+
+
+@define(eq=False, repr=False, kw_only=True)
+class Announcements:
+    """Finds the leads of announced runs.
+
+    `most` is how many runs that nobody knows may be asked about at a time: their records take
+    places that callbacks need. `ask` asks Clay within the lane's rate, and `look_now` has the
+    results of a lead's run asked for now.
+    """
+
+    _clock: Clock
+    _runs: OpenRuns
+    _most: int
+    _ask: Callable[[str, str], Awaitable[RunAnswer]]
+    _look_now: Callable[[bytes], None]
+    _asked: set[tuple[Routine, str]] = field(init=False, factory=set)
+
+    async def callback_of(
+        self,
+        in_flight: InFlight,
+        announced: RunNotification,
+    ) -> Callback | Reason | None:
+        """Return what the run says of a lead, or why it says nothing.
+
+        None: there is nothing more to do about it.
+
+        Raises:
+            StreamSuspended: The stream was suspended meanwhile.
+        """
+        if not self._runs.are_loaded.is_set():
+            await _unless_suspended(in_flight, self._runs.are_loaded.wait())
+        routine = Routine(announced.workspace, announced.destination)
+        if self._is_looked_after(routine, announced.run):
+            return None
+        asked = routine, announced.run
+        # The announcement that is asked about already is not acked before it is concluded, and this
+        # one is about the same.
+        if asked in self._asked:
+            return None
+        if len(self._asked) >= self._most:
+            return _TOO_MANY
+        self._asked.add(asked)
+        try:
+            return await self._found(in_flight, routine, announced.run)
+        finally:
+            self._asked.discard(asked)
+
+    def _is_looked_after(self, routine: Routine, run: str) -> bool:
+        """Return True if this run is known. The results of one that a lead waits for are due."""
+        key = self._runs.lead_of_run(routine, run)
+        if key is not None:
+            self._look_now(key)
+        return key is not None or self._runs.is_settled(routine, run)
+
+    async def _found(
+        self,
+        in_flight: InFlight,
+        routine: Routine,
+        run: str,
+    ) -> Callback | Reason | None:
+        why = _UNKNOWN
+        for pause_s in _PAUSES_S:
+            if pause_s:
+                await _unless_suspended(in_flight, asyncio.sleep(pause_s))
+                # Clay's answer to the POST may have come meanwhile, and named the run.
+                if self._is_looked_after(routine, run):
+                    return None
+            if self._runs.any_in_doubt(routine):
+                answer = await _unless_suspended(
+                    in_flight,
+                    self._ask(routine.destination, run),
+                )
+                if isinstance(answer, RunFinished):
+                    return self._of_results(routine, run, answer)
+                why = _not_learnt(answer)
+                if isinstance(answer, RunTooLarge):
+                    break
+            elif not self._runs.any_sending(routine):
+                break
+        return why
+
+    def _of_results(
+        self,
+        routine: Routine,
+        run: str,
+        answer: RunFinished,
+    ) -> Callback | Reason:
+        """Return what these results say of the lead that one of their items is."""
+        leads = (self._runs.lead_of_item(routine, item.id) for item in answer.items)
+        # Second look: the answer to the POST may have come while Clay was asked.
+        key = next(filter(None, leads), None) or self._runs.lead_of_run(routine, run)
+        self._runs.note_settled(routine, run)
+        return _UNKNOWN if key is None else callback_of_run(key, answer, self._clock.now_ms())
+
+
+async def _unless_suspended(in_flight: InFlight, wait: Awaitable[T]) -> T:
+    """Return what `wait` returns. Raises StreamSuspended if the stream is suspended before."""
+    task = asyncio.ensure_future(wait)
+    try:
+        await in_flight.wait_or_give_up(task)
+        return task.result()
+    finally:
+        await cancel([task])
+
+
+def _not_learnt(answer: RunAnswer) -> Reason:
+    """Return why the results of a run that nobody knows are not known either."""
+    match answer:
+        case RunUnfinished():
+            return Reason("run_unfinished", "Clay announced this run, and says that it goes on")
+        case RunTooLarge(text=text):
+            return Reason("result_too_large", f"whose run this is cannot be read: {text}")
+        case RunGone(text=text):
+            return Reason("result_gone", f"Clay does not know this run, or no longer: {text}")
+        case RunDenied(text=text):
+            return Reason("run_denied", f"Clay did not let us read this run: {text}")
+        case RunLimited():
+            return Reason("run_limited", "Clay was asked too often, and this run was not read")
+        case RunUnread(reason=reason, text=text):
+            return Reason(reason, f"this run could not be read: {text}")
+        case RunFinished():
+            return _UNKNOWN

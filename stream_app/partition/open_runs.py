@@ -1,0 +1,202 @@
+"""Which lead of this partition a run of a routine belongs to, for announcements of runs.
+
+An announcement names the run only. The row of an accepted lead has the id of its run. That of a
+lead whose send is uncertain has none, because the id came with the answer that was lost. But the
+results of the run have the lead's item, and these few leads are kept here by their item. So no
+announcement reads all rows.
+
+It is filled by one scan of the rows when the partition is taken over, and follows each change of a
+row from then on.
+"""
+
+import asyncio
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import Final, NamedTuple
+
+from attrs import define, field
+
+from stream_app.domain.callback.interpret import OVERDUE, WAITING
+from stream_app.domain.delivery.state_machine import (
+    CALLBACK,
+    Delivery,
+    item_id,
+    lead_of,
+    match_callback,
+    read_delivery,
+)
+from stream_app.domain.model.errors import RowUnreadable
+from stream_app.domain.model.messages import Status
+from stream_app.domain.plan import Plan
+
+MOST_SETTLED: Final = 10_000
+"""Runs that are remembered after their lead was settled, in about 2 MB."""
+_SLICE: Final = 5_000  # rows: some milliseconds
+_ASKED_ABOUT: Final = WAITING | OVERDUE
+_IN_DOUBT: Final = frozenset[Status]({"sending", "send_uncertain"})
+_SETTLED: Final = tuple(f'{state}"'.encode() for state in CALLBACK)
+
+
+class Routine(NamedTuple):
+    """A routine, as a destination of a workspace."""
+
+    workspace: str
+    destination: str
+
+
+class _Place(NamedTuple):
+    """Where a lead is found.
+
+    Attributes:
+        run: Its run, which the worker asks about; '' if it has none.
+        item: Its item, if a run that nobody knows may be its; '' if none can.
+        is_sending: True if this worker's POST is under way, so that its run may be known in a
+            moment.
+    """
+
+    routine: Routine
+    run: str
+    item: str
+    is_sending: bool
+
+
+@define(eq=False, repr=False)
+class OpenRuns:
+    """The leads of routines that a run may settle, by run and by item.
+
+    Attributes:
+        are_loaded: Set while all rows have been read.
+    """
+
+    _plan: Plan
+    _leads: dict[tuple[Routine, str], bytes] = field(init=False, factory=dict)
+    _items: dict[tuple[Routine, str], bytes] = field(init=False, factory=dict)
+    _sending: Counter[Routine] = field(init=False, factory=Counter)
+    _in_doubt: Counter[Routine] = field(init=False, factory=Counter)
+    _places: dict[bytes, _Place] = field(init=False, factory=dict)
+    _settled: OrderedDict[tuple[Routine, str], None] = field(init=False, factory=OrderedDict)
+    _routines: dict[bytes, Routine | None] = field(init=False, factory=dict)
+    are_loaded: asyncio.Event = field(init=False, factory=asyncio.Event)
+
+    def clear(self) -> None:
+        """Forget all leads: the rows are replaced."""
+        for known in (self._leads, self._items, self._sending, self._in_doubt, self._places):
+            known.clear()
+        self.are_loaded.clear()
+
+    async def load(self, keys: Iterable[bytes], read: Callable[[bytes], bytes | None]) -> None:
+        """Read the rows of these keys, a slice at a time.
+
+        A row that changes meanwhile is noted by its change, too, and is read here as it is then.
+        """
+        for number, key in enumerate(keys):
+            if number % _SLICE == _SLICE - 1:
+                await asyncio.sleep(0)
+            self.note(key, read(key))
+        self.are_loaded.set()
+
+    def note(self, key: bytes, raw: bytes | None) -> None:
+        """Note the row of a lead as it is from now on; None if it is deleted."""
+        routine = self._routine_of(key)
+        if routine is None:
+            return
+        before = self._places.get(key)
+        if before is None and (raw is None or _is_settled(raw)):
+            return
+        row: Delivery | None = None
+        with suppress(RowUnreadable):  # reported when that lead is processed: the others go on
+            row = None if raw is None else read_delivery(key, raw)
+        if before is not None:
+            self._forget(key, before)
+            if before.run and row is not None and row.state in CALLBACK:
+                self.note_settled(routine, before.run)
+        if row is not None:
+            # A row that says so while the rows are read for the first time is that of a predecessor
+            # whose POST nobody waits for any more.
+            is_sending = row.state == "sending" and self.are_loaded.is_set()
+            place = _place(routine, key, row, is_sending=is_sending)
+            if place.run or place.item:
+                self._remember(key, place)
+
+    def note_settled(self, routine: Routine, run: str) -> None:
+        """Remember that this run has settled its lead, or settles none."""
+        self._settled[routine, run] = None
+        if len(self._settled) > MOST_SETTLED:
+            self._settled.popitem(last=False)
+
+    def __len__(self) -> int:
+        """How many runs the worker asks about."""
+        return len(self._leads)
+
+    def lead_of_run(self, routine: Routine, run: str) -> bytes | None:
+        """Return the row key of the lead that waits for this run."""
+        return self._leads.get((routine, run))
+
+    def is_settled(self, routine: Routine, run: str) -> bool:
+        """Return True for a run that has settled its lead, as far as that is remembered."""
+        return (routine, run) in self._settled
+
+    def lead_of_item(self, routine: Routine, item: str) -> bytes | None:
+        """Return the row key of the lead that has this item, if a run nobody knows may be its."""
+        return self._items.get((routine, item))
+
+    def any_in_doubt(self, routine: Routine) -> bool:
+        """Return True if a run that nobody knows may belong to a lead whose POST has ended."""
+        return self._in_doubt[routine] > 0
+
+    def any_sending(self, routine: Routine) -> bool:
+        """Return True if a POST is under way, whose answer may make its run known."""
+        return self._sending[routine] > 0
+
+    def _remember(self, key: bytes, place: _Place) -> None:
+        self._places[key] = place
+        if place.run:
+            self._leads[place.routine, place.run] = key
+        if place.item:
+            self._items[place.routine, place.item] = key
+            (self._sending if place.is_sending else self._in_doubt)[place.routine] += 1
+
+    def _forget(self, key: bytes, place: _Place) -> None:
+        del self._places[key]
+        if self._leads.get((place.routine, place.run)) == key:
+            del self._leads[place.routine, place.run]
+        if place.item:
+            del self._items[place.routine, place.item]
+            (self._sending if place.is_sending else self._in_doubt)[place.routine] -= 1
+
+    def _routine_of(self, key: bytes) -> Routine | None:
+        """Return the routine of a lead by its row key; None if it goes to a webhook.
+
+        A destination does not change from webhooks to a routine while a worker runs.
+        """
+        prefix = key[: key.index(b"/", key.index(b"/", 2) + 1)]
+        if prefix in self._routines:
+            return self._routines[prefix]
+        workspace, alias, _ = lead_of(key)
+        destination = self._plan.destination(workspace, alias)
+        if destination is None:
+            return None  # it may be adopted later
+        routine = Routine(workspace, alias) if destination.kind == "routine" else None
+        self._routines[prefix] = routine
+        return routine
+
+
+def _place(routine: Routine, key: bytes, row: Delivery, *, is_sending: bool) -> _Place:
+    asked_about = row.run if row.state in _ASKED_ABOUT and not row.final else ""
+    # An earlier POST may have reached Clay, or the answer to the last one named no run.
+    in_doubt = (
+        row.state in _IN_DOUBT or row.sends > 0 or (row.state in _ASKED_ABOUT and not row.run)
+    )
+    may_settle = row.state != "partial" and match_callback(row, "enriched") == "settles"
+    return _Place(
+        routine,
+        asked_about,
+        item_id(key) if in_doubt and may_settle else "",
+        is_sending=is_sending,
+    )
+
+
+def _is_settled(raw: bytes) -> bool:
+    """Return True if a callback has settled this row. Its state is the first string in it."""
+    return raw.startswith(_SETTLED, raw.find(b'"') + 1)

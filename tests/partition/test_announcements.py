@@ -1,0 +1,368 @@
+"""Announcements of runs on a partition with an in-memory Kafka: a lost answer to a POST settles
+itself, and nothing else that may be announced does harm.
+"""
+
+import asyncio
+from typing import Any, Final
+
+import msgspec
+import pytest
+
+from stream_app.domain.delivery.state_machine import delivery_key, item_id
+from stream_app.domain.model.messages import RunNotification, Status
+from stream_app.domain.model.outcome import Accepted, Uncertain
+from stream_app.domain.model.run import (
+    RunAnswer,
+    RunDenied,
+    RunFinished,
+    RunGone,
+    RunItem,
+    RunLimited,
+    RunTooLarge,
+    RunUnfinished,
+    RunUnread,
+)
+from stream_app.partition import open_runs
+from tests.simulation.schedule import Setup
+from tests.support.partition.bench import HELD, LEAD, PAID, Bench
+from tests.support.partition.virtual import now_ms, virtual_time
+
+ROUTINE: Final = Setup(routines=True)
+HELD_NOW: Final = {"reservation": None, "booked": HELD}
+
+
+class RunsAtClay:
+    """What Clay says of runs: the next of the `first` answers of a run, then the `last` one."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, float]] = []
+        self.first: dict[str, list[RunAnswer]] = {}
+        self.last: dict[str, RunAnswer] = {}
+        self.takes_s = 0.5
+
+    async def results(self, destination: str, run: str) -> RunAnswer:
+        self.asked.append((run, asyncio.get_running_loop().time()))
+        await asyncio.sleep(self.takes_s)
+        if waiting := self.first.get(run):
+            return waiting.pop(0)
+        return self.last.get(run, RunGone(404, "run not found"))
+
+    async def balance(self, destination: str) -> float | None:
+        return None
+
+    @property
+    def runs(self) -> list[str]:
+        return [run for run, _ in self.asked]
+
+    def finish(self, run: str, *keys: bytes, **outputs: Any) -> None:
+        """Let a run have finished, with an item of each of these leads."""
+        found = outputs or {"title": "CTO", "credits": 7, "actions": 1}
+        items = (RunItem(item_id(key), "complete", found) for key in keys)
+        self.last[run] = RunFinished(tuple(items))
+
+
+class RoutineBench(Bench):
+    """A bench whose leads go to routines."""
+
+    def __init__(self, setup: Setup = ROUTINE, **others: Any) -> None:
+        self.at_clay = RunsAtClay()
+        super().__init__(setup, runs=self.at_clay, **others)
+
+    def announce(self, run: str, workspace: str = "acme", destination: str = "") -> None:
+        value = RunNotification(workspace, destination or f"{workspace}-main", run, now_ms())
+        self.put(self.plan.topics.callbacks, msgspec.json.encode(value), workspace.encode())
+
+
+@pytest.mark.parametrize(
+    ("state", "changes"),
+    [
+        ("sending", {}),  # its worker died, and no other has got the record again yet
+        ("send_uncertain", {"sends": 1}),
+        ("accepted", {}),  # the answer to its POST named no run
+        ("callback_overdue", {}),
+        ("parked", {"sends": 1, **HELD_NOW}),
+        ("parked", {"sends": 1, "run": "run-0", **HELD_NOW}),
+        ("refused", {"sends": 1, **HELD_NOW}),
+        ("replayed", {"sends": 1, **HELD_NOW}),
+        ("confirmed", {"sends": 1, "reservation": None, "booked": PAID, "final": True}),
+        ("accepted", {"sends": 1, "run": "run-2"}),  # sent again, and the first run comes
+    ],
+)
+@virtual_time
+async def test_a_lead_whose_run_is_unknown_is_settled_by_its_announcement(
+    state: Status,
+    changes: dict[str, Any],
+) -> None:
+    bench = RoutineBench()
+    bench.leave_row(state, at_ms=now_ms(), **changes)
+    bench.at_clay.finish("run-1", bench.key)
+    bench.announce("run-1")
+    await bench.serve_for(10.0)
+    assert bench.at_clay.runs == ["run-1"]
+    assert bench.states(LEAD)[-1] == "enriched"
+    [result] = bench.results()
+    assert result.fields == {"title": "CTO"}
+    assert bench.row().final
+    assert bench.day().credits_spent == 7
+    assert bench.day().credits_reserved == 0
+    assert bench.unmatched(0) == []
+    topic = bench.plan.topics.callbacks
+    assert bench.streams["callback"].committed() == bench.kafka.log(topic, 0).end
+
+
+@virtual_time
+async def test_a_lost_answer_to_a_post_settles_itself() -> None:
+    """The whole way: the POST, the answer that is lost, the announcement, the result."""
+    bench = RoutineBench()
+    bench.clay.first = [Uncertain("reset", 1)]
+    await bench.serve()
+    bench.publish_leads(1)
+    await asyncio.sleep(20.0)
+    assert bench.states(LEAD)[-1] == "send_uncertain"
+    bench.at_clay.finish("run-1", bench.key)
+    bench.announce("run-1")
+    await asyncio.sleep(20.0)
+    assert bench.history("id0")[-3:] == ["send_uncertain", "accepted", "enriched"]
+    await bench.grace_ends()
+    assert bench.history("id0")[-1] == "enriched"
+    assert len(bench.clay.bodies) == 1, "it is not sent again when its grace ends"
+    assert bench.books().problems == []
+
+
+@virtual_time
+async def test_without_an_announcement_nobody_is_asked_and_the_lead_stays_uncertain() -> None:
+    bench = RoutineBench()
+    bench.leave_row("send_uncertain", sends=1)
+    bench.at_clay.finish("run-1", bench.key)
+    await bench.serve_for(600.0)
+    assert bench.at_clay.asked == []
+    assert bench.states(LEAD) == []
+
+
+@virtual_time
+async def test_a_doubled_announcement_asks_once_and_settles_once() -> None:
+    bench = RoutineBench()
+    bench.leave_row("send_uncertain", sends=1)
+    bench.at_clay.finish("run-1", bench.key)
+    for _ in range(3):
+        bench.announce("run-1")
+    await bench.serve_for(10.0)
+    bench.announce("run-1")
+    await asyncio.sleep(10.0)
+    assert bench.at_clay.runs == ["run-1"]
+    assert [bench.unmatched(offset) for offset in range(1, 4)] == [[], [], []]
+    assert len(bench.results()) == 1
+
+
+@virtual_time
+async def test_a_run_that_nobody_began_is_reported_once_and_asks_nobody() -> None:
+    bench = RoutineBench()
+    bench.leave_row("enriched", final=True, reservation=None, run="run-0")
+    for _ in range(2):
+        bench.announce("run-1")
+    await bench.serve_for(10.0)
+    assert bench.at_clay.asked == [], "no lead can have such a run"
+    assert bench.unmatched(0) == [("callback_unmatched", "unknown_run")]
+    [event] = bench.events(f"{bench.plan.topics.callbacks}/0/0")
+    assert (event.workspace, event.destination) == ("acme", "acme-main")
+
+
+@virtual_time
+async def test_the_run_of_another_program_is_asked_about_once_while_a_lead_is_uncertain() -> None:
+    bench = RoutineBench()
+    bench.leave_row("send_uncertain", sends=1)
+    bench.at_clay.last["run-9"] = RunFinished((RunItem("theirs", "complete", {"title": "CEO"}),))
+    for _ in range(2):
+        bench.announce("run-9")
+    await bench.serve_for(10.0)
+    assert bench.at_clay.runs == ["run-9"]
+    assert bench.unmatched(0) == [("callback_unmatched", "unknown_run")]
+    assert bench.unmatched(1) == []
+    assert bench.results() == []
+
+
+@virtual_time
+async def test_a_forged_announcement_gives_no_lead_the_result_of_another() -> None:
+    """It can name any run of the workspace: the item says whose it is, and not who asked."""
+    bench = RoutineBench()
+    bench.leave_row("send_uncertain", sends=1)
+    other = delivery_key("acme", "acme-main", "id1")
+    bench.at_clay.finish("run-1", other, title="CEO")
+    bench.announce("run-1")
+    await bench.serve_for(10.0)
+    assert bench.results() == []
+    assert bench.states(LEAD) == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (RunUnfinished(), "run_unfinished"),
+        (RunGone(404, "run not found"), "result_gone"),
+        (RunDenied(401, "bad key"), "run_denied"),
+        (RunLimited("1"), "run_limited"),
+        (RunUnread("http_503", "Clay answered 503"), "http_503"),
+    ],
+)
+@virtual_time
+async def test_what_cannot_be_read_is_asked_again_for_some_minutes_and_then_reported(
+    answer: RunAnswer,
+    reason: str,
+) -> None:
+    bench = RoutineBench()
+    bench.leave_row("send_uncertain", sends=1)
+    bench.at_clay.last["run-1"] = answer
+    bench.announce("run-1")
+    await bench.serve_for(200.0)
+    assert bench.streams["callback"].committed() in (None, 0), "another owner would ask again"
+    await asyncio.sleep(100.0)
+    assert bench.unmatched(0) == [("callback_unmatched", reason)]
+    assert len(bench.at_clay.asked) == 6
+    assert bench.streams["callback"].committed() == 1
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        [RunGone(404, "not yet")],
+        [RunUnread("reset", "reset"), RunUnfinished(), RunLimited("1")],
+    ],
+)
+@virtual_time
+async def test_a_run_that_can_be_read_later_settles_its_lead_then(
+    first: list[RunAnswer],
+) -> None:
+    bench = RoutineBench()
+    bench.leave_row("send_uncertain", sends=1)
+    bench.at_clay.first["run-1"] = first
+    bench.at_clay.finish("run-1", bench.key)
+    bench.announce("run-1")
+    await bench.serve_for(200.0)
+    assert bench.states(LEAD)[-1] == "enriched"
+
+
+@virtual_time
+async def test_a_result_that_is_too_large_to_name_its_lead_is_not_asked_for_again() -> None:
+    bench = RoutineBench()
+    bench.leave_row("send_uncertain", sends=1)
+    bench.at_clay.last["run-1"] = RunTooLarge("more than 1 MiB")
+    bench.announce("run-1")
+    await bench.serve_for(10.0)
+    assert bench.unmatched(0) == [("callback_unmatched", "result_too_large")]
+    assert bench.at_clay.runs == ["run-1"]
+
+
+@virtual_time
+async def test_an_announcement_before_the_answer_to_the_post_asks_nobody() -> None:
+    """The POST is under way: its answer names the run, and the lead is asked about then."""
+    bench = RoutineBench(clay_takes_s=3.0)
+    bench.clay.first = [Accepted(202, 3_000, run="run-1")]
+    await bench.serve()
+    bench.publish_leads(1)
+    await asyncio.sleep(1.0)
+    bench.announce("run-1")
+    bench.announce("run-2")
+    await asyncio.sleep(1.0)
+    assert bench.at_clay.asked == []
+    await asyncio.sleep(5.0)
+    assert bench.unmatched(0) == []
+    assert bench.unmatched(1) == [("callback_unmatched", "unknown_run")]
+
+
+@virtual_time
+async def test_pending_announcements_keep_no_lead_waiting_when_a_worker_takes_over() -> None:
+    bench = RoutineBench()
+    bench.at_clay.takes_s = 30.0
+    bench.leave_row("parked", sends=1, **HELD_NOW)
+    bench.at_clay.finish("run-1", bench.key)
+    bench.announce("run-1")
+    bench.publish("id1", "p1")
+    await bench.serve_for(10.0)
+    assert "accepted" in bench.history("id1")
+    await asyncio.sleep(60.0)
+    assert bench.history("id0")[-1] == "enriched"
+
+
+@virtual_time
+async def test_another_owner_asks_again_about_what_was_not_concluded() -> None:
+    bench = RoutineBench()
+    bench.leave_row("send_uncertain", sends=1)
+    bench.at_clay.first["run-1"] = [RunUnread("reset", "reset")]
+    bench.at_clay.finish("run-1", bench.key)
+    bench.announce("run-1")
+    await bench.serve_for(2.0)
+    await bench.kill()
+    await bench.start()
+    await asyncio.sleep(10.0)
+    assert bench.at_clay.runs == ["run-1", "run-1"]
+    assert bench.states(LEAD)[-1] == "enriched"
+
+
+@virtual_time
+async def test_a_stream_that_is_suspended_gives_the_announcement_up_at_once() -> None:
+    bench = RoutineBench()
+    bench.at_clay.takes_s = 1_000.0
+    bench.leave_row("send_uncertain", sends=1)
+    bench.announce("run-1")
+    await bench.serve_for(2.0)
+    stream = bench.streams["callback"]
+    stream.suspend()
+    async with asyncio.timeout(1.0):
+        await stream.drained()
+    assert stream.committed() in (None, 0)
+
+
+@virtual_time
+async def test_callbacks_and_leads_go_on_beside_as_many_unknown_runs_as_there_are() -> None:
+    bench = RoutineBench(Setup(routines=True, max_in_flight=2))
+    bench.at_clay.takes_s = 1_000.0
+    bench.leave_row("send_uncertain", sends=1)
+    await bench.serve_for(1.0)
+    for number in range(20):
+        bench.announce(f"run-{number}")
+    bench.call_back()
+    await asyncio.sleep(10.0)
+    assert bench.states(LEAD)[-1] == "enriched", "by a callback of the table that it had before"
+    assert bench.unmatched(5) == [("callback_unmatched", "too_many_runs")]
+    assert len(bench.at_clay.asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"destination": "none"}, "unknown_destination"),
+        ({"workspace": "none", "destination": "acme-main"}, "unknown_destination"),
+    ],
+)
+@virtual_time
+async def test_an_announcement_of_nothing_configured_is_reported(
+    changes: dict[str, str],
+    reason: str,
+) -> None:
+    bench = RoutineBench()
+    bench.announce("run-1", **changes)
+    await bench.serve_for(2.0)
+    assert bench.unmatched(0) == [("callback_unmatched", reason)]
+
+
+@virtual_time
+async def test_a_table_announces_no_runs() -> None:
+    bench = Bench()
+    value = RunNotification("acme", "acme-main", "run-1", now_ms())
+    bench.put(bench.plan.topics.callbacks, msgspec.json.encode(value), b"acme")
+    await bench.serve_for(2.0)
+    assert bench.unmatched(0) == [("callback_unmatched", "unknown_destination")]
+
+
+@virtual_time
+async def test_only_some_settled_runs_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is forgotten is reported again, and that is all."""
+    monkeypatch.setattr(open_runs, "MOST_SETTLED", 2)
+    bench = RoutineBench()
+    bench.leave_row("send_uncertain", sends=1)
+    for number in (0, 1, 2, 2, 0):
+        bench.at_clay.last[f"run-{number}"] = RunFinished(())
+        bench.announce(f"run-{number}")
+        await bench.serve() if number == 0 and not bench.at_clay.asked else None
+        await asyncio.sleep(2.0)
+    assert bench.at_clay.runs == ["run-0", "run-1", "run-2", "run-0"]
