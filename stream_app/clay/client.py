@@ -116,7 +116,7 @@ def proxy_secrets(egress: Egress) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Answer:
+class ApiAnswer:
     """An answer whose body was read, as far as it was wanted.
 
     Attributes:
@@ -235,7 +235,7 @@ class ClayClient:
         request: httpx.Request,
         most_bytes: int,
         give_up_at: float | None = None,
-    ) -> Answer | Refused | Uncertain:
+    ) -> ApiAnswer | Refused | Uncertain:
         """Send a request of the Public API, and read its answer. Never sends twice.
 
         Args:
@@ -272,7 +272,7 @@ class ClayClient:
         finally:
             self._connections.release()
         is_plain = "content-encoding" not in response.headers
-        return Answer(
+        return ApiAnswer(
             response.status_code,
             round((answered - begun) * 1000),
             _retry_after(response),

@@ -1,7 +1,7 @@
 """Clay's Public API: it runs routines, and says what has become of a run (docs/reference/clay.md).
 
 Its requests leave over the connections of the client for webhooks, within the same bound, and none
-is sent twice. `PublicApi` turns an answer into what it means, and `Routines` is what the partition
+is sent twice. `ClayApi` turns an answer into what it means, and `Routines` is what the partition
 asks: it knows the API of each destination. `Doors` sends a lead the way that its destination has.
 """
 
@@ -17,7 +17,7 @@ from attrs import define, field
 
 from stream_app.clay.client import (
     USER_AGENT,
-    Answer,
+    ApiAnswer,
     ClayClient,
     Webhooks,
     parsed,
@@ -44,7 +44,7 @@ from stream_app.domain.model.run import (
 )
 from stream_app.domain.model.untrusted import UNREADABLE, NestedTooDeep, decode
 
-KEY_HEADER: Final = b"clay-api-key"
+API_KEY_HEADER: Final = b"clay-api-key"
 MOST_RESULT_BYTES: Final = 2 * 1024 * 1024
 """The most bytes of a run's results, over all pages."""
 
@@ -53,7 +53,7 @@ _MOST_PAGES: Final = 10
 _GONE: Final = frozenset({400, 404, 410, 422})
 _PER_PAGE: Final = 100
 
-Unanswered = RunGone | RunDenied | RunLimited | RunUnread
+NotAnswered = RunGone | RunDenied | RunLimited | RunUnread
 """What a question comes to without an answer to it."""
 
 
@@ -117,7 +117,7 @@ _me: Final = msgspec.json.Decoder(_Me)
 
 
 @define(eq=False, repr=False)
-class PublicApi:
+class ClayApi:
     """Sends requests of the Public API through a client, and reads the answers."""
 
     _client: ClayClient
@@ -138,7 +138,7 @@ class PublicApi:
         """
         request = self._request(endpoint, f"routines/{quote(routine, safe=':')}/run", body)
         answer = await self._client.exchange(request, _MOST_ANSWER_BYTES)
-        if not isinstance(answer, Answer):
+        if not isinstance(answer, ApiAnswer):
             return answer
         is_begun = 200 <= answer.status < 300
         return classify_run(
@@ -160,7 +160,7 @@ class PublicApi:
         for _ in range(_MOST_PAGES):
             asked = f"{path}&cursor={quote(cursor, safe='')}" if cursor else path
             answer = await self._ask(endpoint, asked, left, ends_at)
-            if not isinstance(answer, Answer):
+            if not isinstance(answer, ApiAnswer):
                 return answer
             if answer.status == HTTPStatus.ACCEPTED:
                 return RunUnfinished()
@@ -183,20 +183,20 @@ class PublicApi:
             cursor = page.cursor
         return RunTooLarge(f"its results have more than {_MOST_PAGES} pages")
 
-    async def balance(self, endpoint: ApiEndpoint) -> float | Unanswered:
+    async def balance(self, endpoint: ApiEndpoint) -> float | NotAnswered:
         """Ask how many credits the workspace has left."""
         answer = await self._ask(endpoint, "credits/balance", _MOST_ANSWER_BYTES)
-        if not isinstance(answer, Answer):
+        if not isinstance(answer, ApiAnswer):
             return answer
         try:
             return decode(_balance, answer.body).balance
         except UNREADABLE:
             return _broken()
 
-    async def workspace(self, endpoint: ApiEndpoint) -> str | Unanswered:
+    async def workspace(self, endpoint: ApiEndpoint) -> str | NotAnswered:
         """Ask for the id of the workspace that the key belongs to."""
         answer = await self._ask(endpoint, "me", _MOST_ANSWER_BYTES)
-        if not isinstance(answer, Answer):
+        if not isinstance(answer, ApiAnswer):
             return answer
         try:
             return decode(_me, answer.body).workspace.id
@@ -209,22 +209,22 @@ class PublicApi:
         path: str,
         most_bytes: int,
         ends_at: float | None = None,
-    ) -> Answer | Unanswered:
+    ) -> ApiAnswer | NotAnswered:
         """Send a GET. Only an answer with a 2xx is returned as it came."""
         answer = await self._client.exchange(self._request(endpoint, path), most_bytes, ends_at)
-        if not isinstance(answer, Answer):
+        if not isinstance(answer, ApiAnswer):
             return RunUnread(answer.reason, answer.text)
         status = answer.status
         if 200 <= status < 300:
             return answer
         if status == HTTPStatus.TOO_MANY_REQUESTS:
             return RunLimited(answer.retry_after)
-        said = scrub(_words_of(answer), known=self._secrets(endpoint))
+        words = scrub(_words_of(answer), known=self._secrets(endpoint))
         if status in _GONE:
-            return RunGone(status, explained(status, "Clay does not know it", said))
+            return RunGone(status, explained(status, "Clay does not know it", words))
         if 300 <= status < 500 and status != HTTPStatus.REQUEST_TIMEOUT:
-            return RunDenied(status, explained(status, denied_run(status), said))
-        return RunUnread(f"http_{status}", explained(status, "Clay failed", said))
+            return RunDenied(status, explained(status, denied_run(status), words))
+        return RunUnread(f"http_{status}", explained(status, "Clay failed", words))
 
     def _request(
         self,
@@ -236,7 +236,7 @@ class PublicApi:
         url = parsed(f"{endpoint.url.rstrip('/')}/{path}")
         headers = [
             (b"host", url.netloc),
-            (KEY_HEADER, endpoint.key.encode("ascii")),
+            (API_KEY_HEADER, endpoint.key.encode("ascii")),
             (b"accept-encoding", b"identity"),
             (b"user-agent", USER_AGENT.encode("ascii")),
         ]
@@ -278,7 +278,7 @@ def _inputs_of(body: bytes) -> list[str]:
     return [str(value) for value in values]
 
 
-def _run_of(answer: Answer) -> str:
+def _run_of(answer: ApiAnswer) -> str:
     """Return the id of the run that an answer names, or "" if it cannot be read."""
     if answer.end != "whole":
         return ""
@@ -289,7 +289,7 @@ def _run_of(answer: Answer) -> str:
     return run if is_run_id(run) else ""
 
 
-def _words_of(answer: Answer) -> str:
+def _words_of(answer: ApiAnswer) -> str:
     """Return what an error says. All errors have one shape, but a proxy may answer otherwise."""
     body = answer.body[:_MOST_ANSWER_BYTES]
     try:
@@ -317,7 +317,7 @@ class Routines:
     destination and answer after each look for results.
     """
 
-    api: PublicApi
+    api: ClayApi
     endpoints: Mapping[str, ApiEndpoint]
     posted: Callable[[str, Outcome, str], None]
     asked: Callable[[str, RunAnswer], None]

@@ -85,7 +85,9 @@ class ClayProtocol(ResponseHandler):
 
     def data_received(self, data: bytes) -> None:
         if self._rests:
-            self.close()
+            # aiohttp lets its parser go on, with no data, when a body has been read.
+            if data:
+                self.close()
             return
         while self._in_head and (end := _END_OF_HEAD.search(self._before + data)):
             length = end.end() - len(self._before)

@@ -20,7 +20,7 @@ _NOT_FOR_A_ROUTINE: Final = {
 """Key -> why a routine has none, and what to do."""
 
 
-def problems(settings: Settings) -> Iterator[str]:
+def routine_problems(settings: Settings) -> Iterator[str]:
     """Yield one line for each error."""
     variables: dict[str, str] = {}
     for name, workspace in settings.workspaces.items():

@@ -69,7 +69,7 @@ def problems(settings: Settings) -> Iterator[str]:
     yield from _retention(settings)
     yield from _processes(settings)
     yield from _workspaces(settings)
-    yield from routines.problems(settings)
+    yield from routines.routine_problems(settings)
     yield from name_problems(settings)
     for alias, destination in settings.destinations.items():
         rules = (

@@ -6,7 +6,6 @@ They are as the configuration file has them.
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from functools import cached_property
-from types import MappingProxyType
 from typing import Annotated, ClassVar, Final, Literal
 
 import msgspec
@@ -272,17 +271,15 @@ class Workspace(msgspec.Struct, frozen=True):
         return self.quota.limits(destination.lifetime)
 
 
-ROUTINE_DEFAULTS: Final[Mapping[str, object]] = MappingProxyType(
-    {
-        "kind": "routine",
-        "callback_deadline_s": 1_800.0,
-        "callback_grace_s": 72_000.0,
-        "unavailable_is_refused": False,
-    },
-)
+ROUTINE_DEFAULTS: Final[Mapping[str, object]] = {
+    "kind": "routine",
+    "callback_deadline_s": 1_800.0,
+    "callback_grace_s": 72_000.0,
+    "unavailable_is_refused": False,
+}
 """What a destination with a routine has where the file does not say otherwise."""
 
-ROUTINE_RATE: Final[Mapping[str, float]] = MappingProxyType({"rate_per_s": 4.0, "burst": 5})
+ROUTINE_RATE: Final[Mapping[str, float]] = {"rate_per_s": 4.0, "burst": 5}
 """The rate of a workspace with routines where the file does not say otherwise.
 
 Clay takes 300 requests a minute for all endpoints of its Public API together, and other tools of

@@ -34,6 +34,7 @@ from stream_app.domain.lead.read import Unreadable, clay_row, label
 from stream_app.domain.model.messages import Lead
 from stream_app.domain.model.pseudonyms import plain_digest
 from stream_app.domain.model.records import ConsumedRecord, trace_of, traceparent
+from stream_app.domain.model.run import item_of
 from stream_app.domain.model.tokens import sign
 from stream_app.domain.plan import MAX_PAYLOAD_BYTES, Destination, Plan
 
@@ -114,25 +115,29 @@ def resolve_lead(
     forced_origin = (envelope.dead_letter or envelope.origin) if lead.force else ""
     if not envelope.trace_id:
         envelope = msgspec.structs.replace(envelope, trace_id=trace_of(envelope.origin))
-    echo = {"lead_id": who.lead_id, **_way_back(plan, destination, who.lead_id, forced_origin)}
-    if plan.traces:
-        echo["traceparent"] = traceparent(envelope.trace_id, envelope.origin)
-    body = body_of(lead, destination.columns, echo, plan.sizes.payload)
+    # A forced lead is a delivery of its own, once per record: no other row of this lead makes it a
+    # duplicate.
+    key = delivery_key(name, alias, who.lead_id, forced_origin)
+    if destination.routine is not None:
+        body = run_body_of(lead, destination, key, plan.sizes.payload)
+    else:
+        echo = {"lead_id": who.lead_id, **_way_back(plan, destination, who.lead_id, forced_origin)}
+        if plan.traces:
+            echo["traceparent"] = traceparent(envelope.trace_id, envelope.origin)
+        body = body_of(lead, destination.columns, echo, plan.sizes.payload)
     if isinstance(body, Unreadable):
         return body
     identity = firm = ""
     if destination.callbacks:
         identity = who.person or plain_digest("lead", who.lead_id)
         firm = company(lead.fields)
-    # A forced lead is a delivery of its own, once per record: no other row of this lead makes it a
-    # duplicate.
     return ResolvedLead(
         consumed=consumed,
         envelope=envelope,
         lead=lead,
         lead_id=who.lead_id,
         destination=destination,
-        key=delivery_key(name, alias, who.lead_id, forced_origin),
+        key=key,
         aliases=tuple(
             person_key(name, alias, identifier) for identifier in identifiers(who.people)
         ),
@@ -150,14 +155,35 @@ def body_of(
     echo: Mapping[str, str],
     most_bytes: int = MAX_PAYLOAD_BYTES,
 ) -> bytes | Unreadable:
-    """Return the request for Clay, or why Clay would not accept it.
+    """Return the request for a webhook, or why Clay would not accept it.
 
     `columns` and `echo`: see `lead.clay_row`.
     """
     row = clay_row(lead.fields, columns, echo)
-    if isinstance(row, Unreadable):
-        return row
-    body = _json.encode(row)
+    return row if isinstance(row, Unreadable) else _within(most_bytes, _json.encode(row))
+
+
+def run_body_of(
+    lead: Lead,
+    destination: Destination,
+    key: bytes,
+    most_bytes: int = MAX_PAYLOAD_BYTES,
+) -> bytes | Unreadable:
+    """Return the request that runs a routine with one lead, or why it would not be accepted.
+
+    It has one item, whose id follows from the key of the lead's row. Nothing is there to be echoed:
+    the results are asked for, and an input that a routine does not have may refuse the run.
+    """
+    inputs = clay_row(lead.fields, destination.columns, {})
+    if isinstance(inputs, Unreadable):
+        return inputs
+    run: dict[str, object] = {"items": [{"id": item_of(key), "inputs": inputs}]}
+    if destination.run_webhook is not None:
+        run["webhook_id"] = destination.run_webhook
+    return _within(most_bytes, _json.encode(run))
+
+
+def _within(most_bytes: int, body: bytes) -> bytes | Unreadable:
     if len(body) > most_bytes:
         return Unreadable(
             "payload_oversize",

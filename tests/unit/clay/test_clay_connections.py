@@ -15,7 +15,7 @@ from stream_app.clay import Egress
 from stream_app.clay.client import ClayClient
 from stream_app.clay.transport import Transport
 from stream_app.domain.model.addresses import WEBHOOK_PATH
-from stream_app.domain.model.outcome import Accepted, Poison, Uncertain
+from stream_app.domain.model.outcome import Accepted, Poison, RateLimited, Uncertain
 from tests.support.raw_server import (
     HANG,
     OK,
@@ -37,6 +37,17 @@ async def test_a_reused_connection_that_breaks_is_not_tried_again(script: list[S
         assert isinstance(await clay.send(server.url, None, b'{"n":1}'), Accepted)
         assert isinstance(await clay.send(server.url, None, b'{"n":2}'), Uncertain)
         assert [body for _, body in server.requests] == [b'{"n":1}', b'{"n":2}']
+        assert server.connections == 1
+
+
+@pytest.mark.parametrize("is_split", [False, True])
+async def test_a_connection_is_kept_after_the_body_of_a_refusal(is_split: bool) -> None:
+    """Each 429 would otherwise cost a connection, in a minute with many of them."""
+    head = b"HTTP/1.1 429 X\r\ncontent-length: 3\r\n\r\n"
+    refused = [head, 0.05, b"bye"] if is_split else [head + b"bye"]
+    async with serve(READ, *refused, READ, OK) as server, patient() as clay:
+        assert isinstance(await clay.send(server.url, None, b'{"n":1}'), RateLimited)
+        assert isinstance(await clay.send(server.url, None, b'{"n":2}'), Accepted)
         assert server.connections == 1
 
 

@@ -24,6 +24,7 @@ from stream_app.domain.limits.budget import Reservation
 from stream_app.domain.model.messages import Lead, Status
 from stream_app.domain.model.pseudonyms import plain_digest
 from stream_app.domain.model.records import ConsumedRecord, span_id, trace_of
+from stream_app.domain.model.run import item_of
 from stream_app.domain.model.tokens import Keys, verify
 from stream_app.domain.model.topics import TopicNames
 from stream_app.domain.plan import Destination, Plan, Sizes, Workspace
@@ -91,6 +92,40 @@ def test_with_traces_a_row_continues_the_trace_of_its_lead() -> None:
     lead = of_type(ResolvedLead, case(plan=plan))
     assert sent(lead)["traceparent"] == f"00-{lead.envelope.trace_id}-{span_id('leads/0/7', 0)}-01"
     assert "traceparent" not in sent(case())
+
+
+ROUTINE = Destination(
+    "routine",
+    "acme",
+    ("function:t_1",),
+    {"email": "Work Email", "title": "Role"},
+    kind="routine",
+    routine="function:t_1",
+)
+
+
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize("run_webhook", [None, "wh_1"])
+def test_a_routine_gets_its_inputs_alone(run_webhook: str | None, force: bool) -> None:
+    """An input that the routine does not have can refuse the run, so nothing is to be echoed."""
+    destination = msgspec.structs.replace(ROUTINE, run_webhook=run_webhook)
+    plan = msgspec.structs.replace(PLAN, traces=True, destinations={"routine": destination})
+    lead = of_type(ResolvedLead, case(plan=plan, destination="routine", force=force))
+    inputs = {"Work Email": "ada@example.com", "Role": "CEO"}
+    run = {"items": [{"id": item_of(lead.key), "inputs": inputs}]}
+    assert sent(lead) == (run | {"webhook_id": "wh_1"} if run_webhook else run)
+    assert lead.key.endswith(b"!leads/0/7") is force
+    assert lead.identity == WHO, "its result is cached as one that comes by a callback"
+
+
+def test_a_routine_has_the_size_limit_of_a_webhook() -> None:
+    plan = msgspec.structs.replace(PLAN, destinations={"routine": ROUTINE})
+    size = len(of_type(ResolvedLead, case(plan=plan, destination="routine")).body)
+    exact = msgspec.structs.replace(plan, sizes=Sizes(payload=size))
+    assert isinstance(case(plan=exact, destination="routine"), ResolvedLead)
+    small = msgspec.structs.replace(plan, sizes=Sizes(payload=size - 1))
+    refused = of_type(Unreadable, case(plan=small, destination="routine"))
+    assert refused.reason == "payload_oversize"
 
 
 (WHO,) = people({"email": "ada@example.com"})
