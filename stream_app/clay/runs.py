@@ -313,14 +313,12 @@ def _broken() -> RunUnread:
 class Routines:
     """`ports.Runs` over HTTP, and the POSTs of destinations with a routine.
 
-    Calls `posted` with destination, outcome and trace id after each POST, and `asked` with
-    destination and answer after each look for results.
+    Calls `posted` with destination, outcome and trace id after each POST.
     """
 
     api: ClayApi
     endpoints: Mapping[str, ApiEndpoint]
     posted: Callable[[str, Outcome, str], None]
-    asked: Callable[[str, RunAnswer], None]
 
     async def send(self, destination: str, routine: str, body: bytes, trace_id: str) -> Outcome:
         outcome = await self.api.run(self.endpoints[destination], routine, body)
@@ -330,11 +328,8 @@ class Routines:
     async def results(self, destination: str, run: str) -> RunAnswer:
         endpoint = self.endpoints.get(destination)
         if endpoint is None:
-            answer: RunAnswer = RunUnread("no_routine", "the destination has no routine any more")
-        else:
-            answer = await self.api.results(endpoint, run)
-        self.asked(destination, answer)
-        return answer
+            return RunUnread("no_routine", "the destination has no routine any more")
+        return await self.api.results(endpoint, run)
 
     async def balance(self, destination: str) -> float | None:
         endpoint = self.endpoints.get(destination)

@@ -16,6 +16,7 @@ from stream_app.cache.filler import CacheFiller, MemoryCache
 from stream_app.cache.local_facts import local_facts
 from stream_app.clay import Egress
 from stream_app.clay.client import ClayClient, HostCheck, Webhooks
+from stream_app.clay.runs import ClayApi, Doors, Routines
 from stream_app.client.lanes.views import moved_lanes
 from stream_app.clock import Clock
 from stream_app.config import Settings
@@ -89,7 +90,9 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
         client = await stack.enter_async_context(clay_client(settings, egress))
         host_check = HostCheck(egress)
         stack.push_async_callback(host_check.close)
-        clay = Webhooks(client, configuration.endpoints, metrics.posted, host_check)
+        webhooks = Webhooks(client, configuration.endpoints, metrics.posted, host_check)
+        routines = Routines(ClayApi(client), configuration.apis, metrics.posted)
+        clay = Doors(webhooks, routines)
         cache = await stack.enter_async_context(open_cache(settings, registry))
         local_clock = Clock()
         last_known_lanes = dict[str, Lane]()
@@ -98,6 +101,7 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
             return WorkerParts(
                 plan=plan,
                 clay=clay,
+                runs=routines,
                 clock=local_clock,
                 observer=metrics,
                 alarm=alarm_of(app),
