@@ -18,6 +18,7 @@ from stream_app.domain.delivery.state_machine import (
     begin,
     classify_record,
     delivery_key,
+    item_id,
     lead_of,
     may_be_at_clay,
 )
@@ -34,7 +35,6 @@ from stream_app.domain.lead.read import Unreadable, clay_row, label
 from stream_app.domain.model.messages import Lead
 from stream_app.domain.model.pseudonyms import plain_digest
 from stream_app.domain.model.records import ConsumedRecord, trace_of, traceparent
-from stream_app.domain.model.run import item_of
 from stream_app.domain.model.tokens import sign
 from stream_app.domain.plan import MAX_PAYLOAD_BYTES, Destination, Plan
 
@@ -177,7 +177,7 @@ def run_body_of(
     inputs = clay_row(lead.fields, destination.columns, {})
     if isinstance(inputs, Unreadable):
         return inputs
-    run: dict[str, object] = {"items": [{"id": item_of(key), "inputs": inputs}]}
+    run: dict[str, object] = {"items": [{"id": item_id(key), "inputs": inputs}]}
     if destination.run_webhook is not None:
         run["webhook_id"] = destination.run_webhook
     return _within(most_bytes, _json.encode(run))

@@ -6,8 +6,6 @@ Every `text` is for people and is scrubbed: one line, safe for logs and headers.
 """
 
 import re
-from base64 import urlsafe_b64encode
-from hashlib import blake2b
 from typing import Any, Final, Literal
 
 import msgspec
@@ -92,12 +90,3 @@ class RunUnread(msgspec.Struct, frozen=True, gc=False):
 
 
 RunAnswer = RunUnfinished | RunFinished | RunTooLarge | RunGone | RunDenied | RunLimited | RunUnread
-
-
-def item_of(key: bytes) -> str:
-    """Return the id of the item that a lead is in a run: 22 characters.
-
-    It follows from the key of the lead's row alone, so that an item of a run whose id was lost
-    still names its lead. It says nothing about the person.
-    """
-    return urlsafe_b64encode(blake2b(key, digest_size=16).digest()).rstrip(b"=").decode("ascii")

@@ -24,7 +24,6 @@ from stream_app.domain.limits.budget import Reservation
 from stream_app.domain.model.messages import Lead, Status
 from stream_app.domain.model.pseudonyms import plain_digest
 from stream_app.domain.model.records import ConsumedRecord, span_id, trace_of
-from stream_app.domain.model.run import item_of
 from stream_app.domain.model.tokens import Keys, verify
 from stream_app.domain.model.topics import TopicNames
 from stream_app.domain.plan import Destination, Plan, Sizes, Workspace
@@ -112,7 +111,7 @@ def test_a_routine_gets_its_inputs_alone(run_webhook: str | None, force: bool) -
     plan = msgspec.structs.replace(PLAN, traces=True, destinations={"routine": destination})
     lead = of_type(ResolvedLead, case(plan=plan, destination="routine", force=force))
     inputs = {"Work Email": "ada@example.com", "Role": "CEO"}
-    run = {"items": [{"id": item_of(lead.key), "inputs": inputs}]}
+    run = {"items": [{"id": state_machine.item_id(lead.key), "inputs": inputs}]}
     assert sent(lead) == (run | {"webhook_id": "wh_1"} if run_webhook else run)
     assert lead.key.endswith(b"!leads/0/7") is force
     assert lead.identity == WHO, "its result is cached as one that comes by a callback"

@@ -2,14 +2,14 @@
 
 import re
 
-from stream_app.domain.delivery.state_machine import delivery_key
-from stream_app.domain.model.run import is_run_id, item_of
+from stream_app.domain.delivery.state_machine import delivery_key, item_id
+from stream_app.domain.model.run import is_run_id
 
 
 def test_an_item_names_one_lead_and_tells_nothing_of_it() -> None:
     plain = delivery_key("acme", "people", "ada@example.com")
     forced = delivery_key("acme", "people", "ada@example.com", "leads/0/7")
-    items = [item_of(key) for key in (plain, forced, delivery_key("acme", "other", "ada"))]
+    items = [item_id(key) for key in (plain, forced, delivery_key("acme", "other", "ada"))]
     assert len(set(items)) == 3
     assert all(re.fullmatch(r"[A-Za-z0-9_-]{22}", item) for item in items)
     # Rows outlive versions of this program, so the id of a lead must never change.
