@@ -50,12 +50,12 @@ _TYPES: Final[dict[Any, str]] = {
 _SETTINGS: Final = """\
 # Settings
 
-Every process and command reads one TOML file: the one that `--config` names, else the one that
-`STREAM_APP_CONFIG` names, else `stream_app.toml` in the current folder. Copy the
-[example](../../stream_app/config/stream_app.example.toml), which has what one sets on the first
-day, and leave the rest as it is: this page has every key with its default, and the situation in
-which changing it makes sense. All errors of a file are reported together, one on a line, with exit
-code 2, so that one attempt shows all of them.
+Every process and command reads one TOML file: the one that `--config` names, or else the one that
+`STREAM_APP_CONFIG` names, or else `stream_app.toml` in the current folder. Copy the
+[example](../../stream_app/config/stream_app.example.toml), which has the keys that you need on the
+first day, and leave the others as they are. This page has every key with its default, and the
+situation in which it makes sense to change it. All errors of a file are reported together, one on
+a line, with exit code 2.
 
 - Units are in the names: `_s` is seconds, `_days` is days, `_bytes` is bytes.
 - Secrets are not in the file, so that you can keep it in a repository. A key that ends in `_env`
@@ -63,8 +63,8 @@ code 2, so that one attempt shows all of them.
 - "Not set" means that the key has no value until you give one.
 - Changes of workspaces and destinations take effect with `stream-app lanes reload`, other changes
   at a restart.
-- `[workspace_defaults]` has the keys of `[workspaces.<name>]` but `partition` and
-  `default_destination`, and sets them for each workspace whose own table does not.
+- `[workspace_defaults]` has the keys of `[workspaces.<name>]`, except `partition` and
+  `default_destination`. They apply to each workspace whose own table does not set them.
 """
 
 
@@ -268,9 +268,9 @@ def failures() -> str:
         ),
         _table(
             "Responses of Clay",
-            "What a response of Clay to a POST means. The reason is `http_<status>`. A 503 "
-            "is `Uncertain` where\n"
-            "`unavailable_is_refused = false`.",
+            "The table says what a response of Clay to a POST means. The reason is "
+            "`http_<status>`. A 503 is `Uncertain`\n"
+            "if the destination says `unavailable_is_refused = false`.",
             "Response | Outcome | Text",
             _responses(),
         ),
@@ -305,7 +305,7 @@ def failures() -> str:
         _table(
             "What holds a lane",
             "`stream-app explain`, the board, metrics and messages have these codes. A "
-            "message goes to people where a\n"
+            "message is sent if a\n"
             "person must act. `http_*` is every status with which Clay refuses all leads of "
             "a destination.",
             "Code | What lifts it | Message to people",

@@ -36,12 +36,12 @@ class OAuth(msgspec.Struct, frozen=True):
 
     Attributes:
         token_url: The token endpoint, for the client credentials grant.
-        client_id: The client.
-        client_secret_env: The variable with its secret.
-        scope: What to ask for. Absent: the endpoint's default.
+        client_id: The id of this client.
+        client_secret_env: The variable with the client's secret.
+        scope: The scope to ask for. If absent, the endpoint's default.
         extensions: SASL extensions that the broker wants beside the token.
-        aws_region: For Amazon MSK instead of an endpoint: the region. The process's AWS credentials
-            sign the tokens.
+        aws_region: The region of Amazon MSK, in place of a token endpoint. The process's AWS
+            credentials sign the tokens.
     """
 
     token_url: str | None = None
@@ -58,9 +58,9 @@ class Security(msgspec.Struct, frozen=True):
     Passwords are in the environment; this holds only the names of the variables.
 
     Attributes:
-        protocol: Of the connection. `PLAIN` and `OAUTHBEARER` need `SASL_SSL`, unless every host of
-            `bootstrap` is loopback or a name without a dot.
-        mechanism: Of SASL.
+        protocol: The protocol of the connection. `PLAIN` and `OAUTHBEARER` need `SASL_SSL`, unless
+            every host of `bootstrap` is loopback or a name without a dot.
+        mechanism: The mechanism of SASL.
         username: The user, for all mechanisms but OAUTHBEARER.
         password_env: The variable with the user's password.
         ca_file: PEM file with the authority of the brokers' certificates. Absent: the system's
@@ -86,15 +86,15 @@ class Kafka(msgspec.Struct, frozen=True):
     """The Kafka cluster.
 
     Attributes:
-        bootstrap: host:port, several separated by commas.
-        namespace: Prefix of every topic, group and transactional id.
-        replication: The copies of every record.
+        bootstrap: The brokers to connect to first, as host:port, several separated by commas.
+        namespace: The prefix of every topic, group and transactional id.
+        replication: The number of copies of every record.
         partitions: The number of partitions of every topic. It must never change while the system
             has data.
-        session_timeout_s: A worker without a heartbeat for this long loses its partitions.
+        session_timeout_s: A worker that sends no heartbeat for this long loses its partitions.
         rebalance_timeout_s: The time that a worker has to release its partitions.
-        broker_wait_s: How long to wait for a broker that does not respond. A gateway waits on and
-            holds callbacks.
+        broker_wait_s: How long to wait for a broker that does not respond. A gateway goes on
+            waiting after that, and holds callbacks.
     """
 
     bootstrap: str = "127.0.0.1:9092"
@@ -129,8 +129,8 @@ class Egress(msgspec.Struct, frozen=True):
     The hosts are those of Clay's webhooks and of gateway.public_url.
 
     Attributes:
-        keepalive_s: Idle time after which a connection to Clay is closed. Keep it below the
-            server's own limit.
+        keepalive_s: A connection to Clay that was idle for longer is not used again. Keep this
+            below the server's own limit.
         ca_file: PEM file that replaces the authorities that the system trusts, for a network that
             inspects TLS.
         proxy_env: The environment variable with the URL of an HTTP proxy
@@ -147,11 +147,11 @@ class Http(msgspec.Struct, frozen=True):
 
     Attributes:
         host: The address of the operations ports.
-        worker_port: /metrics, /healthz and /readyz. They name customers, so they are for operators
-            only.
-            0: any free port, which the log names, so that several workers run on one machine.
-        replay_port: The same for replay.
-        gateway_port: Callbacks and /healthz.
+        worker_port: /metrics, /healthz and /readyz of a worker. They name customers, so they are
+            for operators only. With 0 a worker takes any free port, which the log names, so that
+            several workers can run on one machine.
+        replay_port: As `worker_port`, for the replay process.
+        gateway_port: Callbacks, and /healthz for the proxy.
         gateway_ops_port: As `worker_port`, for the gateway.
         trace_port: As `worker_port`, for the trace process.
         board_port: The board's pages, the look-up API and /healthz.
@@ -173,15 +173,17 @@ class Gateway(msgspec.Struct, frozen=True):
 
     Attributes:
         host: The address that it listens on.
-        behind_proxy: A reverse proxy with TLS is in front of it, and nothing else reaches it.
-        public_url: How Clay reaches the gateway, such as https://leads.example.com;
-            `/callbacks/...` is appended. http:// only for this machine and for names without a dot.
+        behind_proxy: True if a reverse proxy with TLS is in front of the gateway, and nothing else
+            reaches it.
+        public_url: The address at which Clay reaches the gateway, such as
+            https://leads.example.com; `/callbacks/...` is appended. It may begin with http:// only
+            for this machine and for names without a dot.
         token_keys_env: Names of the variables with the secrets of callback tokens: the first signs,
             all verify.
-        max_body_bytes: Maximum size of a callback.
-        read_timeout_s: Time for a callback to arrive completely.
-        hold_s: So long does a callback wait for its answer while Kafka is away. It stays in memory
-            after that.
+        max_body_bytes: The maximum size of a callback.
+        read_timeout_s: The time in which a callback must arrive completely.
+        hold_s: How long a callback waits for its answer while Kafka is away. The callback stays in
+            memory after that.
     """
 
     host: str = "127.0.0.1"
@@ -199,18 +201,18 @@ class Board(msgspec.Struct, frozen=True):
     Attributes:
         host: The address that it listens on.
         behind_proxy: A reverse proxy with TLS is in front of it, and nothing else reaches it.
-        url: Where people, `stream-app status` and `stream-app open` find it. Absent: this machine,
-            at http.board_port.
-        token_env: Name of the variable with the token that reads: it opens the board, and is the
-            bearer token of the look-up API. Without it both answer only programs and browsers of
-            this machine.
+        url: The address at which people, `stream-app status` and `stream-app open` find the board.
+            Absent: this machine, at http.board_port.
+        token_env: Name of the variable with the reading token, which opens the board and is the
+            bearer token of the look-up API. Without it the board makes a token of its own, which
+            only the user who runs it can read, and listens on this machine only.
         operator_token_env: Name of the variable with the token of operators. Without it the board
             only reads.
-        user_header: The header in which a proxy names the person who is logged in there.
+        user_header: The header in which a proxy names the person who has logged in to it.
         user_header_secret_env: Name of the variable with the secret that the proxy sends with that
             header.
         read_model_path: The SQLite file of the read model. Absent: in the user's state folder.
-        trace_url: Where the board links a trace to: a URL with `{trace_id}`.
+        trace_url: The URL to which the board links a trace, with `{trace_id}` in it.
         banner: A word on each page, such as "production".
     """
 
@@ -234,7 +236,8 @@ class Trace(Sampling, frozen=True):
             `headers_env` it needs https, unless the host is loopback or a name without a dot.
         headers_env: The variable with the receiver's headers, as `name=value`, several separated by
             commas.
-        settle_s: A lead without an event for so long is sent as far as it has come.
+        settle_s: The trace of a lead that has had no event for this long is sent as far as it has
+            come.
     """
 
     endpoint: str | None = None
@@ -247,8 +250,8 @@ class Notify(msgspec.Struct, frozen=True):
 
     Attributes:
         url_env: The variable with the webhook's URL. Absent: there are no messages.
-        format: The body: Slack's, or plain JSON.
-        interval_s: There is at most one message in this time.
+        format: The form of a message: Slack's, or plain JSON.
+        interval_s: At most one message is sent in this time.
         watch_gateway: Ask gateway.public_url once a minute, and say if the gateway does not answer.
     """
 
@@ -262,8 +265,8 @@ class Privacy(msgspec.Struct, frozen=True):
     """How people and lead ids are hashed (docs/privacy.md).
 
     Attributes:
-        pepper_env: Name of the variable with the secret that keys the hashes. A namespace keeps the
-            one it began with.
+        pepper_env: The variable with the secret that keys the hashes. A namespace keeps the secret
+            that it began with.
         hash_lead_ids: Replace every lead id by its hash. Ids that look like an address or URL are
             always hashed.
     """
@@ -279,7 +282,7 @@ class Settings(msgspec.Struct, frozen=True, dict=True):
         secrets_dir: A directory with a file for each secret, named as its variable. A file
             overrides the environment. Others must not be able to write there: `chmod o-w`, or a
             read-only mount.
-        log_level: The least level of the log lines of a process.
+        log_level: The lowest level of the lines that a process logs.
         delivery: Limits of the pipeline.
         workspace_defaults: What each workspace has where its own table does not say otherwise.
         secrets: Values of the environment variables that the file names:

@@ -66,13 +66,13 @@ class ReplayPolicy(msgspec.Struct, frozen=True):
     jitter.
 
     Attributes:
-        max_replays: Replays per rewind epoch.
+        max_replays: How often a lead is replayed within one epoch, before it is parked.
         rate_share: The share of a lane's configured rate that replays may use.
-        backoff_base_s: The base of the backoff.
-        backoff_unreachable_base_s: The base if there was no connection at all, which usually lasts
-            longer.
+        backoff_base_s: The backoff of the first replay.
+        backoff_unreachable_base_s: The same after a POST that found no connection, because such
+            failures usually last longer.
         backoff_cap_s: The longest backoff.
-        tiers_s: The delay tiers, ascending.
+        tiers_s: The delays of the delay tiers, the shortest first.
     """
 
     max_replays: Annotated[int, Range(0, 100)] = 3
@@ -84,11 +84,11 @@ class ReplayPolicy(msgspec.Struct, frozen=True):
 
 
 class CachePolicy(Policy, frozen=True):
-    """How long a cached field counts.
+    """How old a cached result may be, and which of its fields people of a company share.
 
     Attributes:
-        freshness_days: As good as a new one.
-        stale_days: Better than nothing.
+        freshness_days: A result of at most this age is as good as a new one.
+        stale_days: A result of at most this age is better than none while the lane is held.
         company_fields: Fields that are the same for all people of a company, besides those that
             begin with `company_`.
     """
@@ -115,9 +115,9 @@ class CachePolicy(Policy, frozen=True):
 
 
 class Destination(msgspec.Struct, frozen=True, dict=True):
-    """A Clay table, workflow or routine that receives leads, as the configuration has it.
+    """A Clay table, workflow or routine that receives leads, as its table in the configuration.
 
-    It also has what follows from its secrets.
+    The fields that are no keys of the table follow from its secrets.
 
     Attributes:
         alias: The name of the destination in the configuration.
@@ -125,11 +125,12 @@ class Destination(msgspec.Struct, frozen=True, dict=True):
         webhook_ids: The pool of webhooks, in the order in which they are used. URLs and tokens stay
             in the Clay client.
         columns: Lead field -> Clay column. Empty: every field goes under its own name.
-        webhooks_env: The variables with the webhooks' URLs (secrets), in this order.
+        webhooks_env: The variables with the URLs of the webhooks, which are secrets. They are used
+            in this order.
         quota_lifetime: Submissions that each of these webhooks takes in its lifetime; 0 if there is
             no end, as with Clay's auto-delete. Absent: 50,000, and no end for a workflow.
         token_env: The variable with the `x-clay-webhook-auth` token.
-        callbacks: False: no callback ever comes. Then `accepted` is final, and the estimate is
+        callbacks: Whether the table calls back. If not, `accepted` is final, and the estimate is
             booked as the cost. Not for a routine, whose results are asked for.
         callback_secrets_env: The variables with a secret that this table's callbacks send in the
             header `x-callback-secret`, for a table that cannot echo each lead's token. Several
@@ -140,13 +141,14 @@ class Destination(msgspec.Struct, frozen=True, dict=True):
             come. By default 20 hours for a routine, because Clay keeps the results of a run for
             about a day.
         estimate_credits: What one lead usually costs, in credits.
-        estimate_actions: The same in Actions.
-        ceiling_credits: The most that one lead costs, in credits. A budget reserves the ceiling or
-            waits.
-        ceiling_actions: The same in Actions.
-        uncertain: What to do with a send that may have reached Clay when its grace has ended.
-        uncertain_grace_s: How long to wait for a callback that shows that an uncertain send reached
-            Clay.
+        estimate_actions: What one lead usually costs, in Actions.
+        ceiling_credits: The most that one lead may cost, in credits. A budget reserves it before
+            the POST.
+        ceiling_actions: The most that one lead may cost, in Actions.
+        uncertain: What happens when the grace of an uncertain lead has ended. `park`: a person
+            decides. `resend`: it is sent again.
+        uncertain_grace_s: How long to wait for the callback of an uncertain lead, which would show
+            that the lead reached Clay.
         unavailable_is_refused: True if a 503 proves that Clay took nothing
             (docs/reference/clay.md). Not for a routine: nobody says that a 503 of the Public API
             took nothing.
@@ -227,21 +229,22 @@ class Workspace(msgspec.Struct, frozen=True):
 
     Attributes:
         name: The name of the workspace.
-        default_destination: The destination of leads that name none; "" where they must name one.
-        partition: The home of the workspace; None: the hash of its name decides. Never change it
-            for a workspace that has leads: its lane and its rows would stay behind, so the worker
-            refuses to start.
+        default_destination: The destination of leads that name none. Empty: each lead must name
+            one.
+        partition: The home of the workspace. Without it the hash of its name decides. Never change
+            it for a workspace that has leads: its lane and its rows would stay behind, so the
+            worker refuses to start.
         hold: What happens to a lead while its lane is held. `pause`: it waits on Kafka. `degrade`:
             the fallback answers it, or it is deferred.
         fallback: The sources of a fallback answer, in order: a fresh cached result, a stale one, or
             a provisional result from the lead's own fields.
-        time_zone: Where the budget's days begin.
+        time_zone: The time zone in which the budget's days begin.
         breaker: When the circuit breaker opens and closes.
         suspension: When a suspended lane sends probes.
         rate: The token bucket.
         budget: The caps on credits and actions.
         quota: When a webhook is replaced by the next one of its pool.
-        max_in_flight: POSTs in flight at most, as `DeliveryPolicy.max_in_flight` has it.
+        max_in_flight: The most POSTs in flight, which is `DeliveryPolicy.max_in_flight`.
         flood_guard: How many dead letters suspend the lane.
         callback_health: How many overdue leads without a callback suspend a destination.
         api_key_env: The variable with the workspace's key for Clay's Public API, which a routine
@@ -320,16 +323,16 @@ class DeliveryPolicy(msgspec.Struct, frozen=True):
     """Limits of the pipeline, for all lanes.
 
     Attributes:
-        max_in_flight: POSTs in flight per partition.
-        max_attempts: POSTs that Clay may refuse before the lead becomes a dead letter.
-        connect_timeout_s: Time of one POST to connect.
-        request_timeout_s: Time of one POST in all.
-        retry_base_s: Base of the full-jitter backoff between those attempts.
-        retry_cap_s: Longest backoff between those attempts.
+        max_in_flight: The most POSTs in flight, for each lane and for each partition.
+        max_attempts: A lead becomes a dead letter when so many POSTs of it were refused.
+        connect_timeout_s: The time in which a POST must have its connection.
+        request_timeout_s: The time that one POST may take in all.
+        retry_base_s: The base of the full-jitter backoff between those attempts.
+        retry_cap_s: The longest backoff between those attempts.
         max_request_start_age_s: A POST that would start later than this after its lane granted it
             is not started.
-        commit_timeout_s: Time for one commit.
-        uncertain_grace_s: `Destination.uncertain_grace_s` where the destination does not set it.
+        commit_timeout_s: The time that one commit may take.
+        uncertain_grace_s: The `uncertain_grace_s` of destinations that do not set it.
         patience_s: How long a lead waits for a lane that shares its partition, or degrades, before
             it is deferred.
         max_waiting: How many leads wait for their lanes in memory, in a partition that workspaces

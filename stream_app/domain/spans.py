@@ -95,7 +95,7 @@ class Span(msgspec.Struct, frozen=True):
 class Sampling(msgspec.Struct, frozen=True):
     """Which leads are traced.
 
-    The decision is made when a lead rests, so it knows how the lead ended.
+    The decision is made when a lead is at rest, so that its outcome counts.
 
     Attributes:
         ratio: The part of ordinary leads, 0 to 1. The trace id decides, so all exporters decide

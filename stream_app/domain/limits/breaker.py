@@ -58,23 +58,23 @@ SUCCESSES_TO_CLOSE: Final = 3  # successful probes that close it; there is one p
 
 
 class BreakerPolicy(Policy, frozen=True):
-    """When to open, for how long, and how to probe.
+    """When the breaker opens, for how long, and how it probes.
 
     The open time is a twentieth of the outage so far, between `open_s` and `open_cap_s`. It is
     twice as long while Clay's host does not answer, up to `open_cap_s`. Three probes that Clay
     takes, one after the other, close it.
 
     Attributes:
-        mode: `shadow` decides and reports, and holds nothing.
-        failure_rate: Share of failed calls in the window that opens the breaker, 0 to 1.
-        slow_call_s: A successful answer that took longer is slow. The breaker opens when four of
-            five calls are.
-        min_calls: Fewest calls in the last minute for these two shares.
-        consecutive_failures: Failures in a row that open it.
-        open_s: Shortest open time.
-        open_cap_s: Longest open time.
-        probe_lease_s: A probe without a result is lost after this time. Must exceed the longest
-            request.
+        mode: With `shadow` the breaker decides and reports, but holds no lead.
+        failure_rate: The share of failed calls in the last minute that opens the breaker, 0 to 1.
+        slow_call_s: A successful answer that took longer counts as slow. The breaker opens when
+            four of five calls are slow.
+        min_calls: The two shares count only if the last minute has at least this many calls.
+        consecutive_failures: The number of failures in a row that opens the breaker.
+        open_s: The shortest time for which the breaker stays open.
+        open_cap_s: The longest time for which the breaker stays open.
+        probe_lease_s: A probe without a result counts as lost after this time, which must be longer
+            than the longest request.
     """
 
     ORDERED: ClassVar = (("open_s", "open_cap_s"),)

@@ -45,25 +45,25 @@ CREDIT_CAPS: Final = CAPS[:2]
 
 
 class BudgetPolicy(Policy, frozen=True):
-    """Caps in whole units (None: no limit).
+    """The caps of a workspace on credits and Actions, in whole units. None: no cap.
 
-    They are for days of `tz`, and for months that begin on `billing_day`.
+    Days are those of `tz`, and months begin on `billing_day`.
 
     Attributes:
         tz: The time zone of days.
         billing_day: The day on which a month begins.
-        credits_per_day: Cap.
-        credits_per_month: Cap.
-        actions_per_day: Cap.
-        actions_per_month: Cap.
+        credits_per_day: The most credits of a day.
+        credits_per_month: The most credits of a month.
+        actions_per_day: The most Actions of a day.
+        actions_per_month: The most Actions of a month.
         opening_credits: Credits spent elsewhere in the month `opening_month`.
         opening_actions: Actions spent elsewhere in the month `opening_month`.
-        opening_month: Like "2026-11".
-        soft_limits: Percentages of a cap that are reported.
+        opening_month: The month of the opening balance, such as "2026-11".
+        soft_limits: Percentages of a cap. An event reports when one of them is reached.
         hot_share: The share of each cap that bulk leaves to hot leads, 0 to 1.
-        shadow: Refuse nothing, only count. Caps in shadow limit nothing, so they need `unlimited`,
-            too.
-        unlimited: Nothing limits what is spent, on purpose. A worker starts only if there is a cap
+        shadow: True if the caps only count, and hold no lead. Such caps limit nothing, so they need
+            `unlimited`, too.
+        unlimited: True if nothing is to limit what is spent. A worker starts only if there is a cap
             or this word.
     """
 

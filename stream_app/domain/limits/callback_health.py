@@ -27,10 +27,11 @@ _NEARLY: Final = 0.9
 
 
 class CallbackHealthPolicy(Policy, frozen=True):
-    """When a destination is suspended.
+    """How many missing callbacks suspend a destination.
 
     Attributes:
-        overdue: Overdue leads of which none was called back since the oldest of them was accepted.
+        overdue: So many overdue leads suspend the destination, if no callback has come since the
+            oldest of them was accepted.
     """
 
     overdue: Annotated[int, Range(1, 10_000)] = 5

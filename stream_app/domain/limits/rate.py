@@ -37,21 +37,22 @@ class RatePolicy(Policy, frozen=True):
 
     Two 429s measure Clay's limit: Clay's bucket was empty both times, so what Clay took between
     them is what flowed in. The rate continues with that. A lane that had nothing to send in between
-    has not measured it: then a 429 multiplies the rate by 0.75. It does not if the rate was at its
-    best and the last 429 is ten minutes ago: then a burst
-    was too large, and the wait is enough.
+    has not measured the limit, so a 429 multiplies its rate by 0.75. There is one exception: if the
+    rate was at its best and the last 429 is ten minutes ago, a burst was too large, and the wait is
+    enough.
 
     Without a 429 the rate recovers by 0.05 a second in each second. Near the limit it recovers 50
-    times slower for about two minutes, and then ever faster. Without a usable Retry-After the wait
-    is 1 s. It doubles up to `backoff_cap_s` for 429s within a minute, unless Clay took more than a
-    burst in between.
+    times more slowly for about two minutes, and then faster and faster. Without a usable
+    Retry-After the wait is 1 s. The wait doubles up to `backoff_cap_s` for 429s within a minute,
+    unless Clay took more than a burst in between.
 
     Attributes:
         rate_per_s: The best rate. By default 4 for a workspace with routines, where each look for
             a result counts, too.
-        burst: The size of the bucket. By default 5 for a workspace with routines.
-        retry_after_max_s: Longest Retry-After.
-        backoff_cap_s: Longest wait without a Retry-After.
+        burst: The size of the bucket, which is how many leads may go at once. By default 5 for a
+            workspace with routines.
+        retry_after_max_s: The longest Retry-After that is obeyed.
+        backoff_cap_s: The longest wait after a 429 without a Retry-After.
     """
 
     rate_per_s: Annotated[float, Range(0.01, 1_000)] = 10.0

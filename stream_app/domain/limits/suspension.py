@@ -24,13 +24,13 @@ _MIN_LEADS: Final = 100
 
 
 class SuspensionPolicy(Policy, frozen=True):
-    """When probes are sent.
+    """When a suspended lane sends probes.
 
     Attributes:
-        probe_s: Delay of the first probe. It doubles with each refused one.
-        probe_cap_s: Longest delay.
-        probe_lease_s: A probe without a result is lost after this time. Must exceed the longest
-            request.
+        probe_s: The delay of the first probe. It doubles with each probe that is refused.
+        probe_cap_s: The longest delay of a probe.
+        probe_lease_s: A probe without a result counts as lost after this time, which must be longer
+            than the longest request.
     """
 
     ORDERED: ClassVar = (("probe_s", "probe_cap_s"),)
@@ -242,12 +242,12 @@ def _is_current(state: Suspension, probe: Probe | None) -> bool:
 
 
 class FloodGuardPolicy(Policy, frozen=True):
-    """When the lane is suspended.
+    """How many dead letters suspend a lane.
 
     Attributes:
-        run: Dead letters of one cause in a row.
-        share: Share of dead letters among the leads that ended in the last minute, if these are 100
-            at least.
+        run: So many dead letters of one cause in a row suspend the lane.
+        share: So does this share of dead letters among the leads that ended in the last minute, if
+            at least 100 ended.
     """
 
     run: Annotated[int, Range(1, 1_000_000)] = 50

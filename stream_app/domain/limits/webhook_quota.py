@@ -50,13 +50,16 @@ class WebhookLimits(NamedTuple):
 
 
 class QuotaPolicy(Policy, frozen=True):
-    """Submissions of one webhook at which to warn, and at which to use the next one of the pool.
+    """When people are warned of a webhook's end, and when the next webhook takes over.
 
-    Neither counts for a webhook that has no end (`quota_lifetime = 0`).
+    Both are numbers of submissions of one webhook. Neither applies to a webhook that has no end
+    (`quota_lifetime = 0`).
 
     Attributes:
-        warn_at: Submissions at which to warn. Absent: 80 % of the destination's `quota_lifetime`.
-        rotate_at: Submissions at which the next webhook of the pool takes over. Absent: 90 %.
+        warn_at: The number of submissions at which people are warned. Absent: 80 % of the
+            destination's `quota_lifetime`.
+        rotate_at: The number of submissions at which the next webhook of the pool takes over.
+            Absent: 90 % of `quota_lifetime`.
     """
 
     ORDERED: ClassVar = (("warn_at", "rotate_at"),)

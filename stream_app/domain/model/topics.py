@@ -74,14 +74,15 @@ class Retention(Policy, frozen=True):
     `enriched`, `lanes` and the state are compacted.
 
     Attributes:
-        leads_days: Of `leads` and `leads.retry`.
-        bulk_days: Of `leads.bulk`.
-        dlq_days: Of `leads.dlq`.
-        deferred_days: Of `leads.deferred`.
-        parked_days: Of `leads.parked`.
-        status_days: Of `leads.status`, and of the gateway's read model.
-        callbacks_days: Of `leads.callbacks`.
-        audit_days: Of `leads.audit`.
+        leads_days: How long `leads` and `leads.retry` keep a record.
+        bulk_days: The same for `leads.bulk`.
+        dlq_days: The same for `leads.dlq`.
+        deferred_days: The same for `leads.deferred`.
+        parked_days: The same for `leads.parked`.
+        status_days: The same for `leads.status`, and how long the board keeps a lead after its last
+            event.
+        callbacks_days: The same for `leads.callbacks`.
+        audit_days: The same for `leads.audit`.
     """
 
     leads_days: Annotated[int, Range(1, 3_650)] = 7
