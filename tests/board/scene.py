@@ -371,7 +371,29 @@ def _lead(chance: random.Random, name: str, offset: int, at_ms: int) -> Iterator
         return
     yield _step(name, offset, "sending", 1, at_ms)
     yield _step(name, offset, "accepted", 2, at_ms + 180)
-    yield _step(name, offset, end, 3, at_ms + 20_000, credits=chance.choice((4, 6, 6, 8, 10)))
+    credits_ = chance.choice((4, 6, 6, 8, 10))
+    values = _columns(name, offset, end, at_ms)
+    yield _step(name, offset, end, 3, at_ms + 20_000, credits=credits_, **values)
+
+
+def _columns(name: str, number: int, status: Status, at_ms: int) -> dict[str, tuple[str, ...]]:
+    """What Clay has of the columns that count.
+
+    Initech buys e-mail addresses, which Clay finds less often since two hours, and phone numbers.
+    Others name no column.
+    """
+    if name != "initech":
+        return {}
+    is_result = status in ("enriched", "partial")
+    often = 20 if at_ms > NOW_MS - 2 * HOUR_MS else 75
+    filled = {
+        "work_email": is_result and number * 37 % 100 < often,
+        "phone": is_result and number % 5 == 0,
+    }
+    return {
+        "filled": tuple(column for column, has in filled.items() if has),
+        "empty": tuple(column for column, has in filled.items() if not has),
+    }
 
 
 def _step(name: str, offset: int, status: Status, seq: int, at_ms: int, **more: Any) -> Made:
@@ -483,7 +505,9 @@ def _import(
     for number, status in enumerate(statuses):
         more: dict[str, Any] = {"import_id": name, "import_summary": None if number else summary}
         yield _step(workspace, offset + number, "received", 1, at_ms + number * 10_000, **more)
-        credits_ = 6 if status in ("enriched", "no_data") else None
+        is_answer = status in ("enriched", "no_data")
+        credits_ = 6 if is_answer else None
+        values = _columns(workspace, number, status, 0) if is_answer else {}
         yield _step(
             workspace,
             offset + number,
@@ -491,6 +515,7 @@ def _import(
             2,
             at_ms + number * 10_000 + 900,
             credits=credits_,
+            **values,
         )
 
 

@@ -453,6 +453,7 @@ def test_all_of_the_page_of_a_lane(parts: SimpleNamespace) -> None:
         lane_changes=changes,
         marks=MARKS,
         status_sums=["statuses"],
+        yields=["yields"],
         dead_letters="dead letters",
     )
     of_step = {60: "minutes", QUARTER_S: "quarters", DAY_S: "days"}
@@ -487,6 +488,7 @@ def test_all_of_the_page_of_a_lane(parts: SimpleNamespace) -> None:
         "times_ms": [(begin_s + number * 5 * HOUR_S // 4) * 1_000 for number in range(5)],
         "changes": changes[:30],
         "statuses": ["statuses"],
+        "yields": ["yields"],
         "dead_letters": "dead letters",
         "zone": "Europe/Berlin",
         "kinds": ORDERS,
@@ -514,6 +516,7 @@ def test_all_of_the_page_of_a_lane(parts: SimpleNamespace) -> None:
         call.lane_changes("acme"),
         call.marks("acme"),
         call.status_sums("acme"),
+        call.yields(NOW_MS, "acme"),
         call.dead_letters("test.leads.dlq", "acme"),
     ]
 

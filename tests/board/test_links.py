@@ -38,6 +38,7 @@ MEASURES = {
         "publication.refused",
         "publication.published",
         "part.leads",
+        *("row.until_now.credits", "row.until_now.credits_each"),
     },
     "imports": {
         "publication.credits",
@@ -77,7 +78,10 @@ MEASURES = {
     "now": {"page.credits.cap"},
     # the tabs, which are links; credits and rates; a chart's own numbers and axis, and its text for
     # screen readers
+    # answers of the last hour, day and week
     "parts": {
+        *("counted.share * 100", "counted.answered"),
+        *("row.day.credits_each", "row.before.credits_each"),
         *(
             "number",
             "budget.used",

@@ -533,6 +533,7 @@ def test_the_page_of_a_lane_asks_for_what_it_shows_and_no_more() -> None:
     queries.marks = lambda name: marks
     queries.lane_changes = lambda name: []
     queries.status_sums = lambda name: []
+    queries.yields = lambda now_ms, name: []
     queries.dead_letters = lambda topic, name: None
     queries.pause = lambda: None
     plan = SimpleNamespace(residents=lambda number: ["acme"])

@@ -192,6 +192,7 @@ def test_the_money_is_of_the_last_35_days(
     queries.days.return_value = days
     queries.credits.return_value = {"": credits_}
     queries.lanes_money.return_value = list(range(150))
+    queries.yields.return_value = list(range(150))
     site: Any = SimpleNamespace(queries=queries, settings=SimpleNamespace(workspaces=["acme"]))
     page: Any = money_page(site, moment(now_s), {"day": asked})
     kept = [entry for entry in days if entry.at_s > DAY_BEGIN_S - 35 * DAY_S]
@@ -199,6 +200,7 @@ def test_the_money_is_of_the_last_35_days(
     assert page["days"] == kept
     assert page["day"] == shown
     assert page["lanes"] == list(range(100))
+    assert page["yields"] == list(range(100))
     assert page["all"] == Day("", "", kept[-1].at_s if kept else DAY_BEGIN_S, *sums)
     assert page["today"] == (
         kept[0] if kept and kept[0].at_s == DAY_BEGIN_S else day(0, 0, 0, 0, 0, 0)

@@ -223,7 +223,12 @@ def test_all_of_the_money_of_a_workspace() -> None:
         Slot(NOW_S, credits=32),
     ]
     lanes = list(range(101))
-    queries = asked_queries(days=days, credits={"acme": credits_}, lanes_money=lanes)
+    queries = asked_queries(
+        days=days,
+        credits={"acme": credits_},
+        lanes_money=lanes,
+        yields=["a yield"],
+    )
     page = dict(money_page(site_of(queries), moment_of(), {"workspace": "acme"}) or {})
     chart: Any = page.pop("chart")
     today = day(0, 33, 66, 132, 264, 528)
@@ -235,6 +240,7 @@ def test_all_of_the_money_of_a_workspace() -> None:
         "days": [today, before, first],
         "all": day(34, 1_060, 2_114, 4_228, 8_456, 16_912),
         "today": today,
+        "yields": ["a yield"],
         "lanes": list(range(100)),
         "hour_ms": HOUR_BEGIN_S * 1_000,
         "this_hour": 48,
@@ -254,6 +260,7 @@ def test_all_of_the_money_of_a_workspace() -> None:
     assert queries.mock_calls == [
         call.days("acme"),
         call.credits(["acme"], 900, HOUR_BEGIN_S - DAY_S),
+        call.yields(moment_of().now_ms, "acme"),
         call.lanes_money("acme", NOW_S - 35 * DAY_S + 1, 1 << 62),
     ]
 
@@ -264,6 +271,7 @@ def test_a_chart_of_few_days_has_a_label_for_each(slots: int, labels: int) -> No
         days=[day(slots - 1, 3, 0, 0, 0, 0)],
         credits={"": []},
         lanes_money=[],
+        yields=[],
     )
     page: Any = money_page(site_of(queries), moment_of(), {})
     assert len(page["chart"].rows) == slots
@@ -272,14 +280,14 @@ def test_a_chart_of_few_days_has_a_label_for_each(slots: int, labels: int) -> No
 
 def test_of_one_day_the_lanes_are_those_of_that_day() -> None:
     days = [day(0, 1, 0, 0, 0, 0), day(1, 2, 0, 0, 0, 0)]
-    queries = asked_queries(days=days, credits={"": []}, lanes_money=[])
+    queries = asked_queries(days=days, credits={"": []}, lanes_money=[], yields=[])
     page: Any = money_page(site_of(queries), moment_of(), {"day": "2026-09-21"})
     assert page["day"] == "2026-09-21"
     assert queries.mock_calls[-1] == call.lanes_money(None, TODAY_S - DAY_S, TODAY_S)
 
 
 def test_a_day_without_money_is_zero() -> None:
-    queries = asked_queries(days=[], credits={"": []}, lanes_money=[])
+    queries = asked_queries(days=[], credits={"": []}, lanes_money=[], yields=[])
     page: Any = money_page(site_of(queries), moment_of(), {"day": "2026-09-22"})
     assert page["today"] == page["all"] == day(0, 0, 0, 0, 0, 0)
     assert page["day"] == ""

@@ -14,6 +14,8 @@ from random import Random
 from typing import Any, Final
 
 import httpx
+import msgspec
+from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 
 from stream_app.board.access import Access
@@ -23,9 +25,12 @@ from stream_app.board.read_model.board_query import BoardQueries
 from stream_app.board.read_model.follow import ProjectionLag
 from stream_app.board.read_model.store import ReadModel
 from stream_app.cli.books import books_table
+from stream_app.cli.status import _yields_table
+from stream_app.client.results.answers import YieldAnswer
 from stream_app.domain.books.records import COLUMNS, STATES, name_of
 from stream_app.domain.views.explain import ConsumerGroup
 from stream_app.kafka.groups import Consumption
+from stream_app.services.board import YieldMetrics
 from tests.board.client import BEARER, Client, plain
 from tests.board.scene import TOKEN, board_of, consumers_of, fetch_result, find_waiting, settings_of
 from tests.simulation.account import (
@@ -42,6 +47,10 @@ from tests.simulation.account import (
 from tests.simulation.tape import Tape
 
 SCHEDULES: Final = 40
+_MET: Final = (
+    *("columns", "imports", "yields", "yields of a lane"),
+    *("dlq open", "dlq solved", "parked open"),
+)
 IDLE: Final = Consumption(ConsumerGroup("Stable", 1), ConsumerGroup("Stable", 1), {})
 
 
@@ -89,6 +98,19 @@ async def _compare(tmp_path: Path, looks: dict[int, Look]) -> None:
         assert _money_rows((await client.get("/board/money.csv")).text) == _money(expected), (
             f"m{seed}"
         )
+        yields = _yields(expected)
+        assert _yields_of_api(api["/yield"]) == yields == _yields_of_metrics(path), f"m{seed}"
+        assert _yields_of_imports(api["/imports"]) == _yields_of_ledger_imports(expected), (
+            f"m{seed}"
+        )
+        ratios = _shares(yields)
+        assert _yields_of_command(api["/yield"]) == ratios, f"m{seed}"
+        assert _yields_of_page((await client.get("/board/money")).text) == ratios, f"m{seed}"
+        of_lane = {place: row for place, row in ratios.items() if place[0] == "acme"}
+        page = (await client.get("/board/lanes/acme")).text
+        assert _yields_of_page(page, "acme") == of_lane, f"m{seed}"
+        met["yields of a lane"] += len(of_lane)
+        met["yields"] += len(yields)
         imports = {
             (publication["workspace"], publication["import_id"]): publication["columns"]
             for publication in api["/imports"]["imports"]
@@ -115,7 +137,18 @@ async def _compare(tmp_path: Path, looks: dict[int, Look]) -> None:
         met.update({"columns": len(columns), "imports": len(imports)})
         board.close()
     assert (
-        min(met[kind] for kind in ("columns", "imports", "dlq open", "dlq solved", "parked open"))
+        min(
+            met[kind]
+            for kind in (
+                "columns",
+                "imports",
+                "yields",
+                "yields of a lane",
+                "dlq open",
+                "dlq solved",
+                "parked open",
+            )
+        )
         > 3
     ), met
     assert min(met[f"{which} given_up"] for which in ("dlq", "parked")) > 0, met
@@ -127,6 +160,114 @@ def _columns(expected: Numbers) -> Counter[str]:
         if kind == "status" and rest[-1] not in NO_LEADS:
             columns[COLUMN_OF.get(rest[-1], "under_way")] += leads
     return columns
+
+
+_YIELD: Final = ("answered", "filled", "credits")
+Yields = dict[tuple[str, str, str], tuple[int, ...]]
+"""Workspace, destination and column -> answers, those with a value, and credits."""
+
+
+def _yields(expected: Numbers) -> Yields:
+    """What the ledger says of all answers: to a clock that stands before them, all are of today."""
+    counts: Counter[tuple[str, ...]] = Counter()
+    for name, value in expected.items():
+        if name[0] == "yield" and name[1] != "import" and name[3] in ("day", "before"):
+            counts[name[1], name[2], name[4], name[5]] += value
+    return {
+        (workspace, destination, column): tuple(
+            counts[workspace, destination, column, kind] for kind in _YIELD
+        )
+        for workspace, destination, column in {name[:3] for name in counts}
+    }
+
+
+def _yields_of_ledger_imports(expected: Numbers) -> Yields:
+    named = {name[2:5] for name in expected if name[:2] == ("yield", "import")}
+    return {
+        (workspace, import_id, column): tuple(
+            expected.get(("yield", "import", workspace, import_id, column, kind), 0)
+            for kind in _YIELD
+        )
+        for workspace, import_id, column in named
+    }
+
+
+def _yields_of_api(answer: dict[str, Any]) -> Yields:
+    return {
+        (row["workspace"], row["destination"], row["column"]): tuple(
+            row["day"][kind] for kind in _YIELD
+        )
+        for row in answer["yields"]
+    }
+
+
+def _yields_of_imports(answer: dict[str, Any]) -> Yields:
+    return {
+        (publication["workspace"], publication["import_id"], row["column"]): tuple(
+            row["until_now"][kind] for kind in _YIELD
+        )
+        for publication in answer["imports"]
+        for row in publication["yields"]
+    }
+
+
+def _yields_of_metrics(path: Path) -> Yields:
+    registry = CollectorRegistry()
+    registry.register(YieldMetrics(BoardQueries(path, set()), lambda: 1, lambda: True))
+    yields: dict[tuple[str, str, str], dict[str, int]] = {}
+    for family in registry.collect():
+        for sample in family.samples:
+            labels = sample.labels
+            if labels["window"] == "day":
+                place = labels["workspace"], labels["destination"], labels["column"]
+                kind = sample.name.removeprefix("stream_app_yield_")
+                yields.setdefault(place, {})[kind] = int(sample.value)
+    return {place: tuple(counts[kind] for kind in _YIELD) for place, counts in yields.items()}
+
+
+Shown = dict[tuple[str, str, str], tuple[str, str]]
+"""Workspace, destination and column -> share with answers, and credits for each value."""
+
+
+def _shares(yields: Yields) -> Shown:
+    return {
+        place: (
+            f"{100 * filled / answered:.1f} of {answered}",
+            f"{credits_ / filled:.1f}" if filled else "-",
+        )
+        for place, (answered, filled, credits_) in yields.items()
+    }
+
+
+def _yields_of_command(answer: dict[str, Any]) -> Shown:
+    table = _yields_table(msgspec.convert(answer, YieldAnswer).yields)
+    titles = [column.title for column in table.columns]
+    rows = [dict(zip(titles, row, strict=True)) for row in table.rows]
+    return {
+        (str(row["workspace"]), str(row["destination"]), str(row["column"])): (
+            str(row["last day"]).replace("%", ""),
+            str(row["credits each"]) or "-",
+        )
+        for row in rows
+    }
+
+
+def _yields_of_page(text: str, workspace: str = "") -> Shown:
+    if 'id="yield"' not in text:
+        return {}
+    table = text[text.index('id="yield"') :]
+    shown: Shown = {}
+    for row in re.findall(r"<tr>(<th scope=\"row\">.*?)</tr>", table[: table.index("</table>")]):
+        head, *cells = [plain(cell).split() for cell in re.split(r"</t[hd]>", row)[:-1]]
+        column, *place = head
+        share, _, _, answers = cells[1]
+        of = workspace or place[0]
+        price = cells[3][0]
+        shown[of, place[-1], column] = (
+            f"{float(share):.1f} of {answers}",
+            price if price == "-" else f"{float(price):.1f}",
+        )
+    return shown
 
 
 _MONEY: Final = ("credits", "saved", "enriched", "refused", "resent")
@@ -167,6 +308,9 @@ def _books_command(ledger: Ledger, now_ms: int) -> Counter[str]:
     return +Counter({name: leads for name, leads in rows.items() if name not in ("in", "waiting")})
 
 
+_ASKED: Final = ("/books", "/dlq", "/imports", "/yield")
+
+
 async def _answers(path: Path, ledger: Ledger) -> dict[str, Any]:
     async def kafka() -> Consumption | None:
         return IDLE
@@ -180,4 +324,7 @@ async def _answers(path: Path, ledger: Ledger) -> dict[str, Any]:
         base_url="http://127.0.0.1:9107",
         headers=BEARER,
     ) as client:
-        return {path: (await client.get(path)).json() for path in ("/books", "/dlq", "/imports")}
+        return {
+            path: (await client.get(path)).json()
+            for path in ("/books", "/dlq", "/imports", "/yield")
+        }

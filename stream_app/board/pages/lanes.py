@@ -298,6 +298,7 @@ def lane_page(site: Site, moment: Moment, query: Query) -> PageData | None:
         "times_ms": times(begin_ms // 1000, hours_n * HOUR_S, 5),
         "changes": changes[:MOST_CHANGES],
         "statuses": queries.status_sums(workspace),
+        "yields": queries.yields(now_ms, workspace),
         "dead_letters": queries.dead_letters(site.settings.names.dlq, workspace),
         "zone": policy.time_zone if policy else "UTC",
         "kinds": ORDERS if policy else (),  # the commands that an operator can give

@@ -56,6 +56,7 @@ def money_page(site: Site, moment: Moment, query: Query) -> PageData | None:
         "days": days,
         "all": _sum(days, first_s),
         "today": next((entry for entry in days if entry.at_s == today_s), _sum([], today_s)),
+        "yields": queries.yields(moment.now_ms, workspace or None)[:MOST_LANES],
         "lanes": queries.lanes_money(workspace or None, since_s, until_s)[:MOST_LANES],
         "chart": chart,
         "hour_ms": hour_s * 1000,
