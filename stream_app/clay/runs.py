@@ -101,7 +101,7 @@ class _Balance(msgspec.Struct, gc=False):
 
 
 class _Workspace(msgspec.Struct, gc=False):
-    id: str
+    id: str | int
 
 
 class _Me(msgspec.Struct, gc=False):
@@ -199,9 +199,10 @@ class ClayApi:
         if not isinstance(answer, ApiAnswer):
             return answer
         try:
-            return decode(_me, answer.body).workspace.id
+            name = str(decode(_me, answer.body).workspace.id)
         except UNREADABLE:
             return _broken()
+        return name if is_run_id(name) else _broken()
 
     async def _ask(
         self,

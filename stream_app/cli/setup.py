@@ -153,16 +153,18 @@ def skip(record_id: str, /, *, yes: bool = False, common: Common = COMMON) -> in
 def clay_setup(destination: str, /, *, common: Common = COMMON) -> int:
     """Print the set-up of a Clay table: columns, auto-dedupe, and the HTTP column for callbacks.
 
-    A section says what a workflow in place of the table needs.
+    A section says what a workflow in place of the table needs. For a routine, the command prints
+    how to open it to the API, its inputs and outputs, its key, and its completion webhook.
 
     example:
       stream-app clay-setup people
 
     Args:
-        destination: alias of the table in the configuration
+        destination: alias of the table or routine in the configuration
     """
     setup = plan.clay_setup(common.settings(), destination)
-    common.show(setup, *_setup_lines(setup))
+    lines = _setup_lines if setup["routine"] is None else _routine_lines
+    common.show(setup, *lines(setup))
     return OK
 
 
@@ -203,6 +205,49 @@ def _setup_lines(setup: dict[str, Any]) -> list[str]:
             *(f"   - {line}" for line in http["advice"]),
         ]
     return [*lines, "", *_workflow_lines(setup)]
+
+
+def _routine_lines(setup: dict[str, Any]) -> list[str]:
+    routine = setup["routine"]
+    announced = routine["completion_webhook"]
+    width = max(len(one["name"]) for one in routine["inputs"])
+    lines = [
+        f"Routine {setup['destination']} in workspace {setup['workspace']}",
+        "",
+        "1. Open it to the API",
+        f"   {routine['open']}",
+        f"   Its id has to be {routine['id']}, which is what `routine` says.",
+        "",
+        "2. Inputs, with exactly these names",
+        *(f"     {one['name']:{width}}  {one['holds']}" for one in routine["inputs"]),
+        "   Clay refuses a run in which an input is missing that the routine requires.",
+        "",
+        f"3. Outputs: map the results in {routine['output_step']}",
+        *(f"   - {line}" for line in routine["advice"]),
+        "",
+        "4. Key",
+        "   Make one under Settings, Account, API keys. It is for this workspace alone.",
+        f"   Put it into the environment variable {routine['key_variable']}.",
+        "",
+        "5. Completion webhook, if Clay can reach you (optional)",
+    ]
+    if announced["command"] is None:
+        return [
+            *lines,
+            "   It needs gateway.public_url, which is not set. Results are found without it, but",
+            "   a lead whose answer was lost then waits for a person.",
+        ]
+    lines += [
+        f"   {announced['command']}",
+        "   It prints an id, which `run_webhook` has to name, and once a secret, which belongs",
+    ]
+    if announced["id"] is None:
+        return [*lines, "   into a variable that `run_webhook_secret_env` names."]
+    return [
+        *lines,
+        f"   into {announced['secret_variable']}. The configuration names {announced['id']}.",
+        "   Try it with: clay webhooks test " + announced["id"],
+    ]
 
 
 def _workflow_lines(setup: dict[str, Any]) -> list[str]:

@@ -13,6 +13,7 @@ import msgspec
 from stream_app import __version__
 from stream_app.clay import Egress as ClayEgress
 from stream_app.config.secret_files import Secrets, Stamp
+from stream_app.domain.callback.run_webhook import RUN_PATH
 from stream_app.domain.model.ranges import Range
 from stream_app.domain.model.tokens import Keys
 from stream_app.domain.model.topics import MAX_INPUT_BYTES, Retention, TopicNames, TopicPlan, plan
@@ -366,11 +367,21 @@ class Settings(msgspec.Struct, frozen=True, dict=True):
 
         That of a pinned workspace names its partition, for gateways that do not know the pin yet.
         """
+        return self._public_url_of(alias)
+
+    def run_webhook_url(self, alias: str) -> str:
+        """Where the completion webhook of a destination's routine announces its runs.
+
+        Raises ValueError if gateway.public_url is not set.
+        """
+        return self._public_url_of(alias, RUN_PATH)
+
+    def _public_url_of(self, alias: str, step: str = "") -> str:
         if self.gateway.public_url is None:
             raise ValueError("gateway.public_url is not set")
         workspace = self.destinations[alias].workspace
         pin = self.pins.get(workspace)
-        url = f"{self.gateway.public_url.rstrip('/')}/callbacks/{workspace}/{alias}"
+        url = f"{self.gateway.public_url.rstrip('/')}/callbacks/{workspace}/{alias}{step}"
         return url if pin is None else f"{url}?partition={pin}"
 
     @property

@@ -274,10 +274,12 @@ class Workspace(msgspec.Struct, frozen=True):
         return self.quota.limits(destination.lifetime)
 
 
+ROUTINE_GRACE_S: Final = 72_000.0  # Clay keeps the results of a run for about a day
+
 ROUTINE_DEFAULTS: Final[Mapping[str, object]] = {
     "kind": "routine",
     "callback_deadline_s": 1_800.0,
-    "callback_grace_s": 72_000.0,
+    "callback_grace_s": ROUTINE_GRACE_S,
     "unavailable_is_refused": False,
 }
 """What a destination with a routine has where the file does not say otherwise."""

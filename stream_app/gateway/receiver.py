@@ -31,7 +31,13 @@ from structlog.typing import FilteringBoundLogger
 
 from stream_app.config.model import Gateway
 from stream_app.domain.callback.body import BadBody, Body, callback_of, read_body
-from stream_app.domain.callback.run_webhook import RunTest, announced_run, is_signature, is_signed
+from stream_app.domain.callback.run_webhook import (
+    RUN_SIGNATURE,
+    RunTest,
+    announced_run,
+    is_signature,
+    is_signed,
+)
 from stream_app.domain.model.messages import Callback, RunNotification
 from stream_app.domain.model.records import Record
 from stream_app.domain.model.tokens import Keys, Verified, problem_of, verify
@@ -56,7 +62,6 @@ _RECEIVED: Final = frozenset(
     | {"run_announced", "run_repeated", "run_test"},
 )
 _SAY_AGAIN_AFTER_S: Final = 60.0
-_SIGNATURE: Final = "x-clay-signature"
 _RUN_AS_ORIGIN: Final = "run"
 """Where `LeadBound` has the origin of a forced lead, which is never this word."""
 
@@ -293,7 +298,7 @@ class Receiver:
         raw: bytes,
     ) -> _VerifiedCallback | CallbackAnswer:
         """Verify the announcement of a run and decode it."""
-        if not is_signed(request.headers[_SIGNATURE], raw, table.secrets):
+        if not is_signed(request.headers[RUN_SIGNATURE], raw, table.secrets):
             return answers.BAD_SIGNATURE
         run = announced_run(raw)
         if run is None:
@@ -370,7 +375,7 @@ class Receiver:
 
 def _problem_of_signature(request: Request) -> CallbackAnswer | None:
     """Reject an announcement whose signature is missing or cannot be one, before it is read."""
-    signature = request.headers.get(_SIGNATURE)
+    signature = request.headers.get(RUN_SIGNATURE)
     if signature is None:
         return answers.NO_SIGNATURE
     return None if is_signature(signature) else answers.BAD_SIGNATURE

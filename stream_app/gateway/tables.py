@@ -13,11 +13,11 @@ from typing import Final
 from urllib.parse import parse_qs
 
 from stream_app.config import Settings
+from stream_app.domain.callback.run_webhook import RUN_PATH
 from stream_app.domain.model.tokens import Keys
 from stream_app.domain.model.topics import home_partition
 
 PREFIX: Final = "/callbacks/"
-RUN: Final = "/run"
 """The end of the path that the completion webhook of a routine calls."""
 _PATH: Final = re.compile(rf"{PREFIX}([A-Za-z0-9._-]{{1,64}})/([A-Za-z0-9._-]{{1,64}})")
 
@@ -43,7 +43,7 @@ class CallbackTable:
     @property
     def path(self) -> str:
         """The path that it calls."""
-        return f"{PREFIX}{self.workspace}/{self.destination}{RUN if self.signs else ''}"
+        return f"{PREFIX}{self.workspace}/{self.destination}{RUN_PATH if self.signs else ''}"
 
 
 class Tables:

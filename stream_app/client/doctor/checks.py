@@ -20,8 +20,10 @@ from stream_app import __version__
 from stream_app.cache.redis import tls_options
 from stream_app.clay import Egress
 from stream_app.clay.client import reach
+from stream_app.client.doctor import routines
 from stream_app.client.doctor.gateways import (
     ProbeFailed,
+    announcements_come_in,
     callbacks_come_in,
     gateway_answers,
     proxy_waits,
@@ -337,6 +339,8 @@ async def examine(
         yield await _probe("redis", redis_answers(url, _WITHIN_S, settings.redis.ca_file))
     for url in _webhook_hosts(settings):
         yield await _probe("clay", host_answers(url, egress, _WITHIN_S))
+    async for check in _routines(settings, egress):
+        yield check
     async for check in _callbacks(settings, egress, hold=hold):
         yield check
     yield await _board(settings)
@@ -434,12 +438,28 @@ async def message_check(settings: Settings, egress: Egress) -> Check:
 
 
 def _webhook_hosts(settings: Settings) -> list[str]:
-    """Return the hosts of the webhooks, as URLs without the path, which is secret."""
+    """Return the hosts of webhooks and APIs, as URLs without the path, which may be secret."""
     names = (
         name for destination in settings.destinations.values() for name in destination.webhooks_env
     )
-    urls = (urlsplit(settings.secrets[name]) for name in names)
+    webhooks = [settings.secrets[name] for name in names]
+    apis = [endpoint.url for endpoint in routines.apis_to_try(settings).values()]
+    urls = map(urlsplit, [*webhooks, *apis])
     return sorted({f"{url.scheme}://{url.netloc}" for url in urls})
+
+
+async def _routines(settings: Settings, egress: Egress) -> AsyncIterator[Check]:
+    """Try the key of each workspace with routines, and name what the file may have better."""
+    for name, endpoint in routines.apis_to_try(settings).items():
+        key = await _probe("api key", routines.key_works(name, endpoint, egress, _WITHIN_S))
+        yield key
+        if key.verdict == "ok":
+            paid = routines.balance_suffices(settings, name, endpoint, egress, _WITHIN_S)
+            yield await _probe("balance", paid, "advice")
+        else:
+            yield Check("balance", "skipped", "it needs the API key")
+    for line in routines.advice(settings):
+        yield Check("routines", "advice", line)
 
 
 async def _callbacks(
@@ -449,10 +469,14 @@ async def _callbacks(
     hold: bool = False,
 ) -> AsyncIterator[Check]:
     waiting = [
-        alias for alias, destination in settings.destinations.items() if destination.callbacks
+        alias for alias, destination in settings.destinations.items() if destination.calls_back
     ]
-    if not waiting:
-        yield Check("callbacks", "skipped", "no destination has callbacks (callbacks = false)")
+    announced = [
+        alias for alias, destination in settings.destinations.items() if destination.run_webhook
+    ]
+    if not waiting and not announced:
+        text = "no destination has callbacks (callbacks = false, or a routine without run_webhook)"
+        yield Check("callbacks", "skipped", text)
         return
     public_url = settings.gateway.public_url or ""
     if urlsplit(public_url).scheme == "http":
@@ -483,5 +507,7 @@ async def _callbacks(
         yield Check("proxy", "failed", text)
     for alias in waiting:
         yield await _probe("callbacks", callbacks_come_in(settings, alias, egress, _WITHIN_S))
-    if hold:
+    for alias in announced:
+        yield await _probe("callbacks", announcements_come_in(settings, alias, egress, _WITHIN_S))
+    if hold and waiting:
         yield await _probe("proxy", proxy_waits(settings, waiting[0], egress))

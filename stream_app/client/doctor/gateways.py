@@ -16,6 +16,7 @@ import msgspec
 from stream_app.clay import Egress
 from stream_app.config import Settings
 from stream_app.domain.callback.body import BadBody, Body, callback_of, read_body
+from stream_app.domain.callback.run_webhook import RUN_SIGNATURE, sign_run
 from stream_app.domain.model.errors import StreamAppError
 from stream_app.domain.model.tokens import sign
 from stream_app.gateway import callback_answers as gateway
@@ -99,6 +100,42 @@ async def callbacks_come_in(settings: Settings, alias: str, egress: Egress, with
             f"{url} answers {answer.status_code}, unlike our gateway: check the proxy before it",
         )
     return f"{url} answers, and refuses a forged callback"
+
+
+async def announcements_come_in(
+    settings: Settings,
+    alias: str,
+    egress: Egress,
+    within_s: float,
+) -> str:
+    """Check that the gateway has the secret of a routine's completion webhook.
+
+    Sends what `clay webhooks test` sends, signed, which announces no run. Nothing is written.
+
+    Raises:
+        ProbeFailed: The gateway refuses it, or is not there.
+    """
+    url = settings.run_webhook_url(alias)
+    destination = settings.destinations[alias]
+    secret = settings.secrets.get(destination.run_webhook_secret_env) or ""
+    body = msgspec.json.encode({"webhookId": destination.run_webhook, "data": {}})
+    headers = {
+        "content-type": "application/json",
+        RUN_SIGNATURE: sign_run(body, secret.encode()),
+    }
+    async with _client(egress) as client:
+        answer = await _ask(client, within_s, "POST", url, content=body, headers=headers)
+    if answer.text == gateway.RUN_TEST.text:
+        return f"{url} answers, and accepts what the completion webhook signs"
+    if answer.text == gateway.BAD_SIGNATURE.text:
+        raise ProbeFailed(
+            f"{url} has another secret: give doctor and the gateways the same "
+            f"{destination.run_webhook_secret_env}",
+        )
+    raise ProbeFailed(
+        f"{url} answers {answer.status_code}, unlike our gateway: give it this configuration, and "
+        "check that the proxy forwards /callbacks/",
+    )
 
 
 async def proxy_waits(settings: Settings, alias: str, egress: Egress) -> str:

@@ -15,6 +15,7 @@ from stream_app.client.publish.leads import publish
 from stream_app.clock import Clock
 from stream_app.config import Settings, check_known
 from stream_app.config.kafka_access import connection_of
+from stream_app.domain.model.addresses import DestinationKind
 from stream_app.domain.model.errors import BrokerUnavailable, SettingsError, StreamAppError
 from stream_app.domain.model.messages import Lead, Scalar, Status, StatusEvent
 from stream_app.domain.model.seen import TEST_ID
@@ -164,7 +165,7 @@ async def round_trip(
     if last is not None and last.status in OVER:
         text = f"it ended as {last.status}: {last.text or last.reason or 'no reason given'}"
     else:
-        text = _no_callback(last, within_s)
+        text = _no_callback(last, within_s, settings.destinations[alias].kind)
     if last is None or last.status not in _DONE:
         text = f"{text}. {await _cancelled(settings, workspace, lead_id, who)}"
     return RoundTrip(lead_id, ok=False, text=text)
@@ -196,10 +197,17 @@ async def _cancelled(settings: Settings, workspace: str, lead_id: str, who: str)
     )
 
 
-def _no_callback(last: StatusEvent | None, within_s: float) -> str:
+def _no_callback(last: StatusEvent | None, within_s: float, kind: DestinationKind) -> str:
     waited = f"nothing more within {within_s:g} s"
     if last is None:
         return f"no worker processed it, {waited}: does `stream-app worker` run?"
+    if last.status in ("accepted", "callback_overdue", "send_uncertain") and kind == "routine":
+        return (
+            f"Clay has it ({last.status}), and no result of its run came, {waited}. A routine may "
+            "take longer: give --within more seconds. Else look at its runs in Clay: do they "
+            "finish, and has the output step a run condition? Compare it with: stream-app "
+            "clay-setup"
+        )
     if last.status in ("accepted", "callback_overdue", "send_uncertain"):
         return (
             f"Clay has it ({last.status}), and no callback came, {waited}. "

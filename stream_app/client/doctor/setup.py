@@ -8,6 +8,7 @@ their variables.
 import re
 from collections import defaultdict
 from collections.abc import Iterator
+from shlex import quote
 from typing import Any, Final
 
 from stream_app.client.publish.rows import USUAL_FIELDS
@@ -24,6 +25,19 @@ _COLUMN_WAITS_MS: Final = 95_000
 _COLUMN_STATUSES: Final = "408, 429, 500, 501, 502, 503 and 504"
 _COLUMN_ERRORS: Final = "ECONNREFUSED, ECONNRESET and ETIMEDOUT"
 _COLUMN_RETRIES: Final = 5
+_OUTPUT_ADVICE: Final = (
+    "Set no run condition there: a run whose condition is not met never ends, and its lead is "
+    "overdue.",
+    "Each output is a field of the result, under its name. Lists and objects become JSON text.",
+    (
+        "An output credits is booked as what the lead cost. Without it the estimate is booked, "
+        "because no answer of the API names a cost."
+    ),
+    (
+        "An output status may be enriched, partial, no_data or error. Without it, it is derived "
+        "from the other outputs."
+    ),
+)
 _TYPES: Final = {"Topic": "topic", "Group": "group", "TransactionalId": "transactionalId"}
 
 
@@ -81,16 +95,19 @@ def clay_setup(settings: Settings, alias: str) -> dict[str, Any]:
     """Describe the set-up for a destination. Raises SettingsError if there is none.
 
     `{{name}}` stands for a column: insert it with / in Clay. `http_column` is None with callbacks =
-    false.
+    false. For a routine, `routine` describes it, and what is for webhooks is None.
     """
     destination = settings.destinations.get(alias)
     if destination is None:
         known = ", ".join(settings.destinations) or "none is configured"
         raise SettingsError([f"there is no [destinations.{alias}]; there are: {known}"])
+    if destination.routine is not None:
+        return _routine_setup(settings, alias, destination, destination.routine)
     signs = destination.callbacks and bool(settings.gateway.token_keys_env)
     return {
         "destination": alias,
         "workspace": destination.workspace,
+        "routine": None,
         "webhook": {
             "url_variables": list(destination.webhooks_env),
             "token_header": "x-clay-webhook-auth" if destination.token_env else None,
@@ -123,6 +140,46 @@ def clay_setup(settings: Settings, alias: str) -> dict[str, Any]:
     }
 
 
+def _routine_setup(
+    settings: Settings,
+    alias: str,
+    destination: Destination,
+    routine: str,
+) -> dict[str, Any]:
+    """Describe the set-up of a routine."""
+    is_function = routine.startswith("function:")
+    has_address = settings.gateway.public_url is not None
+    url = settings.run_webhook_url(alias) if has_address else None
+    return {
+        "destination": alias,
+        "workspace": destination.workspace,
+        "routine": {
+            "id": routine,
+            "open": (
+                "In the details of the function, switch the API on."
+                if is_function
+                else "Give the workflow a manual trigger, publish it, and expose it as API under "
+                "Integrations."
+            ),
+            "inputs": [{"name": name, "holds": holds} for name, holds in _inputs(destination)],
+            "output_step": '"Send data back"' if is_function else "the output of the workflow",
+            "advice": list(_OUTPUT_ADVICE),
+            "key_variable": settings.workspaces[destination.workspace].api_key_env,
+            "completion_webhook": {
+                "command": f"clay webhooks create {quote(url)}" if url is not None else None,
+                "url": url,
+                "id": destination.run_webhook,
+                "secret_variable": destination.run_webhook_secret_env,
+            },
+        },
+        "webhook": None,
+        "dedupe_column": None,
+        "dedupe_advice": None,
+        "http_column": None,
+        "workflow": None,
+    }
+
+
 def _columns(
     settings: Settings,
     destination: Destination,
@@ -133,11 +190,7 @@ def _columns(
 
     Without `columns`, each usual field has its own name.
     """
-    for name, column in destination.columns.items():
-        yield column, f"the lead's {name}"
-    if not destination.columns:
-        for name in dict.fromkeys(USUAL_FIELDS.values()):
-            yield name, f"the lead's {name}, where it has one"
+    yield from _inputs(destination)
     yield "lead_id", "the lead id; sent back with the result"
     if destination.callbacks:
         yield "callback_url", "the URL to which the result is sent"
@@ -145,6 +198,15 @@ def _columns(
         yield "callback_token", "proves that the result belongs to this lead"
     if settings.trace.endpoint is not None:
         yield "traceparent", "the lead's trace, for an HTTP API column that continues it"
+
+
+def _inputs(destination: Destination) -> Iterator[tuple[str, str]]:
+    """Yield each name under which a field of a lead is sent, and what it holds."""
+    for name, column in destination.columns.items():
+        yield column, f"the lead's {name}"
+    if not destination.columns:
+        for name in dict.fromkeys(USUAL_FIELDS.values()):
+            yield name, f"the lead's {name}, where it has one"
 
 
 def _http_call(settings: Settings, alias: str, destination: Destination) -> dict[str, Any]:

@@ -18,6 +18,10 @@ import msgspec
 from stream_app.domain.model.run import is_run_id
 from stream_app.domain.model.untrusted import decode
 
+RUN_PATH: Final = "/run"
+"""The last step of the path that is called, behind workspace and destination."""
+
+RUN_SIGNATURE: Final = "x-clay-signature"
 _SIGNATURE: Final = re.compile(r"sha256=[0-9a-fA-F]{64}")
 
 

@@ -43,6 +43,7 @@ class System:
         self.cannot_cancel = False
         self.listens = False
         self.said_all = False
+        self.settings = SETTINGS
 
     def __call__(self, connection: object, topic: str, partitions: Collection[int]) -> Self:
         assert topic == SETTINGS.names.status
@@ -76,14 +77,14 @@ class System:
         await asyncio.sleep(3_600)
 
     async def publish(self, leads: list[Lead], settings: Settings, *, on_refused: Any) -> None:
-        assert settings is SETTINGS
+        assert settings is self.settings
         assert self.listens, "else the lead could be over before anybody follows it"
         self.leads = leads
         if self.refuses:
             on_refused(Refusal(1, "bad_email", "it has no e-mail"))
 
     async def submit(self, settings: Settings, *args: Any, **more: Any) -> SentCommand:
-        assert settings is SETTINGS
+        assert settings is self.settings
         assert more["wait_s"] == module._CANCELLED_WITHIN_S
         assert more["say"]("Kafka is away") is None
         self.cancels.append(args)
@@ -99,12 +100,14 @@ async def trip(
     told: list[str] | None = None,
     events: list[Status] | None = None,
     within_s: float = 0.05,
+    settings: Settings = SETTINGS,
 ) -> RoundTrip:
+    system.settings = settings
     monkeypatch.setattr(module, "StatusFollower", system)
     monkeypatch.setattr(module, "publish", system.publish)
     monkeypatch.setattr(module, "submit", system.submit)
     return await round_trip(
-        SETTINGS,
+        settings,
         "people",
         18,
         within_s,
@@ -321,4 +324,21 @@ async def test_what_clay_has_is_told_with_where_to_look(
         "doctor-18",
         ok=False,
         text=text,
+    )
+
+
+@pytest.mark.parametrize("status", ["accepted", "callback_overdue"])
+async def test_a_routine_that_has_not_finished_is_told_with_where_to_look(
+    monkeypatch: pytest.MonkeyPatch,
+    status: Status,
+) -> None:
+    people = Destination("people", "acme", kind="routine", routine="function:t_1")
+    settings = msgspec.structs.replace(SETTINGS, destinations={"people": people})
+    assert price(settings, "people").endswith("; its run stays in Clay")
+    result = await trip(monkeypatch, System((status, "", "")), settings=settings)
+    assert result.text == (
+        f"Clay has it ({status}), and no result of its run came, nothing more within 0.05 s. A "
+        "routine may take longer: give --within more seconds. Else look at its runs in Clay: do "
+        "they finish, and has the output step a run condition? Compare it with: stream-app "
+        "clay-setup"
     )

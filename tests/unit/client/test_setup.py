@@ -103,6 +103,7 @@ def test_a_table_whose_callbacks_are_signed() -> None:
     assert without_words(document) == {
         "destination": "people",
         "workspace": "acme",
+        "routine": None,
         "webhook": {
             "url_variables": ["A", "B"],
             "token_header": "x-clay-webhook-auth",
@@ -135,6 +136,7 @@ def test_a_table_with_a_secret_of_its_own() -> None:
     assert without_words(document) == {
         "destination": "static",
         "workspace": "beta",
+        "routine": None,
         "webhook": {
             "url_variables": ["C"],
             "token_header": None,

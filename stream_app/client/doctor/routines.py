@@ -1,0 +1,124 @@
+"""What `doctor` asks Clay's Public API about, and what it advises on routines.
+
+The questions cost no credits and change nothing.
+"""
+
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager
+from operator import attrgetter
+from typing import Final
+
+from stream_app.clay import Egress
+from stream_app.clay.client import ClayClient
+from stream_app.clay.runs import ApiEndpoint, ClayApi, NotAnswered
+from stream_app.client.doctor.gateways import ProbeFailed
+from stream_app.config import Settings
+from stream_app.config.reload import apis_of
+from stream_app.domain.model.run import RunLimited
+from stream_app.domain.plan import ROUTINE_GRACE_S, Destination
+
+_MOST_PER_S: Final = 5  # Clay names 300 requests a minute (docs/reference/clay.md)
+
+
+def apis_to_try(settings: Settings) -> Mapping[str, ApiEndpoint]:
+    """Return the API of each workspace with routines, by the workspace's name."""
+    of_destinations = apis_of(settings)
+    return {
+        settings.destinations[alias].workspace: endpoint
+        for alias, endpoint in of_destinations.items()
+    }
+
+
+async def key_works(workspace: str, endpoint: ApiEndpoint, egress: Egress, within_s: float) -> str:
+    """Check that Clay takes the key of a workspace.
+
+    Raises:
+        ProbeFailed: It does not, or it cannot be asked.
+    """
+    async with _api(egress, within_s) as api:
+        of_clay = await api.workspace(endpoint)
+    if not isinstance(of_clay, str):
+        raise ProbeFailed(f"workspace {workspace}: {_why(of_clay)}")
+    return f"the API key of {workspace} is for the workspace {of_clay} of Clay"
+
+
+async def balance_suffices(
+    settings: Settings,
+    workspace: str,
+    endpoint: ApiEndpoint,
+    egress: Egress,
+    within_s: float,
+) -> str:
+    """Check that a workspace has the credits that one lead may cost.
+
+    Raises:
+        ProbeFailed: It has fewer, or Clay does not say.
+    """
+    async with _api(egress, within_s) as api:
+        balance = await api.balance(endpoint)
+    if not isinstance(balance, float):
+        raise ProbeFailed(f"the credits of {workspace} are not known: {_why(balance)}")
+    dearest = max(_routines_of(settings, workspace), key=attrgetter("ceiling_credits"))
+    most = dearest.ceiling_credits
+    if balance < most:
+        raise ProbeFailed(
+            f"{workspace} has {balance:,g} credits left at Clay, and one lead may cost {most} "
+            f"(destinations.{dearest.alias}.ceiling_credits): buy credits, or lower the ceiling",
+        )
+    return f"{workspace} has {balance:,g} credits left at Clay"
+
+
+def advice(settings: Settings) -> Iterator[str]:
+    """Yield what to set otherwise, one line for each."""
+    for name, workspace in settings.workspaces.items():
+        routines = _routines_of(settings, name)
+        if routines and workspace.rate.rate_per_s > _MOST_PER_S:
+            yield (
+                f"workspaces.{name}.rate.rate_per_s = {workspace.rate.rate_per_s:g}: Clay names "
+                "300 requests a minute for all that asks its API, so set 4 unless its support "
+                "has raised that"
+            )
+        for destination in routines:
+            grace_s = destination.callback_grace_s
+            if grace_s > ROUTINE_GRACE_S:
+                yield (
+                    f"destinations.{destination.alias}.callback_grace_s = {grace_s:g}: Clay keeps "
+                    f"the results of a run for about a day, so set {ROUTINE_GRACE_S:g} at most"
+                )
+    alone = [
+        destination.alias
+        for name in settings.workspaces
+        for destination in _routines_of(settings, name)
+        if destination.run_webhook is None
+    ]
+    if alone:
+        yield (
+            f"{', '.join(alone)} without run_webhook: a result comes when it is next asked for, "
+            "and a lead whose answer was lost waits for a person; with an address that Clay "
+            f"reaches, `stream-app clay-setup {alone[0]}` says how to set one"
+        )
+
+
+def _routines_of(settings: Settings, workspace: str) -> list[Destination]:
+    of_workspace = settings.plan.destinations_of(workspace)
+    return [destination for destination in of_workspace if destination.routine is not None]
+
+
+@asynccontextmanager
+async def _api(egress: Egress, within_s: float) -> AsyncIterator[ClayApi]:
+    client = ClayClient(
+        request_timeout_s=within_s,
+        connect_timeout_s=within_s / 2,
+        pool_timeout_s=within_s / 4,
+        max_connections=1,
+        keepalive_s=within_s,
+        egress=egress,
+    )
+    async with client:
+        yield ClayApi(client)
+
+
+def _why(answer: NotAnswered) -> str:
+    if isinstance(answer, RunLimited):
+        return "HTTP 429: the rate of the workspace is used up; ask again in a minute"
+    return answer.text
