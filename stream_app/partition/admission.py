@@ -29,14 +29,17 @@ from stream_app.domain.lane.admission import (
     AdmissionRequest,
     Grant,
     Held,
+    Look,
+    LookHeld,
     at_limit,
     decide,
     decide_dead_letter,
+    decide_look,
     would_hold,
 )
 from stream_app.domain.lane.holds import BREAKER_OPEN
 from stream_app.domain.lane.settlement import Settlement, settled
-from stream_app.domain.limits import concurrency
+from stream_app.domain.limits import concurrency, rate
 from stream_app.domain.model.outcome import Outcome, Refused
 from stream_app.domain.plan import Destination, Plan
 from stream_app.partition.commits import Commits
@@ -77,6 +80,9 @@ class AdmissionQueue:
     _queues: dict[str, LaneQueue] = field(init=False, factory=dict)
     _lengths: Timetable[str] = field(init=False, factory=Timetable)
     _arrivals: int = field(init=False, default=0)
+    # The lanes in which a look waits for a token, and those in which it is the leads' turn.
+    _looks_wait: set[str] = field(init=False, factory=set)
+    _leads_turn: set[str] = field(init=False, factory=set)
     _open: bool = field(init=False, default=True)
     _patience: Patience = field(init=False)
     _timer: LaneTimer = field(init=False)
@@ -263,6 +269,38 @@ class AdmissionQueue:
         stall = self._lanes.stalls[name]
         return would_hold(policy, lane, destination, now_ms, not bulk, stall)
 
+    def take_look(self, destination: Destination) -> Look | LookHeld:
+        """Take a token of the lane for a look at a run.
+
+        While leads wait for the rate, too, tokens go to them and to looks by turns. So each of them
+        has half of the rate, whatever the other asks for.
+        """
+        name = destination.workspace
+        now_ms = self._clock.now_ms()
+        policy = self._lanes.policy(name)
+        queue = self._queues.get(name)
+        if name in self._leads_turn and queue is not None and queue.waits_for_rate:
+            self._looks_wait.add(name)
+            after_ms = rate.interval_ms(policy.rate, self._lanes[name].rate)
+            return LookHeld(now_ms + after_ms, for_token=True)
+        self._lanes[name], answer = decide_look(policy, self._lanes[name], destination, now_ms)
+        if isinstance(answer, Look):
+            self._leads_turn.add(name)
+            self._looks_wait.discard(name)
+            if queue is not None and queue.waits_for_rate:
+                self.pump_soon(name)
+        elif answer.for_token:
+            self._looks_wait.add(name)
+        else:
+            self._looks_wait.discard(name)
+        return answer
+
+    def end_looks(self, name: str) -> None:
+        """Note that no look of the lane waits for a token."""
+        if name in self._looks_wait:
+            self._looks_wait.discard(name)
+            self.pump_soon(name)
+
     def ask_again(self) -> None:
         """Have each waiting lead check again whether it may be sent.
 
@@ -295,6 +333,8 @@ class AdmissionQueue:
         self._queues.clear()
         self._waiting_bytes = 0
         self._lengths = Timetable()
+        self._looks_wait.clear()
+        self._leads_turn.clear()
         self._timer.clear()
 
     # ------------------------------------------------------------------------------------ the lanes
@@ -394,8 +434,10 @@ class AdmissionQueue:
                 now.boot_ms,
                 not request.bulk,
                 stall,
+                look_first=name in self._looks_wait - self._leads_turn,
             )
         if not isinstance(answer, Held):
+            self._leads_turn.discard(name)
             return self._write_ahead(queue, waiter, answer, now)
         if answer.reason == BREAKER_OPEN:
             self._hosts.note(destination)

@@ -223,6 +223,14 @@ class LaneQueue:
         """True if a lead of this kind is ready."""
         return any(of_kind == kind for of_kind, _ in self._ready)
 
+    @property
+    def waits_for_rate(self) -> bool:
+        """True if a lead would go if the lane had a token."""
+        return any(
+            held.reason in ("rate", "rate_limited") and self.has(kind)
+            for kind, held in self.held.items()
+        )
+
     def ready(self, kind: Kind) -> list[Waiter]:
         """Return the leads of a kind in the order of their groups and arrival."""
         return [waiter for group in _GROUPS for waiter in self._ready.get((kind, group), ())]

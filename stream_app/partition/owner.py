@@ -14,7 +14,7 @@ say what became of them.
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Hashable, Mapping
+from collections.abc import Hashable, Mapping
 from typing import Final
 
 from attrs import define, field
@@ -37,7 +37,8 @@ from stream_app.partition.given_up import GivenUp
 from stream_app.partition.in_flight import PRIORITY, InFlight, Source
 from stream_app.partition.lead import LeadPipeline
 from stream_app.partition.places import Limiter
-from stream_app.partition.ports import Observer, Runs, StateStore
+from stream_app.partition.ports import Observer, StateStore
+from stream_app.partition.results import ResultPipeline
 from stream_app.partition.rows import Rows
 from stream_app.partition.runner import Process, RecordRunner
 from stream_app.partition.state import PartitionState, WorkerParts
@@ -73,6 +74,23 @@ class PartitionOwner:
             lanes=state.lanes,
             pump_soon=state.admission.pump_soon,
         )
+        self._results = (
+            None
+            if parts.runs is None
+            else ResultPipeline(
+                number=number,
+                plan=state.plan,
+                clock=state.clock,
+                observer=state.observer,
+                store=store,
+                lanes=state.lanes,
+                looks=state.deadlines.looks,
+                admission=state.admission,
+                commits=state.commits,
+                endings=endings,
+                runs=parts.runs,
+            )
+        )
         callbacks = CallbackPipeline(
             plan=state.plan,
             clock=state.clock,
@@ -85,8 +103,8 @@ class PartitionOwner:
                 runs=state.runs,
                 # A quarter of the places that callbacks have (`RecordRunner`).
                 most=state.plan.delivery.max_in_flight,
-                ask=_asking(parts.runs),
-                look_now=lambda key: None,
+                ask=_no_answer if self._results is None else self._results.ask,
+                look_now=state.deadlines.looks.hasten,
             ),
         )
         pipelines: dict[Source, Process] = {
@@ -208,6 +226,7 @@ class PartitionOwner:
             state.lanes.keep_shown(state.commits.submit),
             self._erasures.run(),
             state.hosts.run(state.admission.pump_lane),
+            *([self._results.run()] if self._results is not None else []),
         )
         if not isinstance(failed, StateStoreError):  # `Commits.run` raises that one, too
             # the commits go on: what is under way can still be recorded
@@ -260,11 +279,8 @@ class PartitionOwner:
         return seen
 
 
-def _asking(runs: Runs | None) -> Callable[[str, str], Awaitable[RunAnswer]]:
-    async def ask(destination: str, run: str) -> RunAnswer:
-        return RunUnread("", "") if runs is None else await runs.results(destination, run)
-
-    return ask
+async def _no_answer(_destination: str, _run: str) -> RunAnswer:
+    return RunUnread("no_routine", "no destination of this worker is a routine")
 
 
 def _lead_pipeline(state: PartitionState, parts: WorkerParts) -> LeadPipeline:

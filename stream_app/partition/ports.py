@@ -10,6 +10,7 @@ from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.model.outcome import Outcome
 from stream_app.domain.model.records import ConsumedRecord, Record
 from stream_app.domain.model.run import RunAnswer
+from stream_app.domain.plan import Destination
 from stream_app.domain.result import CacheEntry
 from stream_app.domain.views.lane import LaneView
 
@@ -109,6 +110,9 @@ class Observer:
 
     def recovering(self, partition: int, error: Exception) -> None:
         """Kafka cannot be used for the partition now. It is tried again."""
+
+    def looked(self, destination: Destination, answer: RunAnswer) -> None:
+        """Clay was asked for the results of a run, and gave this answer."""
 
     def unknown_rows(self, partition: int, count: int) -> None:
         """The partition has `count` rows of kinds that this version does not know.

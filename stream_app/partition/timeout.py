@@ -21,7 +21,8 @@ from stream_app.domain.callback.interpret import (
     OVERDUE,
     WAITING,
     overdue,
-    suspend_destination,
+    suspend_silent,
+    unanswered,
     why_missing,
 )
 from stream_app.domain.delivery.envelope import Envelope
@@ -121,10 +122,7 @@ class TimeoutPipeline:
             key,
         )
         recorder = DeliveryRecorder(self._plan, subject, row)
-        text = (
-            "Clay accepted the lead and did not call back within "
-            f"{destination.callback_deadline_s:g} s"
-        )
+        text = unanswered(row, destination, f"{destination.callback_deadline_s:g} s")
         grace_ends_ms = now_ms + int(destination.callback_grace_s * 1000)
         recorder.go(
             "callback_overdue",
@@ -139,7 +137,7 @@ class TimeoutPipeline:
         )
         if is_silent:
             why = why_missing(policy, lane, destination, now_ms)
-            lane = suspend_destination(policy, lane, destination, why, now_ms)
+            lane = suspend_silent(policy, lane, destination, why, now_ms)
             recorder.go("credits_exhausted_suspected", now_ms, Reason("no_callbacks", why))
         self._lanes[destination.workspace] = lane
         return self._commits.submit(recorder.step())
@@ -147,11 +145,8 @@ class TimeoutPipeline:
     def _park(self, lead: WaitingLead, consumed: ConsumedRecord | None) -> asyncio.Future[None]:
         """Park the lead. What it may have cost is booked as spent."""
         key, row, destination, _ = lead
-        grace_s = destination.callback_grace_s
-        text = (
-            f"Clay accepted the lead and did not call back within {grace_s:g} s after its deadline"
-        )
-        why = Reason("no_callback", text)
+        within = f"{destination.callback_grace_s:g} s after its deadline"
+        why = Reason("no_callback", unanswered(row, destination, within))
         return self._commits.submit(self._endings.park(key, row, destination, consumed, why))
 
     def _still_due(self, keys: Sequence[bytes], states: Collection[Status]) -> list[WaitingLead]:

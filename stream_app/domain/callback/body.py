@@ -312,7 +312,7 @@ def callback_of(
         workspace=workspace,
         destination=destination,
         at_ms=0,
-        outcome=outcome_of(claimed_by(document.get("status")), fields, failed=bool(text)),
+        outcome=supported_outcome(claimed_by(document.get("status")), fields, failed=bool(text)),
         fields=fields,
         credits=cost_of(document.get("credits", document.get("credits_used"))),
         attempt=cost_of(document.get("attempt")) or 1,
@@ -397,7 +397,7 @@ def claimed_by(status: object) -> CallbackOutcome | None:
     return _OUTCOMES.get(re.sub(r"[\s-]+", "_", status.strip().lower()))
 
 
-def outcome_of(
+def supported_outcome(
     claimed: CallbackOutcome | None,
     fields: Mapping[str, Scalar],
     *,

@@ -6,7 +6,7 @@ from typing import Final
 import msgspec
 
 from stream_app.domain.delivery.state_machine import Delivery, Reason
-from stream_app.domain.lane.holds import OVER_CEILING, reason_of
+from stream_app.domain.lane.holds import CREDITS_OUT, OVER_CEILING, reason_of
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lane.settlement import book_callback, probe_succeeded
 from stream_app.domain.lead.identity import is_plain_id
@@ -125,7 +125,7 @@ def booked(
         _bounded(callback.actions, usual.actions),
     )
     if period is None:
-        return _called_back(lane, row, cost, destination, policy, now_ms), None, None
+        return _called_back(lane, row, cost, destination, policy, now_ms, callback), None, None
     booked_now = Reservation(period.day, period.month, cost.credits, cost.actions)
     spent = booked_now
     if reserved is None and before is not None:
@@ -138,7 +138,8 @@ def booked(
             cost.actions - before.actions,
         )
     lane = book_callback(policy, lane, destination, reserved or period, cost, now_ms)
-    return _called_back(lane, row, cost, destination, policy, now_ms), booked_now, spent
+    lane = _called_back(lane, row, cost, destination, policy, now_ms, callback)
+    return lane, booked_now, spent
 
 
 def _called_back(
@@ -148,6 +149,7 @@ def _called_back(
     destination: Destination,
     policy: InForce,
     now_ms: int,
+    callback: Callback,
 ) -> Lane:
     """Record the callback of the destination.
 
@@ -161,6 +163,8 @@ def _called_back(
     if reason_of(stopped.reason).lifted_by != "callback":
         return lane
     if stopped.reason == OVER_CEILING and cost.exceeds(destination.ceiling):
+        return lane
+    if stopped.reason == CREDITS_OUT and callback.outcome == "enrich_error":
         return lane
     return probe_succeeded(policy, lane, destination.alias, now_ms)
 
@@ -213,6 +217,24 @@ def due_ms(row: Delivery, destination: Destination, lane: Lane) -> int:
     )
 
 
+def unanswered(row: Delivery, destination: Destination, within: str) -> str:
+    """Return what is missing of an accepted lead, in words.
+
+    Args:
+        row: The row of the lead.
+        destination: Its destination.
+        within: The time that has passed, such as "3600 s".
+    """
+    if destination.kind != "routine":
+        return f"Clay accepted the lead and did not call back within {within}"
+    if row.run:
+        return f"Clay accepted the lead and its run did not finish within {within}"
+    return (
+        f"Clay accepted the lead and no result came within {within}: Clay has it, its run id was "
+        "lost with the answer to its POST, so nobody can ask for the result"
+    )
+
+
 def overdue(policy: InForce, lane: Lane, destination: str, accepted_ms: int) -> tuple[Lane, bool]:
     """Count one more overdue lead.
 
@@ -239,27 +261,71 @@ def why_missing(policy: InForce, lane: Lane, destination: Destination, now_ms: i
     )
 
 
-def suspend_destination(
+def suspend_silent(
     policy: InForce,
     lane: Lane,
     destination: Destination,
     text: str,
     now_ms: int,
 ) -> Lane:
-    """Return the lane with this destination suspended because no callback comes.
+    """Return the lane with this destination suspended because no callback comes."""
+    lane = _suspend(policy, lane, destination, callback_health.REASON, text, now_ms)
+    health = callback_health.record_report(lane.callback_health, destination.alias, now_ms)
+    return msgspec.structs.replace(lane, callback_health=health)
+
+
+MOST_FAILED: Final = 20
+"""Failed leads of a destination in a row, after which the balance of its workspace is asked for."""
+
+
+def suspend_without_credits(
+    policy: InForce,
+    lane: Lane,
+    destination: Destination,
+    balance: float | None,
+    now_ms: int,
+) -> Lane:
+    """Return the lane after so many failed leads in a row, with the balance of its workspace.
+
+    A balance that pays for a lead says that something else fails: the lane goes on. Without credits
+    the destination is suspended, because each lead would be given up as failed, and also if the
+    balance cannot be read.
+    """
+    needed = destination.ceiling.credits
+    if balance is not None and balance >= needed:
+        return lane
+    left = (
+        "the balance of its workspace cannot be read"
+        if balance is None
+        else f"its workspace has {balance:g} credits left, and one lead may cost {needed}"
+    )
+    text = (
+        f"{MOST_FAILED} leads of {destination.alias} in a row have failed, and {left}: look at the "
+        "failed leads and at the credits in Clay, top up, then resume the lane"
+    )
+    return _suspend(policy, lane, destination, CREDITS_OUT, text, now_ms)
+
+
+def _suspend(
+    policy: InForce,
+    lane: Lane,
+    destination: Destination,
+    reason: str,
+    text: str,
+    now_ms: int,
+) -> Lane:
+    """Return the lane with this destination suspended.
 
     If another destination is suspended too, all are.
     """
-    alias = destination.alias
     fresh = suspension.begin(
         policy.suspension,
-        callback_health.REASON,
+        reason,
         text,
         now_ms,
-        alias,
+        destination.alias,
         destination.setup_id,
         one_destination=True,
     )
     after = suspension.suspend(policy.suspension, lane.suspension, fresh)
-    health = callback_health.record_report(lane.callback_health, alias, now_ms)
-    return msgspec.structs.replace(lane, suspension=after, callback_health=health)
+    return msgspec.structs.replace(lane, suspension=after)

@@ -8,11 +8,11 @@ objects become JSON text.
 """
 
 from collections.abc import Mapping
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import msgspec
 
-from stream_app.domain.callback.body import MOST_FIELDS, claimed_by, cost_of, outcome_of
+from stream_app.domain.callback.body import MOST_FIELDS, claimed_by, cost_of, supported_outcome
 from stream_app.domain.delivery.state_machine import Reason, forced_origin_of, item_id, lead_of
 from stream_app.domain.model.messages import Callback, Scalar
 from stream_app.domain.model.outcome import scrub
@@ -20,20 +20,7 @@ from stream_app.domain.model.run import RunFinished, RunItem
 from stream_app.domain.model.seen import Seen, is_test, shape_of
 from stream_app.domain.model.text import count
 
-ParkedReason = Literal[
-    "result_gone",
-    "result_too_large",
-    "result_unknown_state",
-    "result_of_others",
-]
-"""Why a lead is parked although Clay has answered about its run, a stable code."""
-
 _json: Final = msgspec.json.Encoder()
-
-
-def parked(reason: ParkedReason, text: str) -> Reason:
-    """Return why a lead is parked whose result cannot be had."""
-    return Reason(reason, text)
 
 
 def callback_of_run(key: bytes, answer: RunFinished, now_ms: int) -> Callback | Reason:
@@ -48,13 +35,13 @@ def callback_of_run(key: bytes, answer: RunFinished, now_ms: int) -> Callback | 
     item = next((item for item in answer.items if item.id == wanted), None)
     if item is None:
         others = count(len(answer.items), "item")
-        return parked(
+        return Reason(
             "result_of_others",
             f"Clay's results of its run have {others} and none of this lead: look at the run in "
             "Clay",
         )
     if item.status == "unknown":
-        return parked(
+        return Reason(
             "result_unknown_state",
             f"Clay reports a state of its run that this version does not know: {item.text}",
         )
@@ -65,7 +52,7 @@ def _callback(key: bytes, item: RunItem, now_ms: int) -> Callback | Reason:
     workspace, destination, lead_id = lead_of(key)
     fields, meant = _split(item.outputs)
     if len(fields) > MOST_FIELDS:
-        return parked(
+        return Reason(
             "result_too_large",
             f"its result has {len(fields)} values, more than {MOST_FIELDS}: map fewer outputs in "
             "Clay",
@@ -81,7 +68,7 @@ def _callback(key: bytes, item: RunItem, now_ms: int) -> Callback | Reason:
         at_ms=now_ms,
         outcome="enrich_error"
         if failed
-        else outcome_of(claimed_by(meant.get("status")), fields, failed=bool(text)),
+        else supported_outcome(claimed_by(meant.get("status")), fields, failed=bool(text)),
         fields=fields,
         credits=cost_of(meant.get("credits", meant.get("credits_used"))),
         actions=cost_of(meant.get("actions")),

@@ -1,10 +1,14 @@
 """When the results of a routine's run are asked for: soon after the POST, then ever more rarely.
 
 All times follow from the answer to the POST, so that a new owner of the partition goes on without
-a record of the looks before: nothing is written for a look. The destination has the times of the
-first looks. After the last of them there is one every 15 minutes until the lead is overdue, then
-one every hour, and a last one shortly before its grace ends. A small spread, always the same for a
-run, keeps the looks of a burst of POSTs apart.
+a record of the looks before: nothing is written for a look. It begins with the first look, so it
+asks at once about a run whose first look has passed. That costs a token of the lane, and nothing
+else.
+
+The destination has the times of the first looks. After the last of them there is one every 15
+minutes until the lead is overdue, then one every hour. One more comes shortly before the deadline,
+and before the grace ends. A small spread, always the same for a run, keeps the looks of a burst of
+POSTs apart.
 """
 
 from binascii import crc32
@@ -19,6 +23,7 @@ EVERY_S: Final = 900.0
 OVERDUE_EVERY_S: Final = 3_600.0
 """The time between two looks while the lead is overdue."""
 _LAST_BEFORE_S: Final = 60.0
+_LAST_SHARE: Final = 0.1  # of a deadline that is shorter than ten minutes
 _SPREAD: Final = 0.05  # of the time since the look before
 _MOST_CRC: Final = 0xFFFF_FFFF
 
@@ -40,32 +45,20 @@ def next_look_ms(
         after_ms: The look is later than this, epoch ms.
     """
     if overdue_ms is None:
-        return next(
-            at_ms for at_ms in _looks(run, accepted_ms, destination, after_ms) if at_ms > after_ms
-        )
-    every_ms = round(OVERDUE_EVERY_S * 1000)
-    first_ms = overdue_ms + _spread_ms(run, OVERDUE_EVERY_S)
-    regular_ms = first_ms + max(0, (after_ms - first_ms) // every_ms + 1) * every_ms
-    last_ms = overdue_ms + round((destination.callback_grace_s - _LAST_BEFORE_S) * 1000)
+        looks = _looks(run, accepted_ms, destination, after_ms)
+        regular_ms = next(at_ms for at_ms in looks if at_ms > after_ms)
+        last_ms = _last_ms(accepted_ms, destination.callback_deadline_s)
+    else:
+        every_ms = round(OVERDUE_EVERY_S * 1000)
+        first_ms = overdue_ms + _spread_ms(run, OVERDUE_EVERY_S)
+        regular_ms = first_ms + max(0, (after_ms - first_ms) // every_ms + 1) * every_ms
+        last_ms = _last_ms(overdue_ms, destination.callback_grace_s)
     return last_ms if after_ms < last_ms < regular_ms else regular_ms
 
 
-def due_look_ms(
-    run: str,
-    accepted_ms: int,
-    overdue_ms: int | None,
-    destination: Destination,
-    now_ms: int,
-) -> int:
-    """Return when a new owner of the partition asks first, epoch ms.
-
-    That is at once if the time of any look has passed. It costs a token of the lane and nothing
-    else that the owner before has perhaps asked at that time, too.
-    """
-    first_ms = next_look_ms(run, accepted_ms, None, destination, accepted_ms)
-    if overdue_ms is not None or first_ms <= now_ms:
-        return now_ms
-    return first_ms
+def _last_ms(since_ms: int, for_s: float) -> int:
+    """Return the time of the look before a wait of `for_s` seconds ends, epoch ms."""
+    return since_ms + round((for_s - min(_LAST_BEFORE_S, _LAST_SHARE * for_s)) * 1000)
 
 
 def _looks(run: str, accepted_ms: int, destination: Destination, after_ms: int) -> Iterator[int]:

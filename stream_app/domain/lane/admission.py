@@ -1,4 +1,4 @@
-"""Admission: decides whether a lead of a lane may be sent now.
+"""Admission: decides whether a lead of a lane may be sent now, or a run may be looked at.
 
 One function asks all parts of the lane, so that a lead that the budget refuses uses no probe and no
 token.
@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from stream_app.domain.lane.holds import BREAKER_OPEN, WEBHOOK_OUT, reason_of
+from stream_app.domain.lane.holds import BREAKER_OPEN, KEY_REFUSED, WEBHOOK_OUT, reason_of
 from stream_app.domain.lane.lane import Lane, mode_of
 from stream_app.domain.limits import breaker, budget, concurrency, rate, suspension
 from stream_app.domain.limits import webhook_quota as quota
@@ -108,6 +108,8 @@ def decide(
     boot_ms: int,
     hot: bool = True,
     stall: StallDetector = NOTHING,
+    *,
+    look_first: bool = False,
 ) -> tuple[Lane, Grant | Held]:
     """Decide whether this lead may be sent now.
 
@@ -115,7 +117,8 @@ def decide(
 
     Keep the returned lane in any case: deadlines that a clock step moved too far are bounded in it.
     `hot`: it may use the share of the budget that bulk leaves. `stall`: the requests without an
-    answer. `boot_ms`: on the monotonic clock.
+    answer. `boot_ms`: on the monotonic clock. `look_first`: the next token is that of a look for
+    results, which waits for it, too.
     """
     if lane.pause is not None:
         return lane, held("paused", _paused(lane.pause), now_ms + _ASK_AGAIN_MS)
@@ -170,6 +173,13 @@ def decide(
         if now_ms < bucket.blocked_until_ms:
             hold = held("rate_limited", "Clay said 429 and when to come back", wait.until_ms)
         return msgspec.structs.replace(lane, rate=bucket), hold
+    if look_first:
+        hold = held(
+            "rate",
+            "waits for the rate limit",
+            now_ms + rate.interval_ms(policy.rate, bucket),
+        )
+        return lane, hold
     consumed = msgspec.structs.replace(
         lane,
         breaker=tripped,
@@ -189,6 +199,57 @@ def decide(
         boot_ms,
         picked.probe,
     )
+
+
+class Look(msgspec.Struct, frozen=True):
+    """Permission for one look for results. `probe`: set if it is the probe of a suspension."""
+
+    probe: suspension.Probe | None = None
+
+
+class LookHeld(msgspec.Struct, frozen=True):
+    """No look now. `until_ms` (epoch ms): when to ask again at the latest.
+
+    `for_token`: nothing but the rate is in the way.
+    """
+
+    until_ms: int
+    for_token: bool = False
+
+
+NEXT_LOOK: Final = LookHeld(0)
+"""The answer while the circuit breaker is open: the lead is looked at at its next time."""
+
+
+def decide_look(
+    policy: InForce,
+    lane: Lane,
+    destination: Destination,
+    now_ms: int,
+) -> tuple[Lane, Look | LookHeld]:
+    """Decide whether the results of a run of this destination may be asked for now.
+
+    A result is paid for, so neither a pause nor a suspension holds a look. If Clay refuses the
+    workspace's key, only a probe goes: one look tells whether the key is good again.
+
+    Keep the returned lane in any case.
+    """
+    mode = mode_of(policy, lane)
+    is_open = lane.breaker.phase == "open" and now_ms < lane.breaker.until_ms
+    if mode == "open" or (mode == "auto" and is_open):
+        return lane, NEXT_LOOK
+    suspended = lane.suspension
+    probe = None
+    if suspended is not None and suspended.reason == KEY_REFUSED:
+        suspended, answer = suspension.permit(policy.suspension, suspended, now_ms)
+        if isinstance(answer, Wait):
+            lane = msgspec.structs.replace(lane, suspension=suspended)
+            return lane, LookHeld(answer.until_ms)
+        probe = answer
+    bucket, wait = rate.take(policy.rate, lane.rate, now_ms)
+    if wait is not None:
+        return msgspec.structs.replace(lane, rate=bucket), LookHeld(wait.until_ms, for_token=True)
+    return msgspec.structs.replace(lane, rate=bucket, suspension=suspended), Look(probe)
 
 
 def would_hold(

@@ -19,6 +19,9 @@ from stream_app.domain.model.messages import Status
 WEBHOOK_OUT: Final = "webhook_out"
 OVER_CEILING: Final = "over_ceiling"
 BREAKER_OPEN: Final = "breaker_open"
+CREDITS_OUT: Final = "credits_exhausted_suspected"
+KEY_REFUSED: Final = "http_401"
+"""The key or token of the workspace is not accepted, so nothing else can be asked either."""
 FORCED_OPEN: Final = "forced_open"
 PROBE_DUE: Final = "its next lead goes as a probe"
 """What people read of a lane that is held although the time of its next probe has passed."""
@@ -157,6 +160,16 @@ _REASONS: Final = (
         remedy="resume",
         needs_repair=True,
         alarm="A lead cost more than its ceiling, so the lane is held.",
+    ),
+    HoldReason(
+        code=CREDITS_OUT,
+        lifted_by="callback",
+        waits_for="pause",
+        lifts=f"the result of a probe that has not failed; or top up, then: {_RESUME}",
+        status="held_paused",
+        remedy="resume",
+        needs_repair=True,
+        alarm="Its leads fail one after the other, and the workspace's credits are used up.",
     ),
     HoldReason(
         code=suspension.FLOOD,

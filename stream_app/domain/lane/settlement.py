@@ -1,10 +1,10 @@
-"""Settlement: records the end of a POST, a callback or a dead letter in all parts of the lane."""
+"""Settlement: records the end of a POST, a look, a callback or a dead letter in the whole lane."""
 
 from functools import partial
 
 import msgspec
 
-from stream_app.domain.lane.admission import Grant
+from stream_app.domain.lane.admission import Grant, Look
 from stream_app.domain.lane.holds import OVER_CEILING, reason_of
 from stream_app.domain.lane.lane import Lane, lifted, mode_of
 from stream_app.domain.limits import (
@@ -29,6 +29,16 @@ from stream_app.domain.model.outcome import (
     Refused,
     Uncertain,
     WebhookOut,
+)
+from stream_app.domain.model.run import (
+    RunAnswer,
+    RunDenied,
+    RunFinished,
+    RunGone,
+    RunLimited,
+    RunTooLarge,
+    RunUnfinished,
+    RunUnread,
 )
 from stream_app.domain.model.text import count
 from stream_app.domain.plan import Destination, InForce
@@ -176,6 +186,42 @@ def settled(
             return _with_probe_released(lane, grant, now_ms), Settlement(False, now_ms)
         case None:
             return _without_verdict(lane, grant, now_ms), Settlement(False, now_ms)
+
+
+def looked(
+    policy: InForce,
+    lane: Lane,
+    destination: Destination,
+    look: Look,
+    answer: RunAnswer,
+    now_ms: int,
+    rand: float,
+    latency_ms: int,
+) -> Lane:
+    """Return the lane after Clay was asked for the results of a run. `rand` is from 0 to 1.
+
+    The circuit breaker learns nothing from it: a look that fails costs nothing and is repeated.
+    `latency_ms`: from the start of the request to its answer.
+    """
+    match answer:
+        case RunLimited():
+            after_ms = rate.parse_retry_after(answer.retry_after, now_ms)
+            limited = rate.on_429(policy.rate, lane.rate, now_ms, after_ms, rand, latency_ms)
+            lane = msgspec.structs.replace(lane, rate=limited)
+        case RunDenied():
+            text = f"destination {destination.alias}, asked for results: {answer.text}"
+            reason = f"http_{answer.http_status}"
+            return _suspended(policy, lane, destination, reason, text, now_ms, look.probe)
+        case RunUnfinished() | RunFinished() | RunTooLarge() | RunGone():
+            suspended = lane.suspension
+            if suspended is not None and suspension.lift(suspended, look.probe) is None:
+                return probe_succeeded(policy, lane, destination.alias, now_ms)
+        case RunUnread():
+            pass
+    if lane.suspension is None or look.probe is None:
+        return lane
+    released = suspension.release_probe(lane.suspension, look.probe, now_ms)
+    return msgspec.structs.replace(lane, suspension=released)
 
 
 def dead_letter_counted(policy: InForce, lane: Lane, grant: Grant, cause: str, now_ms: int) -> Lane:

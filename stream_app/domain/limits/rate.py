@@ -127,6 +127,11 @@ def current(policy: RatePolicy, state: Rate) -> float:
     return min(policy.rate_per_s, limit_per_s + _RECOVER_PER_S * more_s)
 
 
+def interval_ms(policy: RatePolicy, state: Rate) -> int:
+    """Return the time from one token to the next at the present rate, in ms."""
+    return ceil(1000 / current(policy, state))
+
+
 def on_429(
     policy: RatePolicy,
     state: Rate,

@@ -30,6 +30,7 @@ from tests.simulation.worker import sources
 from tests.support.legal import follows
 from tests.support.partition.clay import SlowClay
 from tests.support.partition.kafka import AwayStateStore
+from tests.support.partition.runs import RoutineClay
 from tests.support.partition.virtual import at_end, now_ms, parts
 
 LEAD: Final = "leads/0/0"
@@ -92,6 +93,7 @@ class Bench:
         given = {
             "alarm": self.alarms.append,
             "reload": self._reload,
+            "runs": self.clay if isinstance(self.clay, RoutineClay) else None,
             **self._of_worker,
             **others,
         }

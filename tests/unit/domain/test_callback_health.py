@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_app.domain.callback.interpret import booked, due_ms, suspend_destination, why_missing
+from stream_app.domain.callback.interpret import booked, due_ms, suspend_silent, why_missing
 from stream_app.domain.callback.interpret import overdue as overdue_lead
 from stream_app.domain.delivery.state_machine import ROW_VERSION, Delivery
 from stream_app.domain.lane.admission import Grant, decide
@@ -223,7 +223,7 @@ def _two_are_silent() -> Lane:
         for accepted_ms in range(now_ms - 3, now_ms):
             lane, news = overdue_lead(ACME, lane, table.alias, accepted_ms)
         assert news
-        lane = suspend_destination(ACME, lane, table, "why", now_ms)
+        lane = suspend_silent(ACME, lane, table, "why", now_ms)
     return lane
 
 
@@ -286,7 +286,7 @@ def test_a_third_destination_proves_only_itself_while_two_are_silent() -> None:
 
 
 def test_a_destination_that_calls_back_no_more_by_its_configuration_is_held_no_more() -> None:
-    lane = suspend_destination(
+    lane = suspend_silent(
         ACME,
         Lane("acme", 0, callback_health=after(1, 2, 3)),
         THERE,
@@ -298,7 +298,7 @@ def test_a_destination_that_calls_back_no_more_by_its_configuration_is_held_no_m
 
 
 def test_limits_of_the_lane_hold_beside_a_silent_destination() -> None:
-    lane = suspend_destination(
+    lane = suspend_silent(
         ACME,
         Lane("acme", 0, callback_health=after(1, 2, 3)),
         THERE,

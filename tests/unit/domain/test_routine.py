@@ -4,11 +4,12 @@ import re
 from itertools import pairwise
 from typing import Any
 
+import msgspec
 import pytest
 
 from stream_app.domain.callback.body import MOST_FIELDS
 from stream_app.domain.callback.routine import callback_of_run
-from stream_app.domain.callback.schedule import due_look_ms, next_look_ms
+from stream_app.domain.callback.schedule import next_look_ms
 from stream_app.domain.delivery.state_machine import (
     Reason,
     delivery_key,
@@ -166,6 +167,7 @@ def test_a_test_lead_shows_the_names_and_kinds_of_its_outputs() -> None:
 
 ACCEPTED_MS = 1_000_000
 ROUTINE = Destination("people", "acme", kind="routine", callback_grace_s=72_000.0)
+HASTY = msgspec.structs.replace(ROUTINE, callback_deadline_s=600.0, callback_grace_s=50.0)
 
 
 def looks(until_s: float, overdue_s: float | None = None, run: str = "r1") -> list[float]:
@@ -183,7 +185,8 @@ def looks(until_s: float, overdue_s: float | None = None, run: str = "r1") -> li
 def test_a_run_is_looked_at_soon_and_then_ever_more_rarely() -> None:
     expected_s = (20, 60, 180, 600, 1_500, 2_400, 3_300)
     for run in map(str, range(200)):
-        times_s = looks(3_600.0, run=run)
+        *times_s, last_s = looks(3_600.0, run=run)
+        assert last_s == 3_600.0 - 60.0, "shortly before the deadline"
         assert len(times_s) == len(expected_s)
         before_s = 0.0
         for at_s, wanted_s in zip(times_s, expected_s, strict=True):
@@ -201,19 +204,16 @@ def test_an_overdue_run_is_looked_at_each_hour_and_shortly_before_its_grace_ends
     assert times_s[-1] == 3_600.0 + 72_000.0 - 60.0
 
 
+def test_a_short_deadline_and_a_short_grace_have_a_look_before_they_end() -> None:
+    at_ms = next_look_ms("r1", ACCEPTED_MS, None, HASTY, ACCEPTED_MS + 200_000)
+    assert at_ms == ACCEPTED_MS + 540_000
+    overdue_ms = ACCEPTED_MS + 600_000
+    assert next_look_ms("0", ACCEPTED_MS, overdue_ms, HASTY, overdue_ms + 44_000) == (
+        overdue_ms + 45_000
+    )
+
+
 def test_looks_that_were_missed_are_left_out() -> None:
     after_ms = ACCEPTED_MS + 100_000_000
     at_ms = next_look_ms("r1", ACCEPTED_MS, None, ROUTINE, after_ms)
     assert after_ms < at_ms <= after_ms + 900_000
-
-
-def test_a_new_owner_asks_at_once_if_a_look_has_passed_and_else_at_the_first() -> None:
-    first_ms = next_look_ms("r1", ACCEPTED_MS, None, ROUTINE, ACCEPTED_MS)
-    for now_ms, overdue_ms, expected_ms in (
-        (ACCEPTED_MS, None, first_ms),
-        (first_ms - 1, None, first_ms),
-        (first_ms, None, first_ms),
-        (first_ms + 9, None, first_ms + 9),
-        (first_ms - 1, ACCEPTED_MS + 1, first_ms - 1),
-    ):
-        assert due_look_ms("r1", ACCEPTED_MS, overdue_ms, ROUTINE, now_ms) == expected_ms

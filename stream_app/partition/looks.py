@@ -1,0 +1,178 @@
+"""The open runs of one partition by lane, in the order in which their results are asked for.
+
+A run has one next look only, whatever time has passed: while the lane's rate delays looks, there
+are fewer of them. So the queues have no more entries than runs are open, and one more for each that
+is asked for earlier. The times follow from the rows (domain/callback/schedule.py); nothing is
+written for a look.
+"""
+
+import asyncio
+from contextlib import suppress
+from heapq import heappop, heappush
+from typing import Final, NamedTuple
+
+import attrs
+
+from stream_app.domain.callback.interpret import OVERDUE, WAITING
+from stream_app.domain.callback.schedule import next_look_ms
+from stream_app.domain.delivery.state_machine import Delivery, lead_of
+from stream_app.domain.plan import Destination, Plan
+from stream_app.partition.rows import Rows
+
+_OPEN: Final = WAITING | OVERDUE
+_NOW: Final = 0  # before every other time
+
+
+@attrs.define(eq=False)
+class OpenRun:
+    """A run that has not settled its lead.
+
+    Attributes:
+        run: Its id.
+        key: The key of its lead's row.
+        due_ms: When it is looked at next (epoch ms); None while it is asked for.
+        gone: How often in a row Clay did not know it.
+        hastened: True if Clay announced its end while it was asked for.
+    """
+
+    run: str
+    key: bytes
+    due_ms: int | None
+    gone: int = 0
+    hastened: bool = False
+
+
+class RunningLead(NamedTuple):
+    """A lead whose run is open, with the key of its row."""
+
+    key: bytes
+    row: Delivery
+    destination: Destination
+
+    def next_look_ms(self, after_ms: int) -> int:
+        """Return when its run is looked at next (epoch ms), later than `after_ms`."""
+        row = self.row
+        overdue_ms = row.at_ms if row.state in OVERDUE else None
+        return next_look_ms(row.run, row.accepted_at_ms, overdue_ms, self.destination, after_ms)
+
+
+class LookQueue:
+    """The open runs of the partition.
+
+    Attributes:
+        changed: The workspaces with a run that is due earlier than what was known of the lane, or
+            that was put back.
+    """
+
+    def __init__(self, plan: Plan, rows: Rows) -> None:
+        self._plan = plan
+        self._rows = rows
+        self._open: dict[str, OpenRun] = {}
+        self._queues: dict[str, list[tuple[int, str]]] = {}
+        self._some_changed = asyncio.Event()
+        self.changed: dict[str, None] = {}
+
+    def __len__(self) -> int:
+        """How many runs are open. Some may have settled their leads already."""
+        return len(self._open)
+
+    def clear(self) -> None:
+        """Forget all runs: the rows are replaced."""
+        self._open.clear()
+        self._queues.clear()
+        self.changed.clear()
+
+    def add(self, key: bytes, run: str, accepted_ms: int) -> None:
+        """Add the run of a lead, with its first look.
+
+        Args:
+            key: The key of the lead's row.
+            run: The id of the run.
+            accepted_ms: When Clay accepted the POST that began it, epoch ms.
+        """
+        destination = self._plan.destination(*lead_of(key)[:2])
+        if destination is not None and run not in self._open:
+            opened = self._open[run] = OpenRun(run, key, None)
+            self.put_back(opened, next_look_ms(run, accepted_ms, None, destination, accepted_ms))
+
+    def due(self, workspace: str, now_ms: int) -> OpenRun | None:
+        """Return the run of the lane that is to be looked at now; None if there is none."""
+        at_ms = self.next_ms(workspace)
+        if at_ms is None or at_ms > now_ms:
+            return None
+        return self._open[self._queues[workspace][0][1]]
+
+    def next_ms(self, workspace: str) -> int | None:
+        """Return when a run of the lane is looked at next (epoch ms); None if none is open."""
+        queue = self._queues.get(workspace)
+        while queue:
+            at_ms, run = queue[0]
+            opened = self._open.get(run)
+            if opened is not None and opened.due_ms == at_ms:
+                return at_ms
+            heappop(queue)  # it was settled, or is looked at at another time
+        self._queues.pop(workspace, None)
+        return None
+
+    def take(self, opened: OpenRun) -> None:
+        """Take a run out of its queue: it is asked for now."""
+        opened.due_ms = None
+
+    def put_back(self, opened: OpenRun, due_ms: int) -> None:
+        """Put a run into its queue, to be looked at then (epoch ms)."""
+        if self._open.get(opened.run) is not opened:
+            return  # the rows were replaced, or it was closed
+        if opened.hastened:
+            opened.hastened = False
+            due_ms = _NOW
+        opened.due_ms = due_ms
+        workspace = lead_of(opened.key)[0]
+        heappush(self._queues.setdefault(workspace, []), (due_ms, opened.run))
+        self.change(workspace)
+
+    def hasten(self, key: bytes) -> None:
+        """Have the run of a lead looked at now: Clay says that it has finished.
+
+        Args:
+            key: The key of the lead's row.
+        """
+        row = self._rows.delivery(key)
+        opened = self._open.get(row.run) if row is not None else None
+        if opened is None:
+            return
+        if opened.due_ms is None:
+            opened.hastened = True  # asked for just now, perhaps before it had finished
+        elif opened.due_ms:
+            self.put_back(opened, _NOW)
+
+    def close(self, opened: OpenRun) -> None:
+        """Forget a run that settles no lead any more."""
+        if self._open.get(opened.run) is opened:
+            del self._open[opened.run]
+
+    def find(self, opened: OpenRun) -> RunningLead | None:
+        """Return the lead of a run as it is now.
+
+        None if the run settles it no more: the lead was settled or parked, or it was sent again and
+        waits for another run. None, too, if its destination is not configured any more.
+        """
+        row = self._rows.delivery(opened.key)
+        destination = self._plan.destination(*lead_of(opened.key)[:2])
+        if row is None or destination is None or row.final:
+            return None
+        if row.run != opened.run or row.state not in _OPEN:
+            return None
+        return RunningLead(opened.key, row, destination)
+
+    def change(self, workspace: str) -> None:
+        """Have the lane looked at."""
+        self.changed[workspace] = None
+        self._some_changed.set()
+
+    async def wait(self, longest_s: float | None) -> None:
+        """Wait until a lane is to be looked at, for at most `longest_s` seconds."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(longest_s):
+                await self._some_changed.wait()
+        # No await between this and the caller's look at `changed`: what comes later sets it again.
+        self._some_changed.clear()

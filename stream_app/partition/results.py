@@ -1,0 +1,313 @@
+"""Asks Clay for the results of runs, and ends their leads with them, top to bottom.
+
+    due -> a token of the lane -> ask Clay -> look at the row again -> settle, park, or ask later
+
+POSTs and looks take their tokens from the one bucket of their lane (`AdmissionQueue.take_look`). A
+look is a GET that costs no credits, so it may be repeated after a crash, and nothing is written for
+it. What it finds is one step, like a callback's, and an owner that was fenced meanwhile cannot
+commit that step.
+
+No await lies between the second look at a row and the step of that row, as in `callback.py` and
+`timeout.py`. So a lead in one of these states needs no lock.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Coroutine
+from contextlib import suppress
+from typing import Any, Final
+
+from attrs import define, field
+
+from stream_app.clock import Clock
+from stream_app.domain.callback.interpret import MOST_FAILED, suspend_without_credits
+from stream_app.domain.callback.routine import callback_of_run
+from stream_app.domain.delivery.recorder import WriteBatch
+from stream_app.domain.delivery.state_machine import Reason
+from stream_app.domain.lane.admission import NEXT_LOOK, Look, LookHeld
+from stream_app.domain.lane.settlement import looked
+from stream_app.domain.limits import suspension
+from stream_app.domain.model.errors import BrokerUnavailable, StateStoreError
+from stream_app.domain.model.messages import Callback
+from stream_app.domain.model.run import (
+    RunAnswer,
+    RunDenied,
+    RunFinished,
+    RunGone,
+    RunLimited,
+    RunTooLarge,
+    RunUnfinished,
+    RunUnread,
+)
+from stream_app.domain.plan import Destination, Plan
+from stream_app.partition.admission import AdmissionQueue
+from stream_app.partition.commits import Commits
+from stream_app.partition.endings import Endings, empty_record
+from stream_app.partition.lane_timer import Timetable
+from stream_app.partition.lanes import Lanes
+from stream_app.partition.looks import LookQueue, OpenRun, RunningLead
+from stream_app.partition.ports import Observer, Runs, StateStore
+from stream_app.tasks import cancel, died_of
+
+_AT_ONCE: Final = 20  # looks of a lane: those that hang must not hold up the others for long
+_MOVED_AT_ONCE: Final = 200  # runs that are moved to their next times before others get the loop
+_LONGEST_SLEEP_S: Final = 60.0  # the wall clock may step while the loop's clock does not
+_LONGEST_HOLD_MS: Final = 60_000
+_GONE_AGAIN_MS: Final = 45_000
+_MOST_GONE: Final = 3  # so it is asked for twice again, within two minutes
+_RETRY_AFTER_MS: Final = 5_000
+
+
+@define(eq=False, repr=False, kw_only=True)
+class ResultPipeline:
+    """Looks at the open runs of one partition when they are due, while this process owns it."""
+
+    _number: int
+    _plan: Plan
+    _clock: Clock
+    _observer: Observer
+    _store: StateStore
+    _lanes: Lanes
+    _looks: LookQueue
+    _admission: AdmissionQueue
+    _commits: Commits
+    _endings: Endings
+    _runs: Runs
+    _times: Timetable[str] = field(init=False, factory=Timetable)
+    _asking: dict[asyncio.Task[None], str] = field(init=False, factory=dict)
+    _busy: Counter[str] = field(init=False, factory=Counter)
+    # Failed leads in a row by destination, and the destinations by workspace whose balance is asked
+    # for next. A crash forgets them: that delays the question by as many failed leads.
+    _failed: Counter[str] = field(init=False, factory=Counter)
+    _doubted: dict[str, Destination] = field(init=False, factory=dict)
+
+    async def run(self) -> None:
+        """Look at runs until cancelled."""
+        self._times = Timetable()
+        self._busy.clear()
+        self._doubted.clear()
+        try:
+            while True:
+                self._reap()
+                now_ms = self._clock.now_ms()
+                names = dict.fromkeys([*self._looks.changed, *self._times.pop_until(now_ms)])
+                self._looks.changed.clear()
+                for name in names:
+                    self._look_at_lane(name, now_ms)
+                await self._wait(now_ms)
+        finally:
+            await cancel(list(self._asking))
+            self._asking.clear()
+
+    async def _wait(self, now_ms: int) -> None:
+        at_ms = self._times.lowest
+        longest_s = (
+            None if at_ms is None else min(_LONGEST_SLEEP_S, max(0.001, (at_ms - now_ms) / 1000))
+        )
+        await self._looks.wait(longest_s)
+
+    def _reap(self) -> None:
+        """Free the places of requests that have ended. Raises the error of one that failed."""
+        for task in [task for task in self._asking if task.done()]:
+            name = self._asking.pop(task)
+            self._busy[name] -= 1
+            if (error := died_of(task)) is not None:
+                raise error
+
+    # ------------------------------------------------------------------------------------- one lane
+
+    def _look_at_lane(self, name: str, now_ms: int) -> None:
+        """Ask for each run of the lane that may be asked for now, and set when to look again."""
+        if name in self._doubted and self._busy[name] < _AT_ONCE:
+            answer = self._admission.take_look(self._doubted[name])
+            if isinstance(answer, Look):
+                self._start(name, self._ask_balance(self._doubted.pop(name), answer))
+        moved = 0
+        # At the bound the lane is looked at again when one of its requests ends.
+        while self._busy[name] < _AT_ONCE and (opened := self._looks.due(name, now_ms)) is not None:
+            lead = self._looks.find(opened)
+            if lead is None:
+                self._looks.close(opened)
+                continue
+            answer = self._admission.take_look(lead.destination)
+            if answer is NEXT_LOOK:
+                self._looks.put_back(opened, lead.next_look_ms(now_ms))
+                moved += 1
+                if moved == _MOVED_AT_ONCE:
+                    self._times.set(name, now_ms)
+                    return
+            elif isinstance(answer, LookHeld):
+                # An operator may end the hold earlier.
+                self._times.set(name, min(answer.until_ms, now_ms + _LONGEST_HOLD_MS))
+                return
+            else:
+                self._looks.take(opened)
+                self._start(name, self._look(opened, lead, answer))
+        self._admission.end_looks(name)
+        self._times.set(name, self._looks.next_ms(name) if self._busy[name] < _AT_ONCE else None)
+
+    def _start(self, name: str, request: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(request)
+        self._asking[task] = name
+        self._busy[name] += 1
+        task.add_done_callback(lambda _: self._looks.change(name))
+
+    # -------------------------------------------------------------------------------------- one run
+
+    async def ask(self, alias: str, run: str) -> RunAnswer:
+        """Ask for the results of a run that belongs to no lead yet, within the rate of its lane.
+
+        Args:
+            alias: The routine.
+            run: The id of the run.
+        """
+        destination = self._plan.destinations[alias]
+        while isinstance(look := self._admission.take_look(destination), LookHeld):
+            if look is NEXT_LOOK:
+                return RunUnread("breaker_open", "the circuit breaker is open")
+            if not look.for_token:
+                return RunDenied(401, "Clay refuses the key of the workspace")
+            wait_ms = look.until_ms - self._clock.now_ms()
+            if wait_ms > _LONGEST_HOLD_MS:
+                return RunLimited(None)
+            await asyncio.sleep(max(1, wait_ms) / 1000)
+        return await self._ask(destination, run, look)
+
+    async def _ask(self, destination: Destination, run: str, look: Look) -> RunAnswer:
+        """Ask Clay, and record the answer in the lane."""
+        began_ms = self._clock.boot_ms()
+        answer = await self._runs.results(destination.alias, run)
+        self._observer.looked(destination, answer)
+        self._settle_lane(destination, look, answer, self._clock.boot_ms() - began_ms)
+        return answer
+
+    async def _look(self, opened: OpenRun, lead: RunningLead, look: Look) -> None:
+        """Ask for the results of a run, and act on the answer."""
+        answer = await self._ask(lead.destination, opened.run, look)
+        # Second look: while Clay was asked, another answer or its deadline may have ended the lead,
+        # or an operator may have sent it again.
+        again = self._looks.find(opened)
+        if again is None:
+            self._looks.close(opened)
+            return
+        now_ms = self._clock.now_ms()
+        if not isinstance(answer, RunGone):
+            opened.gone = 0
+        match answer:
+            case RunUnfinished() | RunUnread() | RunDenied():
+                self._looks.put_back(opened, again.next_look_ms(now_ms))
+            case RunLimited():
+                self._looks.put_back(opened, now_ms)  # the lane's bucket says when
+            case RunGone():
+                opened.gone += 1
+                if opened.gone < _MOST_GONE:
+                    self._looks.put_back(opened, now_ms + _GONE_AGAIN_MS)
+                else:
+                    why = Reason(
+                        "result_gone",
+                        f"Clay does not know its run any more: {answer.text}",
+                    )
+                    await self._park(opened, again, why)
+            case RunTooLarge():
+                why = Reason("result_too_large", f"its result is too large: {answer.text}")
+                await self._park(opened, again, why)
+            case RunFinished():
+                await self._finish(opened, again, callback_of_run(opened.key, answer, now_ms))
+
+    def _settle_lane(
+        self,
+        destination: Destination,
+        look: Look,
+        answer: RunAnswer,
+        latency_ms: int,
+    ) -> None:
+        """Record the answer in the lane. What changes for its leads is committed."""
+        name = destination.workspace
+        before = self._lanes[name]
+        after = looked(
+            self._lanes.policy(name),
+            before,
+            destination,
+            look,
+            answer,
+            self._clock.now_ms(),
+            self._clock.rand(),
+            latency_ms,
+        )
+        if after != before:
+            self._lanes[name] = after
+            self._admission.pump_soon(name)
+            # Its own step: the answer may end no lead, and a successor must keep to a 429.
+            self._commits.submit(WriteBatch([], [], [], name))
+
+    async def _finish(self, opened: OpenRun, lead: RunningLead, says: Callback | Reason) -> None:
+        """Settle the lead of a finished run, or park it."""
+        if isinstance(says, Reason):
+            await self._park(opened, lead, says)
+            return
+        step = self._endings.settle(says, lead.key, lead.row, empty_record(lead.row))
+        if isinstance(step, Reason):
+            why = Reason("result_too_large", f"its result is too large: {step.text}")
+            await self._park(opened, lead, why)
+            return
+        # No await since the second look: the step is made from the row as it is now.
+        self._looks.close(opened)
+        self._count(lead.destination, failed=says.outcome == "enrich_error")
+        await self._commit(step)
+
+    async def _park(self, opened: OpenRun, lead: RunningLead, why: Reason) -> None:
+        """Park a lead whose result cannot be had, with its record."""
+        try:
+            records = await self._store.fetch([lead.row.origin])
+        except BrokerUnavailable as error:
+            self._observer.recovering(self._number, error)
+            self._looks.put_back(opened, self._clock.now_ms() + _RETRY_AFTER_MS)
+            return
+        # Second look: while its record was fetched, a callback may have settled the lead.
+        again = self._looks.find(opened)
+        self._looks.close(opened)
+        if again is not None:
+            record = records.get(again.row.origin)
+            step = self._endings.park(again.key, again.row, again.destination, record, why)
+            await self._commit(step)
+
+    async def _commit(self, step: WriteBatch) -> None:
+        """Submit a step, and keep the place of its request until it is committed."""
+        # `Commits.run` raises the error, too, and with it the partition is taken over again.
+        with suppress(StateStoreError):
+            await self._commits.submit(step)
+
+    # -------------------------------------------------------------------------------- failed leads
+
+    def _count(self, destination: Destination, *, failed: bool) -> None:
+        """Count failed leads in a row. After so many, the balance is asked for."""
+        alias = destination.alias
+        if not failed:
+            self._failed.pop(alias, None)
+            return
+        self._failed[alias] += 1
+        stopped = self._lanes[destination.workspace].suspension
+        if self._failed[alias] >= MOST_FAILED and not suspension.holds(stopped, alias):
+            self._doubted[destination.workspace] = destination
+
+    async def _ask_balance(self, asked: Destination, look: Look) -> None:
+        """Ask for the balance of a workspace whose leads fail. Without credits, suspend."""
+        name = asked.workspace
+        balance = await self._runs.balance(asked.alias)
+        # Second look: while Clay was asked, a lead may have succeeded, or the destination may have
+        # been changed.
+        destination = self._plan.destination(name, asked.alias)
+        if destination is None or self._failed[asked.alias] < MOST_FAILED:
+            return
+        del self._failed[asked.alias]
+        before = self._lanes[name]
+        self._lanes[name] = suspend_without_credits(
+            self._lanes.policy(name),
+            before,
+            destination,
+            balance,
+            self._clock.now_ms(),
+        )
+        if self._lanes[name] != before:
+            self._admission.pump_soon(name)
+            self._commits.submit(WriteBatch([], [], [], name))
