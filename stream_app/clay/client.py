@@ -44,6 +44,7 @@ from stream_app.tasks import cancel
 _ANSWER_WAIT_S = 2.0
 _HOST_WITHIN_S: Final = 3.0
 _MAX_ANSWER_BYTES = 4096
+_MAX_DESCRIBED_BYTES = 65_536
 _MAX_RETRY_AFTER_CHARACTERS = 64
 USER_AGENT: Final = "stream-app"
 
@@ -551,17 +552,27 @@ async def answer_of(
         ValueError: The URL or the token is invalid.
     """
     target = _target_of(webhook_url, token, egress)
+    return await described_answer(target.request(body), target.secrets, egress, within_s)
+
+
+async def described_answer(
+    request: httpx.Request,
+    known: Iterable[str],
+    egress: Egress,
+    within_s: float,
+) -> Seen | None:
+    """Send a request once, and describe the answer without `known`. None if none came."""
     now = asyncio.get_running_loop().time
-    excerpt = bytearray()
+    body = bytearray()
     begun = now()
     try:
         async with _transport_for_once(egress, within_s) as transport, asyncio.timeout(within_s):
-            response = await transport.handle_async_request(target.request(body))
+            response = await transport.handle_async_request(request)
             latency_ms = _since_ms(begun)
-            await _read(response, excerpt)
+            await _read_to(_MAX_DESCRIBED_BYTES, response, body)
     except (httpx.TransportError, TimeoutError):
         return None
-    return _described(response, latency_ms, excerpt, target.secrets)
+    return _described(response, latency_ms, body, known)
 
 
 async def reach(webhook_url: str, egress: Egress, within_s: float) -> Refused | None:

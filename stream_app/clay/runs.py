@@ -136,7 +136,7 @@ class ClayApi:
             The outcome. Network errors are outcomes, not exceptions. A cancellation passes through
             and leaves the lead uncertain.
         """
-        request = self._request(endpoint, f"routines/{quote(routine, safe=':')}/run", body)
+        request = api_request(endpoint, run_path(routine), body)
         answer = await self._client.exchange(request, _MOST_ANSWER_BYTES)
         if not isinstance(answer, ApiAnswer):
             return answer
@@ -153,7 +153,7 @@ class ClayApi:
     async def results(self, endpoint: ApiEndpoint, run: str) -> RunAnswer:
         """Ask for the results of a run: all of its pages, within one request timeout."""
         ends_at = asyncio.get_running_loop().time() + self._client.request_timeout_s
-        path = f"routines/run/{quote(run, safe='')}/results?limit={_PER_PAGE}"
+        path = results_path(run)
         items: list[RunItem] = []
         left = MOST_RESULT_BYTES
         cursor = ""
@@ -212,7 +212,7 @@ class ClayApi:
         ends_at: float | None = None,
     ) -> ApiAnswer | NotAnswered:
         """Send a GET. Only an answer with a 2xx is returned as it came."""
-        answer = await self._client.exchange(self._request(endpoint, path), most_bytes, ends_at)
+        answer = await self._client.exchange(api_request(endpoint, path), most_bytes, ends_at)
         if not isinstance(answer, ApiAnswer):
             return RunUnread(answer.reason, answer.text)
         status = answer.status
@@ -226,28 +226,6 @@ class ClayApi:
         if 300 <= status < 500 and status != HTTPStatus.REQUEST_TIMEOUT:
             return RunDenied(status, explained(status, denied_run(status), words))
         return RunUnread(f"http_{status}", explained(status, "Clay failed", words))
-
-    def _request(
-        self,
-        endpoint: ApiEndpoint,
-        path: str,
-        body: bytes | None = None,
-    ) -> httpx.Request:
-        """Return a POST with a body, or a GET without one."""
-        url = parsed(f"{endpoint.url.rstrip('/')}/{path}")
-        headers = [
-            (b"host", url.netloc),
-            (API_KEY_HEADER, endpoint.key.encode("ascii")),
-            (b"accept-encoding", b"identity"),
-            (b"user-agent", USER_AGENT.encode("ascii")),
-        ]
-        if body is None:
-            return httpx.Request("GET", url, headers=headers, stream=httpx.ByteStream(b""))
-        headers += [
-            (b"content-type", b"application/json"),
-            (b"content-length", b"%d" % len(body)),
-        ]
-        return httpx.Request("POST", url, headers=headers, stream=httpx.ByteStream(body))
 
     def _secrets(self, endpoint: ApiEndpoint) -> list[str]:
         """Return what must not appear in texts: an error page can echo it."""
@@ -271,6 +249,38 @@ class ClayApi:
                 return RunItem(item.id, "failed", outputs, scrub(_message(item.error), known=known))
             case _:
                 return RunItem(item.id, "unknown", outputs, scrub(item.status, known=known))
+
+
+def run_path(routine: str) -> str:
+    """Return the path, below the API's address, that runs a routine."""
+    return f"routines/{quote(routine, safe=':')}/run"
+
+
+def results_path(run: str) -> str:
+    """Return the path that asks for the results of a run, whose id Clay has made."""
+    return f"routines/run/{quote(run, safe='')}/results?limit={_PER_PAGE}"
+
+
+def api_request(
+    endpoint: ApiEndpoint,
+    path: str,
+    body: bytes | None = None,
+) -> httpx.Request:
+    """Return a POST with a body, or a GET without one."""
+    url = parsed(f"{endpoint.url.rstrip('/')}/{path}")
+    headers = [
+        (b"host", url.netloc),
+        (API_KEY_HEADER, endpoint.key.encode("ascii")),
+        (b"accept-encoding", b"identity"),
+        (b"user-agent", USER_AGENT.encode("ascii")),
+    ]
+    if body is None:
+        return httpx.Request("GET", url, headers=headers, stream=httpx.ByteStream(b""))
+    headers += [
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(body)),
+    ]
+    return httpx.Request("POST", url, headers=headers, stream=httpx.ByteStream(body))
 
 
 def _inputs_of(body: bytes) -> list[str]:

@@ -38,7 +38,7 @@ def doctor(
     hold: bool = False,
     common: Common = COMMON,
 ) -> int:
-    """Check the set-up: Kafka, topics, rights, Redis, Clay's hosts, callbacks. Spends no credit.
+    """Check the set-up: Kafka, topics, rights, Redis, Clay, callbacks. Spends no credit.
 
     example:
       stream-app doctor
@@ -48,10 +48,11 @@ def doctor(
       stream-app doctor --hold
 
     Args:
-        round_trip: then send one test lead to Clay and wait for its callback
+        round_trip: then send one test lead to Clay and wait for its callback, or for the result of
+            its run
         record: write how Clay answered and called back to a new file, without secrets and values,
             and compare it with the simulator; with --round-trip
-        within: how long to wait for the callback
+        within: how long to wait for it
         yes: send it without confirmation; it costs credits
         notify: also send a test message to the webhook of [notify]
         hold: also measure whether the proxy waits as long as the gateway holds a callback while
@@ -62,7 +63,7 @@ def doctor(
     settings = common.settings("clay", "gateway", *(("notify",) if notify else ()))
     cost = trip.price(settings, round_trip) if round_trip else ""
     if record:
-        cost += f"; and, for --record, {recording.ASKED}"
+        cost += f"; and, for --record, {recording.also_asked(settings, round_trip or '')}"
     with recording.new_file(record) if record else nullcontext() as file:
         checks = asyncio.run(_examine(settings, common, notify=notify, hold=hold))
         report: dict[str, Any] = {"checks": checks}
@@ -83,8 +84,8 @@ def doctor(
                 f"{result.lead_id}: {result.text}",
             )
             if file is not None and record is not None:
-                refused = asyncio.run(recording.refusals(settings, round_trip))
-                recorded = recording.recording_of(settings, round_trip, number, refused, events)
+                others = asyncio.run(recording.further_answers(settings, round_trip, events))
+                recorded = recording.recording_of(settings, round_trip, number, others, events)
                 file.write(recording.written(recorded))
                 deviations = recording.deviations(recorded, recording.simulated())
                 report["recording"] = {"file": str(record), "deviations": deviations}

@@ -3,6 +3,7 @@
 What the simulator sends is kept in the same form, in `simulated.json`, so the two can be compared.
 """
 
+import asyncio
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,21 +15,27 @@ from typing import IO, Final
 import msgspec
 
 from stream_app import __version__
-from stream_app.clay.client import answer_of
+from stream_app.clay.client import answer_of, described_answer, proxy_secrets
+from stream_app.clay.runs import ApiEndpoint, api_request, results_path, run_path
 from stream_app.client.doctor.round_trip import BACK, probe_lead
 from stream_app.config import Settings
+from stream_app.config.reload import apis_of
 from stream_app.domain.model.addresses import secret_part
 from stream_app.domain.model.errors import SettingsError
 from stream_app.domain.model.messages import StatusEvent
 from stream_app.domain.model.seen import Seen, without
 
 VERSION: Final = 1
-ASKED: Final = "up to 3 requests that no webhook can make a row of"
 _WITHIN_S: Final = 10.0
 _NO_JSON: Final = b'{"lead_id":'
 """A body that no webhook can make a row of."""
 _NO_TOKEN: Final = "not-the-token-of-this-webhook"
 _NO_WEBHOOK: Final = "doctor-asks-for-no-such-webhook"
+_NO_KEY: Final = "not-the-key-of-this-workspace"
+_NO_ROUTINE: Final = "function:t_doctor_asks_for_no_such_one"
+_NO_RUN: Final = "doctor-asks-for-no-such-run"
+_PAUSE_S: Final = 0.25  # Clay takes 300 requests a minute, and the worker has just sent some
+_OUTPUTS: Final = "data[].result."
 
 
 class CalledBack(msgspec.Struct, frozen=True):
@@ -51,8 +58,10 @@ class Recording(msgspec.Struct, frozen=True):
         app: The version of stream-app that wrote it.
         date: When, UTC, YYYY-MM-DD.
         answers: The answers of the webhook, by what was sent: `lead`, the test lead; `broken_json`;
-            `wrong_token`; `unknown_webhook`.
-        callbacks: The callbacks of the lead.
+            `wrong_token`; `unknown_webhook`. Of a routine those of the API: `me`; `balance`;
+            `results`, of the lead's run; `broken_run`; `wrong_key`; `unknown_routine`;
+            `unknown_run`.
+        callbacks: The callbacks of the lead, or the results of its run.
     """
 
     version: int
@@ -60,6 +69,65 @@ class Recording(msgspec.Struct, frozen=True):
     date: str
     answers: dict[str, list[Seen]]
     callbacks: list[CalledBack]
+
+
+def also_asked(settings: Settings, alias: str) -> str:
+    """Return what is sent besides the test lead, for people."""
+    if settings.destinations[alias].routine is None:
+        return "up to 3 requests that no webhook can make a row of"
+    return "7 requests to Clay's API that run nothing"
+
+
+async def further_answers(
+    settings: Settings,
+    alias: str,
+    events: Sequence[StatusEvent],
+) -> dict[str, Seen]:
+    """Send what costs nothing, and return the answers by what was sent.
+
+    `events` are those of the test lead: they name the run of a routine.
+    """
+    if settings.destinations[alias].routine is None:
+        return await refusals(settings, alias)
+    run = next((event.run for event in reversed(events) if event.run), None)
+    return await _answers_of_api(settings, alias, run)
+
+
+async def _answers_of_api(settings: Settings, alias: str, run: str | None) -> dict[str, Seen]:
+    """Ask the Public API what it answers. No body is JSON, so none can become a run."""
+    endpoint = apis_of(settings)[alias]
+    stranger = ApiEndpoint(endpoint.url, _NO_KEY)
+    routine = settings.destinations[alias].routine or ""
+    asked: dict[str, tuple[ApiEndpoint, str, bytes | None]] = {
+        "me": (endpoint, "me", None),
+        "balance": (endpoint, "credits/balance", None),
+    }
+    if run is not None:
+        asked["results"] = (endpoint, results_path(run), None)
+    asked |= {
+        "broken_run": (endpoint, run_path(routine), _NO_JSON),
+        "wrong_key": (stranger, "me", None),
+        "unknown_routine": (endpoint, run_path(_NO_ROUTINE), _NO_JSON),
+        "unknown_run": (endpoint, results_path(_NO_RUN), None),
+    }
+    egress = settings.make_egress()
+    answers: dict[str, Seen] = {}
+    for name, (api, path, body) in asked.items():
+        await asyncio.sleep(_PAUSE_S)
+        request = api_request(api, path, body)
+        known = [endpoint.key, *proxy_secrets(egress)]
+        answer = await described_answer(request, known, egress, _WITHIN_S)
+        if answer is not None:
+            answers[name] = _without_outputs(answer)
+    return answers
+
+
+def _without_outputs(answer: Seen) -> Seen:
+    """Leave out the outputs of a routine: their author has named them, and `callbacks` has them."""
+    body = {name: kind for name, kind in answer.body.items() if not name.startswith(_OUTPUTS)}
+    if len(body) < len(answer.body):
+        body[_OUTPUTS.rstrip(".")] = "object"
+    return msgspec.structs.replace(answer, body=body)
 
 
 async def refusals(settings: Settings, alias: str) -> dict[str, Seen]:
@@ -95,7 +163,7 @@ def recording_of(
     settings: Settings,
     alias: str,
     number: int,
-    refused: dict[str, Seen],
+    others: dict[str, Seen],
     events: Sequence[StatusEvent],
 ) -> Recording:
     """Return what was seen of a test lead.
@@ -104,7 +172,7 @@ def recording_of(
         settings: The settings.
         alias: The destination.
         number: That of the test lead.
-        refused: The answers to `refusals`.
+        others: The `further_answers`.
         events: Those of the test lead.
     """
     destination = settings.destinations[alias]
@@ -114,6 +182,8 @@ def recording_of(
         known += [settings.secrets[name], secret_part(settings.secrets[name])]
     if token := settings.secrets.get(destination.token_env):
         known.append(token)
+    if (api := apis_of(settings).get(alias)) is not None:
+        known.append(api.key)
     answered = [event.seen for event in events if event.seen is not None and event.seen.status]
     accepted_ms = next((event.at_ms for event in events if event.status == "accepted"), None)
     called_back = [
@@ -124,7 +194,7 @@ def recording_of(
         for event in events
         if event.seen is not None and event.status in BACK
     ]
-    answers = {"lead": answered} | {name: [seen] for name, seen in refused.items()}
+    answers = {"lead": answered} | {name: [seen] for name, seen in others.items()}
     return Recording(
         VERSION,
         __version__,

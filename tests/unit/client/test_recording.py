@@ -184,6 +184,47 @@ async def test_what_clay_refuses_is_no_json_and_has_the_token_of_its_webhook_alo
     assert [SLUG in head for head in heads] == [True, *([True] if token else []), False]
 
 
+async def test_what_the_api_is_asked_runs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recording, "_WITHIN_S", 60.0)
+    monkeypatch.setattr(recording, "_PAUSE_S", 0.0)
+    people = Destination("people", "acme", kind="routine", routine="function:t_1")
+    async with serve(READ, NO) as server:
+        acme = Workspace("acme", api_key_env="KEY", api_url=f"http://127.0.0.1:{server.port}/v0")
+        settings = Settings(
+            workspaces={"acme": acme},
+            destinations={"people": people},
+            secrets=Secrets({"KEY": TOKEN}),
+        )
+        accepted = msgspec.structs.replace(event("accepted", 1), run="r-1")
+        answers = await recording.further_answers(settings, "people", [event("received", 1)])
+        assert "results" not in answers, "no run is known"
+        server.requests.clear()
+        answers = await recording.further_answers(settings, "people", [accepted])
+        asked = {
+            head.decode().split(" HTTP")[0]: (TOKEN in head.decode(), body)
+            for head, body in server.requests
+        }
+    assert len(asked) + 1 == len(answers), "that of another key is the same address"
+    for request, (has_key, body) in asked.items():
+        assert has_key is (not request.endswith("/me")), request
+        if request.startswith("POST"):
+            with pytest.raises(msgspec.DecodeError):
+                msgspec.json.decode(body)
+    assert "GET /v0/routines/run/r-1/results?limit=100" in asked
+    made = recording.recording_of(settings, "people", NUMBER, answers, [accepted])
+    assert TOKEN not in recording.written(made).decode()
+    assert recording.also_asked(settings, "people") == "7 requests to Clay's API that run nothing"
+
+
+def test_the_outputs_of_a_routine_are_told_as_one() -> None:
+    answer = Seen(200, 5, {}, {"status": "text", "data[].id": "text"})
+    whole = msgspec.structs.replace(answer, body={**answer.body, "data[].result": "object"})
+    outputs = {"data[].result.Title": "text", "data[].result.Size": "number"}
+    named = msgspec.structs.replace(answer, body={**answer.body, **outputs})
+    assert recording._without_outputs(named) == whole
+    assert recording._without_outputs(answer) == answer
+
+
 @pytest.mark.parametrize(
     ("url", "secret", "unknown"),
     [
