@@ -133,14 +133,21 @@ def books_table(report: BooksReport) -> Table:
     return table
 
 
+_EXTRA: Final = {
+    "unknown": Column("not known", rank=4, right=True),
+    "estimated": Column("estimated", rank=4, right=True),
+    "elsewhere": Column("elsewhere", rank=5, right=True),
+}
+"""Columns of amounts that most lanes have none of, by their field of `LaneAccount`."""
+
+
 def money_table(report: BooksReport) -> Table:
     """Build the table of reserved and spent amounts: by lane account, by rows, by status events."""
-    more = any(account.unknown or account.elsewhere for account in report.accounts)
-    extra_columns = (
-        [Column("not known", rank=4, right=True), Column("elsewhere", rank=5, right=True)]
-        if more
-        else []
-    )
+    extra_columns = {
+        name: column
+        for name, column in _EXTRA.items()
+        if any(getattr(account, name) for account in report.accounts)
+    }
     table = Table(
         Column("lane"),
         Column("period"),
@@ -149,12 +156,12 @@ def money_table(report: BooksReport) -> Table:
         Column("by its rows", rank=6, right=True),
         Column("spent", right=True),
         Column("by its leads", rank=3, right=True),
-        *extra_columns,
+        *extra_columns.values(),
         title="Money",
     )
     for account in report.accounts:
         by_events = "?" if account.spent_by_events is None else account.spent_by_events
         amounts = [account.reserved, account.reserved_by_rows, account.spent, by_events]
-        extra = [account.unknown, account.elsewhere] if more else []
+        extra = [getattr(account, name) for name in extra_columns]
         table.add(account.workspace, account.period, account.meter, *amounts, *extra)
     return table

@@ -150,7 +150,7 @@ def _step(step: Step) -> str:
     if event.replay:
         line += f", replay {event.replay}"
     if event.credits is not None:
-        line += f", {count(event.credits, 'credit')}"
+        line += f", {event.credits_text}"
     return line + (f" ({step.times} times since {iso(step.since_ms)})" if step.times > 1 else "")
 
 

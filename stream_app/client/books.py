@@ -319,6 +319,7 @@ class Books:
             self._accounts.book(
                 workspace,
                 Reservation(event.day, event.month, event.credits or 0, event.actions or 0),
+                event.estimated,
             )
         if event.saved:
             report.saved[workspace] = report.saved.get(workspace, 0) + event.saved

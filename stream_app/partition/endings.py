@@ -11,7 +11,13 @@ from typing import Final
 from attrs import define
 
 from stream_app.clock import Clock
-from stream_app.domain.callback.interpret import PUBLISHED, answered_columns, booked, result_of
+from stream_app.domain.callback.interpret import (
+    PUBLISHED,
+    answered_columns,
+    booked,
+    result_of,
+    unsaid,
+)
 from stream_app.domain.delivery.envelope import Envelope, lead_envelope
 from stream_app.domain.delivery.recorder import DeliveryRecorder, WriteBatch
 from stream_app.domain.delivery.resolve import LeadRef
@@ -100,6 +106,7 @@ class Endings:
         is_erased = self._rows.is_erased(callback.workspace, callback.lead_id, row.first_at_ms)
         is_published = callback.outcome in PUBLISHED and not is_erased
         recorder.seen = callback.seen
+        recorder.estimated = unsaid(callback) if cost is not None else ()
         recorder.yields = answered_columns(destination, callback)
         recorder.go(
             callback.outcome,

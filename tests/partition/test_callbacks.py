@@ -5,12 +5,13 @@ reported.
 import asyncio
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 import pytest
 
 from stream_app.domain.delivery.recorder import WriteBatch
-from stream_app.domain.model.messages import Callback, Status
+from stream_app.domain.model.messages import Callback, Meter, Status
 from stream_app.domain.model.seen import Seen
 from stream_app.partition.ports import Observer
 from tests.support.partition.bench import HELD, LEAD, PAID, Bench
@@ -48,6 +49,42 @@ async def test_a_callback_settles_an_accepted_lead_and_charges_its_lane(outcome:
         assert result.partial == (outcome == "partial")
     else:
         assert bench.results() == []
+
+
+@pytest.mark.parametrize(
+    ("said", "estimated"),
+    [
+        ({}, ()),
+        ({"credits": None}, ("credits",)),
+        ({"actions": None}, ("actions",)),
+        ({"credits": None, "actions": None}, ("credits", "actions")),
+        ({"credits": 0, "actions": 0}, ()),
+    ],
+)
+@virtual_time
+async def test_a_cost_that_nobody_reported_is_called_an_estimate(
+    said: dict[str, Any],
+    estimated: tuple[Meter, ...],
+) -> None:
+    bench = Bench()
+    bench.change_destination(estimate_credits=3, estimate_actions=2)
+    bench.publish_leads(1)
+    await bench.serve_for(10.0)
+    bench.call_back(**said)
+    await asyncio.sleep(10.0)
+    *before, event = bench.events(LEAD)
+    assert event.status == "enriched"
+    assert {earlier.estimated for earlier in before} == {()}, "only what was booked can be one"
+    assert event.estimated == estimated
+    if "credits" in estimated:
+        assert event.credits == 3
+    accounts = {
+        (account.period, account.meter): account.estimated for account in bench.books().accounts
+    }
+    booked: dict[Meter, int | None] = {"credits": event.credits, "actions": event.actions}
+    for meter, guess in booked.items():
+        expected = guess if meter in estimated else 0
+        assert {accounts[period, meter] for period in (event.day, event.month)} == {expected}
 
 
 @virtual_time

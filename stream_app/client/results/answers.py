@@ -6,7 +6,8 @@ from typing import Final
 import msgspec
 
 from stream_app.domain.books.records import MOVING
-from stream_app.domain.model.messages import Scalar
+from stream_app.domain.model.messages import Meter, Scalar
+from stream_app.domain.model.text import count
 from stream_app.domain.views.explain import Finding
 from stream_app.domain.views.lane import LaneView
 from stream_app.domain.views.waits import RecordWait
@@ -36,6 +37,10 @@ class Event(msgspec.Struct, frozen=True):
         due_at_ms: When it continues by itself.
         queued_ms: Of the first event: how long the record was on Kafka before; 0 for less than a
             second.
+        run: Of `accepted`: the run of a routine that the POST began; '' for a webhook, and where
+            Clay's answer was lost.
+        estimated: The meters, `credits` and `actions`, whose cost Clay's answer did not say: what
+            was booked is the destination's estimate.
     """
 
     seq: int
@@ -50,6 +55,16 @@ class Event(msgspec.Struct, frozen=True):
     due_at_ms: int | None
     credits: int | None
     queued_ms: int = 0
+    run: str = ""
+    estimated: tuple[Meter, ...] = ()
+
+    @property
+    def credits_text(self) -> str:
+        """What was booked in words, such as `5 credits, an estimate`; '' if nothing was."""
+        if self.credits is None:
+            return ""
+        guess = ", an estimate" if "credits" in self.estimated else ""
+        return f"{count(self.credits, 'credit')}{guess}"
 
 
 class Step(msgspec.Struct, frozen=True):

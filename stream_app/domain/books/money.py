@@ -5,16 +5,16 @@ A reservation belongs to the day and month of its POST, and its cost is booked t
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
-from typing import Final, Literal
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Final
 
 import msgspec
 
 from stream_app.domain.books.records import StatusTotals
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.limits.budget import BudgetPolicy, Period, Reservation, periods_at
+from stream_app.domain.model.messages import Meter
 
-Meter = Literal["credits", "actions"]
 Sums = dict[str, list[int]]
 """Day ("2026-11-24") or month ("2026-11") -> [credits, actions]. The two keys differ in length."""
 
@@ -31,6 +31,8 @@ class LaneAccount(msgspec.Struct, frozen=True):
             configuration.
         unknown: The part of `spent` that was booked at the ceiling because Clay reported no cost.
         elsewhere: What operators booked manually: spent elsewhere, or (below 0) returned by Clay.
+        estimated: The part of `spent` that is the estimate of a destination, because Clay's answer
+            did not say what its lead cost. Of the events that there still are.
     """
 
     workspace: str
@@ -42,6 +44,7 @@ class LaneAccount(msgspec.Struct, frozen=True):
     spent_by_events: int | None
     unknown: int = 0
     elsewhere: int = 0
+    estimated: int = 0
 
 
 class OpenCost(msgspec.Struct, frozen=True):
@@ -62,10 +65,18 @@ class Accounts:
     def __init__(self, workspaces: Mapping[str, BudgetPolicy]) -> None:
         self._workspaces = workspaces
         self._spent: defaultdict[str, Sums] = defaultdict(dict)
+        self._estimated: defaultdict[str, Sums] = defaultdict(dict)
 
-    def book(self, workspace: str, spent: Reservation) -> None:
-        """Add what an event booked with its step."""
+    def book(self, workspace: str, spent: Reservation, estimated: Collection[Meter] = ()) -> None:
+        """Add what an event booked with its step. `estimated`: the meters that Clay did not say."""
         _add(self._spent[workspace], spent)
+        if estimated:
+            guess = msgspec.structs.replace(
+                spent,
+                credits=spent.credits if "credits" in estimated else 0,
+                actions=spent.actions if "actions" in estimated else 0,
+            )
+            _add(self._estimated[workspace], guess)
 
     def lanes(
         self,
@@ -103,6 +114,7 @@ class Accounts:
                     by_rows.pop(period.id, [0, 0]),
                     by_events,
                     unconfirmed,
+                    self._estimated[lane.workspace].get(period.id, [0, 0]),
                 )
             for period_id, (credits_, _) in by_rows.items():
                 problem(
@@ -153,6 +165,7 @@ def _both_meters(
     by_rows: list[int],
     by_events: list[int] | None,
     unconfirmed: list[int],
+    estimated: list[int],
 ) -> list[LaneAccount]:
     events = by_events or (None, None)
     meters: tuple[tuple[Meter, int, int, int], ...] = (
@@ -170,6 +183,7 @@ def _both_meters(
             events[n],
             unconfirmed[n],
             elsewhere,
+            estimated[n],
         )
         for n, (meter, reserved, spent, elsewhere) in enumerate(meters)
     ]

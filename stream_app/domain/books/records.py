@@ -14,7 +14,7 @@ import msgspec
 
 from stream_app.domain.delivery.state_machine import NEXT, RESUMABLE, SETTLED
 from stream_app.domain.limits.budget import Reservation
-from stream_app.domain.model.messages import ImportSummary, Status
+from stream_app.domain.model.messages import ImportSummary, Meter, Status
 from stream_app.domain.model.numbers import Amount, TimeMs, Whole
 from stream_app.domain.model.text import count
 from stream_app.domain.plan import MOST_YIELD_COLUMNS
@@ -230,6 +230,8 @@ class BookEvent(msgspec.Struct, gc=False):
     records: Amount = 0
     filled: tuple[str, ...] = ()
     empty: tuple[str, ...] = ()
+    run: str = ""
+    estimated: tuple[Meter, ...] = ()
 
 
 # It raises one of `UNREADABLE` (domain/model/untrusted.py).

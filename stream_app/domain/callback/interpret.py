@@ -18,6 +18,7 @@ from stream_app.domain.limits.meters import meters
 from stream_app.domain.model.messages import (
     AnsweredColumns,
     Callback,
+    Meter,
     Result,
     RunNotification,
     Scalar,
@@ -167,6 +168,12 @@ def _called_back(
     if stopped.reason == CREDITS_OUT and callback.outcome == "enrich_error":
         return lane
     return probe_succeeded(policy, lane, destination.alias, now_ms)
+
+
+def unsaid(callback: Callback) -> tuple[Meter, ...]:
+    """Return the meters whose cost an answer does not say, so that the estimate is booked."""
+    said: dict[Meter, int | None] = {"credits": callback.credits, "actions": callback.actions}
+    return tuple(meter for meter, cost in said.items() if cost is None)
 
 
 def _bounded(reported: int | None, estimated: int) -> int:

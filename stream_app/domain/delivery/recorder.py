@@ -41,6 +41,7 @@ from stream_app.domain.model.messages import (
     RESEND_ORDERED,
     AnsweredColumns,
     Lead,
+    Meter,
     Status,
     StatusEvent,
 )
@@ -115,6 +116,7 @@ class DeliveryRecorder(Generic[LeadT_co]):
         resolved: What the record is about.
         row: The lead's row as it is now.
         seen: What Clay sent about a test lead. The next event has it.
+        estimated: The meters whose cost the answer does not say. The next event has them.
         yields: What the answer has of the columns that count. The next event has it.
     """
 
@@ -130,6 +132,7 @@ class DeliveryRecorder(Generic[LeadT_co]):
         self.row = row
         self.seen: Seen | None = None
         self.yields = _NO_YIELD
+        self.estimated: tuple[Meter, ...] = ()
         self._plan = plan
         self._events: list[StatusEvent] = []
         self._durations: tuple[Duration, ...] = ()
@@ -324,6 +327,9 @@ class DeliveryRecorder(Generic[LeadT_co]):
         if self.yields is not _NO_YIELD:
             more.update(filled=self.yields.filled, empty=self.yields.empty)
             self.yields = _NO_YIELD
+        if self.estimated:
+            more["estimated"] = self.estimated
+            self.estimated = ()
         self._events.append(msgspec.structs.replace(event, **more) if more else event)
 
     def step(self, *records: Record) -> WriteBatch:

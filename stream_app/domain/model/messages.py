@@ -16,6 +16,8 @@ from stream_app.domain.model.numbers import Amount, TimeMs, Whole
 from stream_app.domain.model.seen import Seen
 
 Scalar = str | int | float | bool | None
+Meter = Literal["credits", "actions"]
+"""What a lead may cost: Clay has two meters."""
 
 Status = Literal[
     "received",
@@ -152,6 +154,8 @@ class StatusEvent(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
             POST. Below 0: the cost was lower than what had been booked.
         app: The version that wrote the event.
         actions: As `credits`, in Actions.
+        estimated: The meters whose cost Clay's answer did not say: what was booked is the
+            destination's estimate.
         saved: The estimated credits that were saved because an earlier result answered the lead.
         parent_id: Of the first event: the span in the `traceparent` of the input record, 16
             hexadecimal digits.
@@ -221,6 +225,7 @@ class StatusEvent(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     filled: tuple[str, ...] = ()
     empty: tuple[str, ...] = ()
     run: str = ""
+    estimated: tuple[Meter, ...] = ()
 
 
 class FieldOrigin(msgspec.Struct, frozen=True, omit_defaults=True):

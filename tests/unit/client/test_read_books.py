@@ -16,13 +16,13 @@ from stream_app.client import books
 from stream_app.client.books import Books, read_books
 from stream_app.clock import Clock
 from stream_app.config import Kafka, Settings
-from stream_app.domain.books.money import BooksReport, LaneAccount, Meter, OpenCost
+from stream_app.domain.books.money import BooksReport, LaneAccount, OpenCost
 from stream_app.domain.delivery.envelope import HEADERS
 from stream_app.domain.delivery.state_machine import Delivery, delivery_key, lane_key
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.limits.budget import Budget, BudgetPolicy, Period, Reservation
 from stream_app.domain.model.errors import StreamAppError, UnreadableBatch
-from stream_app.domain.model.messages import RESEND, RESEND_ORDERED, Status
+from stream_app.domain.model.messages import RESEND, RESEND_ORDERED, Meter, Status
 from stream_app.domain.plan import Destination, Workspace
 from stream_app.domain.views.explain import ConsumerGroup
 from tests.board.model_records import event
