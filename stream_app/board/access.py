@@ -48,14 +48,14 @@ class Access:
         self._made_here = made_here
 
     def check(self, request: Request) -> None:
-        """Raise Refused if the request is not allowed."""
+        """Raise AccessRefused if the request is not allowed."""
         check_bearer(request, self._token, made_here=self._made_here)
         if request.method not in ("GET", "HEAD"):
             raise AccessRefused(405, "read_only", "The look-up API only reads: use GET")
 
 
 def check_bearer(request: Request, token: bytes, *, made_here: bool) -> None:
-    """Raise Refused unless the request has the token. `made_here`: the board has made it."""
+    """Raise AccessRefused unless the request has the token. `made_here`: the board made it."""
     kind, _, given = request.headers.get("authorization", "").partition(" ")
     if kind.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), token):
         return
@@ -190,7 +190,7 @@ class BoardAccess:
 
         Raises:
             LoginNeeded: There is no session, and one is needed.
-            Refused: It is not allowed, or its session has not the role.
+            AccessRefused: It is not allowed, or its session does not have the role.
         """
         if request.method not in ("GET", "HEAD"):
             self._check_origin(request)
@@ -208,7 +208,7 @@ class BoardAccess:
         A wrong token is refused after a second, if few others wait.
 
         Raises:
-            Refused: The token is wrong, or there is no name.
+            AccessRefused: The token is wrong, or there is no name.
         """
         self._check_origin(request)
         given = token.strip().encode()
@@ -238,13 +238,13 @@ class BoardAccess:
         return f"{urlsafe_b64encode(raw).decode()}.{self._signature(role, raw)}"
 
     def make_ticket(self, request: Request) -> str:
-        """Return a ticket for who has the token. It lets one browser in, once and soon.
+        """Return a ticket for a caller with the token. It lets one browser in, once and soon.
 
         The address of a page shows in lists of processes and in a browser's history, so it never
         has the token.
 
         Raises:
-            Refused: The request has not the token.
+            AccessRefused: The request does not have the token.
         """
         check_bearer(request, self._tokens["viewer"], made_here=self.made_here)
         now_s = self._now_s()
@@ -261,7 +261,7 @@ class BoardAccess:
         """Return the cookie's value for the bearer of a ticket, which is used up.
 
         Raises:
-            Refused: There is no such ticket any more.
+            AccessRefused: There is no such ticket any more.
         """
         if self._tickets.pop(ticket, 0) <= self._now_s():
             text = f"This address was good once, and for {TICKET_S} s: run `stream-app open` again"
@@ -272,7 +272,7 @@ class BoardAccess:
         """Let a wrong token wait, until its peer has gone at the latest. Its form has been read.
 
         Raises:
-            Refused: Too many wait.
+            AccessRefused: Too many wait.
         """
         if self._waiting >= MOST_WAITING:
             text = f"Too many wrong tokens were entered: try again in {RETRY_AFTER_S} s"
@@ -339,7 +339,7 @@ class BoardAccess:
         )
 
     def _check_origin(self, request: Request) -> None:
-        """Raise Refused if another site's page made the request.
+        """Raise AccessRefused if another site's page made the request.
 
         Browsers say so in headers that pages cannot set.
         """

@@ -1,8 +1,8 @@
 """Messages to people: what a person must act on, when it begins and when it ends.
 
-It is what `explain` finds, that the gateway does not answer, and that the read model does not
-follow Kafka. A message is made of the code of a finding, its workspace and what lifts it. It
-holds no secret and no personal data, because no text of Clay, a producer or an operator is in it.
+They are about what `explain` finds, a gateway that does not answer, and a read model that does not
+follow Kafka. A message is made of the code of a finding, its workspace and what lifts it. It holds
+no secret and no personal data, because no text of Clay, a producer or an operator is in it.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ from stream_app.ops import logs as log
 _OURS: Final = frozenset({"gateway", "read_model"})
 BEGUN_S: Final = 60.0
 ENDED_S: Final = 120.0
-"""A finding counts after the first time, and is over after the second.
+"""A finding counts after the first of these times, and is over after the second.
 
 A restart of workers is shorter, and sends no message.
 """

@@ -252,7 +252,7 @@ class PageMaker:
         `shared`.
 
         Raises:
-            Refused: `make` returned None.
+            AccessRefused: `make` returned None.
         """
         frame = self._frame(request, moment, title, current or name, live=live)
         kept = moment.shared if live and shared else None

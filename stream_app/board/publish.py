@@ -51,7 +51,7 @@ _log: Final = log.get("board")
 def upload_page(site: Site, upload: Upload) -> PageData:
     """Return the page of a file.
 
-    Only who uploaded it sees it, as it has cells of the first rows beside each column.
+    Only the person who uploaded the file sees it, because it has cells of the first rows.
     """
     settings = site.settings
     summary = upload.summary

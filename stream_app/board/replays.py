@@ -1,4 +1,4 @@
-"""Replays on the board: plan, send, stop and resume one. Dead letters that are given up."""
+"""Replays that are planned, sent, stopped and resumed on the board, and dead letters given up."""
 
 import asyncio
 import secrets

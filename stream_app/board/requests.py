@@ -173,7 +173,7 @@ class FileReceiver:
         The caller has checked who sends it, and closes the file.
 
         Raises:
-            Refused: It is too large, too slow, or no such form. Nothing is kept then.
+            AccessRefused: It is too large, too slow, or no such form. Nothing is kept then.
         """
         kind, options = parse_options_header(request.headers.get("content-type", ""))
         boundary = options.get("boundary", "")

@@ -1,4 +1,4 @@
-"""Files that people who look at a page publish step by step: columns, cost, publication, progress.
+"""Files that people publish on the board step by step: columns, cost, publication, progress.
 
 The data of a file is in unnamed temporary files: it is gone when the process ends, whatever ends
 it. One thread checks and publishes one file after the other.
@@ -222,11 +222,11 @@ class Upload:
 
 
 class CostChanged(StreamAppError):
-    """The file would be published otherwise than the page says that its button was on."""
+    """The file would be published differently from what the page with the button said."""
 
 
 class TooManyUploads(StreamAppError):
-    """As many files as are kept are being published."""
+    """All the files that may be kept are being published."""
 
 
 class Uploads:

@@ -303,9 +303,9 @@ def give_up(
 ) -> int:
     """Give dead letters up: their leads, or the records that are no leads, end and are never sent.
 
-    Then they are open no more, and no alert counts them. What was booked for a lead stays, because
-    Clay may have charged for it. A lead that ended so can be published again, unless it may have
-    reached Clay.
+    They are then no longer open, and no alert counts them. What was booked for a lead stays,
+    because Clay may have charged for it. A lead that was given up can be published again, unless it
+    may have reached Clay.
 
     example:
       stream-app dlq give-up --reason not_json --why "a broken export of October"

@@ -1,6 +1,6 @@
 """The program `stream-app`: parse the command line, run the command, and turn errors into lines.
 
-Each error has its exit code. Help pages are plain text: no boxes, nothing that a pipe cannot show.
+Each error has its exit code. Help pages are plain text without boxes, so that a pipe can show them.
 """
 
 from __future__ import annotations

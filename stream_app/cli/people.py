@@ -1,6 +1,6 @@
 """`stream-app suppress` and `erase`: people who are never sent to Clay.
 
-It holds in any workspace, under any lead id.
+This holds in any workspace and under any lead id.
 """
 
 import asyncio

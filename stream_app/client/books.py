@@ -1,6 +1,6 @@
 """The books: count every input record once, even while workers are running.
 
-No record can then be missing unseen:
+A missing record would therefore be noticed:
 
     in = enriched + accepted_final + ... + under_way + waiting
 

@@ -10,7 +10,7 @@ The command-line tools need no shell scripts of a distribution:
     python -m stream_app.dev.kafka_tools kafka-consumer-groups --bootstrap-server 127.0.0.1:9092
     --list
 
-The first one that runs downloads the jars of all of them, and an incident is no time for that:
+The first tool that runs downloads the jars of all of them, which takes too long in an incident:
 `python -m stream_app.dev.kafka_tools fetch` does it beforehand.
 """
 

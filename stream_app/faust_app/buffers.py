@@ -1,8 +1,8 @@
 """The records of one topic and partition that wait in memory, bounded by bytes.
 
-Faust counts records only, and a record of a producer may have a megabyte. So a partition also
-leaves the fetch when the records that wait for it have so many bytes, and comes back when two
-fifths of them are left.
+Faust counts records only, and a record of a producer may have a megabyte. A partition therefore
+also leaves the fetch when its waiting records have too many bytes, and comes back when two fifths
+of these bytes are left.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ _HEADER_BYTES: Final = 200
 class BoundedBuffer(ThrowableQueue):  # type: ignore[misc]  # mode ships no types
     """A queue of Faust's events.
 
-    What is no event, such as the batches of a stream, has no size here.
+    Anything that is no event, such as the batches of a stream, has no size here.
 
     Args:
         most_bytes: At so many bytes the pressure is high, and Faust fetches no more for the queue.

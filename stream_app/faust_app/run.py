@@ -98,11 +98,10 @@ def heartbeats(app: SafeApp) -> dict[str, int]:
 def membership(app: SafeApp) -> dict[str, int]:
     """Return progress tokens of the group membership for the watchdog, by description.
 
-    - Heartbeats: only they show that an idle process has lost Kafka.
-    - The takeover after a rebalance, with its generation: until it ends, no records are fetched, so
-      none seem to wait.
+    - Heartbeats: only they show that an idle process has lost Kafka. - The take-over after a
+    rebalance, with its generation: until it ends, no records are fetched, so none seem to wait.
 
-    A batch that cannot be read is no stall, because a restart does not help: `unreadable` has it.
+    A batch that cannot be read is no stall, because a restart would not help: `unreadable` has it.
     """
     if not app.started:
         return {}

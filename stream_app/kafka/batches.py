@@ -154,7 +154,7 @@ def unpack(
     """Yield the committed records of a fetch, within the bounds on what a producer may write.
 
     It replaces `PartitionRecords._unpack_records` of aiokafka, which has no bounds.
-    `records.next_fetch_offset` is behind each record as soon as it is yielded.
+    `records.next_fetch_offset` is past each record as soon as it is yielded.
 
     Args:
         tp: The partition.

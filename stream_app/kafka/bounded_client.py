@@ -5,7 +5,7 @@ longer than a rebalance. A broker that hangs keeps its connections open, so noth
 request to it. Differences:
 
 - The bound depends on the request (`_BOUNDS_S`). A JoinGroup or SyncGroup may take as long as a
-  rebalance. So the coordinator is asked every few seconds whether it still is the coordinator.
+  rebalance, so the coordinator is asked every few seconds whether it still is the coordinator.
 - A request that any broker can answer (metadata, the search for a coordinator) goes to the next
   broker if the first one does not answer soon. The first answer counts.
 - Connecting is bounded, and a broker that hangs does not delay connections to the others.

@@ -1,11 +1,11 @@
 """Decompression of batches with a bound, which reads what Kafka's own client reads.
 
-aiokafka 0.14.0 decompresses a batch to whatever size it has: 32 KB of zstd become a gigabyte, and
-the process is killed, at each start again. It also refuses two kinds of bytes that brokers take and
-Java reads: gzip with bytes behind its end, and an LZ4 frame with a wrong checksum of its content,
-which Java never looks at. These functions replace aiokafka's, in its extension in C too. All stop
-inside the codec at `MAX_UNPACKED_BYTES`. Checksums within
-LZ4 are not checked, because the checksum of the batch covers the same bytes.
+aiokafka 0.14.0 decompresses a batch to whatever size it has. 32 KB of zstd become a gigabyte, and
+the process is killed, again at each start. It also refuses two kinds of bytes that brokers take and
+Java reads: gzip with bytes after its end, and an LZ4 frame with a wrong checksum of its content,
+which Java never looks at. These functions replace aiokafka's, also in its extension in C. All of
+them stop inside the codec at `MAX_UNPACKED_BYTES`. Checksums within LZ4 are not checked, because
+the checksum of the batch covers the same bytes.
 
 `install` is called once, where `Consumer` is defined, so that it holds for everything that reads
 Kafka.
@@ -135,7 +135,7 @@ def _unsnap(block: bytes, output: _Output) -> None:
 def lz4_decode(payload: Any, most: int = MAX_UNPACKED_BYTES) -> bytes:
     """Decompress an LZ4 frame as Kafka's KafkaLZ4BlockInputStream does.
 
-    Like that, it ignores what follows the frame.
+    Like that class, it ignores what follows the frame.
     """
     output = _Output(most)
     raw = bytes(payload)

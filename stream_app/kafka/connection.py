@@ -145,8 +145,8 @@ async def repeated(ask: Callable[[], Awaitable[T]], within_s: float) -> T:
 class _Admin(AIOKafkaAdminClient):  # type: ignore[misc]  # aiokafka is not followed
     """An admin client that no single lost broker can hold up.
 
-    It asks any broker where aiokafka asks one at random, and waits for a controller that is gone no
-    longer than for others.
+    Where aiokafka asks one broker at random, it asks any, and it waits no longer for a lost
+    controller than for others.
     """
 
     async def _send_request(self, request: Any, node_id: int | None = None) -> Any:

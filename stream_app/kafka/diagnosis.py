@@ -1,4 +1,4 @@
-"""Explains why no client can talk to Kafka: a broker refuses us, or none answers.
+"""Finds out why no client can talk to Kafka: a broker refuses us, or none answers.
 
 aiokafka's `bootstrap` hides the cause. So this module connects to each address and explains the
 error. If Kafka only closes the connection, a probe finds out whether the listener speaks TLS or

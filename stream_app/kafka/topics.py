@@ -3,8 +3,8 @@
 A process has to notice that a topic was deleted, created again or given more partitions while it
 runs. Rows identify records by topic, partition and offset: a worker that continued would take new
 leads for old ones, and with a new state topic it would forget which leads were paid for. With more
-partitions, names of workspaces hash to other ones. A changed topic id shows a new topic. A log that
-ends earlier than before has lost records, which is as bad.
+partitions, names of workspaces hash to other partitions. A changed topic id shows a new topic. A
+log that ends earlier than before has lost records, which is as bad.
 """
 
 import asyncio

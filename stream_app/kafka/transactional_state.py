@@ -67,7 +67,7 @@ class StateStoreLimits:
     take over again.
 
     Attributes:
-        take_over_s: the limit for a takeover.
+        take_over_s: the limit for a take-over.
         transact_s: the limit for a transaction.
         abort_s: the limit for each of two steps that clean up after a failed transaction.
         request_s: the limit for a request.
@@ -153,7 +153,7 @@ class TransactionalState:
         last: BaseException | None = None
         while True:
             try:
-                # The fence first: behind it no earlier owner can write, so the rows that are read
+                # The fence first: after it no earlier owner can write, so the rows that are read
                 # stay as they are.
                 async with asyncio.timeout_at(min(deadline, began + fence_within_s)):
                     await self._fence()
@@ -339,7 +339,7 @@ class TransactionalState:
             raise TopicsError([f"{self._rows_at.topic}/{self.partition}: {problem}"])
         rows, node = await self._read() if begin < end else ({}, node)
         topic = self._rows_at.topic
-        # Asked behind the read: a broker that was frozen may have answered it, from a log without
+        # Asked after the read: a broker that was frozen may have answered it, from a log without
         # the newest rows, and not know its successor. Then `require` refuses what was read.
         newest = await self._view.leaders([topic])
         if node not in newest.topics:

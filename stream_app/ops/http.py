@@ -68,7 +68,7 @@ class _Server(uvicorn.Server):
         self.serves.set()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        # First: who is told to call again must not reach this process.
+        # First, because a peer that is told to call again must not reach this process.
         for listener in self.servers:
             listener.close()
         for listening in sockets or []:
@@ -149,7 +149,7 @@ def guarded(app: ASGIApp) -> ASGIApp:
     """
 
     async def served(scope: Scope, receive: Receive, send: Send) -> None:
-        # Who expects "100 Continue" sends no body before the app has asked for it.
+        # A peer that expects "100 Continue" sends no body before the app has asked for it.
         whole = any(name == b"expect" for name, _ in scope["headers"])
 
         async def seen() -> Message:

@@ -58,9 +58,9 @@ class BoundedLabel:
 class LaneMetrics:
     """Shows the last published state of the lanes that this process owns, of MOST_LANES at most.
 
-    Where there are more, a lane that is held takes the place of one that is not, and any other lane
-    the place of one that has not changed for ten minutes. `stream_app_lanes_left_out` counts the
-    rest.
+    If there are more, a lane that is held takes the place of one that is not, and any other lane
+    takes the place of one that has not changed for ten minutes. `stream_app_lanes_left_out` counts
+    the rest.
     """
 
     def __init__(

@@ -143,7 +143,7 @@ class Commits:
         """Commit until a transaction fails or the task is cancelled.
 
         Raises:
-            Aborted: A transaction failed. All steps in it and behind it have failed, too.
+            Aborted: A transaction failed. All steps in it and after it have failed, too.
             Fenced: Another process owns the partition.
         """
         now = asyncio.get_running_loop().time
@@ -154,7 +154,7 @@ class Commits:
             # does not wait. From the end of the last one: leads that it let go and that are
             # answered meanwhile share the next one.
             await asyncio.sleep(max(0.0, ended + self._spacing_s - now()))
-            # Behind the sleep: what was submitted meanwhile goes into this transaction. What is
+            # After the sleep: what was submitted meanwhile goes into this transaction. What is
             # submitted during the transaction goes into the next one, or fails with this one.
             batch, records = self._collect()
             self._busy = True
@@ -209,7 +209,7 @@ class Commits:
     ) -> None:
         self.failures += 1
         self._intake.lose()
-        # Those behind it, too: they were decided by rows that this transaction did not write.
+        # Those after it, too: they were decided by rows that this transaction did not write.
         for _, future in [*batch, *self._waiting]:
             if not future.done():
                 future.set_exception(error)

@@ -198,13 +198,13 @@ class Conclusions:
             with in_flight.limiter.released():  # so that the rest of the run is taken
                 await run.turn.acquire()
             try:
-                # Second look behind the turn: the step of an earlier record may have concluded this
+                # Second look after the turn: the step of an earlier record may have concluded this
                 # one, too.
                 if consumed.offset not in run.waiting:
                     return
                 with in_flight.limiter.released():
                     await asyncio.sleep(_GATHER_S)
-                # Behind the sleep: the step is for all that wait by now.
+                # After the sleep: the step is for all that wait by now.
                 taken = sorted(run.waiting.values(), key=attrgetter("offset"))
                 markers = [self._rows.marker(one.record_id) for one in taken]
                 # Without those that were concluded before a crash.

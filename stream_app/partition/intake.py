@@ -54,7 +54,7 @@ class Intake:
         self._written = {}
 
     def lose(self) -> None:
-        """The transaction under way failed, with all steps in it and behind it.
+        """The transaction under way failed, with all steps in it and after it.
 
         Their records were not taken.
         """

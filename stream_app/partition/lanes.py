@@ -372,7 +372,7 @@ class HostWatch:
                 *(self._clay.host_answers(alias) for alias in held.values()),
             )
             for name, answer in zip(held, answers, strict=True):
-                # Read behind the answers: leads and operators have changed the lane meanwhile, and
+                # Read after the answers: leads and operators have changed the lane meanwhile, and
                 # its breaker may be closed.
                 policy = self._lanes.policy(name)
                 self._lanes[name] = host_checked(

@@ -315,7 +315,7 @@ class LeadPipeline:
         age_ms = self._clock.boot_ms() - grant.at_boot_ms
         if age_ms > self._plan.delivery.max_request_start_age_s * 1000:
             return Attempt(recorder.row, grant)
-        # Cleared before the POST and set right behind it: if this task is cancelled in between,
+        # Cleared before the POST and set right after it: if this task is cancelled in between,
         # nobody knows the outcome, and the row `sending` ends as uncertain.
         in_flight.attempt = None
         resolved = recorder.resolved

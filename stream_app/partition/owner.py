@@ -404,5 +404,5 @@ class Erasures:
             await self._commits.submit(
                 WriteBatch([], [seal(self._plan.topics.enriched, min(workspaces))], []),
             )
-        # Behind the commit: a seal whose transaction failed is written again.
+        # After the commit: a seal whose transaction failed is written again.
         self._sealed_until_ms = due_ms

@@ -325,7 +325,7 @@ class _Operator:
 
     async def work(self) -> None:
         """Apply all commands and carry out the replay that runs, until nothing is left to do."""
-        # Behind the take-over: a command that came after its rows were read is in the follower.
+        # After the take-over: a command that came after its rows were read is in the follower.
         await self._state.current()
         self._seen = set(self._orders.commands)
         while self._owns():
@@ -513,7 +513,7 @@ class _Operator:
                             stop.wait(),
                             max(0, turn_ms - self._clock.now_ms()) / 1000,
                         )
-                # Second look behind the wait: a command has come, or the partition is lost.
+                # Second look after the wait: a command has come, or the partition is lost.
                 if stop.is_set():
                     break
                 headers = redriven(envelope, dead_letter.record_id).to_headers()
@@ -540,7 +540,7 @@ class _Operator:
         await self._kafka.transact(
             [*(Record(self._names.replay_state, *row) for row in rows.items()), *others],
         )
-        # Behind the commit: `_orders` is what Kafka has, and a replay that fails ends from there.
+        # After the commit: `_orders` is what Kafka has, and a replay that fails ends from there.
         for key, value in rows.items():
             self._orders.apply(key, value)
         written = (record.key for record in others if record.topic == self._names.replay_state)

@@ -119,7 +119,7 @@ class ReplayState:
         how = begin(self._came[partition], committed)
         if how.record is not None:
             await self._record(partition, how.epoch, how.record)
-        # Behind the record of a new epoch: from here on `record` writes its offsets.
+        # After the record of a new epoch: from here on `record` writes its offsets.
         self._epochs[partition] = how.epoch
         return how
 
@@ -130,7 +130,7 @@ class ReplayState:
         rewind.
         """
         for partition, offset in (await self.committed()).items():
-            # Read behind each await: another process may have begun a newer epoch meanwhile, and
+            # Read after each await: another process may have begun a newer epoch meanwhile, and
             # then this one records no more.
             epoch = self._epochs.get(partition)
             epochs = self._came[partition]

@@ -21,8 +21,8 @@ _EVERY_S: Final = 5.0
 class BacklogCount:
     """Counts every 5 s the records in the partitions of this process that were not taken.
 
-    It counts as every other place does, and not by the end offsets that fetches bring: the markers
-    of transactions count in those, and they are old while a buffer is full.
+    It counts as every other place does, and not by the end offsets that fetches bring. These
+    include the markers of transactions, and are old while a buffer is full.
 
     `committed` returns the committed offset of each partition that is consumed now, `positions` how
     far they were read.
@@ -36,7 +36,7 @@ class BacklogCount:
     def counts(self) -> dict[Place, int]:
         """Return what was counted last, of the partitions that are still consumed.
 
-        If Kafka is away, that is old.
+        While Kafka is away, these are old numbers.
         """
         consumed = self._committed()
         return {

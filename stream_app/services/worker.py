@@ -113,8 +113,8 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
             )
 
         worker = Worker(partition_builder(settings, parts_now, topics, clock, view), refresh)
-        # Behind Clay and the cache on the stack, so it runs before they are closed: partitions may
-        # have POSTs under way.
+        # Above Clay and the cache on the stack, so it runs before they are closed: partitions may
+        # have POSTs in flight.
         stack.push_async_callback(lambda: worker.revoked(set(worker.partitions)))
         configuration.moved = partial(lanes_that_move, settings, plan, worker.partitions)
         app.add_state_table(names.state, worker)

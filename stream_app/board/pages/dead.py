@@ -29,7 +29,7 @@ def replay_page(site: Site, moment: Moment, query: Query) -> PageData:
     """Return the page. `asked`: the id of a command that was sent from it; '' if none.
 
     Raises:
-        Refused: It cannot be the id of a replay.
+        AccessRefused: It cannot be the id of a replay.
     """
     replay = word(query, "replay")
     asked = word(query, "asked")

@@ -183,7 +183,7 @@ def lead_page(
 
 
 def _same_person(site: Site, lead_id: str) -> PageData | None:
-    """Return what the person's identifier that leads to the most leads leads to."""
+    """Return the leads of that identifier of the person which has the most of them."""
     records = {
         person: site.queries.now_of(site.queries.leads_of(person))
         for person in site.queries.people_of(lead_id)

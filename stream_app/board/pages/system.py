@@ -58,7 +58,7 @@ def _topics(
 
 
 def _checks(moment: Moment) -> Iterator[tuple[str, Tone, str, str]]:
-    """Yield what, in which state, and what to do."""
+    """Yield what is checked, its state, and what to do about it."""
     kafka = moment.kafka
     if kafka is None:
         says = "is asked" if moment.is_asking else "does not answer"

@@ -1,8 +1,8 @@
 """The checks of a set-up, which spend no credit.
 
 `examine` yields one line for each check, with a remedy if it fails. Each check is independent and
-bounded in time. Without Kafka, checks that need it are skipped. The probes of other systems change
-nothing there: each returns what it has found, or raises ProbeFailed.
+bounded in time. Without Kafka, checks that need it are skipped. Probes of other systems change
+nothing in them: each returns what it has found, or raises ProbeFailed.
 """
 
 import asyncio

@@ -145,7 +145,7 @@ async def proxy_waits(settings: Settings, alias: str, egress: Egress) -> str:
     time, and writes nothing.
 
     Raises:
-        ProbeFailed: The proxy cuts earlier, or the gateway cannot be asked.
+        ProbeFailed: The proxy gives up earlier, or the gateway cannot be asked.
     """
     url = settings.callback_url(alias)
     hold_s = settings.gateway.hold_s

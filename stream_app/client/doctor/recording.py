@@ -43,7 +43,7 @@ class CalledBack(msgspec.Struct, frozen=True):
 
     Attributes:
         after_ms: From the acceptance by Clay to its event, in ms; 0 if there was none.
-        body: By name, of which kind the value is (`domain/model/seen.py`).
+        body: The kind of each value, by name (`domain/model/seen.py`).
     """
 
     after_ms: int
@@ -56,7 +56,7 @@ class Recording(msgspec.Struct, frozen=True):
     Attributes:
         version: Of this form.
         app: The version of stream-app that wrote it.
-        date: When, UTC, YYYY-MM-DD.
+        date: The day on which it was recorded, UTC, YYYY-MM-DD.
         answers: The answers of the webhook, by what was sent: `lead`, the test lead; `broken_json`;
             `wrong_token`; `unknown_webhook`. Of a routine those of the API: `me`; `balance`;
             `results`, of the lead's run; `broken_run`; `wrong_key`; `unknown_routine`;

@@ -1,8 +1,8 @@
 """Publishes leads.
 
-Their rows are checked, priced, kept in a temporary file, then sent with what the import counted.
-They are read exactly as the worker reads them. `await publish(leads, settings)` does it all for
-Python programs; `check_rows` with `send_batch` are its two halves, for files.
+Their rows are checked, priced, kept in a temporary file, and then sent with the counts of the
+import. They are read exactly as the worker reads them. `await publish(leads, settings)` does it all
+for Python programs; `check_rows` with `send_batch` are its two halves, for files.
 """
 
 import asyncio

@@ -219,8 +219,8 @@ async def wait_for_rest(
 ) -> None:
     """Follow the leads until all are at rest, or until the time is over.
 
-    `batches` are of a follower that began before the first lead was published; an empty one comes
-    now and then. `on_progress` gets (leads at rest, all leads) after each.
+    `batches` are those of a follower that began before the first lead was published; an empty one
+    comes from time to time. `on_progress` gets (leads at rest, all leads) after each.
 
     Raises:
         BrokerUnavailable, UnreadableBatch: The events could not be read to the end.

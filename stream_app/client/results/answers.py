@@ -174,9 +174,7 @@ class FoundLead(msgspec.Struct, frozen=True):
     def booked_in_all(self) -> int | None:
         """The credits of all records, if several have some: a correction is a record of its own.
 
-        Else None.
-
-        It is None, too, if some records of the lead are not among these.
+        Otherwise it is None, and also if some records of the lead are not among these.
         """
         sums = [
             [event.credits for event in history.events if event.credits]

@@ -54,7 +54,7 @@ A = TypeVar("A", bound=Answer)
 
 
 class _Ticket(msgspec.Struct, frozen=True):
-    """What the board answers to who asks for a ticket: the path to open, or why there is none."""
+    """What the board answers to a request for a ticket: the path to open, or why there is none."""
 
     path: str = ""
     text: str = ""
@@ -216,8 +216,8 @@ def check_board(url: str, within_s: float = _ANSWERS_WITHIN_S) -> None:
 def way_in(settings: Settings) -> str:
     """Return the address with which this user's browser comes into the board.
 
-    A board without `board.token_env` gives a ticket to who has its token; it is good once, and for
-    a minute.
+    A board without `board.token_env` gives a ticket to a caller with its token. The ticket is valid
+    once, and for a minute.
 
     Raises:
         BoardUnavailable: Nothing answers.

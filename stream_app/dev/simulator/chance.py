@@ -1,4 +1,4 @@
-"""What is left to chance: each draw is a hash of the seed and of its subject.
+"""The simulator's chance: each draw is a hash of the seed and of its subject.
 
 The fault that plays now is drawn in the same way. No generator state advances, so the outcome for
 one lead does not depend on the requests before it.

@@ -1,7 +1,7 @@
 """Rows in a file beside the ledger.
 
 A simulator that was killed goes on with them, as Clay would. The ledger says what became of a row,
-and this file what was in it: personal data, and the token of its callback.
+and this file says what was in it, which is personal data and the token of its callback.
 """
 
 from __future__ import annotations

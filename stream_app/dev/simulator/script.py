@@ -30,9 +30,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 class Latency(Settings, frozen=True, kw_only=True):
     """The time of a row from the webhook to its callback.
 
-    Log-normal around `median_s`, never under `min_s`. A share of `slow_share` are research rows
-    that take about `slow_s`. `scale` multiplies everything, so that tests can use `scale = 0.001`
-    (0: at once).
+    Log-normal around `median_s`, never under `min_s`. A share of `slow_share` of the rows is
+    research that takes about `slow_s`. `scale` multiplies everything, so that tests can use `scale
+    = 0.001` (0: at once).
     """
 
     min_s: Seconds = 5.0
@@ -212,8 +212,9 @@ class ClayLimits(Settings, frozen=True, kw_only=True):
     webhook. `payload_bytes` is the strict reading of 100 KB.
 
     Not documented, and therefore settings: whether Clay takes a row with 200 or 202
-    (`accepted_status`: both are documented, but not which comes when), what it answers for a
-    webhook that there is not (`unknown_status`), whether refused submissions count for the lifetime
+        (`accepted_status`: both are documented, but not which comes when), what it answers for a
+        webhook that does not exist (`unknown_status`), whether refused submissions count for the
+        lifetime
     (`refused_count`), and what becomes of a cell over `cell_bytes`, which is truncated here.
 
     `api_per_minute` counts all requests of a workspace to the Public API, and 0 switches it off.

@@ -312,13 +312,13 @@ class _Hold(msgspec.Struct):
 class Turns:
     """When leads that wait for their lane ask it again, by the last published view of the lane.
 
-    The worker writes events for a lead that comes in vain. So none comes before its lane takes
-    leads: the replay process looks at the view in its place, when the hold may end, and at the
-    latest after 2 s. The leads of a lane look one by one at the rate of replays, however many wait.
-    If only the time of the hold has passed and its view has not changed, the next lead is a probe:
-    the worker has kept one, and if its answer does not change the view within 1 s, one lead a
-    second comes. Leads that were probes before come a little later, so that it is another one each
-    time.
+    The worker would write events for a lead that comes in vain, so no lead comes before its lane
+    takes leads. In its place the replay process looks at the lane's view when the hold may end, and
+    after 2 s at the latest. The leads of a lane look one by one at the rate of replays, however
+    many wait. If only the time of the hold has passed and its view has not changed, the next lead
+    is a probe: the worker has kept one, and if its answer does not change the view within 1 s, one
+    lead a second comes. Leads that were probes before come a little later, so that it is another
+    one each time.
     """
 
     def __init__(self, rates_per_s: Mapping[str, float], share: float = 1.0) -> None:

@@ -39,13 +39,13 @@ RETURNS: Final[frozenset[Way]] = frozenset({"replayed", "redriven", "deferred", 
 """Ways of a record that continues its own history."""
 
 Disposition = Literal["", "poison", "failed", "policy"]
-"""poison: not replayed automatically. failed: replayed. policy: refused by configuration, waits for
-a person.
+"""The kinds of dead letters: `poison` is not replayed automatically, and `failed` is. `policy` was
+refused by the configuration, and waits for a person.
 """
 
 FORMAT: Final = 1
-"""The format of the headers. A change that an earlier program would misread has a new one; a new
-header has not.
+"""The format of the headers. A change that an earlier program would misread gets a new format; a
+new header does not.
 """
 
 PREFIX: Final = "stream-app-"  # the prefix of all our headers
@@ -167,7 +167,8 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     trace_id: str = ""
     app: str = ""
     format: int = FORMAT
-    # The caller's span, from `traceparent`. Only an input record has it, as no header of ours does.
+    # The caller's span, from `traceparent`. Only an input record has it, because no header of ours
+    # does.
     parent_id: str = ""
     sampled: bool = False  # the caller has sampled its span; only of an input record, too
 

@@ -1,7 +1,7 @@
 """Settles one lead as an operator says: it is at Clay at a cost, not at Clay, or given up.
 
-Without a callback, the ceiling of a lead was booked. A parked lead that is at Clay or given up
-waits for nobody any more; one that is not at Clay stays parked until it is sent.
+If no callback came, the ceiling of a lead was booked. A parked lead that is at Clay or given up no
+longer waits for a person; one that is not at Clay stays parked until it is sent.
 """
 
 from collections.abc import Callable

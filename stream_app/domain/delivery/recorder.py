@@ -245,8 +245,8 @@ class DeliveryRecorder(Generic[LeadT_co]):
 
         `spent` is what was booked instead, if anything.
 
-        A POST that cost nothing leaves an earlier one as the last that Clay may have: a callback is
-        about that one.
+        After a POST that cost nothing, an earlier POST is the last one that Clay may have, so a
+        callback is about the earlier one.
         """
         row = self.row
         booked = spent or self.row.booked

@@ -45,8 +45,8 @@ class Forced(msgspec.Struct, frozen=True):
 class Lane(msgspec.Struct, frozen=True, omit_defaults=True):
     """The value of a lane's row. Fields are only ever added.
 
-    `partition` is where it lives: a configuration that moves it is refused. `window` is of the
-    breaker and the flood guard, and people see `health`. `pause`, `forced` and `changes` are an
+    `partition` is where it lives: a configuration that moves it is refused. The breaker and the
+    flood guard use `window`, and people see `health`. `pause`, `forced` and `changes` are an
     operator's orders (domain/lane/overrides.py). `held_since` says since when it is held (epoch
     ms), by the code of the reason.
     """
@@ -164,8 +164,8 @@ class Horizon(msgspec.Struct, frozen=True):
 def sends_per_s(policy: InForce, lane: Lane) -> float:
     """Return how many leads the lane sends in a second if nothing holds it.
 
-    Its rate bounds it, and so do the calls that may be in flight in the end, because each takes
-    some time.
+    Its rate bounds that, and so does the number of calls that may be in flight, because each call
+    takes some time.
     """
     per_s = rate.current(policy.rate, lane.rate)
     return min(per_s, concurrency.most_per_s(policy.max_in_flight, lane.concurrency))

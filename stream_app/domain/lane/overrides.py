@@ -33,7 +33,7 @@ class Pause(Struct, frozen=True):
 
 
 class Resume(Struct, frozen=True):
-    """End a pause, or the suspension of a lane whose leads Clay rejected."""
+    """End a pause, or the suspension of a lane whose leads Clay refused."""
 
 
 class Trip(Struct, frozen=True):
@@ -77,7 +77,7 @@ class ChangeBudget(Struct, frozen=True, omit_defaults=True):
 class Correct(Struct, frozen=True, omit_defaults=True):
     """Book credits or actions that were spent elsewhere, or (below 0) returned by Clay.
 
-    What one lead cost: `stream-app dlq resolve`.
+    For what a single lead cost, use `stream-app dlq resolve`.
     """
 
     credits: Annotated[_Correction, Meta(description="to book; below 0: returned")] = 0
@@ -172,8 +172,8 @@ OrderKind = Literal[
 ORDERS: Final[Mapping[OrderKind, type[Order]]] = dict(
     zip(get_args(OrderKind), get_args(Order), strict=True),
 )
-"""By kind of command. The docstring of an order is the text of its help and of its form, its fields
-are the options.
+"""Orders by kind of command. The docstring of an order is the text of its help and of its form,
+and its fields are the options.
 """
 
 

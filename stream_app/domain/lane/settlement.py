@@ -267,7 +267,7 @@ def book_callback(
 ) -> Lane:
     """Book the cost that a callback reports, and learn from it.
 
-    More than the ceiling suspends the lane.
+    A cost above the ceiling suspends the lane.
     """
     known = lane.estimates.get(destination.alias) or meters.first_estimate(destination.estimate)
     learned = meters.learn_cost(known, cost, destination.ceiling)

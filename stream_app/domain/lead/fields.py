@@ -62,7 +62,7 @@ def normalise(fields: Mapping[str, Scalar]) -> dict[str, Scalar]:
 def has_too_many_marks(fields: Mapping[str, Scalar]) -> bool:
     """Return True if a value that is to be cleaned has too many combining marks in a row.
 
-    So many marks cannot be put in order fast.
+    It takes quadratic time to put so many marks in order.
     """
     return any(
         isinstance(value, str)

@@ -92,7 +92,7 @@ def given_id(lead_id: str) -> str:
 
     An id of one of our own forms is hashed as well.
 
-    Anybody can compute the id of another person's lead, and would else write into the row of that
+    Otherwise anybody could compute the id of another person's lead, and write into the row of that
     lead.
     """
     return f"h-{digest('id', lead_id)}" if is_made_id(lead_id) else plain_id(lead_id)

@@ -134,9 +134,10 @@ class Breaker(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Outage(msgspec.Struct, frozen=True):
-    """Failed calls.
+    """The calls that have failed in an outage.
 
-    `reason`: of the last one; `since_ms`, `last_ms`: the first and the last one; `calls`: how many.
+    `reason` is that of the last one, `since_ms` and `last_ms` are the times of the first and of the
+    last one, and `calls` is how many they are.
     """
 
     reason: str
@@ -302,7 +303,8 @@ def _after_probe(
     if verdict == "failure":
         return _opened(policy, state, "probe_failed", now_ms, rand)
     freed = release_probe(state, permit)
-    # A slow probe decides nothing: the lane goes on at the pace of its probes. Nor does a lost one.
+    # A slow probe decides nothing, and neither does a lost one: the lane goes on at the pace of its
+    # probes.
     if verdict == "slow" or freed is state:
         return freed
     successes = state.successes + 1

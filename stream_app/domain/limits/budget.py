@@ -139,7 +139,7 @@ def periods_at(tz: str, billing_day: int, now_ms: int) -> Periods:
     periods = _of_quarter_hour(tz, billing_day, now_ms // _CACHE_MS)
     if now_ms < periods.day_end_ms:
         return periods
-    # The day turned inside this quarter of an hour.
+    # A new day began within this quarter of an hour.
     return _of_date(tz, billing_day, _date_at(tz, now_ms))
 
 
@@ -239,7 +239,7 @@ class Reservation(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class BudgetRefused(msgspec.Struct, frozen=True):
-    """No room, or a clock behind the books.
+    """A refusal, because there is no room or because the clock is behind the books.
 
     A lead that waits is woken when a reservation in its way is settled.
     """
@@ -510,7 +510,7 @@ def _settled(
     reservation: Reservation,
     cost: Cost,
 ) -> tuple[Period, ...]:
-    """Return the periods with the reservation settled in its own.
+    """Return the periods with the reservation settled in its own period.
 
     A dropped period has no sums to change.
     """

@@ -1,7 +1,7 @@
 """Detects missing callbacks: the webhook still answers 2xx, but no callback comes.
 
-Each lead sent is then wasted. What loses it is the table and not the webhook, which would say so:
-credits, auto-run, a run condition, or as many rows as the table may have.
+Each lead that is sent is then wasted. It is lost in the table, because of its credits, auto-run, a
+run condition, or a limit of rows; a webhook that takes no leads would say so.
 
 Overdue leads and callbacks are counted by destination, because auto-run is a setting of one table.
 Time in which the partition had no owner does not count as waiting.
@@ -94,7 +94,7 @@ def are_missing(policy: CallbackHealthPolicy, state: CallbackHealth, destination
 
 
 def record_report(state: CallbackHealth, destination: str, now_ms: int) -> CallbackHealth:
-    """Return the state after they were reported."""
+    """Return the state after missing callbacks were reported."""
     return _with(
         state,
         destination,

@@ -2,16 +2,16 @@
 
 What the rate needs depends on the time that each POST takes.
 
-A gradient algorithm, as in Netflix's concurrency-limits (Gradient2). While answers take about their
-usual time, the limit grows to twice what the rate keeps in flight (Little's law). So a process that
-is killed leaves few requests without an answer. While answers take longer, the limit shrinks in
-proportion. The usual time adapts slowly, so a Clay that stays slower is fully used again. Calls
-with little concurrency say nothing about the limit.
+It is a gradient algorithm, as in Netflix's concurrency-limits (Gradient2). While answers take about
+their usual time, the limit grows to twice what the rate keeps in flight (Little's law). So a
+process that is killed leaves few requests without an answer. While answers take longer, the limit
+shrinks in proportion. The usual time adapts slowly, so a Clay that stays slower is fully used
+again. Calls with little concurrency say nothing about the limit.
 
-A call takes its place from its grant to its answer, so for the commit of its row, too. How long
-that is depends on Kafka and on the neighbours in the partition. It is learned from the last calls,
-so the lane keeps its rate when commits become slow, and keeps few calls in flight while they are
-quick.
+A call is in flight from its grant to its answer, so the commit of its row is part of that time,
+which depends on Kafka and on the neighbours in the partition. The time is learned from the last
+calls, so the lane keeps its rate when commits become slow, and keeps few calls in flight while they
+are quick.
 
 A Clay that accepts requests and answers none is a stall (`StallDetector`). The breaker learns of
 that only from timeouts. So if no answer comes for well over the usual time, no more requests are
@@ -38,7 +38,7 @@ _BACK_TO_USUAL = 0.95
 _HEADROOM = 2.0
 LEAST = 5  # the lowest limit, and the first one, unless the configuration allows fewer
 TOLERANCE = 2.0  # multiple of the usual latency up to which the limit does not shrink
-_LAST_CALLS = 20  # how long a call takes its place is the mean of about so many
+_LAST_CALLS = 20  # how long a call is in flight is the mean of about so many
 REASON: Final = "no_answer"  # the reason of the hold once the stall is certain
 _LEAST_MS = 500  # below that it may be our own pause
 _UNKNOWN_MS = 2_000  # while it is not known what is usual
@@ -53,7 +53,7 @@ class Concurrency(msgspec.Struct, frozen=True, omit_defaults=True):
         limit: 0 if it is not known yet, so that `LEAST` applies.
         usual_ms: The mean latency over `calls`.
         calls: Calls so far, up to the number over which the mean is taken.
-        held_ms: How long a call takes its place now, from its grant to its answer; 0 if it is not
+        held_ms: How long a call is in flight now, from its grant to its answer; 0 if that is not
             known yet.
     """
 
@@ -116,7 +116,7 @@ def answered(
 
 
 class StallDetector(msgspec.Struct, frozen=True):
-    """`waiting`: requests in flight, none of which was answered since `since_ms` (epoch ms)."""
+    """So many requests are `waiting`; none of them was answered since `since_ms` (epoch ms)."""
 
     since_ms: int = 0
     waiting: int = 0

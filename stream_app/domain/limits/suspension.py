@@ -201,10 +201,8 @@ def exempt(
 ) -> Suspension:
     """Return the suspension without a destination that a probe proved healthy.
 
-    A single one of `others` is held alone.
-
-    The setup of that one is not known here, so a probe is sent at once when it is, as after a
-    change of the setup.
+    If `others` is a single one, only that one is held. Its setup is not known here, so a probe is
+    sent at once when it is known, as after a change of the setup.
     """
     wait_ms = int(policy.probe_s * 1000)
     one_destination = len(others) == 1

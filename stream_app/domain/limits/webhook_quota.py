@@ -1,11 +1,11 @@
 """The quota: counts the submissions of each webhook, and picks the next one of a pool.
 
-A pool is a destination's. Clay takes a number of submissions by a webhook in its lifetime and no
-more, so it is replaced before that. A webhook that takes no leads, because it is full, refused or
-gone, or because its workflow is not active, is suspended: the next one of the pool takes its leads,
-and a lead is sent to it as a probe now and then. It may be full before our own count says so,
-because something else may submit to it, too. The caller names a webhook by an opaque id, because
-its URL is a secret.
+A pool is a destination's. Clay takes a limited number of submissions through a webhook in its
+lifetime, so the webhook is replaced before that. A webhook that takes no leads, because it is full,
+refused or gone, or because its workflow is not active, is suspended: the next one of the pool takes
+its leads, and a lead is sent to it as a probe now and then. It may be full before our own count
+says so, because something else may submit to it, too. The caller names a webhook by an opaque id,
+because its URL is a secret.
 """
 
 import math

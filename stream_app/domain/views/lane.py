@@ -89,7 +89,7 @@ class Position(msgspec.Struct, frozen=True, omit_defaults=True):
 class LaneView(msgspec.Struct, frozen=True, omit_defaults=True):
     """The state of a lane for people and programs, on `leads.lanes`, keyed by workspace.
 
-    Compacted, written on change.
+    The topic is compacted, and a view is written when it has changed.
 
     Attributes:
         breaker: `closed`, `open` or `half_open`.
@@ -113,7 +113,7 @@ class LaneView(msgspec.Struct, frozen=True, omit_defaults=True):
             POSTs may be in flight.
         bound_by: Which limit that is: `rate`, `max_in_flight`, or `concurrency`, which is below
             `max_in_flight` while Clay is slower than usual.
-        held_ms: How long a POST takes its place, from its grant to the answer, if that bounds the
+        held_ms: How long a POST is in flight, from its grant to the answer, if that bounds the
             lane.
         shadow_breaker: Leads that a shadow breaker admitted and would have held.
         shadow_budget: Leads that a shadow budget admitted and would have held.

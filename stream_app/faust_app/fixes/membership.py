@@ -33,8 +33,8 @@ class BoundedLifecycle(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust s
     """Fix: the consumer's thread retries its start until Kafka answers, and its stop is bounded.
 
     Upstream: the app ends if the broker goes away between the first check and the start of the
-        thread. A stop takes
-    a minute while no broker answers, and raises if the thread has already ended.
+    thread. A stop takes a minute while no broker answers, and raises if the thread has already
+    ended.
 
     Report: docs/reference/upstream/ends-without-a-broker.md, for the start.
 
@@ -69,7 +69,7 @@ class BoundedLifecycle(AIOKafkaConsumerThread):  # type: ignore[misc]  # faust s
         try:
             async with asyncio.timeout(_STOP_S):
                 await super().on_thread_stop()
-        # aiokafka lets out the CancelledError of a fetch that it has cancelled.
+        # aiokafka lets the CancelledError of a fetch that it has cancelled escape.
         except (TimeoutError, asyncio.CancelledError):
             log.warning(
                 "closed without a LeaveGroup request: Kafka or a rebalance did not answer "

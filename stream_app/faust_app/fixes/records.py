@@ -146,10 +146,10 @@ class ExactOffsets(Consumer):  # type: ignore[misc]  # faust ships no types
         return committed
 
     def pass_batch(self, batch: UnreadableBatch) -> None:
-        """Commit behind a batch that an operator gave up, if everything before it is committed.
+        """Commit past a batch that an operator gave up, if everything before it is committed.
 
-        Else the next record that is acked commits behind it: records that wait in a queue are not
-        in flight yet.
+        Otherwise the next record that is acked commits past it: records that wait in a queue are
+            not in flight yet.
         """
         tp = TP(batch.topic, batch.partition)
         committed = self._committed_offset[tp]

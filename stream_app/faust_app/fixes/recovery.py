@@ -87,7 +87,8 @@ class SafeRecovery(Recovery):  # type: ignore[misc]  # faust ships no types
     It stops the fetcher, has the tables' stores load the partitions, seeks, and resumes.
 
     Upstream: https://github.com/faust-streaming/faust/issues/596. Recovery reads changelogs and
-    resumes the streams before it seeks. It also takes a time-out for a stop and then never resumes,
+        resumes the streams before it seeks. It also takes a timeout for a stop and then never
+        resumes,
     and a changelog that ends in a transaction marker never looks complete to it.
 
     Report: docs/reference/upstream/resumes-before-it-seeks.md.
@@ -132,7 +133,7 @@ class SafeRecovery(Recovery):  # type: ignore[misc]  # faust ships no types
         await super().on_stop()
 
     async def interrupt(self) -> None:
-        """Cancel the takeover and return when it has ended."""
+        """Cancel the take-over and return when it has ended."""
         await cancel([self._taking_over])
 
     @property
@@ -157,7 +158,7 @@ class SafeRecovery(Recovery):  # type: ignore[misc]  # faust ships no types
         await consumer._thread.resume_fetching(but=self.active_tps)
 
     async def _wait(self, coro: Any, timeout: float | None = None) -> None:  # noqa: ASYNC109  # upstream's signature
-        """Wait for `coro`, after the time-out only while the group has no coordinator."""
+        """Wait for `coro`, after the timeout only while the group has no coordinator."""
         waited_for = asyncio.ensure_future(coro)
         try:
             while not (await asyncio.wait({waited_for}, timeout=timeout))[0]:

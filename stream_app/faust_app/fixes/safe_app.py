@@ -83,7 +83,7 @@ class SafeConsumerThread(BoundedLifecycle, SeekToFirst, FairFetch):
         """Fetch nothing until `resume_fetching`.
 
         The broker answers a connection in order: a fetch that finds nothing would delay the seek
-        that follows the takeover by half a second.
+            that follows the take-over by half a second.
         """
         self._consumer.pause(*self._consumer.assignment())
         await super().on_partitions_assigned(assigned, generation)

@@ -69,7 +69,7 @@ class KafkaTransactions:
                 return last, self._open(None, await self.view.producers([self.own]))
             places = self.places()
             seen = await self.view.producers(places)
-            # Behind the answers, as the leaders may have changed before them.
+            # After the answers, because the leaders may have changed before them.
             newest = await self.view.leaders({place.topic for place in places})
             newest.require({place: answer.node for place, answer in seen.items()})
             stranded = self._open(last.producer_id, seen)

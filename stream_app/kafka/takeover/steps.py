@@ -3,7 +3,7 @@
 Kafka (KRaft, 4.3.1) skips the end marker of a transaction in a partition that has no leader at that
 moment (KRaftMetadataCache.getPartitionLeaderEndpoint). The transaction coordinator regards the
 transaction as complete, but in that partition it stays open: it is *stranded*. Readers see nothing
-behind it. The next end marker of its producer decides its outcome, right or wrong.
+beyond it. The next end marker of its producer decides its outcome, right or wrong.
 
 So a take-over writes the missing markers before it writes anything else. Two facts make this hard:
 

@@ -85,8 +85,8 @@ class Batched(Generic[K, R]):
             await asyncio.sleep(0)  # let others who are ready join
         else:
             await asyncio.wait({before}, timeout=self._patience_s)
-        # Together, with no await up to the request: who asks from now on joins the next call. So an
-        # answer never comes from a request that began before its question.
+        # Together, with no await up to the request: a question from now on joins the next call. So
+        # an answer never comes from a request that began before its question.
         about = self._about
         self._about = {}
         self._next = None
@@ -155,8 +155,8 @@ class ClusterView:
         self._copy_to(client)
 
     async def close(self) -> None:
-        # Cleared before the await: who asks meanwhile connects again, and does not get a client
-        # that is closing.
+        # Cleared before the await: a question that comes meanwhile connects again, and does not get
+        # a client that is closing.
         client = self._client
         self._client = None
         if client is not None:
@@ -176,7 +176,7 @@ class ClusterView:
 
     async def _connected(self) -> BoundedClient:
         async with self._connecting:
-            # Behind the lock: the one that had it before may have connected.
+            # After the lock: the task that had it before may have connected.
             if self._client is not None:
                 return self._client
             client = kafka_client(**self._connection.settings(), client_id="stream-app-view")
@@ -195,7 +195,8 @@ class ClusterView:
         update = client.force_metadata_update()
         await asyncio.wait({update, client._sync_task}, return_when=asyncio.FIRST_COMPLETED)
         if not (update.done() and update.result()):
-            # The brokers that it knows may be gone: learn of them from the addresses again.
+            # The brokers that it knows may be gone, so it learns of the present ones from the
+            # addresses again.
             await self.close()
             raise KafkaConnectionError("no metadata could be read")
         self._refreshed_s = monotonic()
@@ -215,7 +216,7 @@ class ClusterView:
         client = await self._connected()
 
         async def ask(node: int, led: list[TopicPartition]) -> list[PartitionAnswer[PartitionSpan]]:
-            # The beginning first: what retention deletes in between cannot put it behind the end.
+            # The beginning first: what retention deletes in between cannot move it beyond the end.
             begins, ends = [
                 await _offsets(client, node, led, when) for when in (_EARLIEST, _LATEST)
             ]
