@@ -231,15 +231,11 @@ NOT_IN_THE_FILE: Final[Mapping[type, Mapping[str, str]]] = {
     Destination: dict.fromkeys(
         ("alias", "webhook_ids", "setup_id", "callback_url", "kind"),
         "",
-    )
-    # No lead goes through a routine yet.
-    | dict.fromkeys(("routine", "poll_after_s", "run_webhook", "run_webhook_secret_env"), ""),
+    ),
     Settings: dict.fromkeys(("secrets", "path", "stamp"), ""),
     Workspace: {
         "name": "",
         "max_in_flight": "delivery.max_in_flight sets it; remove it",
-        "api_key_env": "",
-        "api_url": "",
     },
 }
 """Fields that are no keys, each with what sets it; empty for what a user would not expect."""

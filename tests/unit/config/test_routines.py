@@ -1,13 +1,11 @@
 """A destination with a routine, in place of webhooks: its keys, its secrets, its defaults."""
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from stream_app.clay.runs import ApiEndpoint
-from stream_app.config import load as loading
 from stream_app.config import load_settings
 from stream_app.config.reload import Configuration
 from stream_app.domain.model.addresses import API_URL
@@ -35,21 +33,6 @@ workspace = "beta"
 routine = "workflow:wf_1"
 """
 WEBHOOKS = '[destinations.firms]\nworkspace = "acme"\nwebhooks_env = ["HOOK"]\ncallbacks = false\n'
-
-
-@pytest.fixture(autouse=True)
-def open_keys(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let the file have the keys of routines, which are hidden until a lead goes that way."""
-    ours = {"routine", "poll_after_s", "run_webhook", "run_webhook_secret_env"}
-    ours |= {"api_key_env", "api_url"}
-    hidden = {
-        kind: {key: advice for key, advice in keys.items() if key not in ours}
-        for kind, keys in loading.NOT_IN_THE_FILE.items()
-    }
-    monkeypatch.setattr(loading, "NOT_IN_THE_FILE", hidden)
-    loading.keys_of.cache_clear()
-    yield
-    loading.keys_of.cache_clear()
 
 
 def test_what_a_routine_has_where_the_file_does_not_say_otherwise(tmp_path: Path) -> None:
