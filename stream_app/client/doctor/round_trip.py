@@ -96,13 +96,13 @@ def price(settings: Settings, alias: str) -> str:
             [f"destinations.{alias}.callbacks is false: no callback can be awaited"],
         )
     lifetime = destination.lifetime
-    submission = f" and one of the webhook's {lifetime:,} submissions" if lifetime else ""
+    submission = f", and one of the webhook's {lifetime:,} submissions" if lifetime else ""
     return (
         f"send one test lead to Clay through {alias}: "
         f"about {count(destination.estimate_credits, 'credit')} "
         f"and {count(destination.estimate_actions, 'action')}, "
         f"at most {count(destination.ceiling_credits, 'credit')} "
-        f"and {count(destination.ceiling_actions, 'action')},{submission}; its "
+        f"and {count(destination.ceiling_actions, 'action')}{submission}; its "
         f"{'row stays in the table' if destination.kind == 'table' else 'run stays in Clay'}"
     )
 

@@ -334,7 +334,7 @@ async def test_a_routine_that_has_not_finished_is_told_with_where_to_look(
 ) -> None:
     people = Destination("people", "acme", kind="routine", routine="function:t_1")
     settings = msgspec.structs.replace(SETTINGS, destinations={"people": people})
-    assert price(settings, "people").endswith("; its run stays in Clay")
+    assert price(settings, "people").endswith("20 credits and 5 actions; its run stays in Clay")
     result = await trip(monkeypatch, System((status, "", "")), settings=settings)
     assert result.text == (
         f"Clay has it ({status}), and no result of its run came, nothing more within 0.05 s. A "
