@@ -235,7 +235,8 @@ class Workspace(msgspec.Struct, frozen=True):
             it for a workspace that has leads: its lane and its rows would stay behind, so the
             worker refuses to start.
         hold: What happens to a lead while its lane is held. `pause`: it waits on Kafka. `degrade`:
-            the fallback answers it, or it is deferred.
+            the fallback answers it, or it is deferred. The fallback then also answers a hot lead
+            whose POST was refused, provisionally.
         fallback: The sources of a fallback answer, in order: a fresh cached result, a stale one, or
             a provisional result from the lead's own fields.
         time_zone: The time zone in which the budget's days begin.

@@ -7,10 +7,12 @@
             also for a person who came before under another id
         the lead's own fields, and those of other leads of its company, provisionally
             -> served_locally, then deferred
+    hold = "degrade", when Clay has refused the POST of a hot lead:
+        the first of these three, provisionally, once -> still refused, and sent again
 
-A result states its source and age, and each field where it comes from. A deferred lead is sent when
-its lane goes on. Its result is then a higher version of the same lead. A lead that may be at Clay,
-or that is suppressed or forced, is never served.
+A result states its source and age, and each field where it comes from. A lead with a provisional
+result is sent all the same. Its result is then a higher version of the same lead. A lead that may
+be at Clay, or that is suppressed or forced, is never served.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -45,6 +47,15 @@ from stream_app.partition.ports import Cache
 from stream_app.partition.rows import Rows
 
 _json: Final = msgspec.json.Encoder()
+
+
+class FallbackAnswer(msgspec.Struct, frozen=True):
+    """A result that is not Clay's."""
+
+    source: Literal["cache", "stale", "local"]
+    age_s: int
+    fields: dict[str, Scalar]
+    provenance: dict[str, FieldOrigin]
 
 
 @define(eq=False, repr=False, kw_only=True)
@@ -122,6 +133,8 @@ class Fallback:
         workspace = self._plan.workspaces[resolved.destination.workspace]
         if workspace.hold != "degrade" or resolved.lead.force:
             return []
+        if recorder.row.webhook_id and recorder.row.results:
+            return []  # it has a result, and was sent, so that no other one can conclude it
         stored, person, company = await self._look_up(resolved)
         # Second look: an operator may have suppressed or erased the lead while the cache was asked.
         # Then nothing is published here, and the caller has it concluded.
@@ -129,28 +142,104 @@ class Fallback:
             return []
         if await self._serve(in_flight, recorder, stored, workspace.fallback):
             return None
+        answer = self._locally(recorder, person, company)
+        if answer is None or not resolved.destination.callbacks:
+            return []
+        why = Reason(
+            "local",
+            "a provisional result, from its own fields and other leads of its company",
+        )
+        now_ms = self._clock.now_ms()
+        version = self._version(recorder)
+        recorder.go("served_locally", now_ms, why, results=version, provisional=version)
+        return [self._result(recorder, answer, now_ms)]
+
+    async def answer_refused(self, recorder: DeliveryRecorder[ResolvedLead]) -> None:
+        """Publish a provisional result of a hot lead that Clay did not take, once.
+
+        Its row stays `refused` and has the version of that result, committed with it: after a crash
+        the next owner publishes it if it is missing, and not again. A lead without callbacks is not
+        answered, because it would never get a better result. Neither is one that an earlier POST
+        may have brought to Clay.
+        """
+        resolved = recorder.resolved
+        workspace = self._plan.workspaces[resolved.destination.workspace]
         if (
-            "local" not in workspace.fallback
-            or recorder.row.results
+            workspace.hold != "degrade"
+            or resolved.bulk
+            or resolved.lead.force
+            or recorder.row.provisional
+            or recorder.row.sends
             or not resolved.destination.callbacks
         ):
-            return []  # it has a result already, or would never get a better one
+            return
+        stored, person, company = await self._look_up(resolved)
+        # Second look: an operator may have suppressed or erased the lead while the cache was asked.
+        if self._is_unwanted(resolved):
+            return
+        if stored is not None and stored.source in workspace.fallback:
+            answer: FallbackAnswer | None = _answer_of(stored)
+        else:
+            answer = self._locally(recorder, person, company)
+        if answer is not None:
+            version = self._version(recorder)
+            recorder.amend(results=version, provisional=version)
+            result = self._result(recorder, answer, self._clock.now_ms())
+            await self._commits.submit(recorder.step(result))
+
+    # ------------------------------------------------------------------------------------ internals
+
+    def _result(
+        self,
+        recorder: DeliveryRecorder[ResolvedLead],
+        answer: FallbackAnswer,
+        at_ms: int,
+    ) -> Record:
+        """Return the record of the result whose version the row has. `at_ms`: now, epoch ms."""
+        resolved = recorder.resolved
+        row = recorder.row
+        workspace = resolved.destination.workspace
+        alias = resolved.destination.alias
+        result = Result(
+            lead_id=resolved.lead_id,
+            workspace=workspace,
+            destination=alias,
+            source=answer.source,
+            version=row.results,
+            at_ms=at_ms,
+            age_s=answer.age_s,
+            fields=answer.fields,
+            origin=row.origin,
+            trace_id=row.trace_id,
+            person=resolved.identity,
+            company=resolved.company,
+            provenance=answer.provenance,
+            people=row.people,
+        )
+        key = f"{workspace}/{alias}/{resolved.lead_id}".encode()
+        return Record(self._plan.topics.enriched, key, _json.encode(result))
+
+    def _locally(
+        self,
+        recorder: DeliveryRecorder[ResolvedLead],
+        person: CacheEntry,
+        company: CacheEntry,
+    ) -> FallbackAnswer | None:
+        """Return what the lead and the cache say of its company; None: nothing, or not wanted.
+
+        It never follows a result, which is better.
+        """
+        resolved = recorder.resolved
+        workspace = self._plan.workspaces[resolved.destination.workspace]
+        if "local" not in workspace.fallback or recorder.row.results:
+            return None
         now_ms = self._clock.now_ms()
         fields, provenance = shown(NOTHING, shared(self._plan.cache, person, company, now_ms))
         for name, (value, source) in self._local_facts(resolved.lead.fields).items():
             if name not in fields:
                 fields[name] = value
                 provenance[name] = FieldOrigin(source, now_ms)
-        if not fields:
-            return []
-        why = Reason(
-            "local",
-            "a provisional result, from its own fields and other leads of its company",
-        )
-        recorder.go("served_locally", now_ms, why, results=self._version(recorder))
-        return [self._result(recorder, "local", 0, fields, provenance)]
-
-    # ------------------------------------------------------------------------------------ internals
+        return FallbackAnswer("local", 0, fields, provenance) if fields else None
 
     def _may_serve(self, recorder: DeliveryRecorder[ResolvedLead]) -> bool:
         """False for a lead that was sent already, even if it was refused.
@@ -219,13 +308,7 @@ class Fallback:
             saved=recorder.resolved.destination.estimate.credits,
         )
         recorder.go("served_from_cache", now_ms, why, final=True, reservation=None, results=version)
-        result = self._result(
-            recorder,
-            stored.source,
-            stored.age_s,
-            stored.fields,
-            stored.provenance,
-        )
+        result = self._result(recorder, _answer_of(stored), recorder.row.at_ms)
         await self._commits.commit_last(in_flight, recorder.step(result))
         return True
 
@@ -234,36 +317,9 @@ class Fallback:
         place = destination.workspace, destination.alias, recorder.resolved.lead_id
         return next_version(place, recorder.row, self._rows.get)
 
-    def _result(
-        self,
-        recorder: DeliveryRecorder[ResolvedLead],
-        source: Literal["cache", "stale", "local"],
-        age_s: int,
-        fields: dict[str, Scalar],
-        provenance: dict[str, FieldOrigin],
-    ) -> Record:
-        resolved = recorder.resolved
-        row = recorder.row
-        workspace = resolved.destination.workspace
-        alias = resolved.destination.alias
-        result = Result(
-            lead_id=resolved.lead_id,
-            workspace=workspace,
-            destination=alias,
-            source=source,
-            version=row.results,
-            at_ms=row.at_ms,
-            age_s=age_s,
-            fields=fields,
-            origin=row.origin,
-            trace_id=row.trace_id,
-            person=resolved.identity,
-            company=resolved.company,
-            provenance=provenance,
-            people=row.people,
-        )
-        key = f"{workspace}/{alias}/{resolved.lead_id}".encode()
-        return Record(self._plan.topics.enriched, key, _json.encode(result))
+
+def _answer_of(stored: CacheHit) -> FallbackAnswer:
+    return FallbackAnswer(stored.source, stored.age_s, stored.fields, stored.provenance)
 
 
 def _in_words(age_s: int) -> str:

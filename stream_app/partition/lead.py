@@ -42,6 +42,7 @@ from stream_app.domain.model.messages import RESEND, Lead
 from stream_app.domain.model.outcome import (
     Accepted,
     Denied,
+    Outcome,
     Poison,
     RateLimited,
     Refused,
@@ -263,6 +264,7 @@ class LeadPipeline:
         # here. Others may start while it waits for its next attempt.
         if recorder.row.state == "refused":
             in_flight.release_next()
+            await self._fallback.answer_refused(recorder)
         if await self._fallback.serve_cached_first(in_flight, recorder):
             return
 
@@ -297,6 +299,8 @@ class LeadPipeline:
                 retry_ms = await self._act_on(in_flight, recorder, attempt, has_slot=True)
                 if retry_ms is None:
                     return
+                if self._is_felt(attempt.outcome, retry_ms):
+                    await self._fallback.answer_refused(recorder)
                 not_before_ms = retry_ms
                 was_probe = answer.permit.lease is not None
             elif answer is not ASK_AGAIN and not await self._hold_or_defer(
@@ -405,6 +409,16 @@ class LeadPipeline:
         recorder.go("refused", now_ms, why, **recorder.freed(), **counted)
         await self._commits.submit(recorder.step())
         return due_ms
+
+    def _is_felt(self, outcome: Outcome | None, retry_ms: int) -> bool:
+        """Return True if a refusal failed the lead, or lets it wait for long.
+
+        A lead that waits no longer than `patience_s` after a 429 need not be answered meanwhile.
+        """
+        if isinstance(outcome, RateLimited):
+            patience_ms = self._plan.delivery.patience_s * 1000
+            return retry_ms - self._clock.now_ms() > patience_ms
+        return isinstance(outcome, Refused)
 
     async def _hold_or_defer(self, in_flight: InFlight, recorder: LeadRecorder, held: Held) -> bool:
         """Record that the lane did not admit the lead.

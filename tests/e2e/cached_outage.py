@@ -172,6 +172,8 @@ class Outage:
     """
     times_s: list[float] = field(default_factory=list)
     upgraded: int = 0
+    failed: int = 0
+    """Known ones whose own call failed: the answer of the cache was provisional."""
     wrong: list[str] = field(default_factory=list)
     last: Counter[str] = field(default_factory=Counter)
     books: dict[str, Any] = field(default_factory=dict)
@@ -255,9 +257,11 @@ async def _checked(line: Pipeline, thirds: list[list[int]]) -> Outage:
         if first.source == "local":
             seen.upgraded += len(reported) == 2
         # A known one whom Redis could not tell of in time is served locally, then from the cache or
-        # by Clay.
+        # by Clay. One whose own call failed is served from the cache, then by Clay.
         better = [[("local", 1), (source, 2)] for source in ("clay", "cache", "stale")]
-        if reported not in ([("cache", 1)], [("stale", 1)], [("clay", 1)], *better):
+        failed = [[(source, 1), ("clay", 2)] for source in ("cache", "stale")]
+        seen.failed += reported in failed
+        if reported not in ([("cache", 1)], [("stale", 1)], [("clay", 1)], *better, *failed):
             seen.wrong.append(f"{lead_id} has results {reported}")
     posted = line.summary()["leads"]
     seen.wrong += [

@@ -37,8 +37,7 @@ async def test_provisional_results_bridge_an_outage_and_are_each_upgraded_once(
             line.check_histories()
     assert seen.wrong == []
     assert sum(seen.first.values()) == 1_000
-    # A few of the known ones were probes: what was ever sent, even in vain, is not answered from
-    # the cache.
+    # Of 200 known ones; a few came when Redis had no time to answer.
     assert 170 <= seen.hits[0] <= 200
     assert seen.hits[2] == 0
     assert seen.first["stale"] >= 80
@@ -48,7 +47,8 @@ async def test_provisional_results_bridge_an_outage_and_are_each_upgraded_once(
         "2 s on a machine of its own: python -m tests.e2e.cached_outage"
     )
     served = seen.books["columns"]["served_from_cache"]["records"]
-    assert sum(seen.books["saved"].values()) == served >= sum(seen.hits.values())
+    assert sum(seen.books["saved"].values()) == served
+    assert served >= sum(seen.hits.values()) - seen.failed
     assert seen.books["provisional"] >= seen.first["local"]
 
 

@@ -1,6 +1,7 @@
 """Every mutant: importing their files registers them."""
 
 from tests.simulation import (  # noqa: F401 - see above
+    cached_mutants,
     money_mutants,
     mutants,
     mutants_callbacks,

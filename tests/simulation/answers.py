@@ -160,9 +160,9 @@ class Answers:
         events: list[StatusEvent],
         results: list[ConsumedRecord],
         rows: list[ConsumedRecord],
-    ) -> None:
+    ) -> list[Result]:
         """Each answer is committed with the mark of the one callback that brought it, and with its
-        result.
+        result. Return the results.
         """
         reported = {event.origin for event in events if event.origin in self._called}
         answers = [event for event in events if event.status in ANSWERED]
@@ -187,16 +187,18 @@ class Answers:
             self._problem(
                 f"6: {[event.id for event in shown]} are shown to be at Clay without an answer",
             )
-        if len(results) != sum(event.status in ("enriched", "partial") for event in answers):
-            self._problem(f"6: {[event.id for event in answers]} come with {len(results)} results")
-        for consumed in results:
-            result = _result.decode(consumed.value or b"")
+        decoded = [_result.decode(consumed.value or b"") for consumed in results]
+        of_clay = sum(result.source == "clay" for result in decoded)
+        if of_clay != sum(event.status in ("enriched", "partial") for event in answers):
+            self._problem(f"6: {[event.id for event in answers]} come with {of_clay} results")
+        for consumed, result in zip(results, decoded, strict=True):
             if result.version != self._versions[consumed.key or b""] + 1:
                 self._problem(
                     f"6: the result {consumed.record_id} of {result.lead_id} has version "
                     f"{result.version}",
                 )
             self._versions[consumed.key or b""] = result.version
+        return decoded
 
     def at_rest(self, corrections: Collection[StatusEvent]) -> None:
         """What Clay called back about has its answer, and its cost is booked; `corrections` are by

@@ -105,6 +105,19 @@ _BASES: Final = (
 
 _RARE: Final = (
     Schedule(
+        # The first of two persons is known, and both fail: each is answered, once, and goes on. The
+        # third waits for long, and the fourth is no hot lead.
+        "failed",
+        setup=Setup(hold="degrade", cached=True, max_attempts=3),
+        arrivals=(
+            _acme("a", "p1"),
+            _acme("b", "p2"),
+            _acme("c", "p3", 0.5),
+            _acme("d", "p4", 0.5, topic="bulk"),
+        ),
+        fates=("busy", "unreachable", "busy", "limited", "limited", "busy"),
+    ),
+    Schedule(
         # Copies in one batch, each with other identifiers. Those that only a duplicate names are of
         # another person.
         "mixed",

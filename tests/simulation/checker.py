@@ -2,7 +2,8 @@
 
 It sees every commit, every offset and every POST as it happens, and finds a broken promise at once.
 The numbers in the messages name the invariant: 1 books, 2 histories and copies, 3 one POST for a
-lead, 4 money and submissions, 5 limits of a lane, 6 callbacks, 7 replays and attempts, 8 commands.
+lead, 4 money and submissions, 5 limits of a lane, 6 callbacks, 7 replays and attempts, 8 commands,
+9 answers that are not Clay's.
 """
 
 from collections import Counter, defaultdict
@@ -21,6 +22,7 @@ from stream_app.domain.model.records import ConsumedRecord
 from stream_app.domain.model.system import SYSTEM_KEY
 from stream_app.domain.plan import Plan, in_force
 from tests.simulation.answers import ANSWERED, REFUSALS, Answers, History
+from tests.simulation.cached import CachedChecks
 from tests.simulation.clay import Post
 from tests.simulation.kafka import Log, MemoryKafka
 from tests.simulation.money import MoneyChecks
@@ -37,6 +39,7 @@ UNDER_WAY: Final = frozenset[Status](
 """States in which a record must not be acked: the next owner has something to do."""
 
 ENDED: Final = ANSWERED | {
+    "served_from_cache",
     "rejected_invalid",
     "duplicate",
     "expired",
@@ -83,6 +86,7 @@ class Checker:
         self._begun: set[int] = set()
         self.orders = OrderChecks(plan, problem)
         self.answers = Answers(plan, self.histories, now_ms, problem)
+        self.cached = CachedChecks(plan, self.histories, self._inputs, problem)
 
     def input(self, serial: int) -> tuple[str, Input]:
         """The place of that record, and what it is."""
@@ -120,7 +124,7 @@ class Checker:
             self.neighbours.on_event(event)
             if not (self.answers.reported(event) or self.orders.reported(event)):
                 self._check_step(event, rows)
-        self.answers.on_commit(events, results, rows)
+        self.cached.on_commit(events, self.answers.on_commit(events, results, rows))
         self.orders.on_commit(records)
         if self.checks_money:
             self.money.on_commit(events)
@@ -147,6 +151,8 @@ class Checker:
             self.answers.check_silence(event)
         if last is None or last.status == "rerouted":
             self._check_person(event)
+        else:
+            self.persons.on_step(event)
         history.events.append(event)
         if event.status not in UNDER_WAY:
             history.concluded_seq = event.seq
@@ -416,6 +422,7 @@ class Checker:
         self._check_paid()
         self.submissions.at_rest(self._lanes.values(), self.answers.calm)
         self.orders.at_rest(self._lanes.values())
+        self.cached.at_rest()
         self.answers.at_rest(self.orders.corrections.values())
         self.answers.check_spent(self._lanes.values(), self.orders.corrections.values())
 

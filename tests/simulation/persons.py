@@ -59,6 +59,7 @@ class PersonChecks:
         self._known: dict[str, frozenset[str]] = {}  # identifier -> all of its person
         # origin -> the identifiers of a lead that was taken as new
         self._leads: dict[str, frozenset[str]] = {}
+        self._not_new: dict[str, str] = {}  # origin -> an earlier lead of its person that counts
         self._decided: dict[tuple[str, str], int] = {}
 
     def person(self, identifiers: frozenset[str]) -> frozenset[str]:
@@ -81,10 +82,17 @@ class PersonChecks:
                 if known & person and self._counts(origin)
             ]
             if others and event.origin not in self._leads:
-                self._problem(
-                    f"3: {event.origin} is taken as new, though its person came as {others[0]}",
-                )
+                self._not_new[event.origin] = others[0]
             self._leads[event.origin] = what.identifiers
+
+    def on_step(self, event: StatusEvent) -> None:
+        """Check what follows the first event: a known person is served from the cache, or nothing.
+
+        Both are written in one transaction.
+        """
+        other = self._not_new.pop(event.origin, None)
+        if other is not None and event.status != "served_from_cache":
+            self._problem(f"3: {event.origin} is taken as new, though its person came as {other}")
 
     def on_sending(self, what: Input) -> None:
         """A lead is let through: from now on all its identifiers are of one person."""

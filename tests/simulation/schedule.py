@@ -95,6 +95,7 @@ class Setup:
 
     lanes        how many more workspaces, lane0 and so on, share the partition of acme.
     max_waiting  how many leads may wait there.
+    cached       something is known of each person, so that a lead can be answered without Clay.
     routines     the destinations are routines, so that the worker asks for their results.
     """
 
@@ -115,6 +116,7 @@ class Setup:
     lanes: int = 0
     max_waiting: int = 500
     patience_s: float = 2.0
+    cached: bool = False
     routines: bool = False
 
 
@@ -265,6 +267,7 @@ def drawn(seed: int) -> Schedule:
         webhooks=rng.choice((1, 2)),
         trips_after=rng.choice((2, 5)),
         silent_after=Random(f"silence {seed}").choice((1, 2, 5)),
+        cached=Random(f"cached {seed}").random() < 0.5,
     )
     leads = rng.choice((1, 2, 2, 3, 3, 4, 6))
     mix = rng.choice(_MIXES)

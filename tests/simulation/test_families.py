@@ -135,6 +135,14 @@ def test_orders_costs_and_persons_are_right_wherever_a_process_crashes(
 
 
 @each_part
+def test_each_await_around_the_answer_of_a_failed_lead_is_broken_once(part: str) -> None:
+    """The result comes once, and with its row."""
+    schedules = list(counted("failed"))
+    assert len(schedules) > 2_000
+    assert_whole(of_part(part, schedules))
+
+
+@each_part
 def test_each_await_around_a_replaced_dead_letter_is_broken_once(part: str) -> None:
     schedules = list(counted("republished"))
     assert len(schedules) > 500

@@ -21,6 +21,7 @@ from stream_app.partition.in_flight import Source
 from stream_app.partition.owner import PartitionOwner
 from stream_app.partition.ports import Observer
 from stream_app.partition.state import WorkerParts
+from tests.simulation.cached import SlowCache, facts
 from tests.simulation.clay import FakeClay
 from tests.simulation.client import MemoryStateStore, MemoryStream, NoAnswer, Repair
 from tests.simulation.group import REBALANCE_TIMEOUT_S, UNKNOWN_MEMBER, Group
@@ -42,6 +43,7 @@ class Surroundings(Protocol):
     clay: FakeClay
     plan: Plan
     spacing_s: float
+    cache: SlowCache | None
     reopen: bool
     drop_in_flight: bool
 
@@ -279,6 +281,8 @@ class Worker:
                 still_member=self._still_member,
                 last_known_lanes=self._previous,
                 spacing_s=world.spacing_s,
+                cache=world.cache,
+                local_facts=facts if world.cache is not None else lambda _: {},
             ),
         )
         while True:

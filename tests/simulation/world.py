@@ -19,6 +19,7 @@ from stream_app.domain.model.messages import Callback
 from stream_app.domain.model.records import ConsumedRecord, Record
 from stream_app.partition import lane_timer, lanes
 from stream_app.partition.owner import Erasures
+from tests.simulation.cached import SlowCache
 from tests.simulation.checker import Checker
 from tests.simulation.clay import FakeClay, Post, results_of
 from tests.simulation.group import Group
@@ -72,6 +73,7 @@ class World:
         self.schedule = schedule
         self.plan = plan_of(schedule.setup)
         self.spacing_s = schedule.spacing_s
+        self.cache = SlowCache(self.plan, T0_MS) if schedule.setup.cached else None
         self.reopen = schedule.reopen
         self.drop_in_flight = schedule.drop_in_flight
         self._rng = Random(schedule.seed)
@@ -96,6 +98,7 @@ class World:
         )
         self.checker.answers.calm = not (schedule.faults or schedule.losses or schedule.missed)
         self.checker.answers.ordered = bool(schedule.orders)
+        self.checker.cached.expects = schedule.setup.cached
         self._workers: dict[Process, Worker] = {}
         self._lives: dict[str, int] = {}
         self._faults = {fault.at_step: fault for fault in schedule.faults}

@@ -205,6 +205,10 @@ class DeliveryRecorder(Generic[LeadT_co]):
             self._measure()
         self.emit(why, spent, before)
 
+    def amend(self, **fields: object) -> None:
+        """Change fields of the row that are no step of its history. The next `step` writes them."""
+        self.row = msgspec.structs.replace(self.row, **fields)
+
     def _measure(self) -> None:
         """Note how long the lead took until now, its end."""
         row = self.row

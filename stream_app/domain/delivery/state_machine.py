@@ -140,6 +140,8 @@ class Delivery(msgspec.Struct, frozen=True, array_like=True, gc=False):
             has said what they cost.
         run: The id of the routine's run that the last accepted POST began; '' for a webhook, and
             where the id was lost with Clay's answer.
+        provisional: The version of the result that the history has published in place of Clay's, to
+            which one more will follow; 0 if it has none.
     """
 
     version: Whole
@@ -168,6 +170,7 @@ class Delivery(msgspec.Struct, frozen=True, array_like=True, gc=False):
     sampled: bool = False
     unsettled: tuple[Reservation, ...] = ()
     run: str = ""
+    provisional: Whole = 0
 
 
 def open_costs(row: Delivery) -> tuple[Reservation, ...]:
