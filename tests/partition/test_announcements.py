@@ -25,6 +25,7 @@ from stream_app.domain.model.run import (
 from stream_app.partition import open_runs
 from tests.simulation.schedule import Setup
 from tests.support.partition.bench import HELD, LEAD, PAID, Bench
+from tests.support.partition.runs import RoutineClay
 from tests.support.partition.virtual import now_ms, virtual_time
 
 ROUTINE: Final = Setup(routines=True)
@@ -69,8 +70,13 @@ class RoutineBench(Bench):
         super().__init__(setup, runs=self.at_clay, **others)
 
     def announce(self, run: str, workspace: str = "acme", destination: str = "") -> None:
-        value = RunNotification(workspace, destination or f"{workspace}-main", run, now_ms())
-        self.put(self.plan.topics.callbacks, msgspec.json.encode(value), workspace.encode())
+        announce(self, run, workspace, destination)
+
+
+def announce(bench: Bench, run: str, workspace: str = "acme", destination: str = "") -> None:
+    """Have the gateway store the announcement of a run."""
+    value = RunNotification(workspace, destination or f"{workspace}-main", run, now_ms())
+    bench.put(bench.plan.topics.callbacks, msgspec.json.encode(value), workspace.encode())
 
 
 @pytest.mark.parametrize(
@@ -349,8 +355,7 @@ async def test_an_announcement_of_nothing_configured_is_reported(
 @virtual_time
 async def test_a_table_announces_no_runs() -> None:
     bench = Bench()
-    value = RunNotification("acme", "acme-main", "run-1", now_ms())
-    bench.put(bench.plan.topics.callbacks, msgspec.json.encode(value), b"acme")
+    announce(bench, "run-1")
     await bench.serve_for(2.0)
     assert bench.unmatched(0) == [("callback_unmatched", "unknown_destination")]
 
@@ -367,3 +372,56 @@ async def test_only_some_settled_runs_are_remembered(monkeypatch: pytest.MonkeyP
         await bench.serve() if number == 0 and not bench.at_clay.asked else None
         await asyncio.sleep(2.0)
     assert bench.at_clay.runs == ["run-0", "run-1", "run-2", "run-0"]
+
+
+@virtual_time
+async def test_with_announcements_each_lead_takes_one_look() -> None:
+    """Each run is announced when it has finished, before its first look by the schedule."""
+    clay = RoutineClay()
+    clay.finishes_s = 12.0
+    bench = Bench(Setup(routines=True, rate_per_s=50.0, burst=50), clay=lambda _: clay, runs=clay)
+    bench.change_destination(poll_after_s=(20.0, 60.0), callback_deadline_s=1_000.0)
+    await bench.serve()
+    bench.publish_leads(20)
+    await asyncio.sleep(13.0)
+    for number in range(1, 21):
+        announce(bench, f"run_{number}")
+    await asyncio.sleep(5.0)
+    assert len(bench.results()) == 20
+    assert {len(looks) for looks in clay.looks.values()} == {1}
+    await asyncio.sleep(3_600.0)
+    assert len(clay.all_looks) == 20, "nothing is asked for again"
+
+
+@virtual_time
+async def test_an_announcement_of_a_run_that_goes_on_costs_one_look() -> None:
+    """Forged by someone who knows the secret, or sent too early: the schedule goes on behind it."""
+    clay = RoutineClay()
+    clay.finishes_s = 90.0
+    bench = Bench(ROUTINE, clay=lambda _: clay, runs=clay)
+    bench.change_destination(poll_after_s=(60.0, 120.0), callback_deadline_s=1_000.0)
+    await bench.serve()
+    bench.publish_leads(1)
+    await asyncio.sleep(10.0)
+    announce(bench, "run_1")
+    await asyncio.sleep(30.0)
+    assert len(clay.all_looks) == 1
+    await asyncio.sleep(100.0)
+    assert len(clay.all_looks) == 3
+    assert bench.history("id0")[-1] == "enriched"
+
+
+@virtual_time
+async def test_announcements_of_settled_runs_do_nothing_however_often_they_come() -> None:
+    clay = RoutineClay()
+    bench = Bench(ROUTINE, clay=lambda _: clay, runs=clay)
+    bench.change_destination(poll_after_s=(20.0, 60.0), callback_deadline_s=1_000.0)
+    await bench.serve()
+    bench.publish_leads(1)
+    await asyncio.sleep(10.0)
+    for _ in range(5):
+        announce(bench, "run_1")
+        await asyncio.sleep(10.0)
+    assert len(clay.all_looks) == 1
+    assert bench.history("id0")[-1] == "enriched"
+    assert [event for event in bench.events() if event.status == "callback_unmatched"] == []
