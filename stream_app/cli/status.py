@@ -19,6 +19,7 @@ from stream_app.client.results.answers import (
     FoundImport,
     FoundResult,
     RecordHistory,
+    RunLooks,
     Step,
     WaitingAnswer,
     Yield,
@@ -136,7 +137,22 @@ def _history_lines(history: RecordHistory) -> Iterator[str]:
         limit = f" ({now.limit})" if now.limit else ""
         until = f", until {iso(now.until_ms)}" if now.until_ms else ""
         yield f"    WAITS for {now.name}{limit} since {iso(now.begin_ms)}{until}: {now.text}"
+    if history.run is not None:
+        yield f"    {_run(history.run)}"
     yield f"    status {history.status}: {meaning_of(history.column)}"
+
+
+def _run(run: RunLooks) -> str:
+    if run.next_ms is None:
+        return (
+            "its run has no known id, because Clay's answer to the POST was lost: only an "
+            "announcement of it settles the lead"
+        )
+    asked = count(run.looks, "look", "looks")
+    return (
+        f"run {run.id}: {asked} for its results so far, the next at {iso(run.next_ms)} "
+        "(by the schedule)"
+    )
 
 
 def _step(step: Step) -> str:
@@ -147,6 +163,8 @@ def _step(step: Step) -> str:
         line += f": {event.text or event.reason}" + (
             f" ({event.reason})" if event.text and event.reason else ""
         )
+    if event.run:
+        line += f", run {event.run}"
     if event.replay:
         line += f", replay {event.replay}"
     if event.credits is not None:

@@ -353,6 +353,15 @@ class Settings(msgspec.Struct, frozen=True, dict=True):
         }
 
     @property
+    def routines(self) -> dict[str, Destination]:
+        """The destinations that are routines, by alias."""
+        return {
+            alias: destination
+            for alias, destination in self.destinations.items()
+            if destination.kind == "routine"
+        }
+
+    @property
     def callback_keys(self) -> Keys:
         """The keys of callback tokens, if the configuration was read with them.
 

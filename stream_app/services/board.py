@@ -243,7 +243,11 @@ async def serving(
     results = ResultFetcher(connection, names.enriched, partitions)
     topics = existing_topics(connection, settings.topic_plan())
     waiting = WaitingLeads(connection, names.worker_app, names.lead_topics, partitions)
-    queries = BoardQueries(model_path(settings, os.environ), settings.without_callbacks)
+    queries = BoardQueries(
+        model_path(settings, os.environ),
+        settings.without_callbacks,
+        settings.routines,
+    )
     backlog = consumption_of(
         connection,
         names.worker_app,

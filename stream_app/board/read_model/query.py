@@ -6,9 +6,10 @@ Each has its own connection or shares a snapshot's, so any thread may run one.
 import sqlite3
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Mapping, Set
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -25,9 +26,12 @@ from stream_app.board.read_model.history import (
 from stream_app.board.read_model.project import record_numbers
 from stream_app.client.results import answers
 from stream_app.domain.books.records import MOVING, STATES, column
+from stream_app.domain.callback.interpret import OVERDUE, WAITING
+from stream_app.domain.callback.schedule import looks_until, next_look_ms
 from stream_app.domain.dead_letter.orders import ReplayPause, read_pause
 from stream_app.domain.lead.identity import MOST_IDENTIFIERS
 from stream_app.domain.model.untrusted import UNREADABLE
+from stream_app.domain.plan import Destination
 from stream_app.domain.views.backlog import positions_of
 from stream_app.domain.views.lane import LaneView, Position
 from stream_app.domain.views.waits import held_by_pause, held_now, waits
@@ -60,6 +64,24 @@ def place_of(after: Place | None) -> tuple[int, int]:
     return (after.at_ms, after.record) if after else (1 << 62, 1 << 62)
 
 
+def _run_looks(
+    destination: Destination | None,
+    status: str,
+    at_ms: int,
+    events: list[answers.Event],
+    now_ms: int,
+) -> answers.RunLooks | None:
+    """Return the run that a record waits for; None if it waits for none. `at_ms`: its last step."""
+    is_overdue = status in OVERDUE
+    if destination is None or not (is_overdue or status in WAITING):
+        return None
+    accepted = next((event for event in reversed(events) if event.status == "accepted"), None)
+    if accepted is None or not accepted.run:
+        return answers.RunLooks("", 0, None)
+    times = (accepted.run, accepted.at_ms, at_ms if is_overdue else None, destination, now_ms)
+    return answers.RunLooks(accepted.run, looks_until(*times), next_look_ms(*times))
+
+
 class FoundResultAt(msgspec.Struct, frozen=True):
     """A result and its position on `leads.enriched`."""
 
@@ -79,10 +101,17 @@ class Queries:
     """Runs the queries.
 
     Every method may raise sqlite3.Error. `final`: the destinations that have no callbacks.
+    `routines`: the destinations that are routines, by alias.
     """
 
-    def __init__(self, path: Path, final: Set[str]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        final: Set[str],
+        routines: Mapping[str, Destination] = MappingProxyType({}),
+    ) -> None:
         self._path = path
+        self._routines = routines
         self._final = final
         self._final_json = msgspec.json.encode(sorted(final)).decode()
         self._held = _Held()
@@ -145,6 +174,7 @@ class Queries:
                         trace_id,
                         steps,
                         waited,
+                        _run_looks(self._routines.get(alias), status, at_ms, steps, now_ms),
                     ),
                 )
             return answers.FoundLead(lead_id, histories, many, [])

@@ -119,6 +119,24 @@ def _repeats(names: Sequence[tuple[str, str]], begin: int, length: int) -> int:
     return times
 
 
+class RunLooks(msgspec.Struct, frozen=True):
+    """The run of a routine that a record waits for, and the looks for its results.
+
+    The looks are those of the schedule: an announcement brings one earlier, and the rate of the
+    lane may delay one.
+
+    Attributes:
+        id: As Clay names it; '' if its answer to the POST was lost. Then nobody can ask for the
+            results, and only an announcement settles the lead.
+        looks: How often its results were asked for so far.
+        next_ms: When they are asked for next, epoch ms; null without an id.
+    """
+
+    id: str
+    looks: int
+    next_ms: int | None
+
+
 class RecordHistory(msgspec.Struct, frozen=True):
     """The history of one consumed record.
 
@@ -128,6 +146,7 @@ class RecordHistory(msgspec.Struct, frozen=True):
         status: The status of the last event, at `at_ms`.
         column: Where the books count it; '' if it is not a lead's.
         waits: Where its time went. The last one has no end if the record is not at rest.
+        run: The run that it waits for; null if it waits for none.
     """
 
     origin: str
@@ -139,6 +158,7 @@ class RecordHistory(msgspec.Struct, frozen=True):
     trace_id: str
     events: list[Event]
     waits: list[RecordWait]
+    run: RunLooks | None = None
 
 
 class FoundResult(msgspec.Struct, frozen=True):

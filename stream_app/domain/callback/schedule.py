@@ -25,6 +25,7 @@ OVERDUE_EVERY_S: Final = 3_600.0
 _LAST_BEFORE_S: Final = 60.0
 _LAST_SHARE: Final = 0.1  # of a deadline that is shorter than ten minutes
 _SPREAD: Final = 0.05  # of the time since the look before
+_MOST_COUNTED: Final = 10_000  # a week has some 700 looks
 _MOST_CRC: Final = 0xFFFF_FFFF
 
 
@@ -54,6 +55,48 @@ def next_look_ms(
         regular_ms = first_ms + max(0, (after_ms - first_ms) // every_ms + 1) * every_ms
         last_ms = _last_ms(overdue_ms, destination.callback_grace_s)
     return last_ms if after_ms < last_ms < regular_ms else regular_ms
+
+
+def looks_until(
+    run: str,
+    accepted_ms: int,
+    overdue_ms: int | None,
+    destination: Destination,
+    now_ms: int,
+) -> int:
+    """Return how often the results of a run were asked for, by the schedule.
+
+    There were more looks if an announcement hastened one or Clay was asked again, and fewer while
+    the lane's rate delayed them.
+
+    Args:
+        run: The id of the run.
+        accepted_ms: When Clay accepted the POST that began the run, epoch ms.
+        overdue_ms: When the lead became overdue, epoch ms; None if it is not.
+        destination: The routine.
+        now_ms: Looks until then are counted, epoch ms.
+    """
+    ended_ms = now_ms if overdue_ms is None else min(now_ms, overdue_ms)
+    looks = _count(run, accepted_ms, None, destination, ended_ms)
+    if overdue_ms is not None:
+        looks += _count(run, accepted_ms, overdue_ms, destination, now_ms)
+    return looks
+
+
+def _count(
+    run: str,
+    accepted_ms: int,
+    overdue_ms: int | None,
+    destination: Destination,
+    until_ms: int,
+) -> int:
+    """Count the looks of one of the two waits until then."""
+    at_ms = accepted_ms if overdue_ms is None else overdue_ms
+    for number in range(_MOST_COUNTED):
+        at_ms = next_look_ms(run, accepted_ms, overdue_ms, destination, at_ms)
+        if at_ms > until_ms:
+            return number
+    return _MOST_COUNTED
 
 
 def _last_ms(since_ms: int, for_s: float) -> int:

@@ -24,7 +24,7 @@ NAMES: Final[Mapping[WaitKind, str]] = {
     "outage": "outage of Clay",
     "POST": "POST to Clay",
     "retry": "next attempt",
-    "callback": "callback of Clay",
+    "callback": "answer of Clay",
     "replay": "replay",
     "person": "a person",
     "rest": "nothing: at rest",
@@ -78,6 +78,8 @@ class HistoryEvent(Protocol):
     def text(self) -> str: ...
     @property
     def due_at_ms(self) -> int | None: ...
+    @property
+    def run(self) -> str: ...
 
 
 class RecordWait(msgspec.Struct, frozen=True):
@@ -200,6 +202,8 @@ def sums(timeline: Sequence[RecordWait], now_ms: int) -> list[tuple[WaitKind, in
 def _after(event: HistoryEvent, begin_ms: int, end_ms: int | None) -> RecordWait:
     kind = kind_of(event.status, event.reason)
     limit, text = _LIMITS.get(event.status, (event.reason, ""))
+    if event.run:
+        text = "Clay has it, and its run has not finished yet"
     if kind == "rate" and event.status == "refused":
         limit = "rate_limited"
     return RecordWait(

@@ -12,8 +12,11 @@ import pytest
 from stream_app.board.read_model import store
 from stream_app.board.read_model.query import MOST_CAUSES, MOST_HISTORIES, Queries
 from stream_app.board.read_model.store import Position, ReadModel
+from stream_app.client.results.answers import RunLooks
 from stream_app.domain.delivery.envelope import pseudonymous_key
 from stream_app.domain.model.errors import StreamAppError
+from stream_app.domain.model.messages import Status
+from stream_app.domain.plan import Destination
 from tests.board.model_records import (
     DAY_MS,
     NOW_MS,
@@ -517,3 +520,47 @@ def test_an_unusable_folder_is_an_error(tmp_path: Path) -> None:
 def test_the_file_is_private(model: ReadModel, path: Path) -> None:
     assert path.parent.stat().st_mode & 0o077 == 0
     assert path.stat().st_mode & 0o077 == 0
+
+
+def test_a_lead_that_waits_for_a_run_shows_the_looks_by_the_schedule(
+    path: Path,
+    model: ReadModel,
+) -> None:
+    routine = Destination("people", "acme", kind="routine", poll_after_s=(20.0, 60.0))
+    ask = Queries(path, set(), {"people": routine})
+    accepted_ms = NOW_MS - 30_000
+    begun: list[tuple[Status, int]] = [("received", 1), ("sending", 2)]
+    for offset, lead_id in enumerate(("crm-1", "crm-2", "crm-3", "crm-4")):
+        take(model, *(event(NAMES, lead_id, status, seq, offset) for status, seq in begun))
+    take(model, event(NAMES, "crm-1", "accepted", 3, 0, run="r1", at_ms=accepted_ms))
+    take(model, event(NAMES, "crm-2", "accepted", 3, 1, at_ms=accepted_ms))
+    take(
+        model,
+        event(NAMES, "crm-3", "accepted", 3, 2, run="r3", at_ms=accepted_ms),
+        event(NAMES, "crm-3", "enriched", 4, 2),
+    )
+    take(
+        model,
+        event(NAMES, "crm-4", "accepted", 3, 3, run="r4", at_ms=NOW_MS - 7_200_000),
+        event(NAMES, "crm-4", "callback_overdue", 4, 3, at_ms=NOW_MS - 3_700_000),
+    )
+
+    def run_of(lead_id: str) -> RunLooks | None:
+        (of_record,) = present(ask.lead(lead_id, NOW_MS)).histories
+        return of_record.run
+
+    first = present(run_of("crm-1"))
+    assert (first.id, first.looks) == ("r1", 1)
+    assert accepted_ms + 60_000 <= present(first.next_ms) <= accepted_ms + 62_000
+    assert run_of("crm-2") == RunLooks("", 0, None), "its id was lost with Clay's answer"
+    assert run_of("crm-3") is None, "it waits for none"
+    overdue = present(run_of("crm-4"))
+    assert overdue.id == "r4"
+    assert overdue.looks > 5
+    assert 0 < present(overdue.next_ms) - NOW_MS <= 3_600_000
+    of_webhook = present(Queries(path, set()).lead("crm-2", NOW_MS)).histories[0]
+    assert of_webhook.run is None, "a table has no runs"
+    assert of_webhook.waits[-1].text == "Clay has it, and has not called back yet"
+    assert present(ask.lead("crm-1", NOW_MS)).histories[0].waits[-1].text == (
+        "Clay has it, and its run has not finished yet"
+    )

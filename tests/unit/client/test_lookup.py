@@ -18,6 +18,7 @@ from stream_app.client.results.answers import (
     FoundLead,
     FoundResult,
     RecordHistory,
+    RunLooks,
     steps,
 )
 from stream_app.client.results.lookup import find
@@ -123,6 +124,55 @@ def test_status_says_where_the_time_went_and_what_holds_the_lead(
     assert (
         f"WAITS for outage of Clay (breaker_open) since {since}, until {until}: 5 failures" in lines
     )
+
+
+@pytest.mark.parametrize(
+    ("run", "expected"),
+    [
+        (
+            RunLooks("r1", 1, 9_000),
+            f"run r1: 1 look for its results so far, the next at {iso(9_000)} (by the schedule)",
+        ),
+        (
+            RunLooks("", 0, None),
+            "its run has no known id, because Clay's answer to the POST was lost: only an "
+            "announcement of it settles the lead",
+        ),
+    ],
+)
+def test_status_shows_the_run_that_a_lead_waits_for(
+    run: RunLooks,
+    expected: str,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    events = [
+        Event(1, 1_000, "accepted", "", "", 202, 0, 0, 0, None, None, run=run.id),
+        Event(2, 2_000, "enriched", "", "", None, 0, 0, 0, None, 5, estimated=("credits",)),
+    ]
+    history = RecordHistory(
+        "leads/0/1",
+        "acme",
+        "people",
+        "accepted",
+        "accepted",
+        5,
+        "",
+        events,
+        [],
+        run,
+    )
+    answer(
+        monkeypatch,
+        200,
+        {"lead": msgspec.to_builtins(FoundLead("crm-17", [history], 1, []))},
+    )
+    assert main(["status", "crm-17"]) == 0
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert expected in lines
+    assert lines[2].endswith("accepted, run r1" if run.id else "accepted")
+    assert lines[3].endswith("enriched, 5 credits, an estimate")
 
 
 def test_status_adds_up_what_several_records_have_booked_for_a_lead(

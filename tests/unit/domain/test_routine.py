@@ -9,7 +9,7 @@ import pytest
 
 from stream_app.domain.callback.body import MOST_FIELDS
 from stream_app.domain.callback.routine import callback_of_run
-from stream_app.domain.callback.schedule import next_look_ms
+from stream_app.domain.callback.schedule import looks_until, next_look_ms
 from stream_app.domain.delivery.state_machine import (
     Reason,
     delivery_key,
@@ -217,3 +217,16 @@ def test_looks_that_were_missed_are_left_out() -> None:
     after_ms = ACCEPTED_MS + 100_000_000
     at_ms = next_look_ms("r1", ACCEPTED_MS, None, ROUTINE, after_ms)
     assert after_ms < at_ms <= after_ms + 900_000
+
+
+@pytest.mark.parametrize("overdue_s", [None, 3_600.0])
+@pytest.mark.parametrize("until_s", [0.0, 19.0, 21.5, 700.0, 3_600.0, 9_000.0, 60_000.0])
+def test_the_looks_so_far_are_those_of_the_schedule(
+    until_s: float, overdue_s: float | None
+) -> None:
+    overdue_ms = None if overdue_s is None else ACCEPTED_MS + round(overdue_s * 1000)
+    expected = len(looks(until_s if overdue_s is None else min(until_s, overdue_s)))
+    if overdue_s is not None:
+        expected += len(looks(until_s, overdue_s=overdue_s))
+    now_ms = ACCEPTED_MS + round(until_s * 1000)
+    assert looks_until("r1", ACCEPTED_MS, overdue_ms, ROUTINE, now_ms) == expected
