@@ -38,7 +38,7 @@ from stream_app.partition.rows import Rows
 _AT_CLAY: Final = frozenset[Status](
     {"accepted", "callback_overdue", "credits_exhausted_suspected", "partial", "confirmed"},
 )
-_AT_CLAY_REASON: Final = Reason("callback", "the callback shows that Clay has the lead")
+_AT_CLAY_REASON: Final = Reason("callback", "Clay's answer shows that it has the lead")
 
 
 @define(eq=False, repr=False, kw_only=True)

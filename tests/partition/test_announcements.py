@@ -425,3 +425,33 @@ async def test_announcements_of_settled_runs_do_nothing_however_often_they_come(
     assert len(clay.all_looks) == 1
     assert bench.history("id0")[-1] == "enriched"
     assert [event for event in bench.events() if event.status == "callback_unmatched"] == []
+
+
+@pytest.mark.parametrize(
+    ("run_webhook", "words"),
+    [
+        (None, "its run cannot be found without run_webhook: look for it in Clay"),
+        ("wh_1", "no run of it was announced in time"),
+    ],
+)
+@virtual_time
+async def test_an_uncertain_send_that_nothing_settles_is_parked_with_the_reason(
+    run_webhook: str | None,
+    words: str,
+) -> None:
+    bench = RoutineBench()
+    bench.change_destination(run_webhook=run_webhook)
+    bench.clay.first = [Uncertain("reset", 1)]
+    await bench.serve()
+    bench.publish_leads(1)
+    await asyncio.sleep(20.0)
+    await bench.grace_ends()
+    parked = bench.events(LEAD)[-1]
+    assert parked.status == "parked"
+    assert words in parked.text
+    if run_webhook is not None:
+        bench.at_clay.finish("run-1", bench.key)
+        bench.announce("run-1")
+        await asyncio.sleep(20.0)
+        assert bench.history("id0")[-1] == "enriched", "a late announcement settles it, too"
+        assert bench.events(LEAD)[-2].text == "Clay's answer shows that it has the lead"

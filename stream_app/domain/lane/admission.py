@@ -358,6 +358,11 @@ def without_webhook(
         f"destination {destination.alias} has no webhook left ({ends}): {what_to_do}, add it to "
         "webhooks_env, then `stream-app lanes reload`"
     )
+    if destination.kind == "routine":
+        text = (
+            f"Clay does not start the routine of destination {destination.alias} ({ends}): publish "
+            "it and switch its API on in Clay, or correct its id, then `stream-app lanes reload`"
+        )
     if suspended is None:
         return held("no_webhook", text, now_ms + _ASK_AGAIN_MS)
     return held(WEBHOOK_OUT, text, suspended.until_ms)

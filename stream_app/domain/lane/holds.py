@@ -149,7 +149,7 @@ _REASONS: Final = (
         status="held_paused",
         remedy="resume",
         needs_repair=True,
-        alarm="Clay takes its leads and does not call back: credits out, or auto-run off?",
+        alarm="Clay takes its leads and no results come: credits out, or auto-run off?",
     ),
     HoldReason(
         code=OVER_CEILING,

@@ -7,9 +7,9 @@ Overdue leads and callbacks are counted by destination, because auto-run is a se
 Time in which the partition had no owner does not count as waiting.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Final
+from typing import Annotated, Final, NamedTuple
 
 import msgspec
 
@@ -168,29 +168,22 @@ def causes(
         destination: The destination whose callbacks are missing.
         submitted: What this lane has submitted to the table, by all webhooks of its pool.
         spent: The credits that this lane has booked in this month.
-        kind: What its webhooks start. A workflow has no rows and no auto-run.
+        kind: What it starts. A workflow and a routine have no rows and no auto-run, and the results
+            of a routine are asked for.
         keeps_rows: False if the table deletes its rows by itself.
     """
     callbacks = of(state, destination)
     others = sorted(
         name for name, other in state.destinations.items() if other.last_ms > callbacks.oldest_ms
     )
-    last = (
-        f"it called back last at {_utc(callbacks.last_ms)}"
-        if callbacks.last_ms
-        else "it has never called back"
-    )
+    words = _WORDS[kind]
+    last = f"{words.last} {_utc(callbacks.last_ms)}" if callbacks.last_ms else words.never
     last += f", while {' and '.join(others)} did since, with the same credits" if others else ""
     likely = [
         f"the credits of this workspace are used up (booked here this month: {spent}): top "
         f"up, then run the {'rows' if kind == 'table' else 'leads'} in Clay again, for nothing "
         "resumes by itself",
-        f"auto-run is off in the table of {destination}, or a run condition keeps its HTTP column "
-        f"from running ({last}; its newest rows in Clay show whether they ran, without a filter "
-        "of the view): switch it on"
-        if kind == "table"
-        else f"a step of the workflow of {destination} fails, or its HTTP step is not reached "
-        f"({last}; its newest runs in Clay show where they ended): repair it",
+        words.broken.format(destination=destination, last=last),
     ]
     if others:  # which have the same credits
         likely.reverse()
@@ -201,14 +194,54 @@ def causes(
             f"by plan ({counted}), so Clay takes the leads and makes no rows: delete rows"
         )
         likely.insert(0 if keeps_rows and submitted >= _NEARLY * _MOST_ROWS else 2, full)
-    likely.append("Clay cannot reach the gateway: `stream-app doctor` asks its public address")
+    if kind != "routine":  # whose results are asked for
+        likely.append("Clay cannot reach the gateway: `stream-app doctor` asks its public address")
     numbered = "; ".join(f"{number}. {cause}" for number, cause in enumerate(likely, 1))
     overdue = count(callbacks.overdue, f"lead of {destination} is", f"leads of {destination} are")
     return (
-        f"{overdue} overdue and no callback of it came since {_utc(callbacks.oldest_ms)}, "
-        "while its webhook takes "
-        f"every lead. Likely, in this order: {numbered}"
+        f"{overdue} overdue and no {words.answer} of it came since {_utc(callbacks.oldest_ms)}, "
+        f"while {words.taker} takes every lead. Likely, in this order: {numbered}"
     )
+
+
+class _Words(NamedTuple):
+    """How a kind of destination answers, and what breaks its answers, in words."""
+
+    answer: str
+    taker: str
+    last: str
+    never: str
+    broken: str
+
+
+_WORDS: Final[Mapping[DestinationKind, _Words]] = {
+    "table": _Words(
+        answer="callback",
+        taker="its webhook",
+        last="it called back last at",
+        never="it has never called back",
+        broken="auto-run is off in the table of {destination}, or a run condition keeps its HTTP "
+        "column from running ({last}; its newest rows in Clay show whether they ran, without a "
+        "filter of the view): switch it on",
+    ),
+    "workflow": _Words(
+        answer="callback",
+        taker="its webhook",
+        last="it called back last at",
+        never="it has never called back",
+        broken="a step of the workflow of {destination} fails, or its HTTP step is not reached "
+        "({last}; its newest runs in Clay show where they ended): repair it",
+    ),
+    "routine": _Words(
+        answer="result",
+        taker="Clay",
+        last="its last result came at",
+        never="it has never had a result",
+        broken="a step of the routine of {destination} hangs, or a run condition keeps its step "
+        '"Send data back" from running ({last}; its newest runs in Clay show where they stopped): '
+        "repair it",
+    ),
+}
 
 
 def _utc(at_ms: int) -> str:

@@ -218,7 +218,7 @@ def test_a_message_groups_changes_and_counts_what_it_leaves_out() -> None:
         "name": "no_callbacks",
         "severity": "critical",
         "labels": {"workspace": "w0"},
-        "summary": "w0: Clay takes its leads and does not call back: credits out, or auto-run off?",
+        "summary": "w0: Clay takes its leads and no results come: credits out, or auto-run off?",
         "since_ms": NOW_MS,
     }
     text = msgspec.json.decode(body_of(many, (), "slack", 5))["text"]

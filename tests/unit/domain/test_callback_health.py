@@ -186,6 +186,18 @@ def test_a_silent_workflow_is_not_told_of_tables() -> None:
         assert word not in text, word
 
 
+def test_a_silent_routine_is_told_of_neither_tables_nor_the_gateway() -> None:
+    place = msgspec.structs.replace(THERE, kind="routine", webhook_ids=("function:t_1",))
+    lane = Lane("acme", 0, callback_health=after(1_000, 2_000))
+    text = why_missing(ACME, lane, place, 10_000)
+    assert "2 leads of people are overdue and no result of it came since" in text
+    assert "while Clay takes every lead" in text
+    assert text.index("1. the credits") < text.index("2. a step of the routine of people hangs")
+    assert "it has never had a result" in text
+    for word in ("table", "rows", "auto-run", "column", "gateway", "webhook", "call"):
+        assert word not in text, word
+
+
 def test_all_webhooks_of_a_pool_fill_one_table() -> None:
     place = msgspec.structs.replace(THERE, webhook_ids=("w1", "w2"))
     for counts, comes_first in (((25_000, 19_999), False), ((25_000, 20_000), True)):

@@ -14,6 +14,7 @@ from stream_app.domain.lane.admission import (
     at_limit,
     decide,
     decide_dead_letter,
+    without_webhook,
     would_hold,
 )
 from stream_app.domain.lane.lane import Lane
@@ -303,3 +304,15 @@ def test_an_order_that_is_in_force_already_changes_nothing() -> None:
             was,
             says,
         )
+
+
+@pytest.mark.parametrize("stopped", [None, OUT])
+def test_a_routine_that_clay_does_not_start_is_no_webhook(
+    stopped: suspension.Suspension | None,
+) -> None:
+    routine = msgspec.structs.replace(PEOPLE, kind="routine", webhook_ids=("function:t_1",))
+    out = Webhook(1, "" if stopped else "by anna", stopped)
+    held = without_webhook(lane(quota=Quota({"function:t_1": out})), routine, None, NOW_MS)
+    assert held.text.startswith("Clay does not start the routine of destination people (function:")
+    assert "switch its API on in Clay" in held.text
+    assert "webhook" not in held.text
