@@ -222,7 +222,8 @@ def test_looks_that_were_missed_are_left_out() -> None:
 @pytest.mark.parametrize("overdue_s", [None, 3_600.0])
 @pytest.mark.parametrize("until_s", [0.0, 19.0, 21.5, 700.0, 3_600.0, 9_000.0, 60_000.0])
 def test_the_looks_so_far_are_those_of_the_schedule(
-    until_s: float, overdue_s: float | None,
+    until_s: float,
+    overdue_s: float | None,
 ) -> None:
     overdue_ms = None if overdue_s is None else ACCEPTED_MS + round(overdue_s * 1000)
     expected = len(looks(until_s if overdue_s is None else min(until_s, overdue_s)))
