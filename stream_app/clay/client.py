@@ -3,8 +3,8 @@
 The status of an answer decides the outcome (`domain/model/outcome.py`). Without an answer the lead
 is uncertain, unless it is proved that nothing was sent. The client sends through `Transport`, an
 httpx transport (docs/decisions/03-transport.md), whose `NotSent` is that proof. It never sends a
-request twice; a test counts the requests. `Webhooks`, which the pipeline calls, turns an alias and
-a webhook id into a URL and a token.
+request twice; a test counts the requests. `Webhooks` turns an alias and a webhook id into a URL and
+a token. The client also carries the requests of the Public API (runs.py).
 """
 
 import asyncio
@@ -510,7 +510,7 @@ class Endpoint:
 
 @define(eq=False, repr=False)
 class Webhooks:
-    """`ports.Clay` over HTTP.
+    """The webhooks of `ports.Clay` over HTTP. `Doors` (runs.py) has the routines beside them.
 
     Calls `posted` with destination, outcome and trace id after each POST.
     """

@@ -351,12 +351,19 @@ def without_webhook(
     `suspended`: until the first probe of its pool.
     """
     ends = quota.used_up(lane.quota, destination.webhook_ids)
-    what_to_do = "make a new one on its table in Clay"
-    if destination.kind == "workflow":
-        what_to_do = "publish or resume it in Clay; or make another one"
+    match destination.kind:
+        case "table":
+            left = "webhook left"
+            what_to_do = "make a new one on its table in Clay, add it to webhooks_env"
+        case "workflow":
+            left = "webhook left"
+            what_to_do = "publish or resume it in Clay; or make another one, add it to webhooks_env"
+        case "routine":
+            left = "routine that takes leads"
+            what_to_do = "switch its API on in Clay, or compare its id with `routine`"
     text = (
-        f"destination {destination.alias} has no webhook left ({ends}): {what_to_do}, add it to "
-        "webhooks_env, then `stream-app lanes reload`"
+        f"destination {destination.alias} has no {left} ({ends}): {what_to_do}, then `stream-app "
+        "lanes reload`"
     )
     if destination.kind == "routine":
         text = (

@@ -469,18 +469,21 @@ def _with_probe_released(lane: Lane, grant: Grant, now_ms: int) -> Lane:
 
 
 def _denial_text(destination: Destination, outcome: Denied) -> str:
-    """Return the text for a refused call, with the token that it used."""
+    """Return the text for a refused call, with the token that it used. A routine has none."""
+    if destination.kind == "routine":
+        return f"destination {destination.alias}: {outcome.text}"
     token = f"token: {destination.token_env}" if destination.token_env else "no token"
     return f"destination {destination.alias} ({token}): {outcome.text}"
 
 
 def _webhook_text(lane: Lane, grant: Grant, outcome: WebhookOut) -> str:
-    """Return the text for a webhook that is out.
+    """Return the text for a webhook or routine that is out.
 
     The count shows whether something else may have filled it.
     """
-    counted = count(quota.of(lane.quota, grant.webhook_id).count, "submission")
-    return (
-        f"webhook {grant.webhook_id} of {grant.destination.alias} takes no leads ({counted} "
-        f"counted here): {outcome.text}; a probe tries it again now and then"
-    )
+    alias = grant.destination.alias
+    refusing = f"routine {grant.webhook_id} of {alias} takes no leads"
+    if grant.destination.kind != "routine":
+        counted = count(quota.of(lane.quota, grant.webhook_id).count, "submission")
+        refusing = f"webhook {grant.webhook_id} of {alias} takes no leads ({counted} counted here)"
+    return f"{refusing}: {outcome.text}; a probe tries it again now and then"

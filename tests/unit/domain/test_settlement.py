@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import pytest
 from msgspec.structs import replace
 
+from stream_app.domain.lane.admission import without_webhook
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lane.settlement import Settlement, settled
 from stream_app.domain.limits import suspension, window
@@ -23,6 +24,7 @@ from stream_app.domain.model.outcome import (
     Uncertain,
     WebhookOut,
 )
+from stream_app.domain.model.ranges import Wait
 from stream_app.domain.plan import Destination, InForce
 from tests.unit.domain.lanes import granted
 
@@ -221,3 +223,38 @@ def test_a_refusal_says_whether_another_lead_could_show_the_difference(
         others_wait,
     )
     assert settlement == Settlement(True, END_MS, run=1, alone=alone)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "text"),
+    [
+        (
+            WebhookOut(404, 50, "gone", "HTTP 404: Clay does not know it"),
+            "routine function:t_1 of people takes no leads: HTTP 404: Clay does not know it; a "
+            "probe tries it again now and then",
+        ),
+        (Denied(401, 50, "HTTP 401: no"), "destination people: HTTP 401: no"),
+    ],
+)
+def test_a_routine_is_not_called_a_webhook(outcome: Outcome, text: str) -> None:
+    routine = Destination(
+        "people",
+        "acme",
+        ("function:t_1",),
+        kind="routine",
+        routine="function:t_1",
+    )
+    lane = Lane("acme", 0, rate=Rate(10.0, NOW_MS))
+    lane, grant = granted(POLICY, lane, routine, NOW_MS)
+    lane, settlement = settled(POLICY, lane, grant, outcome, NOW_MS, 0.5)
+    assert settlement.text == text
+
+
+def test_a_routine_that_takes_no_leads_says_what_to_do_in_clay() -> None:
+    routine = Destination("people", "acme", ("function:t_1",), kind="routine", routine="x")
+    held = without_webhook(Lane("acme", 0), routine, Wait(NOW_MS + 1_000), NOW_MS)
+    assert held.reason == "webhook_out"
+    assert held.text == (
+        "destination people has no routine that takes leads (function:t_1: 0 submissions): switch "
+        "its API on in Clay, or compare its id with `routine`, then `stream-app lanes reload`"
+    )
