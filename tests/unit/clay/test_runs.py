@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from base64 import b64encode
 
 import pytest
 
@@ -30,6 +31,7 @@ from stream_app.domain.model.run import (
     RunUnfinished,
     RunUnread,
 )
+from tests.support.forward_proxy import forward_proxy
 from tests.support.narrow import of_type
 from tests.support.raw_server import (
     EGRESS,
@@ -405,6 +407,25 @@ async def test_certificates_are_verified(authority: Authority) -> None:
             assert unknown.reason == "tls"
         async with client(egress=Egress.of(authority.file)) as clay:
             assert isinstance(await ClayApi(clay).results(of_server(server), RUN), RunFinished)
+
+
+async def test_the_api_is_asked_through_the_proxy_as_webhooks_are(authority: Authority) -> None:
+    login = "ada:s3cret-proxy"
+    echo = answered(500, b"the proxy sent Basic " + b64encode(login.encode()))
+    script = (READ, page(DONE), READ, echo)
+    async with forward_proxy(login) as (proxy, at), serve(*script, tls=authority.tls) as server:
+        egress = Egress.of(authority.file, f"http://{login}@{at}")
+        async with patient(egress=egress) as clay:
+            api = ClayApi(clay)
+            assert isinstance(await api.results(of_server(server), RUN), RunFinished)
+            failed = of_type(RunUnread, await api.results(of_server(server), RUN))
+            assert failed.text == "HTTP 500: Clay failed (Clay said: the proxy sent Basic [sent])"
+        assert proxy.asked == [(f"CONNECT 127.0.0.1:{server.port}", 200)]
+        assert not [head for head in proxy.heads if KEY in head]
+        other = Egress.of(authority.file, f"http://ada:s3cret-other@{at}")
+        async with patient(egress=other) as clay:
+            refused = of_type(Refused, await ClayApi(clay).run(of_server(server), ROUTINE, BODY))
+            assert refused.text == "nothing was sent: the egress proxy refused (HTTP 407)"
 
 
 async def test_each_destination_has_its_door() -> None:
