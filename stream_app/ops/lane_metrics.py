@@ -277,6 +277,46 @@ class UnreadablePartitions(Collector):
         yield family
 
 
+class RunsWithoutResults(Collector):
+    """Shows the runs of routines whose results are not known yet.
+
+    `look` returns, for each partition of this process, how many there are by destination and when
+    the POST of the oldest was accepted, epoch ms. It is called when metrics are read.
+    """
+
+    def __init__(
+        self,
+        look: Callable[[], Iterable[Mapping[str, tuple[int, int]]]],
+        now_ms: Callable[[], int],
+    ) -> None:
+        self._look = look
+        self._now_ms = now_ms
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        runs: Counts[str] = Counts()
+        oldest_ms: dict[str, int] = {}
+        for partition in self._look():
+            for alias, (count, since_ms) in partition.items():
+                runs[alias] += count
+                oldest_ms[alias] = min(since_ms, oldest_ms.get(alias, since_ms))
+        shown = runs.most_common(MOST_NAMES)
+        number = GaugeMetricFamily(
+            "stream_app_runs_open",
+            "Runs of routines that Clay has accepted and whose results are not known yet.",
+            labels=("destination",),
+        )
+        age = GaugeMetricFamily(
+            "stream_app_runs_oldest_seconds",
+            "Age of the oldest of these runs.",
+            labels=("destination",),
+        )
+        for alias, count in shown:
+            number.add_metric((alias,), count)
+            age.add_metric((alias,), max(0, self._now_ms() - oldest_ms[alias]) / 1000)
+        yield number
+        yield age
+
+
 class ParkedLeads(Collector):
     """Shows how many leads wait for a human.
 

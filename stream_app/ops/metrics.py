@@ -17,11 +17,31 @@ from stream_app.domain.commands import CommandAnswer
 from stream_app.domain.delivery.recorder import Duration, WriteBatch
 from stream_app.domain.model.messages import RESENDS, Status, StatusEvent
 from stream_app.domain.model.outcome import Outcome
+from stream_app.domain.model.run import (
+    RunAnswer,
+    RunDenied,
+    RunFinished,
+    RunGone,
+    RunLimited,
+    RunTooLarge,
+    RunUnfinished,
+    RunUnread,
+)
+from stream_app.domain.plan import Destination
 from stream_app.domain.views.lane import LaneView
 from stream_app.ops.lane_metrics import BoundedLabel, LaneMetrics
 from stream_app.ops.logs import Throttled
 from stream_app.partition.ports import Observer
 
+_LOOK_ANSWERS: Final[dict[type[RunAnswer], str]] = {
+    RunFinished: "finished",
+    RunUnfinished: "unfinished",
+    RunTooLarge: "too_large",
+    RunGone: "gone",
+    RunDenied: "denied",
+    RunLimited: "limited",
+    RunUnread: "unread",
+}
 _SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _LONG_SECONDS: Final = (1, 5, 15, 60, 300, 900, 3_600, 14_400, 43_200, 86_400, 259_200, 604_800)
 _EXEMPLAR_EVERY_S: Final = 1.0
@@ -116,6 +136,11 @@ class WorkerMetrics(Observer):
             "Time of one POST to Clay, by outcome.",
             ("destination", "outcome"),
             buckets=_SECONDS,
+        )
+        self._looks = counter(
+            "stream_app_run_looks",
+            "Questions to Clay for the results of runs, by answer.",
+            ("destination", "answer"),
         )
         self._durations = {
             "callback": histogram(
@@ -289,6 +314,10 @@ class WorkerMetrics(Observer):
         self._recoveries.inc()
         place, _, cause = str(error).partition(": ")
         self._recovered(str(error), same=cause or place, partition=partition)
+
+    def looked(self, destination: Destination, answer: RunAnswer) -> None:
+        """Report an answer of Clay about a run."""
+        self._looks.labels(self._destination(destination.alias), _LOOK_ANSWERS[type(answer)]).inc()
 
     def posted(self, destination: str, outcome: Outcome, trace_id: str) -> None:
         """Report a finished POST.

@@ -33,7 +33,7 @@ from stream_app.domain.model.run import (
     RunUnread,
 )
 from stream_app.partition.in_flight import InFlight
-from stream_app.partition.open_runs import OpenRuns, Routine
+from stream_app.partition.open_runs import OpenRuns, RoutinePlace
 from stream_app.tasks import cancel
 
 T = TypeVar("T")
@@ -65,7 +65,7 @@ class Announcements:
     _most: int
     _ask: Callable[[str, str], Awaitable[RunAnswer]]
     _look_now: Callable[[bytes], None]
-    _asked: set[tuple[Routine, str]] = field(init=False, factory=set)
+    _asked: set[tuple[RoutinePlace, str]] = field(init=False, factory=set)
 
     async def callback_of(
         self,
@@ -81,7 +81,7 @@ class Announcements:
         """
         if not self._runs.are_loaded.is_set():
             await _unless_suspended(in_flight, self._runs.are_loaded.wait())
-        routine = Routine(announced.workspace, announced.destination)
+        routine = RoutinePlace(announced.workspace, announced.destination)
         if self._is_looked_after(routine, announced.run):
             return None
         asked = routine, announced.run
@@ -97,7 +97,7 @@ class Announcements:
         finally:
             self._asked.discard(asked)
 
-    def _is_looked_after(self, routine: Routine, run: str) -> bool:
+    def _is_looked_after(self, routine: RoutinePlace, run: str) -> bool:
         """Return True if this run is known. The results of one that a lead waits for are due."""
         key = self._runs.lead_of_run(routine, run)
         if key is not None:
@@ -107,7 +107,7 @@ class Announcements:
     async def _found(
         self,
         in_flight: InFlight,
-        routine: Routine,
+        routine: RoutinePlace,
         run: str,
     ) -> Callback | Reason | None:
         why = _UNKNOWN
@@ -133,7 +133,7 @@ class Announcements:
 
     def _of_results(
         self,
-        routine: Routine,
+        routine: RoutinePlace,
         run: str,
         answer: RunFinished,
     ) -> Callback | Reason:

@@ -38,7 +38,7 @@ _IN_DOUBT: Final = frozenset[Status]({"sending", "send_uncertain"})
 _SETTLED: Final = tuple(f'{state}"'.encode() for state in CALLBACK)
 
 
-class Routine(NamedTuple):
+class RoutinePlace(NamedTuple):
     """A routine, as a destination of a workspace."""
 
     workspace: str
@@ -50,13 +50,15 @@ class _Place(NamedTuple):
 
     Attributes:
         run: Its run, which the worker asks about; '' if it has none.
+        accepted_ms: When Clay accepted the POST that began that run, epoch ms.
         item: Its item, if a run that nobody knows may be its; '' if none can.
         is_sending: True if this worker's POST is under way, so that its run may be known in a
             moment.
     """
 
-    routine: Routine
+    routine: RoutinePlace
     run: str
+    accepted_ms: int
     item: str
     is_sending: bool
 
@@ -70,13 +72,13 @@ class OpenRuns:
     """
 
     _plan: Plan
-    _leads: dict[tuple[Routine, str], bytes] = field(init=False, factory=dict)
-    _items: dict[tuple[Routine, str], bytes] = field(init=False, factory=dict)
-    _sending: Counter[Routine] = field(init=False, factory=Counter)
-    _in_doubt: Counter[Routine] = field(init=False, factory=Counter)
+    _leads: dict[tuple[RoutinePlace, str], bytes] = field(init=False, factory=dict)
+    _items: dict[tuple[RoutinePlace, str], bytes] = field(init=False, factory=dict)
+    _sending: Counter[RoutinePlace] = field(init=False, factory=Counter)
+    _in_doubt: Counter[RoutinePlace] = field(init=False, factory=Counter)
     _places: dict[bytes, _Place] = field(init=False, factory=dict)
-    _settled: OrderedDict[tuple[Routine, str], None] = field(init=False, factory=OrderedDict)
-    _routines: dict[bytes, Routine | None] = field(init=False, factory=dict)
+    _settled: OrderedDict[tuple[RoutinePlace, str], None] = field(init=False, factory=OrderedDict)
+    _routines: dict[bytes, RoutinePlace | None] = field(init=False, factory=dict)
     are_loaded: asyncio.Event = field(init=False, factory=asyncio.Event)
 
     def clear(self) -> None:
@@ -119,33 +121,42 @@ class OpenRuns:
             if place.run or place.item:
                 self._remember(key, place)
 
-    def note_settled(self, routine: Routine, run: str) -> None:
+    def note_settled(self, routine: RoutinePlace, run: str) -> None:
         """Remember that this run has settled its lead, or settles none."""
         self._settled[routine, run] = None
         if len(self._settled) > MOST_SETTLED:
             self._settled.popitem(last=False)
 
-    def __len__(self) -> int:
-        """How many runs the worker asks about."""
-        return len(self._leads)
+    def open(self) -> dict[str, tuple[int, int]]:
+        """Return the runs that the worker asks about, by destination.
 
-    def lead_of_run(self, routine: Routine, run: str) -> bytes | None:
+        Returns:
+            How many there are, and when the POST of the oldest was accepted, epoch ms.
+        """
+        found: dict[str, tuple[int, int]] = {}
+        for key in self._leads.values():
+            place = self._places[key]
+            count, oldest_ms = found.get(place.routine.destination, (0, place.accepted_ms))
+            found[place.routine.destination] = count + 1, min(oldest_ms, place.accepted_ms)
+        return found
+
+    def lead_of_run(self, routine: RoutinePlace, run: str) -> bytes | None:
         """Return the row key of the lead that waits for this run."""
         return self._leads.get((routine, run))
 
-    def is_settled(self, routine: Routine, run: str) -> bool:
+    def is_settled(self, routine: RoutinePlace, run: str) -> bool:
         """Return True for a run that has settled its lead, as far as that is remembered."""
         return (routine, run) in self._settled
 
-    def lead_of_item(self, routine: Routine, item: str) -> bytes | None:
+    def lead_of_item(self, routine: RoutinePlace, item: str) -> bytes | None:
         """Return the row key of the lead that has this item, if a run nobody knows may be its."""
         return self._items.get((routine, item))
 
-    def any_in_doubt(self, routine: Routine) -> bool:
+    def any_in_doubt(self, routine: RoutinePlace) -> bool:
         """Return True if a run that nobody knows may belong to a lead whose POST has ended."""
         return self._in_doubt[routine] > 0
 
-    def any_sending(self, routine: Routine) -> bool:
+    def any_sending(self, routine: RoutinePlace) -> bool:
         """Return True if a POST is under way, whose answer may make its run known."""
         return self._sending[routine] > 0
 
@@ -165,7 +176,7 @@ class OpenRuns:
             del self._items[place.routine, place.item]
             (self._sending if place.is_sending else self._in_doubt)[place.routine] -= 1
 
-    def _routine_of(self, key: bytes) -> Routine | None:
+    def _routine_of(self, key: bytes) -> RoutinePlace | None:
         """Return the routine of a lead by its row key; None if it goes to a webhook.
 
         A destination does not change from webhooks to a routine while a worker runs.
@@ -177,12 +188,12 @@ class OpenRuns:
         destination = self._plan.destination(workspace, alias)
         if destination is None:
             return None  # it may be adopted later
-        routine = Routine(workspace, alias) if destination.kind == "routine" else None
+        routine = RoutinePlace(workspace, alias) if destination.kind == "routine" else None
         self._routines[prefix] = routine
         return routine
 
 
-def _place(routine: Routine, key: bytes, row: Delivery, *, is_sending: bool) -> _Place:
+def _place(routine: RoutinePlace, key: bytes, row: Delivery, *, is_sending: bool) -> _Place:
     asked_about = row.run if row.state in _ASKED_ABOUT and not row.final else ""
     # An earlier POST may have reached Clay, or the answer to the last one named no run.
     in_doubt = (
@@ -192,6 +203,7 @@ def _place(routine: Routine, key: bytes, row: Delivery, *, is_sending: bool) -> 
     return _Place(
         routine,
         asked_about,
+        row.accepted_at_ms,
         item_id(key) if in_doubt and may_settle else "",
         is_sending=is_sending,
     )

@@ -46,7 +46,12 @@ from stream_app.kafka.topics import KnownTopics, TopicWatch
 from stream_app.kafka.transactional_state import StateStoreLimits, TransactionalState
 from stream_app.ops import logs as log
 from stream_app.ops.http import process_registry
-from stream_app.ops.lane_metrics import ParkedLeads, UnreadablePartitions, WaitingRecords
+from stream_app.ops.lane_metrics import (
+    ParkedLeads,
+    RunsWithoutResults,
+    UnreadablePartitions,
+    WaitingRecords,
+)
 from stream_app.ops.metrics import StallGauge, WorkerMetrics
 from stream_app.partition.owner import PartitionOwner
 from stream_app.partition.ports import Cache
@@ -287,6 +292,12 @@ def observe_worker(
     registry.register(UnreadablePartitions(lambda: unreadable_partitions(app)))
     registry.register(
         ParkedLeads(lambda: [owner.state.rows.parked for owner in list(owned.values())]),
+    )
+    registry.register(
+        RunsWithoutResults(
+            lambda: [owner.state.runs.open() for owner in list(owned.values())],
+            Clock().now_ms,
+        ),
     )
     watchdog = Watchdog(
         longest_step_s(settings),

@@ -23,7 +23,8 @@ from stream_app.domain.model.run import (
     RunUnread,
 )
 from stream_app.partition import open_runs
-from tests.simulation.schedule import Setup
+from stream_app.partition.open_runs import OpenRuns
+from tests.simulation.schedule import Setup, plan_of
 from tests.support.partition.bench import HELD, LEAD, PAID, Bench
 from tests.support.partition.runs import RoutineClay
 from tests.support.partition.virtual import now_ms, virtual_time
@@ -455,3 +456,34 @@ async def test_an_uncertain_send_that_nothing_settles_is_parked_with_the_reason(
         await asyncio.sleep(20.0)
         assert bench.history("id0")[-1] == "enriched", "a late announcement settles it, too"
         assert bench.events(LEAD)[-2].text == "Clay's answer shows that it has the lead"
+
+
+@virtual_time
+async def test_what_is_known_of_runs_follows_each_row_and_is_what_a_scan_would_find() -> None:
+    """Leads of every kind, one of them parked, and the scan of the next owner."""
+    clay = RoutineClay()
+    clay.first = [Uncertain("reset", 1), Accepted(202, 1), Uncertain("reset", 1)]
+    bench = Bench(ROUTINE, clay=lambda _: clay, runs=clay)
+    bench.change_destination(poll_after_s=(20.0, 60.0), callback_deadline_s=1_000.0)
+    await bench.serve()
+    bench.publish_leads(6)
+    await asyncio.sleep(15.0)
+    runs = bench.partition.state.runs
+    assert runs.open().keys() == {"acme-main"}
+    await bench.grace_ends()
+    await asyncio.sleep(30.0)
+    scanned = OpenRuns(bench.plan)
+    rows = bench.partition.state.rows
+    await scanned.load(rows.leads(), rows.get)
+    assert scanned._items == runs._items
+    assert scanned._leads == runs._leads
+    assert +scanned._in_doubt == +runs._in_doubt
+    assert +scanned._sending == +runs._sending
+    assert len(scanned._items) == 2, "of uncertain leads only"
+
+
+def test_rows_of_webhooks_cost_no_memory_here() -> None:
+    runs = OpenRuns(plan_of(Setup()))
+    runs.note(Bench.key, b'[1,"send_uncertain","leads/0/0",3,1,1,"t"]')
+    runs.note(b"d/none/none/id", b'[1,"send_uncertain","leads/0/0",3,1,1,"t"]')
+    assert (runs._places, runs._items, runs._leads) == ({}, {}, {})

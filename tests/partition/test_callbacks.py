@@ -52,7 +52,7 @@ async def test_a_callback_settles_an_accepted_lead_and_charges_its_lane(outcome:
 
 
 @pytest.mark.parametrize(
-    ("said", "estimated"),
+    ("reported", "estimated"),
     [
         ({}, ()),
         ({"credits": None}, ("credits",)),
@@ -63,14 +63,14 @@ async def test_a_callback_settles_an_accepted_lead_and_charges_its_lane(outcome:
 )
 @virtual_time
 async def test_a_cost_that_nobody_reported_is_called_an_estimate(
-    said: dict[str, Any],
+    reported: dict[str, Any],
     estimated: tuple[Meter, ...],
 ) -> None:
     bench = Bench()
     bench.change_destination(estimate_credits=3, estimate_actions=2)
     bench.publish_leads(1)
     await bench.serve_for(10.0)
-    bench.call_back(**said)
+    bench.call_back(**reported)
     await asyncio.sleep(10.0)
     *before, event = bench.events(LEAD)
     assert event.status == "enriched"

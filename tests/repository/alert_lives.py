@@ -249,6 +249,14 @@ LIVES: Final = {
             'stream_app_parked_leads{workspace="acme", instance="w2"}': _gauge(0, 2),
         },
     ),
+    "RunsNearlyLost": Life(
+        {
+            'stream_app_runs_oldest_seconds{destination="people", instance="w1"}': _gauge(
+                72_000,
+                72_001,
+            ),
+        },
+    ),
     "StraysParked": _event(
         'stream_app_lead_events_total{workspace="", destination="", status="parked"}',
         1,

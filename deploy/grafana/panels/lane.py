@@ -120,6 +120,31 @@ LANE: Final = Dashboard(
                 "heatmap",
             ),
             Panel(
+                "Looks for results of routines",
+                "What Clay answers to questions for the results of runs, per second.",
+                "ops",
+                {"{{answer}}": rate("stream_app_run_looks_total", TABLES, "answer")},
+                "stack",
+            ),
+            Panel(
+                "Runs without results",
+                "Runs that Clay has accepted and whose results are not known yet.",
+                "short",
+                {"{{destination}}": f"sum by (destination) (stream_app_runs_open{{{TABLES}}})"},
+            ),
+            Panel(
+                "Oldest run without results",
+                "Clay keeps results for about a day.",
+                "s",
+                {
+                    "{{destination}}": highest(
+                        "stream_app_runs_oldest_seconds",
+                        TABLES,
+                        "destination",
+                    ),
+                },
+            ),
+            Panel(
                 "Time until the callback",
                 "The time from Clay's acceptance of a lead to its first callback, for 50 % "
                 "and 95 % of the leads.",

@@ -13,10 +13,27 @@ from stream_app.domain.limits.meters import Meter
 from stream_app.domain.model.errors import Aborted
 from stream_app.domain.model.messages import RESENDS, StatusEvent
 from stream_app.domain.model.outcome import Accepted
+from stream_app.domain.model.run import (
+    RunAnswer,
+    RunDenied,
+    RunFinished,
+    RunGone,
+    RunLimited,
+    RunTooLarge,
+    RunUnfinished,
+    RunUnread,
+)
+from stream_app.domain.plan import Destination
 from stream_app.domain.views.lane import LaneChange, LaneView
 from stream_app.ops import lane_metrics
 from stream_app.ops import logs as log
-from stream_app.ops.lane_metrics import MOST_NAMES, OTHERS, LaneMetrics, ParkedLeads
+from stream_app.ops.lane_metrics import (
+    MOST_NAMES,
+    OTHERS,
+    LaneMetrics,
+    ParkedLeads,
+    RunsWithoutResults,
+)
 from stream_app.ops.metrics import WorkerMetrics
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -342,3 +359,44 @@ def test_with_many_lanes_those_that_are_held_or_change_have_series(
     show("f", 63, "paused")
     assert _shown(registry) == ["e", "f"]
     assert left_out() == 2
+
+
+def test_looks_are_counted_by_answer_and_open_runs_by_destination() -> None:
+    registry = CollectorRegistry()
+    metrics = WorkerMetrics(registry, log.get("test"))
+    routine = Destination("people", "acme", kind="routine")
+    answers: list[RunAnswer] = [
+        RunFinished(()),
+        RunUnfinished(),
+        RunUnfinished(),
+        RunTooLarge("x"),
+        RunGone(404, "x"),
+        RunDenied(401, "x"),
+        RunLimited(None),
+        RunUnread("reset", "x"),
+    ]
+    for answer in answers:
+        metrics.looked(routine, answer)
+    looks = {
+        answer: registry.get_sample_value(
+            "stream_app_run_looks_total",
+            {"destination": "people", "answer": answer},
+        )
+        for answer in (
+            "finished",
+            "unfinished",
+            "too_large",
+            "gone",
+            "denied",
+            "limited",
+            "unread",
+        )
+    }
+    assert looks.pop("unfinished") == 2
+    assert set(looks.values()) == {1}
+    of_partitions = [{"people": (2, 5_000)}, {"people": (1, 3_000), "firms": (4, 9_000)}]
+    registry.register(RunsWithoutResults(lambda: of_partitions, lambda: 10_000))
+    for alias, runs, age_s in (("people", 3, 7.0), ("firms", 4, 1.0)):
+        about = {"destination": alias}
+        assert registry.get_sample_value("stream_app_runs_open", about) == runs
+        assert registry.get_sample_value("stream_app_runs_oldest_seconds", about) == age_s
