@@ -85,6 +85,7 @@ class OpenRuns:
         """Forget all leads: the rows are replaced."""
         for known in (self._leads, self._items, self._sending, self._in_doubt, self._places):
             known.clear()
+        self._settled.clear()  # by steps that may not have been committed
         self.are_loaded.clear()
 
     async def load(self, keys: Iterable[bytes], read: Callable[[bytes], bytes | None]) -> None:

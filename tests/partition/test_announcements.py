@@ -3,14 +3,17 @@ itself, and nothing else that may be announced does harm.
 """
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
 import pytest
 
 from stream_app.domain.delivery.state_machine import delivery_key, item_id
+from stream_app.domain.model.errors import Aborted
 from stream_app.domain.model.messages import RunNotification, Status
 from stream_app.domain.model.outcome import Accepted, Uncertain
+from stream_app.domain.model.records import Record
 from stream_app.domain.model.run import (
     RunAnswer,
     RunDenied,
@@ -487,3 +490,28 @@ def test_rows_of_webhooks_cost_no_memory_here() -> None:
     runs.note(Bench.key, b'[1,"send_uncertain","leads/0/0",3,1,1,"t"]')
     runs.note(b"d/none/none/id", b'[1,"send_uncertain","leads/0/0",3,1,1,"t"]')
     assert (runs._places, runs._items, runs._leads) == ({}, {}, {})
+
+
+@virtual_time
+async def test_an_announced_result_whose_commit_fails_is_asked_for_again() -> None:
+    """What was noted of a run belongs to the rows that were lost, and is forgotten with them."""
+    bench = RoutineBench()
+    bench.leave_row("send_uncertain", sends=1)
+    bench.at_clay.finish("run-1", bench.key)
+    await bench.serve_for(2.0)
+    commit = bench.store.transact
+    failed = 0
+
+    async def transact(records: Sequence[Record]) -> None:
+        nonlocal failed
+        if not failed and any(record.topic == bench.plan.topics.enriched for record in records):
+            failed += 1
+            raise Aborted("the transaction failed")
+        await commit(records)
+
+    bench.store.transact = transact  # type: ignore[method-assign]  # a Kafka that aborts once
+    bench.announce("run-1")
+    await asyncio.sleep(20.0)
+    assert failed == 1
+    assert bench.at_clay.runs == ["run-1", "run-1"]
+    assert bench.states(LEAD)[-1] == "enriched"
