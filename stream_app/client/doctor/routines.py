@@ -14,7 +14,7 @@ from stream_app.clay.runs import ApiEndpoint, ClayApi, NotAnswered
 from stream_app.client.doctor.gateways import ProbeFailed
 from stream_app.config import Settings
 from stream_app.config.reload import apis_of
-from stream_app.domain.model.run import RunLimited
+from stream_app.domain.model.run import RunGone, RunLimited
 from stream_app.domain.plan import ROUTINE_GRACE_S, Destination
 
 _MOST_PER_S: Final = 5  # Clay names 300 requests a minute (docs/reference/clay.md)
@@ -121,4 +121,6 @@ async def _api(egress: Egress, within_s: float) -> AsyncIterator[ClayApi]:
 def _why(answer: NotAnswered) -> str:
     if isinstance(answer, RunLimited):
         return "HTTP 429: the rate of the workspace is used up; ask again in a minute"
+    if isinstance(answer, RunGone):
+        return f"{answer.text}; compare api_url of the workspace"
     return answer.text
