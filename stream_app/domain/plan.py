@@ -207,6 +207,14 @@ class Destination(msgspec.Struct, frozen=True, dict=True):
         return self.callbacks and self.routine is None
 
     @property
+    def can_confirm(self) -> bool:
+        """True if Clay may still show that it has a lead whose POST had no answer.
+
+        A callback shows that, and so does the announcement of a routine's run.
+        """
+        return self.calls_back or self.run_webhook is not None
+
+    @property
     def lifetime(self) -> int:
         """Submissions that each of its webhooks takes in its lifetime; 0 if there is no end."""
         if self.quota_lifetime is not None:

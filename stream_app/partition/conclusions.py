@@ -92,8 +92,9 @@ class Conclusions:
     ) -> None:
         """Commit that the lead may be at Clay.
 
-        Its record waits in a delay tier until the callback's grace ends. Without callbacks it is
-        parked at once, if policy says so: nothing could ever show whether it arrived.
+        Its record waits in a delay tier until the callback's grace ends. Without callbacks, and
+        without announcements of runs, it is parked at once, if policy says so: nothing could ever
+        show whether it arrived.
         """
         now_ms = self._clock.now_ms()
         replay = self._plan.replay
@@ -108,11 +109,16 @@ class Conclusions:
             failed_at_ms=first_ms,
             sends=recorder.row.sends + 1,
         )
-        if destination.uncertain == "park" and not destination.callbacks:
+        if destination.uncertain == "park" and not destination.can_confirm:
             text = (
                 f"it may have reached Clay ({why.reason}); its destination has no callbacks to "
                 "confirm it"
             )
+            if destination.kind == "routine":
+                text = (
+                    f"it may have reached Clay ({why.reason}); without run_webhook nothing can "
+                    "show that, and its run cannot be found: look for it in Clay"
+                )
             why = replace(why, reason="uncertain", text=text, due_at_ms=None)
             await self.park(in_flight, recorder, why)
             return

@@ -235,12 +235,7 @@ class LeadPipeline:
         ):
             destination = resolved.destination
             text = "it may have reached Clay, and no callback came in time"
-            if destination.kind == "routine" and destination.run_webhook is None:
-                text = (
-                    "it may have reached Clay, and its run cannot be found without run_webhook: "
-                    "look for it in Clay"
-                )
-            elif destination.kind == "routine":
+            if destination.kind == "routine":
                 text = "it may have reached Clay, and no run of it was announced in time"
             why = Reason("uncertain", text, resolved.envelope.http_status or None)
             await self._conclusions.park(in_flight, recorder, why)
