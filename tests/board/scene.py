@@ -248,7 +248,7 @@ def board_of(
 ) -> Board:
     """A board over the file, with everything else in memory."""
     now_s = NOW_MS // 1000
-    site = Site(settings, BoardQueries(path, set()))
+    site = Site(settings, BoardQueries(path, set(), settings.routines))
     put = (outbox or Outbox()).put
     send = command_sender(settings, put)
     board = Board(

@@ -24,6 +24,7 @@ from stream_app.board.site import UNREADABLE, Bar, Lane, Overview
 from stream_app.client.results.answers import Cause, Day, DeadLetters, StatusCount
 from stream_app.domain.lane.overrides import ORDERS
 from stream_app.domain.limits.meters import Meter
+from stream_app.domain.plan import Destination
 from stream_app.domain.views.explain import Finding, Outlook
 from stream_app.domain.views.lane import LaneChange, LaneView
 from stream_app.kafka.backlog import Waiting
@@ -470,6 +471,7 @@ def test_all_of_the_page_of_a_lane(parts: SimpleNamespace) -> None:
     latencies = {mark.at_s: mark.p95_ms for mark in shown}
     assert page == {
         "lane": shown_lane,
+        "door": "Webhook",
         "pace": "at most 2 a second",
         "chart": "chart",
         "span": "day",
@@ -573,6 +575,25 @@ def test_a_budget_whose_day_has_ended_has_no_line(
     page: Any = lane_page(site_of(queries), moment_of({}), {"workspace": "acme"})
     assert len(page["burns"]) == burns
     assert page["pace"] == "", "its rate bounds it, which the page shows anyway"
+
+
+@pytest.mark.parametrize(("workspace", "door"), [("acme", "Routine"), ("beta", "Webhook")])
+def test_the_page_calls_a_routine_a_routine(
+    workspace: str,
+    door: str,
+    parts: SimpleNamespace,
+) -> None:
+    parts.one_lane.return_value = lane(workspace)
+    parts.bars_of.return_value = []
+    queries = asked_queries(lane_changes=[], marks=[], status_sums=[], dead_letters="none")
+    queries.credits.side_effect = lambda names, step_s, since_s: {names[0]: "some"}
+    destinations = {
+        "people": Destination("people", "acme", kind="routine"),
+        "firms": Destination("firms", "beta"),
+    }
+    site = site_of(queries, destinations=destinations)
+    page: Any = lane_page(site, moment_of({}), {"workspace": workspace})
+    assert page["door"] == door
 
 
 def test_there_is_no_page_of_an_unknown_lane(parts: SimpleNamespace) -> None:

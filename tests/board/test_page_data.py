@@ -541,6 +541,7 @@ def test_the_page_of_a_lane_asks_for_what_it_shows_and_no_more() -> None:
     settings = SimpleNamespace(
         names=TopicNames(),
         workspaces={"acme": home},
+        destinations={},
         plan=plan,
         home=lambda name: 0,
     )

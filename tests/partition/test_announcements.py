@@ -61,8 +61,8 @@ class RunsAtClay:
 
     def finish(self, run: str, *keys: bytes, **outputs: Any) -> None:
         """Let a run have finished, with an item of each of these leads."""
-        found = outputs or {"title": "CTO", "credits": 7, "actions": 1}
-        items = (RunItem(item_id(key), "complete", found) for key in keys)
+        results = outputs or {"title": "CTO", "credits": 7, "actions": 1}
+        items = (RunItem(item_id(key), "complete", results) for key in keys)
         self.last[run] = RunFinished(tuple(items))
 
 

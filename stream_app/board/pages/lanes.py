@@ -279,6 +279,13 @@ def lane_page(site: Site, moment: Moment, query: Query) -> PageData | None:
     return {
         "lane": lane,
         # What bounds a lane below its rate, in the words of `explain`.
+        # A workspace has webhooks or routines, and its lane counts the submissions of both.
+        "door": "Routine"
+        if any(
+            destination.workspace == workspace and destination.kind == "routine"
+            for destination in site.settings.destinations.values()
+        )
+        else "Webhook",
         "pace": pace_text(lane.view) if lane.view and lane.view.bound_by != "rate" else "",
         "chart": chart,
         "span": span,

@@ -24,7 +24,7 @@ NAMES: Final[Mapping[WaitKind, str]] = {
     "outage": "outage of Clay",
     "POST": "POST to Clay",
     "retry": "next attempt",
-    "callback": "answer of Clay",
+    "callback": "Clay's answer",
     "replay": "replay",
     "person": "a person",
     "rest": "nothing: at rest",
