@@ -18,7 +18,14 @@ from stream_app.cli.output import console, say, show, show_json
 from stream_app.cli.tables import Column, Table, lines_of, table_of
 from stream_app.config.rules import bootstrap_problem
 from stream_app.dev import simulator
-from stream_app.dev.demo import DemoOutcome, DemoState, Display, run_scenario
+from stream_app.dev.demo import (
+    BY_ROUTINE,
+    BY_WEBHOOK,
+    DemoOutcome,
+    DemoState,
+    Display,
+    run_scenario,
+)
 from stream_app.dev.kafka import bootstrap_from_environment
 from stream_app.dev.process import StartError
 from stream_app.domain.model.errors import SettingsError, StreamAppError
@@ -228,6 +235,7 @@ def demo(
     *,
     bootstrap: Annotated[str | None, Parameter(metavar="HOST:PORT")] = None,
     keep: bool = False,
+    routine: bool = False,
     common: Common = COMMON,
 ) -> int:
     """Run the whole system on this machine through an outage of Clay.
@@ -236,11 +244,13 @@ def demo(
 
     example:
       stream-app demo
+      stream-app demo --routine
 
     Args:
         bootstrap: use this Kafka (default: KAFKA_BOOTSTRAP, else the demo starts its own)
         keep: leave everything up until Ctrl-C, with leads going in slowly, to look at the board and
             try commands
+        routine: send the leads to routines through Clay's API, and not to webhooks of tables
     """
     address = bootstrap or bootstrap_from_environment()
     if address and (problem := bootstrap_problem(address)):
@@ -249,7 +259,11 @@ def demo(
         )
     try:
         with Screen() as screen:
-            outcome = asyncio.run(run_scenario(address, screen, keep=keep))
+            outcome = asyncio.run(
+                run_scenario(
+                    address, screen, keep=keep, door=BY_ROUTINE if routine else BY_WEBHOOK
+                ),
+            )
     except StartError as error:
         raise StreamAppError(str(error)) from error
     if common.json:

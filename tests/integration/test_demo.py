@@ -11,6 +11,7 @@ import pytest
 from stream_app.cli.main import main
 from stream_app.dev.demo import Comparison, DemoOutcome, Display, processes
 from stream_app.dev.demo.comparison import compare
+from stream_app.dev.demo.doors import Door
 from stream_app.dev.demo.processes import WORKSPACES
 from stream_app.dev.demo.scenario import LEADS
 from stream_app.domain.books.money import BooksReport
@@ -28,12 +29,12 @@ def test_the_shipped_leads_are_of_invented_people() -> None:
     assert len({row["email"].lower() for row in rows}) == 292
 
 
-def post(lead: str, status: int | str = 200) -> dict[str, Any]:
+def post(lead: str, status: int | str = 200, kind: str = "request") -> dict[str, Any]:
     return {
-        "kind": "request",
+        "kind": kind,
         "lead_id": lead,
         "status": status,
-        "accepted": int(status in (200, "reset")),
+        "accepted": int(status in (200, 202, "reset")),
     }
 
 
@@ -65,12 +66,20 @@ def test_the_ledger_agrees() -> None:
     assert comparison.agrees
 
 
+def test_the_ledger_names_a_lead_by_its_item_where_a_routine_ran_it() -> None:
+    ledger = [post("item-a", 429, "run"), post("item-a", 202, "run"), paid("item-a", 6)]
+    assert compare(ledger, {"a": 6}, set(), {"item-a": "a"}).agrees
+    assert compare(ledger, {"a": 6}, set()).missing == ["a"]
+
+
 @pytest.mark.parametrize(
     ("ledger", "answered", "parked", "problems"),
     [
         ([post("a"), post("a")], {"a": 0}, set(), {"doubles": ["a"]}),
         ([post("a", 500), post("a")], {"a": 0}, set(), {"doubles": ["a"]}),
         ([post("a", "reset"), post("a", 503)], {}, {"a"}, {"doubles": ["a"]}),
+        # no document says that a 503 of the API took nothing
+        ([post("a", 503, "run"), post("a", 202, "run")], {"a": 0}, set(), {"doubles": ["a"]}),
         ([post("a", 503)], {"a": 0}, set(), {"missing": ["a"]}),
         ([post("a"), post("b")], {"a": 0}, set(), {"unknown": ["b"]}),
         ([post("a"), paid("a", 6)], {"a": 5}, set(), {"charged": 6, "booked": 5}),
@@ -105,7 +114,13 @@ def test_books_that_do_not_balance_exit_with_1(
     )
     codes = {"worker": 0, "replay": 1, "gateway": 0}
 
-    async def run_scenario(bootstrap: str | None, display: Display, *, keep: bool) -> DemoOutcome:
+    async def run_scenario(
+        bootstrap: str | None,
+        display: Display,
+        *,
+        keep: bool,
+        door: Door,
+    ) -> DemoOutcome:
         return DemoOutcome(False, False, 1.0, 2, 0, 0, books, books, comparison, codes)
 
     monkeypatch.setattr("stream_app.cli.demo.run_scenario", run_scenario)

@@ -16,6 +16,7 @@ from aiokafka import TopicPartition
 
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of
+from stream_app.domain.delivery.state_machine import delivery_key, item_id
 from stream_app.domain.model.messages import RESEND_ORDERED, Status, StatusEvent
 from stream_app.domain.views.lane import LaneView
 from stream_app.kafka.readers import Reader
@@ -46,6 +47,7 @@ class DemoState:
     Attributes:
         published: How many records the demo has put on `leads`.
         steps: How many events have each status.
+        lead_of_item: The lead of each item of a routine's run, by the item's id.
         replays: How many dead letters came back. The event `replayed` tells of deferred leads, too.
     """
 
@@ -54,6 +56,7 @@ class DemoState:
         self.following: asyncio.Task[None] | None = None
         self.lanes: dict[str, LaneView] = {}
         self.steps: Counter[Status] = Counter()
+        self.lead_of_item: dict[str, str] = {}
         self._last: dict[str, StatusEvent] = {}
         self._parked: set[str] = set()
         self._credits: Counter[str] = Counter()
@@ -65,6 +68,9 @@ class DemoState:
 
     def on_event(self, event: StatusEvent) -> None:
         self.steps[event.status] += 1
+        if event.status == "sending":
+            key = delivery_key(event.workspace, event.destination, event.lead_id)
+            self.lead_of_item[item_id(key)] = event.lead_id
         self.replays += event.status == "replayed" and event.reason in (
             "replayed",
             "redriven",
@@ -143,8 +149,13 @@ async def _follow(
                     state.on_lane(_view.decode(record.value))
 
 
-_REFUSALS: Final = frozenset({"422", "429", "503"})
-"""Answers that prove that Clay did not take the lead (docs/reference/clay.md)."""
+_REFUSALS: Final = {
+    "request": frozenset({"422", "429", "503"}),
+    "run": frozenset({"422", "429"}),
+}
+"""Answers that prove that Clay did not take the lead (docs/reference/clay.md): of a webhook, and of
+a routine.
+"""
 _SIGNS: Final = {"charge": 1, "refund": -1}
 
 
@@ -181,6 +192,7 @@ def compare(
     ledger: Iterable[Mapping[str, Any]],
     answered: Mapping[str, int],
     parked: Collection[str],
+    lead_of_item: Mapping[str, str] = {},
 ) -> Comparison:
     """Compare the ledger with the system.
 
@@ -188,23 +200,25 @@ def compare(
         ledger: Its lines, in order.
         answered: The leads that Clay has called back about, with the credits booked for each.
         parked: The leads that wait for a human, or about which one has decided.
+        lead_of_item: The lead of each item of a run, by the item's id, which the ledger has.
     """
     posts = charged = 0
     maybe_at_clay: set[str] = set()
     at_clay: set[str] = set()
     doubles: set[str] = set()
     for line in ledger:
-        lead = str(line.get("lead_id"))
+        name = str(line.get("lead_id"))
+        lead = lead_of_item.get(name, name)
         if line["kind"] in _SIGNS and lead in answered:
             charged += _SIGNS[line["kind"]] * line.get("credits", 0)
-        if line["kind"] != "request":
+        if line["kind"] not in _REFUSALS:
             continue
         posts += 1
         if lead in maybe_at_clay:
             doubles.add(lead)
         if line["accepted"]:
             at_clay.add(lead)
-        if str(line["status"]) not in _REFUSALS:
+        if str(line["status"]) not in _REFUSALS[line["kind"]]:
             maybe_at_clay.add(lead)
     return Comparison(
         posts=posts,

@@ -12,7 +12,7 @@ import secrets
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -24,6 +24,7 @@ from attrs import define, field
 
 from stream_app.config import Settings, load_settings
 from stream_app.config.kafka_access import connection_of
+from stream_app.dev.demo.doors import Door
 from stream_app.dev.kafka import LocalKafka, unused
 from stream_app.dev.kafka_tools import KAFKA_VERSION
 from stream_app.dev.process import LOOPBACK, ChildProcesses, StartError, end, free_port, last_words
@@ -85,10 +86,10 @@ credits_per_day = 5_000
 _LANE: Final = """
 [workspaces.{name}]
 partition = {partition}
-
+{workspace}
 [destinations.{name}-people]
 workspace = "{name}"
-webhooks_env = ["DEMO_WEBHOOK_{number}"]
+{destination}
 callback_deadline_s = 30
 callback_grace_s = 15
 allowed_hosts = ["{host}"]
@@ -136,6 +137,7 @@ class Processes:
     Attributes:
         settings: Their configuration, and `config` its file.
         control: The address of the simulated Clay's control API.
+        door: How the leads reach Clay.
     """
 
     _children: ChildProcesses
@@ -143,6 +145,7 @@ class Processes:
     config: Path
     _session: aiohttp.ClientSession
     control: str
+    door: Door
     _apps: dict[str, tuple[subprocess.Popen[bytes], Path]] = field(init=False, factory=dict)
 
     def start_apps(self) -> None:
@@ -205,6 +208,21 @@ class Processes:
         async with self._session.post(f"{self.control}/control/faults", json=fault) as answer:
             answer.raise_for_status()
 
+    async def announce_runs(self) -> None:
+        """Let the simulated Clay tell the gateway of each run that has finished."""
+        gateway = f"http://{LOOPBACK}:{self.settings.http.gateway_port}"
+        for number, destination in enumerate(self.settings.destinations.values()):
+            webhook = {
+                "id": destination.run_webhook,
+                "url": f"{gateway}/callbacks/{destination.workspace}/{destination.alias}/run",
+                "secret": os.environ[f"DEMO_RUN_HOOK_{number}"],
+            }
+            async with self._session.post(
+                f"{self.control}/control/completion-webhooks",
+                json=webhook,
+            ) as answer:
+                answer.raise_for_status()
+
     async def mend(self, kind: str) -> None:
         """End the faults of a kind."""
         async with self._session.delete(
@@ -258,6 +276,7 @@ async def running(
     say: Callable[[str], None],
     *,
     keep: bool,
+    door: Door,
 ) -> AsyncIterator[Processes]:
     """Start everything, without waiting until the processes are ready.
 
@@ -268,7 +287,9 @@ async def running(
             one.
         say: Called with a line for each step.
         keep: Add the workspace with the small budget.
+        door: How the leads reach Clay.
     """
+    names = (*WORKSPACES, SMALL) if keep else WORKSPACES
     async with AsyncExitStack() as stack:
         children = ChildProcesses("stream-app-demo")
         stack.callback(children.close)
@@ -277,26 +298,25 @@ async def running(
         )
         say(
             "Starting a simulated Clay: it limits, charges, "
-            "fails and calls back like the real one, only sooner, and writes down every request.",
+            f"fails and {door.answers} like the real one, only sooner, and writes down every "
+            "request.",
         )
-        url, control = await _simulator(children)
+        _make_secrets(names)
+        url, control = await _simulator(children, names, door)
+        given = bootstrap
         if bootstrap is None:
             say(f"Starting a real Apache Kafka {KAFKA_VERSION} on this machine.")
             async with patience(say, "Kafka still starts"):
                 bootstrap = (await stack.enter_async_context(LocalKafka(progress=say))).bootstrap
-            settings, config = _settings(children.directory, bootstrap, url, "demo.", keep=keep)
+            namespace = "demo."
         else:
             say(
                 f"Using your Kafka at {bootstrap}; "
                 "the demo's topics are removed from it at the end.",
             )
-            settings, config = _settings(
-                children.directory,
-                bootstrap,
-                url,
-                unused("demo"),
-                keep=keep,
-            )
+            namespace = unused("demo")
+        settings, config = _settings(children.directory, bootstrap, url, namespace, names, door)
+        if given is not None:
             stack.push_async_callback(_remove_topics, settings, say)
         async with patience(say, "Kafka still makes the topics"):
             wait_s = settings.kafka.broker_wait_s
@@ -308,16 +328,36 @@ async def running(
             )
         if report.problems:
             raise StreamAppError("\n".join(report.problems))
-        processes = Processes(children, settings, config, session, control)
+        processes = Processes(children, settings, config, session, control, door)
+        if door.is_notified:
+            await processes.announce_runs()
         processes.start_apps()
         yield processes
 
 
-async def _simulator(children: ChildProcesses) -> tuple[str, str]:
+def _make_secrets(names: Sequence[str]) -> None:
+    """Put the secrets into the environment, which the child processes inherit."""
+    os.environ["DEMO_CALLBACK_KEY"] = secrets.token_urlsafe(32)
+    os.environ["DEMO_OPERATOR_TOKEN"] = secrets.token_urlsafe(24)
+    for number in range(len(names)):
+        os.environ[f"DEMO_API_KEY_{number}"] = secrets.token_urlsafe(24)
+        os.environ[f"DEMO_RUN_HOOK_{number}"] = f"whsec_{secrets.token_urlsafe(24)}"
+
+
+async def _simulator(
+    children: ChildProcesses,
+    names: Sequence[str],
+    door: Door,
+) -> tuple[str, str]:
     """Start the simulator. Returns its URL, and the URL of its control API."""
     script = children.directory / "sim.toml"
     log = children.directory / "sim.log"
-    script.write_text(_SCRIPT)
+    keys = (
+        f'api_keys.{name} = "{os.environ[f"DEMO_API_KEY_{number}"]}"\n'
+        for number, name in enumerate(names)
+    )
+    behind = (door.script.format(name=name) for name in names)
+    script.write_text("".join([*keys, _SCRIPT, *behind]))
     argv = [sys.executable, "-m", "stream_app", "sim", "--port", "0", "--script", str(script)]
     process = children.spawn([*argv, "--ledger", str(children.directory / "ledger.jsonl")], log=log)
     deadline = time.monotonic() + _READY_WITHIN_S
@@ -336,8 +376,8 @@ def _settings(
     bootstrap: str,
     url: str,
     namespace: str,
-    *,
-    keep: bool,
+    names: Sequence[str],
+    door: Door,
 ) -> tuple[Settings, Path]:
     """Write the demo's configuration. Returns the settings and the file."""
     text = _CONFIG.format(
@@ -352,14 +392,12 @@ def _settings(
         board_port=free_port(),
         board_ops_port=free_port(),
     )
-    # Secrets are not in the file; the child processes inherit the environment.
-    os.environ["DEMO_CALLBACK_KEY"] = secrets.token_urlsafe(32)
-    os.environ["DEMO_OPERATOR_TOKEN"] = secrets.token_urlsafe(24)
-    for number, name in enumerate((*WORKSPACES, SMALL) if keep else WORKSPACES):
+    for number, name in enumerate(names):
         text += _LANE.format(
             name=name,
-            number=number,
             partition=number % len(WORKSPACES),
+            workspace=door.workspace.format(number=number, url=url),
+            destination=door.destination.format(number=number, name=name),
             host=LOOPBACK,
         )
         text += _SMALL_BUDGET.format(name=name) if name == SMALL else ""

@@ -24,6 +24,7 @@ from stream_app.client.publish.rows import open_csv
 from stream_app.client.results.lookup import way_in
 from stream_app.config.kafka_access import connection_of
 from stream_app.dev.demo.comparison import Comparison, DemoState, compare, followed
+from stream_app.dev.demo.doors import BY_WEBHOOK, Door
 from stream_app.dev.demo.processes import SMALL, WORKSPACES, Processes, patience, running
 from stream_app.domain.books.money import BooksReport
 from stream_app.domain.model.errors import StreamAppError
@@ -89,6 +90,7 @@ async def run_scenario(
     display: Display,
     *,
     keep: bool = False,
+    door: Door = BY_WEBHOOK,
 ) -> DemoOutcome:
     """Run the demo. Its processes and files are always removed.
 
@@ -96,6 +98,7 @@ async def run_scenario(
         bootstrap: The user's broker; None: start one.
         display: Receives the output.
         keep: After the scenario, leave everything up until Ctrl-C, with a lead now and then.
+        door: How the leads reach Clay.
 
     Raises:
         StartError: A process does not start, or has ended.
@@ -103,7 +106,7 @@ async def run_scenario(
     """
     began_s = time.monotonic()
     async with (
-        running(bootstrap, display.say, keep=keep) as processes,
+        running(bootstrap, display.say, keep=keep, door=door) as processes,
         followed(processes.settings) as state,
     ):
         await _publish(processes, state, display)
@@ -138,7 +141,7 @@ async def run_scenario(
             "Closing the books: every record is counted from its events, and again from the state.",
         )
         books = await _books(processes, display)
-        ledger = compare(await processes.ledger(), state.answered, state.parked)
+        ledger = compare(await processes.ledger(), state.answered, state.parked, state.lead_of_item)
         right = finished and books.balanced and in_the_outage.balanced and ledger.agrees
         return DemoOutcome(
             ok=right and set(exit_codes.values()) == {0},
@@ -187,20 +190,22 @@ async def _publish(processes: Processes, state: DemoState, display: Display) -> 
                 home = processes.settings.home(name)
                 await producer.send_and_wait(topic, value, key=name.encode(), partition=home)
     state.published = summary.published + len(WORKSPACES) * len(NO_LEADS)
-    # Clay rejects some rows as invalid, some as unavailable, and takes some without a response.
-    await processes.fault(kind="status_before", status=422, share=0.06, for_s=20)
-    await processes.fault(kind="status_before", status=503, share=0.06, for_s=20)
-    await processes.fault(kind="reset_after_read", share=0.02, for_s=20)
+    # Clay rejects some leads as invalid, takes some not now, and takes some without a response.
+    posts = processes.door.endpoint
+    some = {"endpoint": posts, "for_s": 20}
+    await processes.fault(kind="status_before", status=422, share=0.06, **some)
+    await processes.fault(share=0.06, **processes.door.unavailable, **some)
+    await processes.fault(kind="reset_after_read", share=0.02, **some)
 
 
 async def _outage(processes: Processes, state: DemoState, display: Display) -> BooksReport:
-    """Let Clay answer 503 to everything. Reads the books in the middle, while the worker runs."""
+    """Let Clay take nothing. Reads the books in the middle, while the worker runs."""
     display.say(
         f"Clay goes down for {OUTAGE_S:.0f} s. A few leads fail and become dead letters; "
         "then the breaker opens, and the rest waits on Kafka: nothing is lost, nothing is paid. "
         "Leads that Clay already has go on and come back.",
     )
-    await processes.fault(kind="status_before", status=503, for_s=OUTAGE_S)
+    await processes.fault(**processes.door.outage, for_s=OUTAGE_S)
     await _pass_time(OUTAGE_S / 2, processes, state, display)
     books = await _books(processes, display)
     held = books.columns["held"].records + books.columns["waiting"].records
@@ -278,8 +283,14 @@ async def _decisions(processes: Processes, state: DemoState, display: Display) -
     rejecting, silent = WORKSPACES
     rejected = state.steps["rejected_invalid"]
     accepted = state.steps["accepted"]
-    await processes.fault(kind="status_before", status=422, workspace=rejecting)
-    await processes.fault(kind="callbacks_lost", workspace=silent)
+    door = processes.door
+    await processes.fault(
+        kind="status_before",
+        status=422,
+        workspace=rejecting,
+        endpoint=door.endpoint,
+    )
+    await processes.fault(kind=door.silence, workspace=silent)
     rows = [
         f"rejected-{number},{rejecting},rejected{number}@example.com,Re,Jected\n"
         for number in (1, 2)
@@ -297,10 +308,10 @@ async def _decisions(processes: Processes, state: DemoState, display: Display) -
     await _until(are_there, processes, state, display, _FAULT_WITHIN_S)
     await _pass_time(_CALLBACK_WITHIN_S, processes, state, display)
     await processes.mend("status_before")
-    await processes.mend("callbacks_lost")
+    await processes.mend(door.silence)
     display.say(
         f"For you to decide: two leads of {rejecting} that Clay rejected, which can be sent "
-        f"back from the page Dead letters, and a lead of {silent} whose callback Clay lost, "
+        f"back from the page Dead letters, and a lead of {silent} {door.silent}, "
         "which is parked in half a minute.",
     )
 
