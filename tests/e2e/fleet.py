@@ -50,6 +50,23 @@ class Request(msgspec.Struct, tag_field="kind", tag="request"):
         )
 
 
+class Run(Request, tag_field="kind", tag="run"):
+    """A request that ran a routine for one lead, which `lead_id` names once it is known.
+
+    Nothing says that Clay took nothing where it answers 503.
+    """
+
+    run_id: str = ""
+    delivery_id: str = ""
+
+    @property
+    def refused(self) -> bool:
+        return self.status != 503 and super().refused
+
+
+_request: Final = msgspec.json.Decoder(Request | Run)
+
+
 class Member:
     """A worker process of the fleet."""
 
@@ -152,6 +169,7 @@ class Fleet(Pipeline):
         super().__init__(*args, **options)
         self.members: list[Member] = []
         self._requests: list[Request] = []
+        self._unnamed: list[Run] = []
         self._ledger_read = 0
 
     def join(self, **how: Any) -> Member:
@@ -224,8 +242,14 @@ class Fleet(Pipeline):
                 if not line.endswith(b"\n"):
                     break
                 self._ledger_read += len(line)
-                if b'"kind":"request"' in line:
-                    self._requests.append(msgspec.json.decode(line, type=Request))
+                if b'"kind":"request"' in line or b'"kind":"run"' in line:
+                    request = _request.decode(line)
+                    self._requests.append(request)
+                    if isinstance(request, Run):
+                        self._unnamed.append(request)
+        for run in self._unnamed:
+            run.lead_id = self.lead_of(run.delivery_id)
+        self._unnamed = [run for run in self._unnamed if run.lead_id == run.delivery_id]
         return self._requests
 
     async def first_request(

@@ -55,7 +55,7 @@ class Loop(Fleet):
         credits_: Counter[str] = Counter()
         for line in self.ledger():
             if line["kind"] in ("charge", "refund"):
-                credits_[line["lead_id"]] += line.get("credits", 0) * (
+                credits_[self.lead_of(line["lead_id"])] += line.get("credits", 0) * (
                     1 if line["kind"] == "charge" else -1
                 )
         return credits_

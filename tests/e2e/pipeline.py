@@ -23,6 +23,8 @@ from aiokafka import TopicPartition
 from stream_app.config import Settings, load_settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.dev.process import ChildProcesses, end, free_port
+from stream_app.dev.simulator.routines import API
+from stream_app.domain.delivery.state_machine import delivery_key, item_id
 from stream_app.domain.model.messages import Lead, Scalar, Status, StatusEvent
 from stream_app.domain.model.records import Record
 from stream_app.kafka.connection import kafka_producer
@@ -37,6 +39,7 @@ FAST_SIM = """
 seed = {seed}
 [limits]
 rate_per_s = 0
+api_per_minute = 0
 outward_per_s = 0
 lifetime = 0
 [table.latency]
@@ -48,6 +51,23 @@ run_if = "always"
 """
 """A table that calls back for each row, with the defaults of Clay's column: a call that meets no
 gateway is lost. Await `receives` before the first lead.
+"""
+_API: Final = "<the Public API of the simulator>"
+"""Stands in the configuration until the simulator has a port."""
+_GATEWAY: Final = """
+[gateway]
+public_url = "http://127.0.0.1:{port}"
+token_keys_env = ["CALLBACK_KEY"]
+"""
+_ROUTINE: Final = """
+[routines."function:t_{name}"]
+workspace = "{name}"
+{settings}
+"""
+_COMPLETION_WEBHOOK: Final = """
+[completion_webhooks.wh_{name}]
+url = "http://127.0.0.1:{port}/callbacks/{name}/{name}-crm/run"
+secret = "whsec_{name}"
 """
 _READS: Final = "a token that reads the boards of one pipeline"
 _ENOUGH: Final = 1_000_000_000
@@ -100,13 +120,29 @@ class Pipeline:
         replication: int = 1,
         session_timeout_s: int = 6,
         pool: tuple[str, ...] = ("/v3/sources/webhook/{name}--crm",),
+        routines: Sequence[str] = (),
+        notified: Sequence[str] = (),
+        poll_after_s: Sequence[float] = (1, 2, 4, 8),
+        routine: str = "",
+        public: bool = True,
     ) -> None:
+        """Take what the configuration has.
+
+        Args:
+            routines: The workspaces whose destination is a routine instead of a webhook.
+            notified: Those of them that have a completion webhook.
+            poll_after_s: When the results of a run are asked for.
+            routine: Settings of every routine in the simulator's script.
+            public: Clay can call the gateway.
+        """
         self.children = ChildProcesses("pipeline")
         self.directory = self.children.directory
         self.histories: dict[str, list[StatusEvent]] = defaultdict(list)
+        self._lead_of_item: dict[str, str] = {}
         self.names = [f"w{number}" for number in range(workspaces)]
         self._config = self.directory / "stream_app.toml"
         self._script = script
+        self.routines = routines
         self._pool = pool
         self._follower: asyncio.Task[None] | None = None
         self.bootstrap = bootstrap
@@ -115,11 +151,20 @@ class Pipeline:
         self.ports: dict[int, int] = {}
         self.gateway_port = free_port()
         self.board_port = free_port()
+        if routines:
+            self._script += "\n[api_keys]\n"
+        for name in routines:
+            self._script += f'{name} = "key-{name}"\n'
+        for name in routines:
+            self._script += _ROUTINE.format(name=name, settings=routine)
+        for name in notified:
+            self._script += _COMPLETION_WEBHOOK.format(name=name, port=self.gateway_port)
         pin = "partition = {number}" if pinned else ""
         lanes = "".join(
             f"""
 [workspaces.{name}]
 {pin.format(number=number % partitions)}
+{_key_of(number) if name in routines else ""}
 {workspace}
 [workspaces.{name}.rate]
 rate_per_s = {rate_per_s}
@@ -127,8 +172,11 @@ burst = {burst or rate_per_s}
 {lane.format(name=name)}
 [destinations.{name}-crm]
 workspace = "{name}"
-webhooks_env = [{", ".join(f'"{_variable(number, place)}"' for place in range(len(pool)))}]
-callbacks = {str(callbacks).lower()}
+{
+                _run_by(number, name, poll_after_s, is_notified=name in notified)
+                if name in routines
+                else _posted_to(number, pool, callbacks=callbacks)
+            }
 uncertain = "{uncertain}"
 {destination}
 allowed_hosts = ["127.0.0.1"]
@@ -144,9 +192,7 @@ partitions = {partitions}
 replication = {replication}
 session_timeout_s = {session_timeout_s}
 broker_wait_s = 120
-[gateway]
-public_url = "http://127.0.0.1:{self.gateway_port}"
-token_keys_env = ["CALLBACK_KEY"]
+{_GATEWAY.format(port=self.gateway_port) if public else ""}
 [board]
 url = "http://127.0.0.1:{self.board_port}"
 read_model_path = "{self.directory}/model.sqlite"
@@ -185,6 +231,10 @@ read_model_path = "{self.directory}/model.sqlite"
                 for place, path in enumerate(self._pool)
             }
             self.environment["CALLBACK_KEY"] = "a key of callback tokens, only for tests"
+            for number, name in enumerate(self.names):
+                self.environment[_variable(number, 0, "API_KEY")] = f"key-{name}"
+                self.environment[_variable(number, 0, "RUN_HOOK")] = f"whsec_{name}"
+            self._toml = self._toml.replace(_API, ready["url"] + API)
             # for the children; each pipeline sets all that it names
             os.environ.update(self.environment)
             self.settings = self._settings()
@@ -455,7 +505,17 @@ read_model_path = "{self.directory}/model.sqlite"
         for log in self.logs.values():
             assert not [line for line in _lines(log) if "@example.com" in line], log.name
 
+    def lead_of(self, name: str) -> str:
+        """Return the lead that the ledger means: of a run it has the id of the lead's item."""
+        return self._lead_of_item.get(name, name)
+
     # ------------------------------------------------------------------------------------ internals
+
+    def _names_item(self, event: StatusEvent) -> None:
+        """Take which item of a run a lead is. A forced one is an item of its own."""
+        for forced_origin in ("", event.origin):
+            key = delivery_key(event.workspace, event.destination, event.lead_id, forced_origin)
+            self._lead_of_item[item_id(key)] = event.lead_id
 
     def _settings(self) -> Settings:
         self._config.write_text(self._toml)
@@ -489,6 +549,8 @@ read_model_path = "{self.directory}/model.sqlite"
                     for record in records:
                         event = _events.decode(record.value)
                         assert record.key == event.lead_id.encode(), event
+                        if event.status == "sending":
+                            self._names_item(event)
                         history = self.histories[event.origin]
                         # The first event of a rerouted lead is in the partition in which the lead
                         # arrived, all others are in its home.
@@ -524,9 +586,35 @@ def _consumer(bootstrap: str, inputs: frozenset[str] = frozenset()) -> Consumer:
     return Consumer(bootstrap_servers=bootstrap, inputs=inputs)
 
 
-def _variable(number: int, place: int) -> str:
-    """Return the variable with the URL of a webhook of a workspace, by its place in the pool."""
-    return f"WEBHOOK_{number}" + (f"_{place}" if place else "")
+def _variable(number: int, place: int, of: str = "WEBHOOK") -> str:
+    """Return the variable with a secret of a workspace: of a webhook, by its place in the pool."""
+    return f"{of}_{number}" + (f"_{place}" if place else "")
+
+
+def _posted_to(number: int, pool: Sequence[str], *, callbacks: bool) -> str:
+    """Return the settings of a destination with webhooks."""
+    named = ", ".join(f'"{_variable(number, place)}"' for place in range(len(pool)))
+    return f"webhooks_env = [{named}]\ncallbacks = {str(callbacks).lower()}"
+
+
+def _key_of(number: int) -> str:
+    """Return the settings of a workspace that has a key of the Public API."""
+    return f'api_key_env = "{_variable(number, 0, "API_KEY")}"\napi_url = "{_API}"'
+
+
+def _run_by(
+    number: int,
+    name: str,
+    poll_after_s: Sequence[float],
+    *,
+    is_notified: bool,
+) -> str:
+    """Return the settings of a destination that is a routine."""
+    text = f'routine = "function:t_{name}"\npoll_after_s = {list(poll_after_s)}'
+    if is_notified:
+        secret = _variable(number, 0, "RUN_HOOK")
+        text += f'\nrun_webhook = "wh_{name}"\nrun_webhook_secret_env = "{secret}"'
+    return text
 
 
 def _lines(log: Path) -> list[str]:

@@ -1,0 +1,393 @@
+"""Leads that are run by routines, on a real Kafka, with worker, replay process and gateway."""
+
+import asyncio
+import time
+from collections import Counter
+from functools import partial
+from typing import Final
+
+import pytest
+
+from stream_app.dev.kafka import Broker
+from tests.e2e.fleet import now_ms
+from tests.e2e.loop import CONFIG
+from tests.e2e.pipeline import ANSWERED
+from tests.e2e.routine_line import TABLE, RoutineLine
+from tests.support.pace import BUSY
+from tests.support.proxy import ProxiedKafka
+
+pytestmark = pytest.mark.timeout(240)
+
+LATE: Final = (600,)
+"""Nobody asks for a result while a test runs, unless a notification says that it is there."""
+LOST: Final = '[[fault]]\nkind = "reset_after_read"\nendpoint = "run"\n'
+"""Each run is made, and its answer is lost."""
+
+
+def has_answered(line: RoutineLine, least: int) -> bool:
+    return line.answered() >= least
+
+
+async def test_results_come_back_by_polling_alone_without_a_public_address(
+    kafka: Broker,
+    namespace: str,
+) -> None:
+    async with RoutineLine(
+        kafka.bootstrap,
+        namespace,
+        2,
+        routines=("w0", "w1"),
+        public=False,
+        config=CONFIG,
+        rate_per_s=20,
+        burst=20,
+    ) as line:
+        await line.publish(line.leads(60))
+        worker = line.join()
+        await line.until(lambda: line.answered() >= 60, 60, "all results are fetched")
+        await line.check_account()
+        assert line.charged() == line.booked()
+        polls = line.polls()
+        assert polls.keys() == {f"lead-{number}" for number in range(60)}
+        assert polls.total() <= 3 * 60
+        assert await line.stop(worker.process) == 0
+        await line.books_balance()
+
+
+async def test_a_notification_makes_it_one_poll_a_lead(kafka: Broker, namespace: str) -> None:
+    async with RoutineLine(
+        kafka.bootstrap,
+        namespace,
+        2,
+        routines=("w0", "w1"),
+        notified=("w0", "w1"),
+        config=CONFIG,
+        poll_after_s=LATE,
+        rate_per_s=20,
+        burst=20,
+    ) as line:
+        gateway = line.start("gateway")
+        await line.receives()
+        await line.publish(line.leads(60))
+        worker = line.join()
+        await line.until(lambda: line.answered() >= 60, 60, "all results are fetched")
+        await line.check_account()
+        assert line.charged() == line.booked()
+        assert line.polls() == line.told() == {f"lead-{number}": 1 for number in range(60)}
+        for process in (worker.process, gateway):
+            assert await line.stop(process) == 0
+        await line.books_balance()
+
+
+async def test_a_lost_answer_settles_itself_by_its_notification(
+    kafka: Broker,
+    namespace: str,
+) -> None:
+    async with RoutineLine(
+        kafka.bootstrap,
+        namespace,
+        1,
+        routines=("w0",),
+        notified=("w0",),
+        config=CONFIG,
+        script=TABLE + LOST,
+        poll_after_s=LATE,
+    ) as line:
+        gateway = line.start("gateway")
+        await line.receives()
+        await line.publish(line.leads(10))
+        worker = line.join()
+        await line.until(lambda: line.answered() >= 10, 60, "all results are fetched")
+        await line.check_account()
+        assert len(line.uncertain()) == 10
+        assert len(line.requests()) == 10
+        assert line.charged() == line.booked()
+        for process in (worker.process, gateway):
+            assert await line.stop(process) == 0
+        await line.books_balance()
+
+
+async def test_a_lost_answer_without_a_notification_waits_for_a_person(
+    kafka: Broker,
+    namespace: str,
+) -> None:
+    """A person sends it again, knowing that it may be paid twice: then it has two runs."""
+    async with RoutineLine(
+        kafka.bootstrap,
+        namespace,
+        1,
+        routines=("w0",),
+        public=False,
+        config=CONFIG,
+        script=TABLE + LOST,
+    ) as line:
+        await line.publish(line.leads(3))
+        worker = line.join()
+        replay = line.start("replay")
+        await line.until_last({"parked": 3}, 60)
+        assert {event.reason for event in line.ended().values()} == {"uncertain"}
+        assert len(line.requests()) == 3, "nothing is sent again by itself"
+        line.control("DELETE", "/control/faults")
+        await line.done(
+            "replay",
+            "redrive",
+            "--uncertain",
+            "--limit",
+            "10",
+            "--yes",
+        )
+        await line.until(lambda: line.answered() >= 3, 60, "the second runs are fetched")
+        again = frozenset(f"lead-{number}" for number in range(3))
+        await line.check_account(again=again)
+        assert Counter(line.runs().values()) == dict.fromkeys(again, 2)
+        for process in (worker.process, replay):
+            assert await line.stop(process) == 0
+        await line.books_balance()
+
+
+async def test_a_storm_of_429_on_polls_delays_results_and_loses_none(
+    kafka: Broker,
+    namespace: str,
+) -> None:
+    async with RoutineLine(
+        kafka.bootstrap,
+        namespace,
+        1,
+        routines=("w0",),
+        public=False,
+        config=CONFIG,
+        rate_per_s=20,
+        burst=20,
+    ) as line:
+        line.control(
+            "POST",
+            "/control/faults",
+            {"kind": "rate_limited", "endpoint": "results", "share": 0.7, "for_s": 15},
+        )
+        await line.publish(line.leads(40))
+        worker = line.join()
+        await line.until(lambda: line.answered() >= 40, 90, "all results are fetched")
+        await line.check_account()
+        assert line.polls(429).total() >= 5
+        assert not [request for request in line.requests() if not request.accepted]
+        assert await line.stop(worker.process) == 0
+        await line.books_balance()
+
+
+@pytest.mark.slow
+async def test_kafka_is_away_while_results_are_asked_for(
+    broker: ProxiedKafka,
+    namespace: str,
+) -> None:
+    async with RoutineLine(
+        broker.bootstrap,
+        namespace,
+        1,
+        routines=("w0",),
+        public=False,
+        config=CONFIG,
+        rate_per_s=20,
+        burst=20,
+    ) as line:
+        worker = line.join()
+        replay = line.start("replay")
+        await line.publish(line.leads(200))
+        await line.until(lambda: line.answered() >= 20, 60, "results come back")
+        await asyncio.to_thread(broker.kill)
+        await asyncio.sleep(5)  # questions of the runs under way fall due
+        await asyncio.to_thread(broker.restart)
+        await line.until(lambda: len(line.ended()) >= 200, 120, "every lead ends")
+        await line.check_account()
+        parked = [event for event in line.ended().values() if event.status == "parked"]
+        assert {event.reason for event in parked} <= {"uncertain"}
+        for process in (worker.process, replay):
+            assert await line.stop(process) == 0
+        await line.books_balance()
+
+
+@pytest.mark.slow
+async def test_killed_workers_lose_no_run_and_start_none_twice(
+    kafka: Broker,
+    namespace: str,
+) -> None:
+    async with RoutineLine(
+        kafka.bootstrap,
+        namespace,
+        2,
+        routines=("w0", "w1"),
+        notified=("w1",),
+        config=CONFIG,
+        rate_per_s=20,
+        burst=20,
+    ) as line:
+        gateway = line.start("gateway")
+        replay = line.start("replay")
+        await line.receives()
+        await line.publish(line.leads(200))
+        for least in (20, 60, 100):
+            worker = line.join()
+            await line.until(partial(has_answered, line, least), 60, "results come back")
+            worker.kill()
+        worker = line.join()
+        await line.until(lambda: len(line.ended()) >= 200, 90, "every lead ends")
+        await line.check_account()
+        parked = [event for event in line.ended().values() if event.status == "parked"]
+        assert {event.reason for event in parked} <= {"uncertain"}
+        assert {event.workspace for event in parked} <= {"w0"}, "w1 is told of lost answers"
+        assert line.answered() >= 180
+        for process in (worker.process, gateway, replay):
+            assert await line.stop(process) == 0
+        await line.books_balance()
+
+
+async def test_an_erased_lead_gets_no_result(kafka: Broker, namespace: str) -> None:
+    """It is erased between the answer to its POST and its result."""
+    async with RoutineLine(
+        kafka.bootstrap,
+        namespace,
+        1,
+        routines=("w0",),
+        public=False,
+        config=CONFIG,
+        poll_after_s=(30,),
+    ) as line:
+        await line.publish(line.leads(2))
+        worker = line.join()
+        await line.until_last({"accepted": 2}, 60)
+        await line.done("erase", "person0@example.com", "--yes", "--why", "asked for it")
+        await line.until(lambda: line.answered() >= 1, 90, "the other one is answered")
+        results = await line.read(line.settings.names.enriched)
+        assert [record.key for record in results] == [b"lead-1"]
+        rest = {event.lead_id for event in line.ended().values()}
+        assert rest == {"lead-1"}
+        assert not any(b"person0@" in (record.value or b"") for record in results)
+        assert await line.stop(worker.process) == 0
+        await line.books_balance()
+
+
+@pytest.mark.slow
+async def test_without_credits_a_backlog_is_held_and_not_burnt(
+    kafka: Broker,
+    namespace: str,
+) -> None:
+    """Items fail one after the other, and the balance is below what one lead may cost."""
+    leads = 200
+    async with RoutineLine(
+        kafka.bootstrap,
+        namespace,
+        1,
+        routines=("w0",),
+        notified=("w0",),
+        config=CONFIG,
+        script=TABLE + "[plan]\ncredits = 60\n",
+        destination="estimate_credits = 6\nceiling_credits = 9",
+        rate_per_s=10,
+        burst=5,
+    ) as line:
+        gateway = line.start("gateway")
+        await line.receives()
+        worker = line.join()
+        await line.publish(line.leads(leads))
+        await line.until(
+            lambda: line.last()["credits_exhausted_suspected"] == 1,
+            90,
+            "the exhausted credits are reported",
+        )
+        reported = next(
+            s[-1] for s in line.histories.values() if s[-1].status == "credits_exhausted_suspected"
+        )
+        held_ms = now_ms()
+        failed = line.last()["enrich_error"]
+        await line.until(lambda: line.last()["held_paused"] >= 1, 30, "the lane says so")
+        late = [request for request in line.requests() if request.at_ms > held_ms + 1_000 * BUSY]
+        assert not late, "nothing more is sent"
+        assert 20 <= failed < leads / 2, reported
+        line.control("POST", "/control/credits", {"workspace": "w0", "add": 6_000})
+        await line.done("lanes", "resume", "w0", "--why", "topped up")
+        await line.until(lambda: len(line.ended()) >= leads, 90, "the rest is run")
+        await line.check_account()
+        assert line.last()["enriched"] + line.last()["partial"] > leads / 3
+        for process in (worker.process, gateway):
+            assert await line.stop(process) == 0
+        await line.books_balance()
+
+
+@pytest.mark.slow
+async def test_results_that_are_gone_are_named_and_booked(kafka: Broker, namespace: str) -> None:
+    """The worker was away for longer than Clay keeps results."""
+    async with RoutineLine(
+        kafka.bootstrap,
+        namespace,
+        1,
+        routines=("w0",),
+        public=False,
+        config=CONFIG,
+        poll_after_s=(30,),
+        destination="estimate_credits = 6\nceiling_credits = 9",
+    ) as line:
+        worker = line.join()
+        await line.publish(line.leads(5))
+        await line.until_last({"accepted": 5}, 60)
+        assert await line.stop(worker.process) == 0
+        await line.until_clay_rests(30)
+        line.control("POST", "/control/limits", {"results_kept_s": 0})
+        worker = line.join()
+        await line.until_last({"parked": 5}, 240)
+        last = [history[-1] for history in line.histories.values()]
+        assert {event.reason for event in last} == {"result_gone"}
+        assert sum(line.booked().values()) == 5 * 9, "at most so much was paid"
+        assert line.polls(404).total() <= 3 * 5
+        assert await line.stop(worker.process) == 0
+        await line.books_balance()
+
+
+async def test_posts_and_polls_together_keep_to_the_rate(kafka: Broker, namespace: str) -> None:
+    """At the default of a routine, 4 a second, Clay refuses nothing of its 300 a minute."""
+    async with RoutineLine(
+        kafka.bootstrap,
+        namespace,
+        1,
+        routines=("w0",),
+        public=False,
+        config=CONFIG,
+        rate_per_s=4,
+        burst=5,
+    ) as line:
+        line.control("POST", "/control/limits", {"api_per_minute": 300, "api_burst": 5})
+        await line.publish(line.leads(200))
+        worker = line.join()
+        began_s = time.monotonic()
+        await line.until(lambda: line.answered() >= 60, 90, "results come back")
+        took_s = time.monotonic() - began_s
+        assert await line.stop(worker.process) == 0
+        assert line.most_a_minute("w0") <= 4 * min(took_s, 60) + 5 + 1
+        ledger = line.ledger()
+        assert not [row for row in ledger if row.get("status") == 429]
+        posts = sum(row["kind"] == "run" for row in ledger)
+        polls = sum(row["kind"] == "poll" for row in ledger)
+        assert posts >= polls, "POSTs keep at least half"
+
+
+async def test_forged_and_unknown_notifications_do_no_harm(kafka: Broker, namespace: str) -> None:
+    async with RoutineLine(
+        kafka.bootstrap,
+        namespace,
+        1,
+        routines=("w0",),
+        notified=("w0",),
+        config=CONFIG,
+        poll_after_s=LATE,
+        script=TABLE
+        + '[[fault]]\nkind = "notification_doubled"\n[[fault]]\nkind = "notification_test"\n',
+    ) as line:
+        gateway = line.start("gateway")
+        await line.receives()
+        worker = line.join()
+        await line.publish(line.leads(5))
+        await line.until(lambda: line.answered() >= 5, 60, "all results are fetched")
+        await line.check_account()
+        assert line.polls() == {f"lead-{number}": 1 for number in range(5)}
+        assert {event.status for event in line.ended().values()} <= ANSWERED
+        for process in (worker.process, gateway):
+            assert await line.stop(process) == 0
+        await line.books_balance()
