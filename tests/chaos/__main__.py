@@ -1,5 +1,5 @@
 """`python -m tests.chaos`: break everything for a while on a real Kafka, and count what was lost or
-sent twice.
+sent twice. Half of the destinations are routines.
 
 python -m tests.chaos --seconds 60                the quick form
 python -m tests.chaos --kills 200 --seed 7        a campaign
@@ -95,6 +95,7 @@ def table(result: Result) -> str:
     rows = {
         "seed, policy, date": f"{result.seed}, {result.policy}, {result.date}",
         "versions": ", ".join(f"{name} {number}" for name, number in result.versions.items()),
+        "workspaces": result.doors,
         "took": f"{result.seconds:.0f} s",
         "faults": f"{sum(result.faults.values())}, of these {'; '.join(faults)}",
         "workers killed with -9": result.kills,

@@ -99,6 +99,8 @@ class Result(msgspec.Struct):
     books: str
     untidy: list[str]
     reported: dict[str, str]
+    doors: str = ""
+    """How the leads of the workspaces reach Clay."""
     longest_stop_s: float | None = None
     """Of a lane with leads waiting, while one of three brokers was broken and all else was well."""
 
@@ -125,6 +127,9 @@ async def run_campaign(
     """
     began = time.monotonic()
     expected_s = goal.seconds or goal.kills * 5.0
+    # Every second destination is a routine, and the runs of every second one are announced.
+    routines = [f"w{number}" for number in range(1, workspaces, 2)]
+    notified = routines[::2]
     caps = {name: int(CREDITS_A_LEAD * PER_S / workspaces * expected_s * 0.4) for name in BUDGETED}
     async with (
         _kafka(brokers) as (kafka, proxy),
@@ -137,6 +142,8 @@ async def run_campaign(
             lane=_LANE,
             script=_SCRIPT,
             uncertain="resend" if resend else "park",
+            routines=routines,
+            notified=notified,
             replication=brokers,
             session_timeout_s=int(SESSION_S) if brokers == 1 else CLUSTER_SESSION_S,
         ) as line,
@@ -172,6 +179,10 @@ async def run_campaign(
             reported={
                 finding.about: checker.describe(finding.about) for finding in verdict.findings[:10]
             },
+            doors=(
+                f"{workspaces - len(routines)} webhooks, {len(routines)} routines, "
+                f"{len(notified)} of them with a completion webhook"
+            ),
             longest_stop_s=max((stop.seconds for stop in stops), default=None),
         )
 
@@ -238,6 +249,10 @@ async def settle(line: Fleet, caps: dict[str, int]) -> list[str]:
             histories.get(place, "waiting") for place in inputs if place not in waiting
         )
         busy = sum(count for status, count in moving.items() if status not in REST)
+        busy += sum(
+            histories.get(place) == "accepted" and workspace in line.routines
+            for place, workspace in inputs.items()
+        )
         events = sum(len(history) for history in list(line.histories.values()))
         if busy or events != before:
             quiet_since = time.monotonic()

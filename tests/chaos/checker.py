@@ -18,6 +18,8 @@ from tests.support.legal import follows
 
 Place = tuple[str, int, int]
 REST: Final = OVER - {"rerouted"} | ANSWERED
+_OF_CALLBACKS: Final[frozenset[Status]] = frozenset({"callback_duplicate", "callback_unmatched"})
+"""Of a notification that changed nothing, which is a record of its own."""
 _SENT: Final[frozenset[Status]] = frozenset({"accepted", *ANSWERED})
 _COUNTS: Final[frozenset[Status]] = frozenset(
     {"sending", "parked", "held_budget", "held_paused", "held_outage", "deferred"},
@@ -53,6 +55,7 @@ class Evidence(msgspec.Struct):
     ceiling      credits for which a budget must have room, or no lead of its lane is sent.
     may_wait     inputs that may be held for good, by place: the workspace whose budget has to be
     used up then.
+    routines     workspaces whose leads are run by a routine: each has to be answered.
     resend       the policy for uncertain leads is `resend`.
     without_value  records without a value on the topics of producers: place of the last one of a
     run -> how many. suppressed   strong identifiers of suppressed people, each behind its
@@ -76,6 +79,7 @@ class Evidence(msgspec.Struct):
     resend: bool = False
     suppressed: frozenset[str] = frozenset()
     without_value: Mapping[str, int] = {}
+    routines: frozenset[str] = frozenset()
 
 
 class Verdict(msgspec.Struct):
@@ -92,6 +96,11 @@ class Verdict(msgspec.Struct):
 
     def count(self, promise: str) -> int:
         return sum(finding.promise == promise for finding in self.findings)
+
+
+def is_at_rest(status: Status | None, *, is_of_a_routine: bool) -> bool:
+    """Return whether nothing more is to happen to a lead. The result of a routine comes yet."""
+    return status in REST and not (is_of_a_routine and status == "accepted")
 
 
 def used_up(lanes: Iterable[Lane], caps: Mapping[str, int], ceiling: int) -> set[str]:
@@ -196,10 +205,13 @@ class Checker:
         """No record is lost: its history has ended, or it is held and will come again."""
         history = self._histories.get(place)
         status = history[-1].status if history else None
-        if status in REST:
+        is_of_a_routine = self._evidence.inputs[place] in self._evidence.routines
+        if is_at_rest(status, is_of_a_routine=is_of_a_routine):
             self._rests(place, status)
             return
-        if place not in self._evidence.coming:
+        if status == "accepted":
+            self._report("stuck", place, "its routine has run, and nobody has its result")
+        elif place not in self._evidence.coming:
             self._report("lost", place, f"it stands at {status}, and nothing of it is on its way")
         elif self._evidence.may_wait.get(place) not in self._used_up:
             self._report(
@@ -310,7 +322,10 @@ class Checker:
             self._report("illegal", origin, f"{self._evidence.parked[origin]} parked records of it")
         if last.status == "rejected_invalid" and self._evidence.poison[origin] != 1:
             self._report("illegal", origin, f"{self._evidence.poison[origin]} dead letters of it")
-        if origin not in self._evidence.inputs and last.status != "without_value":
+        if origin not in self._evidence.inputs and last.status not in {
+            "without_value",
+            *_OF_CALLBACKS,
+        }:
             self._report("illegal", origin, "a history without a record")
         if last.status in _SENT:
             self._verdict.accepted += 1

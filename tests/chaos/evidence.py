@@ -75,6 +75,7 @@ async def read_evidence(
         may_wait=may_wait(line, inputs | dict.fromkeys(without_value, ""), caps),
         resend=resend,
         without_value=without_value,
+        routines=frozenset(line.routines),
     )
 
 

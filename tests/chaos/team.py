@@ -1,9 +1,10 @@
 """The processes under attack: workers and replay, each started again when it ends, and the effect
-of each fault.
+of each fault. The gateway beside them is left in peace.
 """
 
 import asyncio
 import random
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Coroutine
@@ -57,6 +58,7 @@ class Team:
         self._rng = random.Random(seed)
         self._slots: list[Member] = []
         self._replay: Member | None = None
+        self._gateway: subprocess.Popen[bytes] | None = None
         self._expected: set[Member] = set()
         self._lasting: set[asyncio.Task[None]] = set()
         self._watching: asyncio.Task[None] | None = None
@@ -64,6 +66,7 @@ class Team:
     def start(self) -> None:
         self._slots = [self._join(slot) for slot in range(WORKERS)]
         self._replay = self._line.member(self._line.start("replay"))
+        self._gateway = self._line.start("gateway")
         self._watching = asyncio.create_task(self._watch())
 
     async def settle(self) -> None:
@@ -85,6 +88,8 @@ class Team:
         self._expected |= set(self._slots)
         members = self._slots + ([self._replay] if self._replay is not None else [])
         processes = [member.process for member in members if member.alive]
+        if self._gateway is not None:
+            processes.append(self._gateway)
         codes = await asyncio.gather(*(self._line.stop(process, _TERM_S) for process in processes))
         self.untidy += [f"ended with {code} after SIGTERM" for code in codes if code]
         for member in self._line.members:

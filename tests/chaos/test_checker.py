@@ -117,6 +117,8 @@ def test_good_evidence_has_no_finding() -> None:
         ),  # nothing was tried
         # one that never reached Kafka
         ({"published": {"lead": 1, "same_person": 1, "bulk": 1}}, "lost"),
+        # its routine has run, and nobody has its result
+        ({"routines": frozenset({"w0"})}, "stuck"),
         # no event counts them
         ({"without_value": {"leads/0/5": 3}, "published": WITH_RUN}, "lost"),
         (
@@ -147,6 +149,18 @@ def test_good_evidence_has_no_finding() -> None:
 )
 def test_a_broken_promise_is_found(broken: dict[str, Any], promise: str) -> None:
     assert promise in promises(msgspec.structs.replace(CLEAN, **broken))
+
+
+def test_a_notification_that_changed_nothing_is_a_record_of_its_own() -> None:
+    again = event("leads.callbacks/0/0", 1, "callback_duplicate")
+    assert not promises(msgspec.structs.replace(CLEAN, events=[*CLEAN.events, again]))
+
+
+def test_a_routine_is_at_rest_with_its_answer() -> None:
+    answered = [*HISTORY, event(A, 4, "no_data"), *AGAIN]
+    assert not promises(
+        msgspec.structs.replace(CLEAN, events=answered, routines=frozenset({"w0"})),
+    )
 
 
 def test_records_without_a_value_are_counted_by_events_and_are_no_inputs() -> None:
