@@ -28,6 +28,7 @@ SMALL: Final = {
     "publish": "--rows 2000",
     "read_model": "--leads 2000",
     "results": "--leads 2000",
+    "routines": "--leads 200 --case webhook --case polled --case notified",
     "safety": "--leads 4000",
     "start": "--rounds 1",
     "take_over": "--leads 2000",
