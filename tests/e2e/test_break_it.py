@@ -28,9 +28,7 @@ ROWS: Final = {
     )
 }
 """What becomes of a lead, and what holds its lane then, by fault."""
-# No lead goes through the Public API, so none meets a fault of a routine.
-MET: Final = FAULTS.keys() - ROUTINE.keys()
-KINDS: Final = sorted(MET - LISTENER.keys())
+KINDS: Final = sorted(FAULTS.keys() - LISTENER.keys())
 LASTING: Final = ("rate_limited", "refuse")
 """These fail a lead again and again, so that the breaker of its lane opens sooner or later."""
 _BEFORE: Final = ("received", "sending")
@@ -48,7 +46,7 @@ def trail(history: list[StatusEvent]) -> list[str]:
 
 
 def test_the_page_has_each_fault() -> None:
-    assert ROWS.keys() == MET
+    assert ROWS.keys() == FAULTS.keys()
     for fault in re.findall(r"control/faults\" -d '(\{.+\})'", PAGE):
         assert msgspec.json.decode(fault, type=Fault).for_s == 30
 
@@ -56,18 +54,20 @@ def test_the_page_has_each_fault() -> None:
 @pytest.mark.slow
 async def test_each_fault_does_what_the_page_says(kafka: Broker, namespace: str) -> None:
     """Each lane has a fault of its own. `refuse` closes the whole Clay, so it comes last."""
+    order = [*KINDS, "refuse"]
+    lane_of = {kind: f"w{number}" for number, kind in enumerate(order)}
     async with Loop(
         kafka.bootstrap,
         namespace,
-        len(MET),
+        len(FAULTS),
         callbacks=True,
         config=CONFIG.replace("[delivery]", "[delivery]\nmax_attempts = 1"),
         script=TABLE,
         workspace="callback_health = { overdue = 300 }",
         destination="callback_deadline_s = 7\ncallback_grace_s = 6\nestimate_credits = 9",
+        routines=[lane_of[kind] for kind in ROUTINE],
+        notified=[lane_of[kind] for kind in ROUTINE],
     ) as line:
-        order = [*KINDS, "refuse"]
-        lane_of = {kind: f"w{number}" for number, kind in enumerate(order)}
         late = {"callbacks_late": {"delay_s": 9}, "slow": {"delay_s": 1}}
         for kind in KINDS:
             fault = {"kind": kind, "workspace": lane_of[kind], **late.get(kind, {})}
