@@ -261,7 +261,10 @@ def demo(
         with Screen() as screen:
             outcome = asyncio.run(
                 run_scenario(
-                    address, screen, keep=keep, door=BY_ROUTINE if routine else BY_WEBHOOK
+                    address,
+                    screen,
+                    keep=keep,
+                    door=BY_ROUTINE if routine else BY_WEBHOOK,
                 ),
             )
     except StartError as error:
