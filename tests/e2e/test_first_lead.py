@@ -40,6 +40,8 @@ def followed(bootstrap: str, namespace: str, simulator: int) -> str:
         ("127.0.0.1:9092", bootstrap),
         ("http://127.0.0.1:8700", f"http://127.0.0.1:{simulator}"),
         ("stream-app sim", f"stream-app sim --port {simulator}"),
+        # A busy machine may need more than ten seconds until all is well.
+        ("stream-app doctor\n", "until stream-app doctor; do sleep 5; done\n"),
         ("kafka.replication = 1\n", "\n".join(["kafka.replication = 1", *own, ""])),
     ):
         assert commands.count(theirs) == 1, theirs

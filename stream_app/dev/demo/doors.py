@@ -22,6 +22,7 @@ class Door(msgspec.Struct, frozen=True):
         answers: What the simulated Clay does when a lead is ready, in the words of the demo.
         workspace: Settings of each workspace, of which `{number}` and `{url}` are filled in.
         destination: Settings of each destination, of which `{number}` and `{name}` are filled in.
+        limits: What Clay allows, if it is not what the simulator has by default.
         script: What the simulator's script has for each workspace, `{name}`.
         unavailable: The fault with which Clay provably takes nothing, now and then.
         outage: The fault with which Clay takes nothing at all.
@@ -33,6 +34,7 @@ class Door(msgspec.Struct, frozen=True):
     answers: str
     workspace: str
     destination: str
+    limits: str
     script: str
     unavailable: Mapping[str, Any]
     outage: Mapping[str, Any]
@@ -46,6 +48,7 @@ BY_WEBHOOK: Final = Door(
     answers="calls back",
     workspace="",
     destination='webhooks_env = ["DEMO_WEBHOOK_{number}"]',
+    limits="",
     script="",
     unavailable={"kind": "status_before", "status": 503},
     outage={"kind": "status_before", "status": 503},
@@ -65,6 +68,7 @@ poll_after_s = [2, 5, 10, 20]
 run_webhook = "wh_{name}"
 run_webhook_secret_env = "DEMO_RUN_HOOK_{number}"
 """,
+    limits="limits.api_per_minute = 900\n",
     script="""
 [routines."function:t_{name}"]
 workspace = "{name}"

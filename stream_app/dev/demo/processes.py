@@ -357,7 +357,7 @@ async def _simulator(
         for number, name in enumerate(names)
     )
     behind = (door.script.format(name=name) for name in names)
-    script.write_text("".join([*keys, _SCRIPT, *behind]))
+    script.write_text("".join([*keys, door.limits, _SCRIPT, *behind]))
     argv = [sys.executable, "-m", "stream_app", "sim", "--port", "0", "--script", str(script)]
     process = children.spawn([*argv, "--ledger", str(children.directory / "ledger.jsonl")], log=log)
     deadline = time.monotonic() + _READY_WITHIN_S
