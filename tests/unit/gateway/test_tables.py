@@ -252,3 +252,35 @@ def test_the_tables_of_a_configuration(watched: Watched) -> None:
     assert keyless.keys is None
     assert keyless.at("/callbacks/globex/dumb", b"") is None
     assert present(keyless.at("/callbacks/acme/people", b"")).secrets == people.secrets
+
+ROUTINE = """
+[workspaces.initech]
+api_key_env = "CLAY_API_KEY"
+[destinations.finder]
+workspace = "initech"
+routine = "function:t_0abc"
+run_webhook = "wh_1"
+run_webhook_secret_env = "RUN_SECRET"
+"""
+
+
+def test_a_completion_webhook_is_adopted_with_its_secret_and_at_its_own_address(
+    watched: Watched,
+) -> None:
+    watched.write(RUN_SECRET="whsec_1c0ffee0123456789abcdef012345678")
+    with watched.file.open("a") as file:
+        file.write(ROUTINE)
+    watched.watch.look()
+    assert watched.reports == []
+    before, after = watched.tables
+    assert before.at("/callbacks/initech/finder/run", b"") is None
+    webhook = present(after.at("/callbacks/initech/finder/run", b""))
+    assert webhook.signs
+    assert webhook.secrets == (b"whsec_1c0ffee0123456789abcdef012345678",)
+    settings = load_settings(watched.file, {}, ("gateway",))
+    assert webhook.partition == settings.home("initech")
+    called_back = present(after.at("/callbacks/initech/finder", b""))
+    assert not called_back.is_configured, "only the leads of an earlier table may call back there"
+    watched.write(RUN_SECRET="whsec_2c0ffee0123456789abcdef012345678")
+    watched.watch.look()
+    assert watched.tables[-1].digest not in (before.digest, after.digest)
