@@ -253,6 +253,7 @@ def test_the_tables_of_a_configuration(watched: Watched) -> None:
     assert keyless.at("/callbacks/globex/dumb", b"") is None
     assert present(keyless.at("/callbacks/acme/people", b"")).secrets == people.secrets
 
+
 ROUTINE = """
 [workspaces.initech]
 api_key_env = "CLAY_API_KEY"
