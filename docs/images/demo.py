@@ -71,7 +71,7 @@ class Recorder(demo.Screen):
         screen.export_text(clear=True)
 
     def say(self, line: str) -> None:
-        self._lines.append(self._said(line))
+        self._lines.append(self._timed(line))
 
     def show(self, state: Any) -> None:
         table = Group(*demo._shown(state, WIDTH))
@@ -88,9 +88,9 @@ def chosen(
     begin_s = frames[0][0]
     every_s = (frames[-1][0] - begin_s) / FRAMES
     picked: list[tuple[list[Text], Group]] = []
-    for at_s, said, table in frames:
+    for at_s, lines, table in frames:
         if at_s - begin_s >= len(picked) * every_s:
-            picked.append((said, table))
+            picked.append((lines, table))
     return picked
 
 
@@ -98,9 +98,9 @@ def matrix(of: Console, name: str) -> tuple[str, str]:
     """Return the styles and the text of what a console has printed, with classes of this name."""
     svg = of.export_svg(title="stream-app demo", code_format=form(), unique_id=name)
     styles = "".join(re.findall(rf"^\s*\.{name}-r\d+ {{.*?}}$", svg, flags=re.MULTILINE))
-    found = re.search(rf'<g class="{name}-matrix">(.*?)</g>', svg, flags=re.DOTALL)
-    assert found is not None, "this version of rich writes its text in another element"
-    text = re.sub(r' clip-path="[^"]*"', "", found[1])
+    group = re.search(rf'<g class="{name}-matrix">(.*?)</g>', svg, flags=re.DOTALL)
+    assert group is not None, "this version of rich writes its text in another element"
+    text = re.sub(r' clip-path="[^"]*"', "", group[1])
     return styles, re.sub(r"\s*\n\s*", "\n", text)
 
 
@@ -119,9 +119,9 @@ def main() -> int:
     code = demo.demo()
     (recorder,) = recorders
     pictures = []
-    for said, table in chosen(recorder.frames):
+    for lines, table in chosen(recorder.frames):
         frame = console()
-        frame.print(*said, sep="\n")
+        frame.print(*lines, sep="\n")
         frame.print()
         frame.print(table)
         pictures.append(frame)
@@ -160,8 +160,8 @@ def animated(frames: Sequence[Console], last: Console) -> str:
         "@media (prefers-reduced-motion: reduce) {.frame {display:none} .last {animation:none}}\n",
     )
     whole = whole.replace("</style>", f"{''.join(styles)}</style>", 1)
-    here = '<g class="demo-matrix">'
-    return whole.replace(here, f'{"".join(groups)}{here[:-2]} last">', 1)
+    place = '<g class="demo-matrix">'
+    return whole.replace(here, f'{"".join(groups)}{place[:-2]} last">', 1)
 
 
 if __name__ == "__main__":

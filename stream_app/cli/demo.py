@@ -126,9 +126,9 @@ class Screen(Display):
         self._live.stop()
 
     def say(self, line: str) -> None:
-        self._console.print(self._said(line), soft_wrap=True)
+        self._console.print(self._timed(line), soft_wrap=True)
 
-    def _said(self, line: str) -> Text:
+    def _timed(self, line: str) -> Text:
         """Return the line behind its time."""
         at = f"{self._elapsed_s:5.1f} s  "
         out = self._console
