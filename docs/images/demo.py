@@ -161,7 +161,7 @@ def animated(frames: Sequence[Console], last: Console) -> str:
     )
     whole = whole.replace("</style>", f"{''.join(styles)}</style>", 1)
     place = '<g class="demo-matrix">'
-    return whole.replace(here, f'{"".join(groups)}{place[:-2]} last">', 1)
+    return whole.replace(place, f'{"".join(groups)}{place[:-2]} last">', 1)
 
 
 if __name__ == "__main__":
