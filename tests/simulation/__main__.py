@@ -2,14 +2,15 @@
 
 python -m tests.simulation                    every counted schedule, 3,500 drawn ones, 10,000 with
 a tight budget,
-                                              3,500 with several lanes in a partition, and 3,500 in
-                                              which
+                                              3,500 with several lanes in a partition, 3,500 whose
+                                              leads go to routines, and 3,500 in which
                                               Kafka misses the end of transactions
 python -m tests.simulation --drawn 100000     a longer campaign
 python -m tests.simulation --seed 4711        one drawn schedule, reported line by line
 python -m tests.simulation --seed fine/crash@57
 python -m tests.simulation --seed b4711       one with a tight budget
 python -m tests.simulation --seed n4711       one with several lanes in a partition
+python -m tests.simulation --seed p4711       one whose leads go to routines
 python -m tests.simulation --seed r4711       one in which Kafka misses the end of transactions
 python -m tests.simulation --seed 4711 --mutant no_fence
 """
@@ -30,6 +31,7 @@ from tests.simulation.money import budgeted
 from tests.simulation.mutant import run_mutant
 from tests.simulation.neighbours import crowded
 from tests.simulation.recoveries import aborted, interrupted, missed_once, recovered
+from tests.simulation.runs import routed
 from tests.simulation.schedule import drawn
 
 
@@ -61,6 +63,12 @@ def main() -> int:
         type=int,
         default=3_500,
         help="how many with several lanes (default 3500)",
+    )
+    parser.add_argument(
+        "--routines",
+        type=int,
+        default=3_500,
+        help="how many whose leads go to routines (default 3500)",
     )
     parser.add_argument(
         "--recoveries",
@@ -96,6 +104,7 @@ def main() -> int:
             drawn: args.drawn,
             budgeted: args.budgets,
             crowded: args.neighbours,
+            routed: args.routines,
             recovered: args.recoveries,
         }
         of_seeds = (

@@ -5,6 +5,7 @@ from tests.simulation import (  # noqa: F401 - see above
     money_mutants,
     mutants,
     mutants_callbacks,
+    mutants_runs,
     neighbour_mutants,
     order_mutants,
     person_mutants,

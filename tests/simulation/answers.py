@@ -122,6 +122,8 @@ class Answers:
     def check_overdue(self, event: StatusEvent, last: StatusEvent) -> None:
         """A lead without a callback is reported and parked at its deadline, and not sooner."""
         destination = self._plan.destinations[event.destination]
+        if event.reason.startswith("result_"):
+            return  # Clay says that it has no result, so there is nothing to wait for
         if event.status == "callback_overdue":
             wait_s = destination.callback_deadline_s
         elif event.status == "parked" and last.status in (
@@ -160,9 +162,10 @@ class Answers:
         events: list[StatusEvent],
         results: list[ConsumedRecord],
         rows: list[ConsumedRecord],
+        is_of_run: Callable[[StatusEvent], bool],
     ) -> list[Result]:
-        """Each answer is committed with the mark of the one callback that brought it, and with its
-        result. Return the results.
+        """Each answer is committed with the mark of the one callback that brought it, if it is not
+        of a run, and with its result. Return the results.
         """
         reported = {event.origin for event in events if event.origin in self._called}
         answers = [event for event in events if event.status in ANSWERED]
@@ -179,7 +182,8 @@ class Answers:
         }
         for place in first:
             self._called[place].concluded = True
-        if reported - first or len(first - reported) != len(answers):
+        called = [event for event in answers if not is_of_run(event)]
+        if reported - first or len(first - reported) != len(called):
             self._problem(
                 f"6: {[event.id for event in answers]} are answered by {sorted(first - reported)}",
             )

@@ -100,6 +100,14 @@ _BASES: Final = (
         ),
         answers=("lost", "late", "lost"),
     ),
+    Schedule(
+        # A routine: the results of its run are asked for twice.
+        "routine",
+        setup=Setup(routines=True, partitions=1),
+        arrivals=(_acme("a", "p1"),),
+        answers=("reordered",),
+        workers=1,
+    ),
 )
 
 
@@ -116,6 +124,29 @@ _RARE: Final = (
             _acme("d", "p4", 0.5, topic="bulk"),
         ),
         fates=("busy", "unreachable", "busy", "limited", "limited", "busy"),
+    ),
+    Schedule(
+        # What a look at a run may meet, and a run that hangs.
+        "looked",
+        setup=Setup(routines=True, rate_per_s=1.0, burst=2),
+        arrivals=(_acme("a", "p1"), _acme("b", "p2"), _acme("c", "p3"), _acme("d", "p4", 20.0)),
+        answers=("enriched", "doubled", "lost", "partial"),
+        looks=("limited", "unread", "gone", "slow", "denied", "limited"),
+    ),
+    Schedule(
+        # The first run hangs, its lead is parked, and an operator sends it again: it has two runs.
+        "tworuns",
+        setup=Setup(routines=True),
+        arrivals=(_acme("a", "p1"), _acme("b", "p2")),
+        answers=("late", "lost", "enriched", "enriched"),
+        redrives_s=(130.0,),
+    ),
+    Schedule(
+        # Clay does not know the runs any more.
+        "forgotten",
+        setup=Setup(routines=True),
+        arrivals=(_acme("a", "p1"), _acme("b", "p2")),
+        looks=("gone",) * 6,
     ),
     Schedule(
         # Copies in one batch, each with other identifiers. Those that only a duplicate names are of

@@ -20,6 +20,7 @@ from tests.simulation.bases import (
 from tests.simulation.money import budgeted
 from tests.simulation.neighbours import crowded, troubled
 from tests.simulation.recoveries import recovered
+from tests.simulation.runs import routed
 from tests.simulation.schedule import Schedule, drawn
 from tests.simulation.world import Outcome, simulate
 
@@ -29,6 +30,7 @@ Failure = tuple[str, str]
 _DRAWN: Final[dict[str, Callable[[int], Schedule]]] = {
     "b": budgeted,
     "n": crowded,
+    "p": routed,
     "r": recovered,
     "t": troubled,
 }

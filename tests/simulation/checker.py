@@ -17,7 +17,7 @@ from stream_app.domain.delivery.state_machine import Delivery
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.limits.budget import Period
 from stream_app.domain.limits.suspension import Suspension
-from stream_app.domain.model.messages import Status, StatusEvent
+from stream_app.domain.model.messages import RESEND, RESEND_ORDERED, Status, StatusEvent
 from stream_app.domain.model.records import ConsumedRecord
 from stream_app.domain.model.system import SYSTEM_KEY
 from stream_app.domain.plan import Plan, in_force
@@ -29,6 +29,7 @@ from tests.simulation.money import MoneyChecks
 from tests.simulation.neighbours import NeighbourChecks
 from tests.simulation.orders import OrderChecks
 from tests.simulation.persons import Input, PersonChecks
+from tests.simulation.runs import RunChecks
 from tests.simulation.submissions import SubmissionChecks
 from tests.simulation.worker import sources
 from tests.support.legal import follows
@@ -87,6 +88,7 @@ class Checker:
         self.orders = OrderChecks(plan, problem)
         self.answers = Answers(plan, self.histories, now_ms, problem)
         self.cached = CachedChecks(plan, self.histories, self._inputs, problem)
+        self.runs = RunChecks(plan, self.histories, now_ms, problem)
 
     def input(self, serial: int) -> tuple[str, Input]:
         """The place of that record, and what it is."""
@@ -124,7 +126,8 @@ class Checker:
             self.neighbours.on_event(event)
             if not (self.answers.reported(event) or self.orders.reported(event)):
                 self._check_step(event, rows)
-        self.cached.on_commit(events, self.answers.on_commit(events, results, rows))
+        answered = self.answers.on_commit(events, results, rows, self.runs.is_of_run)
+        self.cached.on_commit(events, answered)
         self.orders.on_commit(records)
         if self.checks_money:
             self.money.on_commit(events)
@@ -154,6 +157,8 @@ class Checker:
         else:
             self.persons.on_step(event)
         history.events.append(event)
+        if event.status in ANSWERED and self.runs.is_of_run(event):
+            self.runs.on_answered(event)
         if event.status not in UNDER_WAY:
             history.concluded_seq = event.seq
         if (
@@ -221,12 +226,7 @@ class Checker:
         stop = lane.suspension if lane is not None else None
         if stop is not None and at_ms < stop.probe_at_ms and not _is_lifted(name, stop, rows):
             self._problem(f"5: {event.id} goes out of a stopped lane")
-        policy = self._plan.workspaces[name].rate
-        tokens, then_ms = self._buckets.get(name, (float(policy.burst), at_ms))
-        tokens = min(policy.burst, tokens + max(0, at_ms - then_ms) * policy.rate_per_s / 1000) - 1
-        self._buckets[name] = tokens, max(at_ms, then_ms)
-        if tokens < -0.01:
-            self._problem(f"5: {event.id} goes out of an empty bucket")
+        self._take_token(name, at_ms, event.id)
         what = self._inputs.get(event.origin)
         self.orders.on_sending(
             event,
@@ -239,6 +239,14 @@ class Checker:
             self._problem(
                 f"5: {event.id} goes out {at_ms - what.not_after_ms} ms after its not_after",
             )
+
+    def _take_token(self, name: str, at_ms: int, what: str) -> None:
+        policy = self._plan.workspaces[name].rate
+        tokens, then_ms = self._buckets.get(name, (float(policy.burst), at_ms))
+        tokens = min(policy.burst, tokens + max(0, at_ms - then_ms) * policy.rate_per_s / 1000) - 1
+        self._buckets[name] = tokens, max(at_ms, then_ms)
+        if tokens < -0.01:
+            self._problem(f"5: {what} goes out of an empty bucket")
 
     # ------------------------------------------------------------------------------- rows and lanes
 
@@ -389,6 +397,7 @@ class Checker:
                 f"5: {sending.id} is POSTed before the Retry-After that {post.worker} has heard of",
             )
         self.answers.on_post(sending)
+        self.runs.on_post(post, origin)
         if post.at_ms - sending.at_ms > self._plan.delivery.max_request_start_age_s * 1000:
             self._problem(
                 f"3: {sending.id} is POSTed {post.at_ms - sending.at_ms} ms after its turn",
@@ -399,6 +408,24 @@ class Checker:
         _, until_ms = self._heard.get((post.worker, post.destination), (0, 0))
         if post.not_before_ms > until_ms:
             self._heard[post.worker, post.destination] = self._now_ms(), post.not_before_ms
+
+    def on_look(self, post: Post, worker: str) -> None:
+        """A worker asks about a run: that takes a token of the lane's bucket, as a POST does."""
+        self.runs.on_look(post, worker)
+        if self.runs.calm:
+            name = self._plan.destinations[post.destination].workspace
+            self._take_token(name, self._now_ms(), f"a look at {post.run}")
+        _, until_ms = self._heard.get((worker, post.destination), (0, 0))
+        if self._now_ms() < until_ms:
+            self._problem(
+                f"5: {worker} looks at {post.run} before the Retry-After that it heard of"
+            )
+
+    def on_limited_look(self, post: Post, worker: str, after_ms: int) -> None:
+        """A worker hears of a Retry-After."""
+        _, until_ms = self._heard.get((worker, post.destination), (0, 0))
+        now_ms = self._now_ms()
+        self._heard[worker, post.destination] = now_ms, max(until_ms, now_ms + after_ms)
 
     # -------------------------------------------------------------------------------------- the end
 
@@ -424,6 +451,7 @@ class Checker:
         self.orders.at_rest(self._lanes.values())
         self.cached.at_rest()
         self.answers.at_rest(self.orders.corrections.values())
+        self.runs.at_rest(self.orders.corrections.values())
         self.answers.check_spent(self._lanes.values(), self.orders.corrections.values())
 
     def _is_final(self, event: StatusEvent) -> bool:
@@ -447,7 +475,7 @@ class Checker:
             for event in history.events:
                 if event.status == "sending" and after.get(event.seq) not in REFUSALS:
                     unrefused.update(what.identifiers)
-                if event.status == "replayed" and event.reason == "resend":
+                if event.status == "replayed" and event.reason in (RESEND, RESEND_ORDERED):
                     allowed.update(what.identifiers)
             for seq, post in history.posts.items():
                 consumed.update(what.identifiers if post.took else ())

@@ -4,6 +4,7 @@ really arrived.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -18,6 +19,16 @@ from stream_app.domain.model.outcome import (
     Refused,
     Uncertain,
     WebhookOut,
+)
+from stream_app.domain.model.run import (
+    RunAnswer,
+    RunDenied,
+    RunFinished,
+    RunGone,
+    RunItem,
+    RunLimited,
+    RunUnfinished,
+    RunUnread,
 )
 from tests.simulation.loop import Process, SimLoop
 
@@ -44,6 +55,15 @@ Answer = Literal[
     "early",  # before the POST is answered
     "late",  # long after a grace
 ]
+LookFate = Literal[
+    "answered",
+    "slow",
+    "limited",  # 429
+    "unread",
+    "gone",  # 404
+    "denied",  # 401
+]
+"""What a look at a run meets."""
 ANSWERS: Final[dict[Answer, tuple[tuple[float, str, int], ...]]] = {
     "enriched": ((3.0, "enriched", 1),),
     "no_data": ((3.0, "no_data", 1),),
@@ -55,6 +75,18 @@ ANSWERS: Final[dict[Answer, tuple[tuple[float, str, int], ...]]] = {
     "late": ((400.0, "enriched", 1),),
 }
 """(seconds after Clay has the row, outcome, attempt) of each callback."""
+
+ENDS: Final[dict[Answer, tuple[float, str] | None]] = {
+    "enriched": (3.0, "enriched"),
+    "no_data": (3.0, "no_data"),
+    "partial": (3.0, "partial"),
+    "lost": None,
+    "doubled": (3.0, "enrich_error"),
+    "reordered": (20.0, "enriched"),
+    "early": (0.001, "enriched"),
+    "late": (400.0, "enriched"),
+}
+"""Seconds after Clay has the item, and the outcome; None: the run hangs."""
 
 COUNTED: Final = ("work_email", "phone")
 """The columns that count at each destination that is called back."""
@@ -80,6 +112,7 @@ OUT: Final = (
 TAKES: Final = frozenset({"accepted", "slow", "lost_after", "hang"})
 REQUEST_TIMEOUT_S: Final = 15.0
 _ON_THE_WAY_S: Final = 0.01
+_SLOW_S: Final = 8.0
 
 
 @dataclass(slots=True)
@@ -87,7 +120,8 @@ class Post:
     """One POST: `serial` names the input record; `took`: Clay has the row, and will be paid for it.
 
     `not_before_ms`: what its Retry-After comes to, 0 without one. `cost`: in credits; `callbacks`:
-    when each came, in seconds.
+    when each came, in seconds. Of a routine: `run`, `item`, and when and how the run ends, in
+    seconds after `taken_s`; None: it hangs.
     """
 
     at_ms: int
@@ -101,6 +135,38 @@ class Post:
     lead_id: str = ""
     cost: int = 0
     callbacks: list[float] = field(default_factory=list)
+    run: str = ""
+    item: str = ""
+    taken_s: float = 0.0
+    end: tuple[float, str] | None = None
+
+
+def item_of(post: Post, outcome: str) -> RunItem:
+    """The item of a finished run."""
+    if outcome == "enrich_error":
+        return RunItem(post.item, "failed", text="no luck")
+    outputs: dict[str, object] = {**results_of(post.serial, outcome), "credits": post.cost}
+    if outcome == "partial":
+        outputs["status"] = "partial"
+    return RunItem(post.item, "complete", outputs)
+
+
+def answer_of(post: Post, fate: LookFate, now_s: float) -> RunAnswer:
+    """What Clay says of a run now."""
+    match fate:
+        case "limited":
+            return RunLimited("2" if post.serial % 2 else None)
+        case "unread":
+            return RunUnread("reset", "reset")
+        case "gone":
+            return RunGone(404, "no such run")
+        case "denied":
+            return RunDenied(401, "no such key")
+        case _:
+            ended = post.end is not None and post.taken_s + post.end[0] <= now_s
+            if not ended or post.end is None:
+                return RunUnfinished()
+            return RunFinished((item_of(post, post.end[1]),))
 
 
 class FakeClay:
@@ -109,7 +175,8 @@ class FakeClay:
     `fates` are met in the order in which POSTs start; when they end, everything is accepted.
 
     `answers` are those to the rows that it takes, in their order; when they end, everything is
-    enriched.
+    enriched. `looks` are met in the order in which looks at runs start; when they end, each is
+    answered.
     """
 
     def __init__(
@@ -119,8 +186,14 @@ class FakeClay:
         fates: Iterator[Fate],
         answers: Iterator[Answer],
         drop_in_flight: bool,
+        looks: Iterator[LookFate],
     ) -> None:
         self.posts: list[Post] = []
+        self.on_look: Callable[[Post, str], None] = lambda post, worker: None
+        self.on_results: Callable[[Post, RunAnswer], None] = lambda post, answer: None
+        self.on_limited: Callable[[Post, str, int], None] = lambda post, worker, until_ms: None
+        self._looks = looks
+        self._runs: dict[str, Post] = {}
         self.on_callback: Callable[[Post, str, int], None] = lambda post, outcome, attempt: None
         self.on_post: Callable[[Post], None] = lambda post: None
         self.on_arrival: Callable[[Post], None] = lambda post: None
@@ -150,7 +223,9 @@ class FakeClay:
                 self._out[webhook_id] = OUT[len(self._out) % len(OUT)]
             else:
                 fate = "accepted"
-        row = json.loads(body)
+        sent = json.loads(body)
+        [item] = sent.get("items", [{"inputs": sent}])
+        row = item["inputs"]
         post = Post(
             self._now_ms(),
             process.name,
@@ -158,8 +233,12 @@ class FakeClay:
             destination,
             webhook_id,
             fate,
-            lead_id=row["lead_id"],
+            lead_id=row.get("lead_id", ""),
+            item=item.get("id", ""),
         )
+        if post.item:
+            post.run = f"run-{len(self._runs)}"
+            self._runs[post.run] = post
         self.posts.append(post)
         self.on_post(post)
         return post
@@ -169,7 +248,11 @@ class FakeClay:
             return
         post.took = post.fate in TAKES
         self.on_arrival(post)
-        if post.took:
+        if post.took and post.item:
+            post.cost = 2 + post.serial % 7
+            post.taken_s = self._loop.time()
+            post.end = ENDS[next(self._answers, "enriched")]
+        elif post.took:
             post.cost = 2 + post.serial % 7
             for after_s, outcome, attempt in ANSWERS[next(self._answers, "enriched")]:
                 self._loop.outside(after_s, self._call_back, post, outcome, attempt)
@@ -182,9 +265,9 @@ class FakeClay:
         """When the worker knows, and what."""
         match post.fate:
             case "accepted":
-                return 0.1, Accepted(200, 100)
+                return 0.1, Accepted(202 if post.run else 200, 100, run=post.run)
             case "slow":
-                return 12.0, Accepted(200, 12_000)
+                return 12.0, Accepted(202 if post.run else 200, 12_000, run=post.run)
             case "limited":
                 self._limits += 1
                 after_s = (None, 0, 2, 30)[self._limits % 4]
@@ -211,9 +294,15 @@ class FakeClay:
             case "out":
                 return 0.1, self._out[post.webhook_id]
 
+    def look(self, run: str, worker: str) -> tuple[Post, LookFate]:
+        """A worker asks for the results of a run."""
+        post = self._runs[run]
+        self.on_look(post, worker)
+        return post, next(self._looks, "answered")
+
 
 class ProcessClay:
-    """`ports.Clay` for one process."""
+    """`ports.Clay` and `ports.Runs` for one process."""
 
     def __init__(self, clay: FakeClay, loop: SimLoop, process: Process) -> None:
         self._clay = clay
@@ -222,6 +311,25 @@ class ProcessClay:
 
     async def host_answers(self, destination: str) -> bool:
         return True
+
+    async def results(self, destination: str, run: str) -> RunAnswer:
+        post, fate = self._clay.look(run, self._process.name)
+        heard = self._loop.create_future()
+
+        def arrive() -> None:
+            if not heard.done():
+                heard.set_result(answer_of(post, fate, self._loop.time()))
+
+        self._loop.outside(_SLOW_S if fate == "slow" else 0.1, arrive)
+        answer: RunAnswer = await heard
+        self._clay.on_results(post, answer)
+        if isinstance(answer, RunLimited) and answer.retry_after is not None:
+            self._clay.on_limited(post, self._process.name, 1000 * int(answer.retry_after))
+        return answer
+
+    async def balance(self, destination: str) -> float | None:
+        await asyncio.sleep(0.1)
+        return 1_000.0
 
     async def send(self, destination: str, webhook_id: str, body: bytes, trace_id: str) -> Outcome:
         post = self._clay.start(self._process, destination, webhook_id, body)

@@ -15,7 +15,7 @@ from stream_app.domain.limits.rate import RatePolicy
 from stream_app.domain.model.records import Headers
 from stream_app.domain.model.topics import TopicNames
 from stream_app.domain.plan import DeliveryPolicy, Destination, Plan, ReplayPolicy, Workspace
-from tests.simulation.clay import COUNTED, Answer, Fate
+from tests.simulation.clay import COUNTED, Answer, Fate, LookFate
 from tests.simulation.orders import Order, drawn_orders
 
 FaultKind = Literal["crash", "freeze", "stop", "rebalance"]
@@ -133,6 +133,7 @@ class Schedule:
     markers_s     how long after the end of a transaction its markers are written.
     redrives_s    when an operator sends back some of the dead letters that wait for one.
     give_ups_s    when an operator gives up some of the dead letters that are kept.
+    looks         what the looks at runs meet.
     """
 
     name: str
@@ -160,6 +161,7 @@ class Schedule:
     markers_s: float = 0.0
     redrives_s: tuple[float, ...] = ()
     give_ups_s: tuple[float, ...] = ()
+    looks: tuple[LookFate, ...] = ()
 
 
 def routine_of(workspace: str) -> str:

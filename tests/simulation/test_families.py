@@ -20,12 +20,29 @@ from tests.simulation.neighbours import crowded, troubled
 from tests.simulation.parts import assert_whole, each_part, of_part
 from tests.simulation.recoveries import aborted, interrupted, missed_once, recovered
 from tests.simulation.republished import perhaps_at_clay, republished, sent_back
+from tests.simulation.runs import routed
 from tests.simulation.schedule import BREAKS, Schedule
 from tests.simulation.world import simulate
 
 BUDGETS: Final = 1_000
 NEIGHBOURS: Final = 120
+ROUTINES: Final = 300
 Family = Callable[[], Iterable[Schedule]]
+
+
+# ----------------------------------------------------------------------- leads that go to routines
+
+
+@each_part
+def test_the_runs_of_routines_settle_their_leads_once(part: str) -> None:
+    """In half of them leads get results, whatever looks at their runs meet."""
+    schedules = [routed(seed) for seed in of_part(part, range(ROUTINES))]
+    assert assert_whole(schedules)["enriched"] > len(schedules) / 3
+
+
+@pytest.mark.parametrize("base", ["looked", "tworuns", "forgotten"])
+def test_no_fault_in_a_look_loses_a_result(base: str) -> None:
+    assert_whole(list(counted(base))[::40])
 
 
 # ------------------------------------------------------------------------------ a budget that binds

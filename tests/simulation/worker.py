@@ -274,7 +274,8 @@ class Worker:
             ),
             WorkerParts(
                 plan=world.plan,
-                clay=world.clay.client(self.process),
+                clay=(clay := world.clay.client(self.process)),
+                runs=clay if has_routines(world.plan) else None,
                 clock=SimClock(world.now_ms, self._rng),
                 observer=Said(lambda text: world.say(self.process, text)),
                 alarm=self._alarm,
@@ -339,6 +340,11 @@ class Worker:
                 f"refused: {error}" if is_refusal else f"{self.member}: alarm {error!r}",
             )
         self._world.ended(self, error)
+
+
+def has_routines(plan: Plan) -> bool:
+    """Whether a destination is a routine: the others take no turns for the results of runs."""
+    return any(destination.kind == "routine" for destination in plan.destinations.values())
 
 
 def sources(names: TopicNames) -> dict[str, Source]:

@@ -86,6 +86,7 @@ class World:
             iter(schedule.fates),
             iter(schedule.answers),
             schedule.drop_in_flight,
+            iter(schedule.looks),
         )
         self.problems: list[str] = []
         self.trace: list[str] | None = [] if trace else None
@@ -99,6 +100,8 @@ class World:
         self.checker.answers.calm = not (schedule.faults or schedule.losses or schedule.missed)
         self.checker.answers.ordered = bool(schedule.orders)
         self.checker.cached.expects = schedule.setup.cached
+        self.checker.runs.calm = self.checker.answers.calm and not schedule.orders
+        self.checker.runs.certain = not (schedule.looks or schedule.losses or schedule.missed)
         self._workers: dict[Process, Worker] = {}
         self._lives: dict[str, int] = {}
         self._faults = {fault.at_step: fault for fault in schedule.faults}
@@ -126,6 +129,9 @@ class World:
         self.clay.on_post = self._on_post
         self.clay.on_answer = self.checker.on_answer
         self.clay.on_callback = self._call_back
+        self.clay.on_look = self._on_look
+        self.clay.on_results = self.checker.runs.on_results
+        self.clay.on_limited = self.checker.on_limited_look
         self.clay.on_arrival = lambda post: self.say(
             None,
             f"Clay receives #{post.serial}: {post.fate}",
@@ -487,6 +493,10 @@ class World:
     def _on_post(self, post: Post) -> None:
         self.say(None, f"POST #{post.serial} by {post.worker} to {post.webhook_id}: {post.fate}")
         self.checker.on_post(post)
+
+    def _on_look(self, post: Post, worker: str) -> None:
+        self.say(None, f"{worker} looks at {post.run} of #{post.serial}")
+        self.checker.on_look(post, worker)
 
 
 async def _never(_: object) -> None:

@@ -1,0 +1,84 @@
+"""The results of runs, broken on purpose: what a look rests on, taken away one at a time (see
+mutants.py).
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+from unittest.mock import patch
+
+from stream_app.domain.lane.admission import Look
+from stream_app.domain.model.records import Record
+from stream_app.domain.model.topics import TopicNames
+from stream_app.partition import admission
+from stream_app.partition.looks import LookQueue, OpenRun, RunningLead
+from tests.simulation.clay import LookFate
+from tests.simulation.client import MemoryStateStore
+from tests.simulation.mutant import Patch, mutant, unguarded
+from tests.simulation.schedule import Arrival, Fault, Schedule, Setup
+
+_ENRICHED: Final = TopicNames().enriched
+
+
+_ROUTINE: Final = Setup(routines=True, partitions=1)
+_LEAD: Final = Arrival(0.0, "acme", "id0", "p0")
+
+
+def late_looks() -> Iterable[Schedule]:
+    """The look before the deadline takes so long that the lead is overdue before it is answered."""
+    looks: tuple[LookFate, ...] = ("unread", "unread", "unread", "slow")
+    return (Schedule(f"late/{seed}", seed, _ROUTINE, (_LEAD,), looks=looks) for seed in range(5))
+
+
+def crowd_of_runs() -> Iterable[Schedule]:
+    """More runs than the lane has tokens for, and POSTs beside them."""
+    leads = tuple(
+        Arrival(0.4 * number, "acme", f"id{number}", f"p{number}") for number in range(20)
+    )
+    setup = Setup(routines=True, rate_per_s=1.0, burst=1)
+    return (Schedule(f"runs/{seed}", seed, setup, leads) for seed in range(5))
+
+
+def frozen_while_they_ask() -> Iterable[Schedule]:
+    """A worker is frozen while it asks, and goes on when another one owns the partition."""
+    return (
+        Schedule(
+            f"frozen/{step}",
+            setup=_ROUTINE,
+            arrivals=(_LEAD,),
+            faults=(Fault(step, "freeze", for_s),),
+            looks=("slow",),
+        )
+        for step in range(40, 200)
+        for for_s in (12.0, 30.0)
+    )
+
+
+@mutant("2", "4", "6", hunt=late_looks)
+def no_second_look_behind_an_answer() -> Patch:
+    real = LookQueue.find
+    before: dict[OpenRun, RunningLead | None] = {}
+
+    def find(self: LookQueue, opened: OpenRun) -> RunningLead | None:
+        if opened.due_ms is not None:  # before Clay is asked
+            before[opened] = real(self, opened)
+        return before[opened]
+
+    return unguarded(patch.object(LookQueue, "find", find))
+
+
+@mutant("5", hunt=crowd_of_runs)
+def looks_without_a_token() -> Patch:
+    return patch.object(admission, "decide_look", lambda policy, lane, *_: (lane, Look()))
+
+
+@mutant("2", "4", "6", hunt=frozen_while_they_ask)
+def results_are_settled_without_the_fence() -> Patch:
+    """Whoever has asked writes what it has heard, whether it owns the partition or not."""
+    real = MemoryStateStore.transact
+
+    async def transact(self: MemoryStateStore, records: Sequence[Record]) -> None:
+        if any(record.topic == _ENRICHED for record in records):
+            self._epoch = self._kafka._producers[self.transactional_id].epoch
+        await real(self, records)
+
+    return patch.object(MemoryStateStore, "transact", transact)
