@@ -205,7 +205,7 @@ class Checker:
     def _has_grace(self, event: StatusEvent) -> bool:
         destination = self._plan.destinations.get(event.destination)
         return destination is not None and (
-            destination.callbacks or destination.uncertain == "resend"
+            destination.can_confirm or destination.uncertain == "resend"
         )
 
     def _check_sending(self, event: StatusEvent, rows: list[ConsumedRecord]) -> None:
