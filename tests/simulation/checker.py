@@ -418,7 +418,7 @@ class Checker:
         _, until_ms = self._heard.get((worker, post.destination), (0, 0))
         if self._now_ms() < until_ms:
             self._problem(
-                f"5: {worker} looks at {post.run} before the Retry-After that it heard of"
+                f"5: {worker} looks at {post.run} before the Retry-After that it heard of",
             )
 
     def on_limited_look(self, post: Post, worker: str, after_ms: int) -> None:
