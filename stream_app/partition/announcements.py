@@ -93,7 +93,7 @@ class Announcements:
             return _TOO_MANY
         self._asked.add(asked)
         try:
-            return await self._asked_for(in_flight, routine, announced.run)
+            return await self._search(in_flight, routine, announced.run)
         finally:
             self._asked.discard(asked)
 
@@ -104,7 +104,7 @@ class Announcements:
             self._look_now(key)
         return key is not None or self._runs.is_settled(routine, run)
 
-    async def _asked_for(
+    async def _search(
         self,
         in_flight: InFlight,
         routine: RoutinePlace,
