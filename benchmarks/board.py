@@ -26,12 +26,12 @@ from starlette.applications import Starlette
 
 from benchmarks.read_model import Made
 from stream_app.board.access import COOKIE, LOCAL, BoardAccess
-from stream_app.board.app import SHARED_S, Board
+from stream_app.board.app import SHARED_S, BoardRoutes
 from stream_app.board.read_model.board_query import BoardQueries
 from stream_app.board.read_model.follow import ProjectionLag
 from stream_app.board.read_model.on_kafka import Search
 from stream_app.board.read_model.query import FoundResultAt
-from stream_app.board.read_model.store import Position, ReadModel, Sources
+from stream_app.board.read_model.store import LogPosition, ReadModel, Sources
 from stream_app.board.site import Site
 from stream_app.cli.main import collect_rarely
 from stream_app.client.results.answers import FoundResult
@@ -185,10 +185,10 @@ def fill(path: Path, settings: Settings, lanes: int, leads: int, now_ms: int) ->
         batch.setdefault(record.topic, []).append(record)
         waiting += 1
         if waiting == _AT_ONCE:
-            model.apply(batch, {(settings.names.status, 0): Position(record.offset)}, now_ms)
+            model.apply(batch, {(settings.names.status, 0): LogPosition(record.offset)}, now_ms)
             batch = {}
             waiting = 0
-    model.apply(batch, {(settings.names.status, 0): Position(leads)}, now_ms)
+    model.apply(batch, {(settings.names.status, 0): LogPosition(leads)}, now_ms)
     model.sweep(now_ms)
     model.close()
 
@@ -199,13 +199,13 @@ def board_over(
     elsewhere: Elsewhere,
     now_ms: int,
     shared_s: float = SHARED_S,
-) -> Iterator[Board]:
+) -> Iterator[BoardRoutes]:
     """The board of the settings and the model in the folder, as the process has it."""
     site = Site(
         load_settings(folder / "stream_app.toml", {}, ()),
         BoardQueries(folder / "model.sqlite", set()),
     )
-    board = Board(
+    board = BoardRoutes(
         site,
         BoardAccess(
             "a token of the board",
@@ -228,7 +228,7 @@ def board_over(
 
 
 async def measure(
-    board: Board,
+    board: BoardRoutes,
     lanes: int,
     leads: int,
     times: int,

@@ -29,7 +29,7 @@ import msgspec
 from rich.console import Console
 
 from stream_app.board.read_model.follow import Projection
-from stream_app.board.read_model.store import Position, ReadModel, Sources
+from stream_app.board.read_model.store import LogPosition, ReadModel, Sources
 from stream_app.client.publish.send import Sender
 from stream_app.dev.kafka import kafka_for, unused
 from stream_app.domain.delivery.state_machine import Delivery, delivery_key
@@ -155,14 +155,18 @@ def build_in_memory(sources: Sources, path: Path, leads: int, now_ms: int) -> fl
                 began = clock()
                 model.apply(
                     batch,
-                    {(topic, partition): Position(end) for topic, end in ends.items()},
+                    {(topic, partition): LogPosition(end) for topic, end in ends.items()},
                     None,
                 )
                 seconds += clock() - began
                 batch = {}
                 waiting = 0
         began = clock()
-        model.apply(batch, {(topic, partition): Position(end) for topic, end in ends.items()}, None)
+        model.apply(
+            batch,
+            {(topic, partition): LogPosition(end) for topic, end in ends.items()},
+            None,
+        )
         seconds += clock() - began
     began = clock()
     model.apply({}, {}, now_ms)

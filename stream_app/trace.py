@@ -152,7 +152,7 @@ def _attributes(values: Mapping[str, Value]) -> list[dict[str, Any]]:
 
 
 @define(eq=False, repr=False)
-class Lead:
+class TracedLead:
     """The events of one input record that are not exported yet."""
 
     partition: int  # the partition of its events
@@ -180,9 +180,9 @@ class Exporter:
     _now_ms: Callable[[], int]
     _log: FilteringBoundLogger
     # The lead without an event for longest comes first.
-    _leads: OrderedDict[str, Lead] = field(init=False, factory=OrderedDict)
+    _leads: OrderedDict[str, TracedLead] = field(init=False, factory=OrderedDict)
     # The lowest offset comes first.
-    _open: dict[int, OrderedDict[str, Lead]] = field(
+    _open: dict[int, OrderedDict[str, TracedLead]] = field(
         init=False,
         factory=lambda: defaultdict(OrderedDict),
     )
@@ -219,14 +219,14 @@ class Exporter:
         self._ends[partition] = offset + 1
         lead = self._leads.get(event.origin)
         if lead is None:
-            lead = Lead(partition, offset, [event], self._now_ms())
+            lead = TracedLead(partition, offset, [event], self._now_ms())
             self._leads[event.origin] = self._open[partition][event.origin] = lead
         elif event.seq > lead.events[-1].seq:
             lead.events.append(event)
             lead.last_ms = self._now_ms()
             self._leads.move_to_end(event.origin)
 
-    def _resting(self, batch: Sequence[Placed]) -> Iterator[Lead]:
+    def _resting(self, batch: Sequence[Placed]) -> Iterator[TracedLead]:
         """Yield the leads to export.
 
         Only a lead of the batch can have come to rest since the one before.
@@ -238,7 +238,7 @@ class Exporter:
             if lead.last_ms > quiet_since_ms and is_at_rest(lead.events[-1]):
                 yield lead
 
-    def _spans_of(self, lead: Lead) -> list[Span]:
+    def _spans_of(self, lead: TracedLead) -> list[Span]:
         rested_ms = 0 if is_at_rest(lead.events[-1]) else self._settle_ms
         sampled = is_sampled(self._sampling, lead.events, rested_ms)
         return spans_of(lead.events, self._clay) if sampled else []

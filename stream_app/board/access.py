@@ -78,7 +78,7 @@ PROXY_SECRET_HEADER: Final = "x-stream-app-proxy-secret"
 
 MOST_WAITING: Final = 16
 """Wrong tokens that wait for their answer at once."""
-RETRY_AFTER_S: Final = 4
+LOGIN_RETRY_AFTER_S: Final = 4
 """When a wrong token finds a place again: all that wait are answered by then."""
 
 TICKET_S: Final = 60
@@ -86,7 +86,7 @@ MOST_TICKETS: Final = 16
 """Tickets that are not used yet."""
 
 _FAILURE_S: Final = 1.0
-_ATTEMPTS: Final = MOST_WAITING // RETRY_AFTER_S
+_ATTEMPTS: Final = MOST_WAITING // LOGIN_RETRY_AFTER_S
 
 Role = Literal["viewer", "operator"]
 SESSION_S: Final[dict[Role, int]] = {"viewer": 12 * 3_600, "operator": 2 * 3_600}
@@ -275,7 +275,7 @@ class BoardAccess:
             AccessRefused: Too many wait.
         """
         if self._waiting >= MOST_WAITING:
-            text = f"Too many wrong tokens were entered: try again in {RETRY_AFTER_S} s"
+            text = f"Too many wrong tokens were entered: try again in {LOGIN_RETRY_AFTER_S} s"
             raise AccessRefused(429, "too_many_logins", text)
         self._waiting += 1
         delay = asyncio.create_task(self._delay())

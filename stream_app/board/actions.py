@@ -11,7 +11,15 @@ import msgspec
 
 from stream_app.board.access import PATH, AccessRefused
 from stream_app.board.formats import amount, imports_path, lane_path, lead_path
-from stream_app.board.forms import Action, Fact, Field, Form, FormRequest, Invalid, Submission
+from stream_app.board.forms import (
+    Action,
+    Fact,
+    Form,
+    FormField,
+    FormRequest,
+    FormSubmission,
+    Invalid,
+)
 from stream_app.board.page import followed_at
 from stream_app.board.replays import Planner, replay_actions
 from stream_app.board.requests import lead_id_of
@@ -64,20 +72,25 @@ _MODE_WORDS: Final = {
     "auto": "decides by itself",
 }
 
-Find = Callable[[str, str | None], Awaitable[list[StoredLead]]]
+FindStored = Callable[[str, str | None], Awaitable[list[StoredLead]]]
 """Finds what is stored of a lead and its person, by lead id and workspace."""
-Read = Callable[[Submission], tuple[str, dict[str, Any]]]
+ReadForm = Callable[[FormSubmission], tuple[str, dict[str, Any]]]
 """Returns the workspace and the arguments of the command of a form."""
 
 
-def actions_of(site: Site, send: Send, planner: Planner, find: Find | None = None) -> list[Action]:
+def actions_of(
+    site: Site,
+    send: Send,
+    planner: Planner,
+    find: FindStored | None = None,
+) -> list[Action]:
     """Return all actions. `find` finds what is stored of a lead; default: on Kafka."""
     lane = "/lanes/{workspace}/act/"
     lead = "/leads/{lead_id:path}/act/"
     erased = partial(_send_erasure, site, send, find or partial(_find_on_kafka, site.settings))
     cancelled = partial(_lead_form, site, "Cancel", _words("cancel_lead"), "Cancel the lead")
 
-    def sent(kind: CommandKind, read: Read) -> Callable[[Submission], Awaitable[str]]:
+    def sent(kind: CommandKind, read: ReadForm) -> Callable[[FormSubmission], Awaitable[str]]:
         return partial(_send, site.settings, send, kind, read)
 
     return [
@@ -114,8 +127,8 @@ async def _send(
     settings: Settings,
     send: Send,
     kind: CommandKind,
-    read: Read,
-    submission: Submission,
+    read: ReadForm,
+    submission: FormSubmission,
 ) -> str:
     workspace, args = read(submission)
     known = [submission.values["person"]] if "person" in submission.values else []
@@ -133,7 +146,7 @@ async def _send(
     return followed_at(submission.form.back, [submission.id], command.at_ms)
 
 
-def _order(kind: OrderKind, submission: Submission) -> tuple[str, dict[str, Any]]:
+def _order(kind: OrderKind, submission: FormSubmission) -> tuple[str, dict[str, Any]]:
     return submission.opened.path["workspace"], _args(kind, submission.values)
 
 
@@ -164,13 +177,13 @@ def _show(site: Site, kind: OrderKind, opened: FormRequest) -> Form:
     return Form(title, _words(kind), _BUTTONS[kind], lane_path(name), facts, fields)
 
 
-def _field(entry: Entry, value: str = "", was: str = "") -> Field:
+def _field(entry: Entry, value: str = "", was: str = "") -> FormField:
     words = [] if entry.number else [(word, word) for word in entry.words]
     most = 20 if entry.number else MAX_TEXT
     choices = words if entry.default else [("", "unchanged"), *words]
     kind: Literal["choice", "number"] = "choice" if words else "number"
     value = value or entry.default
-    return Field(
+    return FormField(
         entry.name,
         entry.label,
         was,
@@ -273,12 +286,12 @@ def _resolve_lead(site: Site, opened: FormRequest) -> Form:
         (_NOT_AT_CLAY, "it is not at Clay: return what was booked"),
         (_GIVE_UP, "give it up: never send it"),
     )
-    decision = Field("how", "Decision", kind="choice", choices=how, required=True)
+    decision = FormField("how", "Decision", kind="choice", choices=how, required=True)
     costs = [_field(entry) for entry in entries("resolve") if entry.name in _COSTS]
     return msgspec.structs.replace(form, fields=[*form.fields, decision, *costs])
 
 
-def _resolution(submission: Submission) -> tuple[str, dict[str, Any]]:
+def _resolution(submission: FormSubmission) -> tuple[str, dict[str, Any]]:
     _, lead = _cancelled_lead(submission)
     values = submission.values
     how = submission.values["how"]
@@ -303,7 +316,7 @@ def _erase(site: Site, opened: FormRequest) -> Form:
         "leave it empty at first: if leads are linked to the person, "
         "you are asked which are of the same person"
     )
-    linked = Field("linked", "Linked leads to erase as well", hint=hint)
+    linked = FormField("linked", "Linked leads to erase as well", hint=hint)
     return msgspec.structs.replace(form, fields=[*form.fields, linked])
 
 
@@ -327,17 +340,22 @@ def _lead_form(
     choices = [(name, name) for name in dict.fromkeys(of_lead or configured)]
     if len(choices) > 1:
         choices.insert(0, ("", "choose one"))
-    workspace = Field("workspace", "Workspace", kind="choice", choices=choices, required=True)
+    workspace = FormField("workspace", "Workspace", kind="choice", choices=choices, required=True)
     title = f"{verb}: {lead_id}"
     back = lead_path(lead_id)
     return Form(title, text, button, back, fields=[workspace], typed=lead_id, is_final=is_final)
 
 
-def _cancelled_lead(submission: Submission) -> tuple[str, dict[str, Any]]:
+def _cancelled_lead(submission: FormSubmission) -> tuple[str, dict[str, Any]]:
     return submission.values["workspace"], {"lead_id": plain_id(submission.opened.path["lead_id"])}
 
 
-async def _send_erasure(site: Site, send: Send, find: Find, submission: Submission) -> str:
+async def _send_erasure(
+    site: Site,
+    send: Send,
+    find: FindStored,
+    submission: FormSubmission,
+) -> str:
     lead_id = submission.opened.path["lead_id"]
     settings = site.settings
     stored = await find(lead_id, submission.values["workspace"])
@@ -423,7 +441,7 @@ async def _find_on_kafka(
 
 
 def _suppress(opened: FormRequest) -> Form:
-    person = Field(
+    person = FormField(
         "person",
         "Person",
         hint="an e-mail or a LinkedIn URL; it is hashed here",
@@ -441,7 +459,7 @@ def _suppress(opened: FormRequest) -> Form:
     )
 
 
-def _suppressed(submission: Submission) -> tuple[str, dict[str, Any]]:
+def _suppressed(submission: FormSubmission) -> tuple[str, dict[str, Any]]:
     return "", {"people": hashes_of([submission.values["person"]])}
 
 
@@ -478,6 +496,6 @@ def _cancel_import(site: Site, opened: FormRequest) -> Form:
     )
 
 
-def _of_import(submission: Submission) -> tuple[str, dict[str, Any]]:
+def _of_import(submission: FormSubmission) -> tuple[str, dict[str, Any]]:
     query = submission.opened.query
     return query["workspace"], {"import_id": query["id"]}

@@ -20,8 +20,8 @@ from starlette.routing import Route
 
 from stream_app.board.access import (
     LOCAL,
+    LOGIN_RETRY_AFTER_S,
     PATH,
-    RETRY_AFTER_S,
     SESSION_S,
     STRANGER,
     AccessRefused,
@@ -33,7 +33,7 @@ from stream_app.board.access import (
 from stream_app.board.formats import Assets
 from stream_app.board.forms import Action, Actions
 from stream_app.board.lookup import FetchResult, FindWaiting
-from stream_app.board.page import HEADERS, Handler, PageMaker, Renderer, commands_of
+from stream_app.board.page import PAGE_HEADERS, PageHandler, PageMaker, Renderer, commands_of
 from stream_app.board.pages.dead import cause_page, dead_page, replay_page
 from stream_app.board.pages.flow import (
     audit_page,
@@ -73,7 +73,7 @@ async def _to_the_board(_: Request) -> Response:
 
     It says nothing, so that anyone may ask.
     """
-    return RedirectResponse(PATH, 303, HEADERS)
+    return RedirectResponse(PATH, 303, PAGE_HEADERS)
 
 
 class Login:
@@ -110,11 +110,11 @@ class Login:
         if request.headers.get("sec-fetch-site") == "cross-site":
             # A link on another site does not send the cookie; the same page opened by ourselves
             # does.
-            return Response("", 200, {**HEADERS, "refresh": f"0; url={path}"}, "text/html")
+            return Response("", 200, {**PAGE_HEADERS, "refresh": f"0; url={path}"}, "text/html")
         target = f"{LOGIN}?next={quote(path, safe='')}"
         if "hx-request" in request.headers:
-            return Response("", 401, {**HEADERS, "hx-redirect": target})
-        return RedirectResponse(target, 303, HEADERS)
+            return Response("", 401, {**PAGE_HEADERS, "hx-redirect": target})
+        return RedirectResponse(target, 303, PAGE_HEADERS)
 
     async def _login(self, request: Request) -> Response:
         try:
@@ -128,10 +128,12 @@ class Login:
             self._say_refused[refused.error](refused.error)
             response = await self._maker.login_page(request, str(refused), refused.status)
             if refused.status == 429:  # its connection makes room for others at once
-                response.headers.update({"retry-after": str(RETRY_AFTER_S), "connection": "close"})
+                response.headers.update(
+                    {"retry-after": str(LOGIN_RETRY_AFTER_S), "connection": "close"},
+                )
             return response
         _log.info("board_login", who=visitor.who, role=visitor.role)
-        response = RedirectResponse(own_path(form.get("next", "")), 303, HEADERS)
+        response = RedirectResponse(own_path(form.get("next", "")), 303, PAGE_HEADERS)
         self._access.set_cookie(response, cookie, SESSION_S[visitor.role])
         return response
 
@@ -142,9 +144,9 @@ class Login:
             return JSONResponse(
                 {"error": refused.error, "text": str(refused)},
                 refused.status,
-                HEADERS,
+                PAGE_HEADERS,
             )
-        return JSONResponse({"path": f"{PATH}/enter?ticket={ticket}"}, headers=HEADERS)
+        return JSONResponse({"path": f"{PATH}/enter?ticket={ticket}"}, headers=PAGE_HEADERS)
 
     async def _enter(self, request: Request) -> Response:
         try:
@@ -156,7 +158,7 @@ class Login:
         except AccessRefused as refused:
             return await self._maker.login_page(request, str(refused), refused.status)
         _log.info("board_login", who=LOCAL, role="viewer")
-        response = RedirectResponse(PATH, 303, HEADERS)
+        response = RedirectResponse(PATH, 303, PAGE_HEADERS)
         self._access.set_cookie(response, cookie, SESSION_S["viewer"])
         return response
 
@@ -167,18 +169,18 @@ class Login:
             pass
         except AccessRefused as refused:
             return self._maker.refused(request, refused)
-        response = RedirectResponse(LOGIN, 303, HEADERS)
+        response = RedirectResponse(LOGIN, 303, PAGE_HEADERS)
         self._access.set_cookie(response, "", 0)
         return response
 
 
 _LONGEST_SEARCH: Final = 2_000
-View = Callable[[Site, Moment, Query], PageData | None]
+PageView = Callable[[Site, Moment, Query], PageData | None]
 """Reads the model and returns what a page shows; None if the workspace is unknown."""
 
 
 @define(eq=False, repr=False)
-class Views:
+class PageHandlers:
     """The handlers. Each look at personal data is logged."""
 
     _site: Site
@@ -187,7 +189,7 @@ class Views:
     _find_waiting: FindWaiting
     _topics: Background[dict[str, ExistingTopic]]
 
-    def routes(self) -> list[tuple[str, str, Handler]]:
+    def routes(self) -> list[tuple[str, str, PageHandler]]:
         """Return method, path below /board and handler of each page."""
         return [
             ("GET", "", partial(self._page, "now", "Now", now_page)),
@@ -229,7 +231,7 @@ class Views:
         self,
         name: str,
         title: str,
-        page: View,
+        page: PageView,
         request: Request,
         moment: Moment,
         current: str = "",
@@ -245,7 +247,7 @@ class Views:
         return RedirectResponse(
             await self._maker.threads.run(partial(find, self._site, text, moment.now_ms)),
             303,
-            HEADERS,
+            PAGE_HEADERS,
         )
 
     async def _show(self, request: Request, moment: Moment) -> Response:
@@ -303,7 +305,7 @@ class Views:
         text = await self._maker.threads.run(
             partial(money_csv, self._site, word(request.query_params, "workspace")),
         )
-        headers = {**HEADERS, "content-disposition": 'attachment; filename="money.csv"'}
+        headers = {**PAGE_HEADERS, "content-disposition": 'attachment; filename="money.csv"'}
         return Response(text, headers=headers, media_type="text/csv")
 
     async def _system(self, request: Request, moment: Moment) -> Response:
@@ -315,7 +317,7 @@ SHARED_S: Final = 1.0
 """How long requests share what was read and made for the first of them."""
 
 
-class Board:
+class BoardRoutes:
     """Builds the routes.
 
     Without an operator token there are none for `actions` and `publishing`.
@@ -342,7 +344,7 @@ class Board:
         self._assets = Assets()
         self._maker = PageMaker(site, lag, now_ms, access, Renderer(self._assets))
         self._login = Login(access, self._maker)
-        self._views = Views(site, self._maker, fetch_result, find_waiting, topics)
+        self._views = PageHandlers(site, self._maker, fetch_result, find_waiting, topics)
         has_operators = "operator" in access.roles
         self._actions = Actions(self._maker, actions if has_operators else ())
         self._publish = (
@@ -369,10 +371,10 @@ class Board:
             self._guarded("viewer", "GET", "/{path:path}", self._unknown),
         ]
 
-    def _guarded(self, role: Role, method: str, path: str, handler: Handler) -> Route:
+    def _guarded(self, role: Role, method: str, path: str, handler: PageHandler) -> Route:
         return Route(PATH + path, partial(self._answer, role, handler), methods=[method])
 
-    async def _answer(self, role: Role, handler: Handler, request: Request) -> Response:
+    async def _answer(self, role: Role, handler: PageHandler, request: Request) -> Response:
         visitor = STRANGER
         try:
             visitor = self._access.check(request, role)

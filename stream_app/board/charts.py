@@ -59,7 +59,7 @@ class Stack(msgspec.Struct, frozen=True):
         return sum(area.total for area in self.areas)
 
 
-class Line(msgspec.Struct, frozen=True):
+class LineChart(msgspec.Struct, frozen=True):
     """A sum that rises in steps over time, with a limit and a forecast.
 
     Attributes:
@@ -119,7 +119,7 @@ def line(
     end_s: int,
     limit: int | None,
     until: tuple[int, int] | None,
-) -> Line:
+) -> LineChart:
     """Return a line that rises in steps, on an axis from `begin_s` to `end_s`.
 
     It begins with the first row.
@@ -139,7 +139,7 @@ def line(
         point(*place) for pair in zip_longest(rows, steps) for place in pair if place is not None
     )
     limit_y = None if limit is None else 100 - limit / top * 100
-    return Line(
+    return LineChart(
         points,
         foreseen,
         limit_y,

@@ -20,16 +20,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from stream_app.board.access import PATH
-from stream_app.board.read_model.query import Place
+from stream_app.board.read_model.query import ListPlace
 from stream_app.client.results.answers import Cause
-from stream_app.domain.books.records import NAMES
+from stream_app.domain.books.records import COLUMN_NAMES
 from stream_app.domain.model.messages import Status
 from stream_app.domain.views.explain import Finding
 
 _UNITS: Final = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
 
-WORDS: Final[dict[str, str]] = {
-    **NAMES,
+STATUS_WORDS: Final[dict[str, str]] = {
+    **COLUMN_NAMES,
     "rejected_invalid": "rejected",
     "without_value": "runs without a value",
     "send_uncertain": "uncertain: may be at Clay",
@@ -124,7 +124,7 @@ def clock(at_ms: int, now_ms: int) -> str:
 
 def words(name: str) -> str:
     """Return a status or code in words."""
-    return WORDS.get(name) or name.replace("_", " ")
+    return STATUS_WORDS.get(name) or name.replace("_", " ")
 
 
 def tone(status: str) -> str:
@@ -174,7 +174,7 @@ def cause_path(
     which: str,
     cause: Cause,
     span: str = "",
-    after: Place | None = None,
+    after: ListPlace | None = None,
     state: str = "",
 ) -> str:
     """Return the path of the dead letters of a cause.

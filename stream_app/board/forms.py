@@ -31,7 +31,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from stream_app.board.access import AccessRefused
-from stream_app.board.page import HEADERS, Handler, PageMaker
+from stream_app.board.page import PAGE_HEADERS, PageHandler, PageMaker
 from stream_app.board.requests import read_form
 from stream_app.board.site import Moment, PageData
 from stream_app.domain.commands import MAX_TEXT
@@ -40,11 +40,11 @@ from stream_app.domain.model.errors import BrokerUnavailable, SettingsError
 _NONCE: Final = re.compile(r"[0-9a-f]{32}")
 
 
-class Field(msgspec.Struct, frozen=True):
+class FormField(msgspec.Struct, frozen=True):
     """A field of a form.
 
     Attributes:
-        name: Its key in `Submission.values`.
+        name: Its key in `FormSubmission.values`.
         was: The value in force, in words; '' if there is none.
         choices: Value and label of each.
         value: What it begins with.
@@ -92,7 +92,7 @@ class Form(msgspec.Struct, frozen=True):
     button: str
     back: str
     facts: Sequence[Fact] = ()
-    fields: Sequence[Field] = ()
+    fields: Sequence[FormField] = ()
     asks_why: bool = True
     typed: str = ""
     is_final: bool = False
@@ -112,7 +112,7 @@ class FormRequest(msgspec.Struct, frozen=True):
     moment: Moment
 
 
-class Submission(msgspec.Struct, frozen=True):
+class FormSubmission(msgspec.Struct, frozen=True):
     """A form that was sent.
 
     Attributes:
@@ -148,7 +148,7 @@ class Action(msgspec.Struct, frozen=True):
 
     path: str
     show: Callable[[FormRequest], Form]
-    submit: Callable[[Submission], Awaitable[str]]
+    submit: Callable[[FormSubmission], Awaitable[str]]
     current: str
     template: str = "form"
 
@@ -178,7 +178,7 @@ class Actions:
         self._maker = maker
         self._actions = actions
 
-    def routes(self) -> list[tuple[str, str, Handler]]:
+    def routes(self) -> list[tuple[str, str, PageHandler]]:
         """Return method, path below /board and handler of each."""
         return [
             (method, action.path, partial(handler, action))
@@ -205,10 +205,10 @@ class Actions:
         content = msgspec.json.encode([nonce, request.scope["path"], sorted(values.items())])
         command_id = f"c-{sha256(content).hexdigest()[:32]}"
         who = moment.visitor.who
-        submission = Submission(opened, form, command_id, who, values.get("why", ""), values)
+        submission = FormSubmission(opened, form, command_id, who, values.get("why", ""), values)
         try:
             _check(form, values)
-            return RedirectResponse(await action.submit(submission), 303, HEADERS)
+            return RedirectResponse(await action.submit(submission), 303, PAGE_HEADERS)
         except Invalid as invalid:
             problems = invalid.problems
             status = 422

@@ -173,7 +173,7 @@ _log: Final = log.get("board")
 _DOCUMENT: Final = msgspec.json.encode(document(__version__))
 WHO: Final = "look-up API"
 """Who sees personal data, in the log: a token names no person."""
-MOST_IMPORTS: Final = 100
+MOST_IMPORTS_IN_ANSWER: Final = 100
 """In one answer."""
 FetchResult = Callable[[FoundResultAt], Awaitable[answers.FoundResult]]
 """Returns a result with its data, or with a problem text. Never raises."""
@@ -342,7 +342,7 @@ class Lookup:
             workspace,
             import_id,
             None,
-            MOST_IMPORTS,
+            MOST_IMPORTS_IN_ANSWER,
         )
         return answers.ImportsAnswer(
             **msgspec.structs.asdict(lag),

@@ -21,7 +21,7 @@ from stream_app.board.access import STRANGER
 from stream_app.board.persons import for_a_person
 from stream_app.board.read_model.follow import ProjectionLag
 from stream_app.board.site import KAFKA_WITHIN_S, Moment, Site, overview
-from stream_app.client.messages import Alert, Format, Key, NotDelivered, body_of
+from stream_app.client.messages import Alert, Key, MessageFormat, NotDelivered, body_of
 from stream_app.domain.views.explain import Finding
 from stream_app.kafka.connection import Background
 from stream_app.kafka.groups import Consumption
@@ -36,7 +36,7 @@ ENDED_S: Final = 120.0
 A restart of workers is shorter, and sends no message.
 """
 MOST_ALERTS: Final = 1_000
-EVERY_S: Final = 15.0
+LOOK_EVERY_S: Final = 15.0
 _GATEWAY_EVERY_S: Final = 60.0
 _WITHIN_S: Final = 10.0
 _FIRST_RETRY_S: Final = 15.0
@@ -197,7 +197,7 @@ class Messages:
         findings: Findings,
         gateway: Callable[[], Awaitable[bool]] | None,
         post: Callable[[bytes], Awaitable[None]],
-        form: Format,
+        form: MessageFormat,
         interval_s: float,
         path: Path,
         registry: CollectorRegistry,
@@ -234,7 +234,7 @@ class Messages:
                 await self.step()
             except Exception as error:  # noqa: BLE001 - a bug here must not end the board; the line reports it
                 say(type(error).__name__)
-            await asyncio.sleep(EVERY_S)
+            await asyncio.sleep(LOOK_EVERY_S)
 
     async def step(self) -> None:
         """Look once, and send what is due."""

@@ -30,7 +30,7 @@ from stream_app.domain.lane.overrides import ORDERS
 
 T = TypeVar("T")
 
-HEADERS: Final = {
+PAGE_HEADERS: Final = {
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
         "connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
@@ -217,7 +217,7 @@ NAV: Final = (
 PUBLISH: Final = ("publish", "Publish", f"{PATH}/publish")
 """Only operators have this page."""
 
-Handler = Callable[[Request, Moment], Awaitable[Response]]
+PageHandler = Callable[[Request, Moment], Awaitable[Response]]
 
 
 @define(eq=False, repr=False)
@@ -263,7 +263,7 @@ class PageMaker:
                 "unknown_workspace",
                 "No workspace with this name is configured or known",
             )
-        return HTMLResponse(body, status, HEADERS)
+        return HTMLResponse(body, status, PAGE_HEADERS)
 
     def _html_of(
         self,
@@ -325,12 +325,12 @@ class PageMaker:
         frame = self._frame(request, moment, "Not possible", "", live=False)
         context = {"text": str(refused), "error": refused.error, "status": refused.status}
         body = self._framed(frame, Content(self._renderer.render("refused.html", context), []))
-        return HTMLResponse(body, refused.status, HEADERS)
+        return HTMLResponse(body, refused.status, PAGE_HEADERS)
 
     async def login_page(self, request: Request, problem: str = "", status: int = 200) -> Response:
         target = own_path(request.query_params.get("next", ""))
         context = {"problem": problem, "next": target, "access": self._access}
-        return HTMLResponse(self._renderer.render("login.html", context), status, HEADERS)
+        return HTMLResponse(self._renderer.render("login.html", context), status, PAGE_HEADERS)
 
     def _frame(
         self,

@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 
 from stream_app.board.access import PATH, AccessRefused
-from stream_app.board.page import HEADERS, Handler, PageMaker, followed_at
+from stream_app.board.page import PAGE_HEADERS, PageHandler, PageMaker, followed_at
 from stream_app.board.requests import MAX_FILE_BYTES, FileReceiver, read_form, word
 from stream_app.board.site import Moment, PageData, Site
 from stream_app.board.uploads import (
@@ -168,7 +168,7 @@ class PublishActions:
         self._joining = asyncio.Semaphore(1)
         self._receiver = FileReceiver()
 
-    def routes(self) -> list[tuple[str, str, Handler]]:
+    def routes(self) -> list[tuple[str, str, PageHandler]]:
         """Return method, path below /board and handler of each page."""
         one = "/publish/{upload}"
         return [
@@ -320,12 +320,12 @@ class PublishActions:
         return RedirectResponse(
             followed_at(_path(upload), commands, self._maker.now_ms()),
             303,
-            HEADERS,
+            PAGE_HEADERS,
         )
 
     async def _discard(self, request: Request, moment: Moment) -> Response:
         self._uploads.discard(self._upload(request, moment))
-        return RedirectResponse(f"{PATH}/publish", 303, HEADERS)
+        return RedirectResponse(f"{PATH}/publish", 303, PAGE_HEADERS)
 
     async def _download(self, request: Request, moment: Moment) -> Response:
         """Send the refused rows, which are personal data. Who takes them is logged."""
@@ -407,7 +407,7 @@ class PublishActions:
 
 
 def _csv(parts: Iterator[bytes], name: str) -> StreamingResponse:
-    headers = {**HEADERS, "content-disposition": f'attachment; filename="{name}"'}
+    headers = {**PAGE_HEADERS, "content-disposition": f'attachment; filename="{name}"'}
     return StreamingResponse(parts, 200, headers, "text/csv; charset=utf-8")
 
 
@@ -429,4 +429,4 @@ def _path(upload: Upload) -> str:
 
 
 def _to(upload: Upload) -> RedirectResponse:
-    return RedirectResponse(_path(upload), 303, HEADERS)
+    return RedirectResponse(_path(upload), 303, PAGE_HEADERS)

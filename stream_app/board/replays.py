@@ -11,9 +11,17 @@ from attrs import define, field
 
 from stream_app.board.access import PATH, AccessRefused
 from stream_app.board.formats import amount, cause_path, replay_path
-from stream_app.board.forms import Action, Fact, Field, Form, FormRequest, Invalid, Submission
+from stream_app.board.forms import (
+    Action,
+    Fact,
+    Form,
+    FormField,
+    FormRequest,
+    FormSubmission,
+    Invalid,
+)
 from stream_app.board.page import followed_at
-from stream_app.board.pages.dead import Which, cause_of, filter_of, options_of, which_of
+from stream_app.board.pages.dead import DeadLetterTopic, cause_of, filter_of, options_of, which_of
 from stream_app.board.requests import one_of, word
 from stream_app.board.site import Site
 from stream_app.client.lanes.commands import Put, put_command
@@ -21,7 +29,7 @@ from stream_app.client.results.answers import Cause
 from stream_app.config import Settings
 from stream_app.domain.dead_letter.causes import Filter, LetterSource
 from stream_app.domain.dead_letter.orders import (
-    MEANING,
+    FATE_MEANING,
     MOST_GIVEN_UP,
     PLAN_LIFE_MS,
     PricedPlan,
@@ -243,14 +251,14 @@ _KINDS: Final = (
     ("deferred", "deferred"),
 )
 _UNCERTAIN: Final = (("", "leave them out"), ("yes", "send them too: they may be paid for twice"))
-_MEANING: Final = MEANING | {
+_MEANING: Final = FATE_MEANING | {
     "may_be_at_clay": "may have reached Clay: plan again and choose to send them too",
     "waits_for_ask": (
         "were refused for good: plan again with the disposition poison, policy or foreign"
     ),
     "over_limit": "would go, too, with a higher number in At most",
 }
-"""As `MEANING`, with the fields of the form where that names options of the command line."""
+"""As `FATE_MEANING`, with the fields of the form where that names options of the command line."""
 _OVER_BUDGET: Final = (
     ("", "refuse"),
     ("yes", "send all: what the budget does not cover waits for the next one"),
@@ -294,19 +302,24 @@ def _ask(site: Site, opened: FormRequest) -> Form:
         "Plan",
         _DEAD,
         fields=(
-            Field("from", "From", kind="choice", choices=_SOURCES, value=source),
-            Field("kind", "Disposition", kind="choice", choices=_KINDS, value=given("kind")),
-            Field("reason", "Reason", hint="such as http_503; empty: all", value=given("reason")),
-            Field("workspace", "Workspace", hint="empty: all", value=given("workspace")),
-            Field("destination", "Destination", hint="empty: all", value=given("destination")),
-            Field(
+            FormField("from", "From", kind="choice", choices=_SOURCES, value=source),
+            FormField("kind", "Disposition", kind="choice", choices=_KINDS, value=given("kind")),
+            FormField(
+                "reason",
+                "Reason",
+                hint="such as http_503; empty: all",
+                value=given("reason"),
+            ),
+            FormField("workspace", "Workspace", hint="empty: all", value=given("workspace")),
+            FormField("destination", "Destination", hint="empty: all", value=given("destination")),
+            FormField(
                 "import_id",
                 "Import",
                 hint="only its leads; empty: all",
                 value=given("import_id"),
             ),
-            Field("limit", "At most", kind="number", hint="dead letters; empty: all", most=9),
-            Field(
+            FormField("limit", "At most", kind="number", hint="dead letters; empty: all", most=9),
+            FormField(
                 "uncertain",
                 "Leads that may have reached Clay",
                 kind="choice",
@@ -331,7 +344,7 @@ def _wanted(values: Mapping[str, str]) -> Wanted:
     return Wanted(source, wanted, values.get("uncertain") == "yes", int(limit) if limit else None)
 
 
-async def _begin(planner: Planner, sent: Submission, wanted: Wanted | None = None) -> str:
+async def _begin(planner: Planner, sent: FormSubmission, wanted: Wanted | None = None) -> str:
     """Begin the plan that the form asks for, or the one `wanted` again.
 
     Returns the address of its page.
@@ -405,7 +418,12 @@ def _plan(planner: Planner, opened: FormRequest) -> Form:
         return Form("Nothing to send back", text, "Plan again", _DEAD, asks_why=False, more=view)
     leads = count(priced.go, "dead letter")
     over = (
-        Field("over_budget", "More than the budget has left", kind="choice", choices=_OVER_BUDGET),
+        FormField(
+            "over_budget",
+            "More than the budget has left",
+            kind="choice",
+            choices=_OVER_BUDGET,
+        ),
     )
     return Form(
         f"Send {leads} back",
@@ -417,7 +435,7 @@ def _plan(planner: Planner, opened: FormRequest) -> Form:
     )
 
 
-async def _send(planner: Planner, sent: Submission) -> str:
+async def _send(planner: Planner, sent: FormSubmission) -> str:
     plan = _plan_of(planner, sent.opened)
     view = sent.form.more
     if view["under_way"]:
@@ -459,7 +477,7 @@ def _change(site: Site, kind: Literal["stop", "resume"], opened: FormRequest) ->
     )
 
 
-async def _apply(planner: Planner, kind: Literal["stop", "resume"], sent: Submission) -> str:
+async def _apply(planner: Planner, kind: Literal["stop", "resume"], sent: FormSubmission) -> str:
     replay = sent.opened.path["replay"]
     await planner.change(sent.id, kind, replay, sent.who, sent.why)
     return f"{replay_path(replay)}?asked={sent.id}"
@@ -502,7 +520,7 @@ def _ask_to_end(site: Site, opened: FormRequest) -> Form:
     )
 
 
-def _open(site: Site, which: Which, cause: Cause) -> list[str]:
+def _open(site: Site, which: DeadLetterTopic, cause: Cause) -> list[str]:
     """Return the places of the newest open dead letters of a cause."""
     topic = topic_of(site.settings, which)
     records: list[str] = []
@@ -516,7 +534,7 @@ def _open(site: Site, which: Which, cause: Cause) -> list[str]:
     return records
 
 
-def _is_place(site: Site, which: Which, record: str) -> bool:
+def _is_place(site: Site, which: DeadLetterTopic, record: str) -> bool:
     place = parse_record_id(record)
     if place is None:
         return False
@@ -524,7 +542,7 @@ def _is_place(site: Site, which: Which, record: str) -> bool:
     return topic == topic_of(site.settings, which) and partition < site.settings.kafka.partitions
 
 
-async def _end(planner: Planner, sent: Submission) -> str:
+async def _end(planner: Planner, sent: FormSubmission) -> str:
     records = cast("list[str]", sent.form.more["records"])
     commands = await planner.end(sent.id, records, sent.who, sent.why)
     return followed_at(sent.form.back, [command.id for command in commands], commands[-1].at_ms)

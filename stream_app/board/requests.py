@@ -18,7 +18,7 @@ from multipart import MultipartError, MultipartSegment, PushMultipartParser, par
 from starlette.requests import ClientDisconnect, Request
 
 from stream_app.board.access import PATH, AccessRefused
-from stream_app.board.read_model.query import Place
+from stream_app.board.read_model.query import ListPlace
 
 LONGEST_WORD: Final = 300
 _MOST_FORM_BYTES: Final = 8_192
@@ -113,10 +113,10 @@ def _number(text: str) -> int | None:
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else None
 
 
-def after_of(query: Query) -> Place | None:
+def after_of(query: Query) -> ListPlace | None:
     """Return the place after which the page of a list begins; None for the first page."""
     at_ms, _, record = map(_number, word(query, "after").partition("-"))
-    return None if at_ms is None or record is None else Place(at_ms, record)
+    return None if at_ms is None or record is None else ListPlace(at_ms, record)
 
 
 def lead_id_of(path: Mapping[str, Any]) -> str:

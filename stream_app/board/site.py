@@ -41,10 +41,10 @@ PageData = Mapping[str, object]
 
 HELD: Final[tuple[Tone, ...]] = ("bad", "warn")
 """The tones of a held lane."""
-UNREADABLE: Final = "not readable"
+NOT_READABLE: Final = "not readable"
 """The state of a lane whose last record cannot be read."""
-OVERDUE: Final = ("callback_overdue", "credits_exhausted_suspected")
-"""Statuses of leads whose callback is overdue."""
+ROWS: Final = 50
+"""The rows of a page of a list."""
 KAFKA_WITHIN_S: Final = 0.3
 """How long a page waits for an answer of Kafka; then it shows what was known before."""
 HOUR_S: Final = 3_600
@@ -150,7 +150,7 @@ class Bar(msgspec.Struct, frozen=True):
     ends_ms: int = 0
 
 
-class Lane(msgspec.Struct, frozen=True):
+class ListedLane(msgspec.Struct, frozen=True):
     """A lane in a list.
 
     Attributes:
@@ -199,12 +199,12 @@ class Overview(msgspec.Struct, frozen=True):
         counts: Leads by status.
     """
 
-    lanes: list[Lane]
+    lanes: list[ListedLane]
     everywhere: list[Finding]
     counts: list[StatusCount]
 
     @property
-    def held(self) -> list[Lane]:
+    def held(self) -> list[ListedLane]:
         """The held lanes, the worst first."""
         held = [lane for lane in self.lanes if lane.tone in HELD]
         return sorted(held, key=lambda lane: (lane.tone != "bad", -lane.waiting, lane.workspace))
@@ -253,7 +253,7 @@ def _overview(site: Site, moment: Moment) -> Overview:
     return Overview(lanes, findings[""], counts)
 
 
-def one_lane(site: Site, moment: Moment, workspace: str) -> Lane | None:
+def one_lane(site: Site, moment: Moment, workspace: str) -> ListedLane | None:
     """Read the state of one lane. None if it is neither configured nor known."""
     view = site.queries.lane(workspace, moment.now_ms)
     unreadable = view is None and site.queries.has_lane(workspace)
@@ -329,15 +329,15 @@ def _facts(site: Site, moment: Moment, lanes: list[LaneFacts], coming_back: int)
     return Facts(moment.now_ms, worker, replay, lanes, coming_back, site.queries.pause())
 
 
-def lane_of(site: Site, facts: LaneFacts, findings: list[Finding], moment: Moment) -> Lane:
+def lane_of(site: Site, facts: LaneFacts, findings: list[Finding], moment: Moment) -> ListedLane:
     """Return a lane in words. Nothing is claimed of one whose state cannot be read."""
     view = facts.view
     waiting = sum(facts.waiting.values())
     shared = facts.is_shared
     if facts.view_unreadable:
-        return Lane(
+        return ListedLane(
             facts.workspace,
-            UNREADABLE,
+            NOT_READABLE,
             "idle",
             VIEW_UNREADABLE,
             view,
@@ -375,7 +375,7 @@ def lane_of(site: Site, facts: LaneFacts, findings: list[Finding], moment: Momen
     if view is not None and facts.workspace in site.settings.workspaces:
         known = (remedy_of(finding, view) for finding in findings if finding.holds)
         remedies = list(dict.fromkeys(remedy for remedy in known if remedy is not None))
-    return Lane(
+    return ListedLane(
         facts.workspace,
         state,
         tone,
@@ -429,7 +429,7 @@ def remedy_of(finding: Finding, view: LaneView) -> tuple[str, str] | None:
     return _REMEDIES[remedy], path
 
 
-def bars_of(lane: Lane, forecasts: Mapping[str, Forecast], now_ms: int) -> list[Bar]:
+def bars_of(lane: ListedLane, forecasts: Mapping[str, Forecast], now_ms: int) -> list[Bar]:
     """Return the budgets of a lane that have a cap, or in which something was used."""
     bars: list[Bar] = []
     for name, label in METERS.items():
@@ -495,7 +495,7 @@ def forecasts_of(view: LaneView, minutes: Collection[Slot], now_ms: int) -> dict
     return forecasts
 
 
-def lane_rows(site: Site, moment: Moment, lanes: list[Lane]) -> list[Lane]:
+def lane_rows(site: Site, moment: Moment, lanes: list[ListedLane]) -> list[ListedLane]:
     """Return the lanes of one page with the budgets and the last hour of each."""
     begin_s = moment.now_ms // 1000 // MINUTE_S * MINUTE_S - HOUR_S + MINUTE_S
     names = [lane.workspace for lane in lanes]

@@ -42,7 +42,7 @@ from stream_app.domain.views.lane import LaneView
 from stream_app.domain.views.price import Quote, quote_lines
 from stream_app.ops import logs as log
 
-KEPT_S: Final = 1_800.0
+UPLOAD_KEPT_S: Final = 1_800.0
 MOST_UPLOADS: Final = 8
 MOST_COLUMNS: Final = 200
 SHOWN_REJECTS: Final = 20
@@ -57,7 +57,7 @@ T = TypeVar("T")
 
 State = Literal["columns", "checking", "checked", "sending", "stopped", "published", "failed"]
 
-Views = Callable[[Collection[str], int], Mapping[str, LaneView]]
+LastViews = Callable[[Collection[str], int], Mapping[str, LaneView]]
 """Returns the last published views of lanes as they are at a time (epoch ms), by workspace."""
 
 
@@ -139,7 +139,7 @@ class Upload:
         finally:
             os.close(file)
 
-    def check(self, settings: Settings, views: Views, now_ms: Callable[[], int]) -> State:
+    def check(self, settings: Settings, views: LastViews, now_ms: Callable[[], int]) -> State:
         """Check all rows, compute the cost, and return the state after that.
 
         It runs in the thread.
@@ -232,7 +232,7 @@ class TooManyUploads(StreamAppError):
 class Uploads:
     """The files of this process, and the thread that works on them."""
 
-    def __init__(self, settings: Settings, views: Views, now_ms: Callable[[], int]) -> None:
+    def __init__(self, settings: Settings, views: LastViews, now_ms: Callable[[], int]) -> None:
         self._settings = settings
         self._views = views
         self._now_ms = now_ms
@@ -265,7 +265,7 @@ class Uploads:
             who,
         )
         self._uploads[upload.id] = upload
-        asyncio.get_running_loop().call_later(KEPT_S + 1, self._sweep)
+        asyncio.get_running_loop().call_later(UPLOAD_KEPT_S + 1, self._sweep)
         return upload
 
     def make_room(self) -> None:
@@ -274,7 +274,7 @@ class Uploads:
         if len(self._uploads) >= MOST_UPLOADS:
             raise TooManyUploads(
                 f"{MOST_UPLOADS} files are being published on this board: finish or discard one, "
-                f"or wait {KEPT_S / 60:.0f} minutes",
+                f"or wait {UPLOAD_KEPT_S / 60:.0f} minutes",
             )
 
     def get(self, upload_id: str, who: str) -> Upload | None:
@@ -369,7 +369,9 @@ class Uploads:
     def _sweep(self) -> None:
         """Delete the files that are too old. One that is being published is kept until it is."""
         for upload in [
-            kept for kept in self._uploads.values() if time.monotonic() - kept.began_s > KEPT_S
+            kept
+            for kept in self._uploads.values()
+            if time.monotonic() - kept.began_s > UPLOAD_KEPT_S
         ]:
             self.discard(upload)
 

@@ -33,7 +33,7 @@ from stream_app.kafka.readers import TopicReader
 from stream_app.partition.ports import Cache
 
 MOST_ENTRIES: Final = 100_000
-MOST_BYTES: Final = 64 * 2**20
+MOST_CACHE_BYTES: Final = 64 * 2**20
 _ENTRY_BYTES: Final = 300
 """What an entry takes in memory beside the bytes of its key and value: their objects, and its place
 in the order.
@@ -56,7 +56,11 @@ class MemoryCache:
     It evicts the least recently used entries.
     """
 
-    def __init__(self, most_entries: int = MOST_ENTRIES, most_bytes: int = MOST_BYTES) -> None:
+    def __init__(
+        self,
+        most_entries: int = MOST_ENTRIES,
+        most_bytes: int = MOST_CACHE_BYTES,
+    ) -> None:
         self._most_entries = most_entries
         self._most_bytes = most_bytes
         self._bytes = 0

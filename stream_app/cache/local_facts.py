@@ -95,17 +95,17 @@ _NOT_BY_COUNTRY: Final = frozenset(
 """Two-letter top-level domains that companies of any country use, or that belong to no country."""
 
 _ISO: Final = {"uk": "GB"}
-Facts = dict[str, tuple[Scalar, str]]
+LocalFacts = dict[str, tuple[Scalar, str]]
 
 
-def local_facts(fields: Mapping[str, Scalar]) -> Facts:
+def local_facts(fields: Mapping[str, Scalar]) -> LocalFacts:
     """Return the facts that are certain and that the lead lacks.
 
     Returns:
         `company_name`, `domain` and `country` (ISO 3166-1 alpha-2), as far as they are known. Each
         is a value and its source: `domain`, `phone` or `tld`.
     """
-    facts: Facts = {}
+    facts: LocalFacts = {}
     domain = company_domain(fields)
     registered, suffix = _registered(domain) if domain else ("", "")
     if registered:

@@ -15,7 +15,7 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from stream_app.domain.result import NOTHING, CacheEntry, decode, merged
+from stream_app.domain.result import NOTHING_CACHED, CacheEntry, decode, merged
 
 T = TypeVar("T")
 
@@ -166,7 +166,7 @@ class RedisCache:
 
     async def find(self, slots: Sequence[str]) -> list[CacheEntry]:
         values = await self.link.read([self.prefix + slot for slot in slots])
-        return [NOTHING] * len(slots) if values is None else list(map(decode, values))
+        return [NOTHING_CACHED] * len(slots) if values is None else list(map(decode, values))
 
     async def add(self, changes: Sequence[tuple[str, CacheEntry]]) -> bool:
         """Merge changes into the stored entries.

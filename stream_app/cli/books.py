@@ -8,7 +8,7 @@ from stream_app.cli.output import say, show, show_json
 from stream_app.cli.tables import Column, Table, reading
 from stream_app.client.books import read_books
 from stream_app.domain.books.money import BooksReport
-from stream_app.domain.books.records import COLUMNS, MEANING, books_line, name_of
+from stream_app.domain.books.records import COLUMN_MEANING, COLUMNS, books_line, name_of
 from stream_app.domain.model.text import count
 
 _NOT_LEADS: Final[dict[str, str]] = {
@@ -129,7 +129,7 @@ def books_table(report: BooksReport) -> Table:
     table.add("in", report.leads, report.records, "", "on leads, leads.retry and leads.bulk")
     for name in COLUMNS:
         counts = report.columns[name]
-        table.add(name_of(name), counts.leads, counts.records, counts.rows, MEANING[name])
+        table.add(name_of(name), counts.leads, counts.records, counts.rows, COLUMN_MEANING[name])
     return table
 
 

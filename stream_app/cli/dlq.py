@@ -32,7 +32,7 @@ from stream_app.clock import Clock
 from stream_app.config import Settings
 from stream_app.domain.books.records import STATES
 from stream_app.domain.dead_letter.causes import CauseGroup, DeadLetterTally, Filter, LetterSource
-from stream_app.domain.dead_letter.orders import MEANING, Fate
+from stream_app.domain.dead_letter.orders import FATE_MEANING, Fate
 from stream_app.domain.delivery.envelope import HEADERS
 from stream_app.domain.lead.identity import plain_id
 from stream_app.domain.model.errors import SettingsError, StreamAppError
@@ -335,7 +335,10 @@ def give_up(
     matching = sum(fates.values())
     audit.tell(count(matching, "dead letter matches", "dead letters match"))
     audit.tell(
-        *(f"  {many:,} {_GIVEN_UP.get(end) or MEANING[end]}" for end, many in fates.most_common()),
+        *(
+            f"  {many:,} {_GIVEN_UP.get(end) or FATE_MEANING[end]}"
+            for end, many in fates.most_common()
+        ),
     )
     if not places:
         audit.show({"given_up": 0, "fates": fates, "answers": []}, "nothing to give up")

@@ -10,7 +10,7 @@ import sys
 import webbrowser
 from collections.abc import Coroutine, Mapping
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from aiokafka.errors import KafkaError
@@ -24,9 +24,8 @@ from stream_app.domain.model.errors import BrokerUnavailable, SettingsError
 from stream_app.kafka.connection import LOOK
 from stream_app.ops import logs
 
-LogFormat = Literal["json", "console"]
 Log = Annotated[
-    LogFormat | None,
+    logs.LogFormat | None,
     Parameter(help="format of the log on stderr (default: console on a terminal, else json)"),
 ]
 
@@ -83,7 +82,11 @@ def trace(*, log: Log = None, common: Common = COMMON) -> int:
     return run_process(log, run_trace(settings), settings.log_level)
 
 
-def run_process(log: LogFormat | None, main: Coroutine[Any, Any, None], level: str = "info") -> int:
+def run_process(
+    log: logs.LogFormat | None,
+    main: Coroutine[Any, Any, None],
+    level: str = "info",
+) -> int:
     """Run a process in a new event loop until a signal ends it. Errors are raised."""
     from stream_app.services.process import run
 

@@ -30,7 +30,12 @@ from stream_app.cli.processes import Log, run_process
 from stream_app.cli.tables import Column, Table, reading, table_of
 from stream_app.config import Settings
 from stream_app.domain.dead_letter.causes import Filter, LetterSource
-from stream_app.domain.dead_letter.orders import MEANING, PricedPlan, ReplayCommand, ReplayProgress
+from stream_app.domain.dead_letter.orders import (
+    FATE_MEANING,
+    PricedPlan,
+    ReplayCommand,
+    ReplayProgress,
+)
 from stream_app.domain.model.errors import StreamAppError
 from stream_app.domain.model.text import count
 from stream_app.domain.views.price import quote_lines, too_dear
@@ -164,7 +169,7 @@ async def survey_selected(
 def plan_lines(priced: PricedPlan) -> Iterator[str]:
     """Yield how many dead letters a replay would send, by cause, and its price."""
     yield count(priced.dead_letters, "dead letter matches", "dead letters match")
-    yield from (f"  {number:,} {MEANING[end]}" for end, number in priced.fates.most_common())
+    yield from (f"  {number:,} {FATE_MEANING[end]}" for end, number in priced.fates.most_common())
     yield from (
         f"  to be sent, {number:,}: {cause}" for cause, number in priced.causes.most_common(20)
     )

@@ -19,8 +19,8 @@ from stream_app.cli.options import Map, Workspace, mapping_of, ms
 from stream_app.cli.output import say, show_json
 from stream_app.cli.tables import reading
 from stream_app.client.results.export import (
-    MOST_FIELDS,
-    OTHERS,
+    MOST_FIELD_COLUMNS,
+    OTHER_FIELDS,
     Export,
     Joined,
     ResultFilter,
@@ -144,8 +144,8 @@ def _report(done: Export, join: Path | None) -> None:
     if done.has_other_fields:
         say(
             (
-                f"the results have more than {MOST_FIELDS:,} fields: the others are JSON in the "
-                f"last column, {OTHERS}"
+                f"the results have more than {MOST_FIELD_COLUMNS:,} fields: the others are JSON in "
+                f"the last column, {OTHER_FIELDS}"
             ),
         )
     results_of_rows = count(done.results, "result") + (

@@ -32,7 +32,7 @@ from stream_app.domain.books.records import COLUMNS, meaning_of, name_of
 from stream_app.domain.model.text import count
 from stream_app.domain.views.explain import Finding
 from stream_app.domain.views.explain import explain as findings_of
-from stream_app.domain.views.waits import NAMES, sums
+from stream_app.domain.views.waits import WAIT_NAMES, sums
 
 
 def status(
@@ -129,7 +129,7 @@ def _history_lines(history: RecordHistory) -> Iterator[str]:
     for step in steps(history.events):
         yield f"    {_step(step)}"
     for kind, length_ms, times in sums(history.waits, Clock().now_ms()):
-        yield f"    waited {length_ms / 1000:>10,.1f} s  {NAMES[kind]}" + (
+        yield f"    waited {length_ms / 1000:>10,.1f} s  {WAIT_NAMES[kind]}" + (
             f", {times} times" if times > 1 else ""
         )
     now = history.waits[-1] if history.waits else None

@@ -41,7 +41,7 @@ from stream_app.domain.books.records import (
     BookEvent,
     BookRow,
     BookTotals,
-    Kept,
+    KeptRecord,
     RecordEvents,
     RecordFacts,
     RecordNumbers,
@@ -98,7 +98,7 @@ _ROW: Final = "INSERT OR REPLACE INTO rows VALUES (?, ?, ?, ?)"
 
 _delivery: Final = msgspec.json.Decoder(Delivery)
 _lane: Final = msgspec.json.Decoder(Lane)
-_history: Final = msgspec.msgpack.Decoder(Kept)
+_history: Final = msgspec.msgpack.Decoder(KeptRecord)
 _row: Final = msgspec.msgpack.Decoder(BookRow)
 _encode: Final = msgspec.msgpack.Encoder().encode
 
@@ -294,7 +294,7 @@ class Books:
         )
         histories = {number: _history.decode(raw) for number, raw in known if raw}
         for number, event, kept in self._events:
-            history = histories.setdefault(number, Kept())
+            history = histories.setdefault(number, KeptRecord())
             counts, wrong = advance(history, event, kept=kept)
             if (rank := rank_of(history)) > history.rank:
                 history.rank = rank
@@ -429,7 +429,7 @@ class Books:
         """Yield each record: its number, its history, and what else was found of it."""
         select = "SELECT id, history, passed, copy, row FROM records ORDER BY id"
         for number, raw, passed, copy, row in self._db.execute(select):
-            history = _history.decode(raw) if raw else Kept()
+            history = _history.decode(raw) if raw else KeptRecord()
             (log, offset) = self._numbers.position(number)
             yield (
                 number,

@@ -18,7 +18,7 @@ from stream_app.domain.model.errors import StreamAppError
 
 _WITHIN_S: Final = 10.0
 _IN_ALL_S: Final = 30.0
-Format = Literal["slack", "json"]
+MessageFormat = Literal["slack", "json"]
 Key = tuple[str, str]
 MOST_LINES: Final = 20
 """A message names at most so many alerts, and counts the others."""
@@ -34,7 +34,7 @@ class NotDelivered(StreamAppError):
         self.wait_ms = wait_ms  # how long the receiver asks to wait; 0 if it does not say
 
 
-class Receiver:
+class MessageReceiver:
     """Posts to one URL. An async context manager."""
 
     def __init__(self, url: str, egress: Egress) -> None:
@@ -47,7 +47,7 @@ class Receiver:
             trust_env=False,
         )
 
-    async def __aenter__(self) -> Receiver:
+    async def __aenter__(self) -> MessageReceiver:
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -102,7 +102,12 @@ class Alert(msgspec.Struct, frozen=True):
         return self.name, self.labels.get("workspace", "")
 
 
-def body_of(begun: Iterable[Alert], ended: Iterable[Alert], form: Format, now_ms: int) -> bytes:
+def body_of(
+    begun: Iterable[Alert],
+    ended: Iterable[Alert],
+    form: MessageFormat,
+    now_ms: int,
+) -> bytes:
     """Return the body of a message: for Slack and what takes its JSON, or plain JSON."""
     lines = [(alert, "firing") for alert in sorted(begun, key=lambda alert: alert.severity)]
     lines += [(alert, "resolved") for alert in ended]
@@ -119,7 +124,7 @@ def body_of(begun: Iterable[Alert], ended: Iterable[Alert], form: Format, now_ms
     return msgspec.json.encode({"at_ms": now_ms, "alerts": alerts, "left_out": left_out})
 
 
-def trial_body(form: Format, now_ms: int) -> bytes:
+def trial_body(form: MessageFormat, now_ms: int) -> bytes:
     """Return a message that says only that messages arrive."""
     text = "stream-app doctor: a test message. Messages arrive here."
     if form == "slack":

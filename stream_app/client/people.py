@@ -150,7 +150,7 @@ class StoredLead(msgspec.Struct, frozen=True):
     is_named: bool = True
 
 
-class Remains(msgspec.Struct, frozen=True):
+class RemainingData(msgspec.Struct, frozen=True):
     """A place that keeps data of an erased person.
 
     Attributes:
@@ -164,7 +164,7 @@ class Remains(msgspec.Struct, frozen=True):
     what: str
 
 
-def remains(settings: Settings) -> list[Remains]:
+def remains(settings: Settings) -> list[RemainingData]:
     """List every place that keeps data after an erasure, and how long.
 
     Each limit is a day above the topic's retention, because Kafka deletes whole segments.
@@ -192,10 +192,10 @@ def remains(settings: Settings) -> list[Remains]:
         (names.status, topics.status_days, ids),
     ]
     return [
-        *(Remains(place, days + 1, what) for place, days, what in kept),
-        Remains(names.enriched, 2, f"{answer}, until Kafka compacts it behind the tombstone"),
-        Remains(names.state, None, f"{ids}, so that the person is never sent again"),
-        Remains("Clay", None, "its row, until an operator deletes it there"),
+        *(RemainingData(place, days + 1, what) for place, days, what in kept),
+        RemainingData(names.enriched, 2, f"{answer}, until Kafka compacts it behind the tombstone"),
+        RemainingData(names.state, None, f"{ids}, so that the person is never sent again"),
+        RemainingData("Clay", None, "its row, until an operator deletes it there"),
     ]
 
 

@@ -22,7 +22,7 @@ from typing import ClassVar, Self
 from attrs import define, field
 from rich.console import Console
 
-from stream_app.dev.kafka_tools import BROKER_JARS, TOOLS_JARS, Progress, class_path, find_java
+from stream_app.dev.kafka_tools import BROKER_JARS, TOOLS_JARS, Report, class_path, find_java
 from stream_app.dev.process import (
     LOOPBACK,
     ChildProcesses,
@@ -176,7 +176,7 @@ class LocalKafka(Broker):
     _overrides: Mapping[str, str] = field(factory=dict)
     _format_options: Sequence[str] = ()
     _data_dir: Path | None = None
-    _progress: Progress = _silent
+    _progress: Report = _silent
     _start_timeout_s: float = 300
     _cluster_id: str | None = None
     _heap_mb: int = 512
@@ -346,7 +346,7 @@ class LocalKafka(Broker):
 
 
 @contextmanager
-def kafka_for(progress: Progress) -> Iterator[Broker]:
+def kafka_for(progress: Report) -> Iterator[Broker]:
     """Yield the user's own broker if KAFKA_BOOTSTRAP names one, else a `LocalKafka`.
 
     Raises StartError.

@@ -55,7 +55,7 @@ _INSTALL = "pip install 'stream-app[local]'"
 _USAGE: Final = 2
 _QUIET: Final = "-Dorg.slf4j.simpleLogger.defaultLogLevel=error"
 
-Progress = Callable[[str], None]
+Report = Callable[[str], None]
 
 
 def find_java() -> str:
@@ -88,7 +88,7 @@ def _java_on_path() -> str:
     return program
 
 
-def class_path(coordinates: str, progress: Progress) -> str:
+def class_path(coordinates: str, progress: Report) -> str:
     """Return the class path for Maven coordinates, and download missing jars.
 
     Args:
@@ -116,7 +116,7 @@ def class_path(coordinates: str, progress: Progress) -> str:
     return os.pathsep.join(jars)
 
 
-def _jar(artifact: Any, place: str, progress: Progress) -> str:
+def _jar(artifact: Any, place: str, progress: Report) -> str:
     cached = Path(artifact.cached_path)
     if cached.exists() and not zipfile.is_zipfile(cached):
         cached.unlink()  # an interrupted download: jgo writes in place

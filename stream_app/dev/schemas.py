@@ -15,7 +15,7 @@ import msgspec
 from stream_app import __version__
 from stream_app.domain.commands import Command, CommandAnswer
 from stream_app.domain.dead_letter.orders import ReplayCommand, ReplayProgress
-from stream_app.domain.delivery.envelope import HEADERS, MEANING
+from stream_app.domain.delivery.envelope import HEADER_MEANING, HEADERS
 from stream_app.domain.model.messages import (
     Callback,
     Lead,
@@ -205,7 +205,8 @@ def _dead_letter_headers() -> dict[str, Any]:
         "type": "object",
         "description": "Each header is text in UTF-8; a header without a value is left out.",
         "properties": {
-            name: {"type": "string", "description": MEANING[name]} for name in HEADERS.values()
+            name: {"type": "string", "description": HEADER_MEANING[name]}
+            for name in HEADERS.values()
         },
     }
 
@@ -235,7 +236,7 @@ def schema(name: str) -> dict[str, Any]:
 
 def _dead_letter() -> str:
     """The headers of a dead letter as a table."""
-    ours = "".join(f"| `{name}` | {MEANING[name]} |\n" for name in HEADERS.values())
+    ours = "".join(f"| `{name}` | {HEADER_MEANING[name]} |\n" for name in HEADERS.values())
     return (
         "# A dead letter\n\n"
         f"{_GENERATED} On `leads.dlq` and `leads.parked`: the value is the raw bytes of the "

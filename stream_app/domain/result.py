@@ -20,16 +20,16 @@ from stream_app.domain.model.records import Record
 from stream_app.domain.plan import CachePolicy
 
 DAY_MS: Final = 86_400_000
-MOST_FIELDS: Final = 256
+MOST_CACHED_FIELDS: Final = 256
 # The largest usual cell of a Clay table (docs/reference/clay.md, "Inbound").
-MOST_VALUE_BYTES: Final = 8_192
+MOST_CACHED_VALUE_BYTES: Final = 8_192
 MOST_ENTRY_BYTES: Final = 65_536
 
 Freshness = Literal["fresh", "stale", "none"]
 PEOPLE_HEADER: Final = "people"
 
 
-class Field(msgspec.Struct, frozen=True, array_like=True):
+class CachedField(msgspec.Struct, frozen=True, array_like=True):
     """A value that Clay found, when (epoch ms), and for which destination."""
 
     value: Scalar
@@ -40,10 +40,10 @@ class Field(msgspec.Struct, frozen=True, array_like=True):
 class CacheEntry(msgspec.Struct, frozen=True):
     """The cached fields of one person or company."""
 
-    fields: dict[str, Field] = {}
+    fields: dict[str, CachedField] = {}
 
 
-NOTHING: Final = CacheEntry()
+NOTHING_CACHED: Final = CacheEntry()
 
 
 class CacheHit(msgspec.Struct, frozen=True):
@@ -89,19 +89,19 @@ def entry_of(result: Result) -> CacheEntry:
     Fields from the cache keep their age; a local result has none.
     """
     if result.source == "local":
-        return NOTHING
-    fields: dict[str, Field] = {}
+        return NOTHING_CACHED
+    fields: dict[str, CachedField] = {}
     for name, value in result.fields.items():
         if (
             value is None
             or value == ""
-            or (isinstance(value, str) and len(value.encode()) > MOST_VALUE_BYTES)
+            or (isinstance(value, str) and len(value.encode()) > MOST_CACHED_VALUE_BYTES)
         ):
             continue
         if result.source == "clay":
-            fields[name] = Field(value, result.at_ms, result.destination)
+            fields[name] = CachedField(value, result.at_ms, result.destination)
         elif (origin := result.provenance.get(name)) is not None and not origin.shared:
-            fields[name] = Field(value, origin.at_ms, origin.source)
+            fields[name] = CachedField(value, origin.at_ms, origin.source)
     return bounded(CacheEntry(fields))
 
 
@@ -130,11 +130,13 @@ def bounded(entry: CacheEntry) -> CacheEntry:
 
     If it has too many fields, the newest stay; if it has too many bytes, the smallest stay.
     """
-    if len(entry.fields) <= MOST_FIELDS and len(encode(entry)) <= MOST_ENTRY_BYTES:
+    if len(entry.fields) <= MOST_CACHED_FIELDS and len(encode(entry)) <= MOST_ENTRY_BYTES:
         return entry
-    newest = sorted(entry.fields.items(), key=lambda item: (-item[1].at_ms, item[0]))[:MOST_FIELDS]
-    kept: dict[str, Field] = {}
-    left = MOST_ENTRY_BYTES - len(encode(NOTHING))
+    newest = sorted(entry.fields.items(), key=lambda item: (-item[1].at_ms, item[0]))[
+        :MOST_CACHED_FIELDS
+    ]
+    kept: dict[str, CachedField] = {}
+    left = MOST_ENTRY_BYTES - len(encode(NOTHING_CACHED))
     for name, field in sorted(newest, key=lambda item: (len(_json.encode(item[1])), item[0])):
         left -= len(_json.encode({name: field}))
         if left < 0:
@@ -143,7 +145,7 @@ def bounded(entry: CacheEntry) -> CacheEntry:
     return CacheEntry(kept)
 
 
-def _rank(field: Field) -> tuple[int, str, bytes]:
+def _rank(field: CachedField) -> tuple[int, str, bytes]:
     return field.at_ms, field.source, _json.encode(field.value)
 
 
@@ -228,11 +230,11 @@ def encode(entry: CacheEntry) -> bytes:
 def decode(raw: bytes | None) -> CacheEntry:
     """Return an entry from a cache; an empty one if it is missing or of another version."""
     if raw is None:
-        return NOTHING
+        return NOTHING_CACHED
     try:
         return untrusted.decode(_decoder, raw)
     except ValueError:
-        return NOTHING
+        return NOTHING_CACHED
 
 
 def merged(
@@ -242,7 +244,7 @@ def merged(
     """Return the values to write: each change merged into the present value of its key."""
     after = {slot: decode(raw) for slot, raw in values.items()}
     for slot, entry in changes:
-        after[slot] = merge(after.get(slot, NOTHING), entry)
+        after[slot] = merge(after.get(slot, NOTHING_CACHED), entry)
     return {slot: encode(bounded(entry)) for slot, entry in after.items() if entry.fields}
 
 

@@ -12,7 +12,7 @@ from stream_app.faust_app.app import App
 from stream_app.faust_app.stream import Generations
 from stream_app.partition.in_flight import Source
 from stream_app.partition.owner import PartitionOwner
-from stream_app.partition.ports import PartitionStream
+from stream_app.partition.ports import RecordStream
 
 # Each take-over has a time limit, which must not run while it waits for its turn.
 _AT_ONCE: Final = 64
@@ -104,7 +104,7 @@ class Worker:
             seen |= partition.under_way()
         return seen
 
-    async def serve(self, records: PartitionStream, source: Source) -> None:
+    async def serve(self, records: RecordStream, source: Source) -> None:
         """Process the records of one topic-partition in one generation of the group."""
         await self.partitions[records.partition].runner.serve(records, source)
 

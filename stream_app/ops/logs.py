@@ -16,7 +16,7 @@ from structlog.tracebacks import ExceptionDictTransformer
 from stream_app.domain.model.outcome import scrub
 from stream_app.tasks import is_not_abandoned
 
-Format = Literal["json", "console"]
+LogFormat = Literal["json", "console"]
 _LEVELS = {
     "aiokafka": logging.CRITICAL,  # its errors are retried or raised as exceptions
     "faust": logging.WARNING,
@@ -29,7 +29,7 @@ _MAX_FOREIGN = 1_000  # characters of a library's log text
 _AGAIN_S = 60.0
 
 
-def configure(form: Format, level: str = "info") -> None:
+def configure(form: LogFormat, level: str = "info") -> None:
     """Set up logging for the process.
 
     Libraries log from WARNING on, also with a lower `level`: their debug records cost CPU for each

@@ -5,7 +5,7 @@ from collections import deque
 from attrs import define, field
 
 from stream_app.partition.in_flight import InFlight
-from stream_app.partition.ports import PartitionStream
+from stream_app.partition.ports import RecordStream
 
 
 @define(eq=False, repr=False)
@@ -18,7 +18,7 @@ class AckTracker:
     docs/reference/faust.md.
     """
 
-    _stream: PartitionStream
+    _stream: RecordStream
     _unacked: deque[InFlight] = field(init=False, factory=deque)
     _finished: set[InFlight] = field(init=False, factory=set)  # of those
     _broken: bool = field(init=False, default=False)

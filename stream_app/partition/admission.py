@@ -441,7 +441,7 @@ class AdmissionQueue:
             return self._write_ahead(queue, waiter, answer, now)
         if answer.reason == BREAKER_OPEN:
             self._hosts.note(destination)
-        if answer.reason == concurrency.REASON:
+        if answer.reason == concurrency.STALLED:
             return self._patience.wait_for_stall(policy, answer, stall.since_ms, now)
         return answer
 

@@ -21,7 +21,7 @@ from stream_app.partition.deadlines import DeadlineQueue
 from stream_app.partition.in_flight import PRIORITY, InFlight
 from stream_app.partition.intake import Intake
 from stream_app.partition.lanes import Lanes
-from stream_app.partition.ports import Observer, PartitionStream, StateStore
+from stream_app.partition.ports import Observer, RecordStream, StateStore
 from stream_app.partition.rows import Rows
 
 FIRST_PAUSE_S: Final = 0.5
@@ -55,7 +55,7 @@ class Commits:
     _observer: Observer
     _waiting: list[tuple[WriteBatch, asyncio.Future[None]]] = field(init=False, factory=list)
     _submitted: asyncio.Event = field(init=False, factory=asyncio.Event)
-    streams: dict[str, PartitionStream] = field(init=False, factory=dict)
+    streams: dict[str, RecordStream] = field(init=False, factory=dict)
     opening: Record | None = field(init=False, default=None)
     failures: int = field(init=False, default=0)
     _batches: int = field(init=False, default=0)

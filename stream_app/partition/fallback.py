@@ -31,7 +31,7 @@ from stream_app.domain.model.messages import FieldOrigin, Result, Scalar
 from stream_app.domain.model.records import Record
 from stream_app.domain.plan import Destination, Plan
 from stream_app.domain.result import (
-    NOTHING,
+    NOTHING_CACHED,
     CacheEntry,
     CacheHit,
     answer,
@@ -234,7 +234,10 @@ class Fallback:
         if "local" not in workspace.fallback or recorder.row.results:
             return None
         now_ms = self._clock.now_ms()
-        fields, provenance = shown(NOTHING, shared(self._plan.cache, person, company, now_ms))
+        fields, provenance = shown(
+            NOTHING_CACHED,
+            shared(self._plan.cache, person, company, now_ms),
+        )
         for name, (value, source) in self._local_facts(resolved.lead.fields).items():
             if name not in fields:
                 fields[name] = value
@@ -266,7 +269,7 @@ class Fallback:
     ) -> tuple[CacheHit | None, CacheEntry, CacheEntry]:
         """Return what may be served, the entry of the person and the entry of the company."""
         if self._cache is None:
-            return None, NOTHING, NOTHING
+            return None, NOTHING_CACHED, NOTHING_CACHED
         scope = resolved.destination.workspace, resolved.destination.alias
         names = dict.fromkeys([*identifiers(resolved.people), *resolved.also]) or filter(
             None,
@@ -276,10 +279,10 @@ class Fallback:
         if resolved.company:
             slots.append(company_slot(scope[0], resolved.company))
         if not slots:
-            return None, NOTHING, NOTHING
+            return None, NOTHING_CACHED, NOTHING_CACHED
         entries = await self._cache.find(slots)
-        company = entries.pop() if resolved.company else NOTHING
-        person = reduce(merge, entries, NOTHING)
+        company = entries.pop() if resolved.company else NOTHING_CACHED
+        person = reduce(merge, entries, NOTHING_CACHED)
         return answer(self._plan.cache, person, company, self._clock.now_ms()), person, company
 
     async def _serve(

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from stream_app.domain.views.lane import Position
 from stream_app.partition.in_flight import InFlight
-from stream_app.partition.ports import PartitionStream
+from stream_app.partition.ports import RecordStream
 
 
 class Intake:
@@ -15,14 +15,14 @@ class Intake:
     """
 
     def __init__(self) -> None:
-        self._streams: dict[str, PartitionStream] = {}
+        self._streams: dict[str, RecordStream] = {}
         self._next: dict[str, int] = {}
         self._untaken: dict[str, set[InFlight]] = {}
         # taken since the last transaction began, and from where
         self._submitted: dict[InFlight, set[InFlight]] = {}
         self._written: dict[InFlight, set[InFlight]] = {}  # taken with the transaction under way
 
-    def begin(self, stream: PartitionStream) -> None:
+    def begin(self, stream: RecordStream) -> None:
         """A new assignment begins, which reads from the committed offset on."""
         self._streams[stream.topic] = stream
         self._next.pop(stream.topic, None)

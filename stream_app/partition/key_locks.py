@@ -13,7 +13,7 @@ from attrs import define, field
 
 from stream_app.partition.in_flight import InFlight, nothing_to_release
 
-Keys = Callable[[], tuple[bytes, ...]]
+KeysNow = Callable[[], tuple[bytes, ...]]
 """Returns the keys that a record needs, each once, by the rows in memory."""
 
 
@@ -37,7 +37,7 @@ class KeyLocks:
         self._queues: dict[bytes, deque[KeyLock]] = {}
         self._tickets = 0
 
-    def lock(self, in_flight: InFlight, keys: Keys) -> KeyLock:
+    def lock(self, in_flight: InFlight, keys: KeysNow) -> KeyLock:
         """Return an exclusive lock on these keys, for `async with`.
 
         Entering it may raise StreamSuspended. `keys` is called again after a wait, and may then
@@ -142,7 +142,7 @@ class KeyLock:
 
     _key_locks: KeyLocks
     in_flight: InFlight
-    needs: Keys
+    needs: KeysNow
     order: tuple[bool, int]
     keys: tuple[bytes, ...] = ()
     holds: bool = False

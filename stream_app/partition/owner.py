@@ -40,7 +40,7 @@ from stream_app.partition.places import Limiter
 from stream_app.partition.ports import Observer, StateStore
 from stream_app.partition.results import ResultPipeline
 from stream_app.partition.rows import Rows
-from stream_app.partition.runner import Process, RecordRunner
+from stream_app.partition.runner import ProcessRecord, RecordRunner
 from stream_app.partition.state import PartitionState, WorkerParts
 from stream_app.partition.timeout import TimeoutPipeline
 from stream_app.tasks import died_of, until_failure
@@ -107,7 +107,7 @@ class PartitionOwner:
                 look_now=state.deadlines.looks.hasten,
             ),
         )
-        pipelines: dict[Source, Process] = {
+        pipelines: dict[Source, ProcessRecord] = {
             **dict.fromkeys(PRIORITY, _lead_pipeline(state, parts).process),
             "callback": callbacks.process,
             "command": CommandPipeline(
@@ -338,7 +338,7 @@ class Bootstrap:
     _observer: Observer
     _rows: Rows
     _store: StateStore
-    _pipelines: Mapping[Source, Process]
+    _pipelines: Mapping[Source, ProcessRecord]
     _limiter: Limiter = field(init=False, factory=lambda: Limiter(_PARALLEL["callback"]))
 
     async def run(self) -> None:

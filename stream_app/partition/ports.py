@@ -58,7 +58,7 @@ class StateStore(Protocol):
     async def close(self) -> None: ...
 
 
-class PartitionStream(Protocol):
+class RecordStream(Protocol):
     """The records of one topic of the partition during one assignment.
 
     Records and acks are in order.

@@ -27,11 +27,11 @@ from stream_app.partition.in_flight import (
 from stream_app.partition.intake import Intake
 from stream_app.partition.lanes import Lanes
 from stream_app.partition.places import Limiter, TakenAhead
-from stream_app.partition.ports import PartitionStream
+from stream_app.partition.ports import RecordStream
 from stream_app.partition.rows import Rows
 from stream_app.tasks import cancel
 
-Process = Callable[[InFlight], Coroutine[Any, Any, None]]
+ProcessRecord = Callable[[InFlight], Coroutine[Any, Any, None]]
 """Takes one record to its conclusion."""
 
 # records for each slot in flight: those that wait for a commit or a lock are bounded too
@@ -55,7 +55,10 @@ class RecordRunner:
     _intake: Intake
     _commits: Commits
     _admission: AdmissionQueue
-    _pipelines: Mapping[Source, Process]  # of leads, callbacks and commands: see `PartitionOwner`
+    _pipelines: Mapping[
+        Source,
+        ProcessRecord,
+    ]  # of leads, callbacks and commands: see `PartitionOwner`
     _limiters: dict[Source, Limiter] = field(init=False)
     _ahead: dict[Source, TakenAhead] = field(init=False)
     _unfinished: dict[InFlight, AckTracker] = field(init=False, factory=dict)
@@ -123,7 +126,7 @@ class RecordRunner:
                 self._ahead[in_flight.source].leave(in_flight.size)
         self._unfinished.clear()
 
-    async def serve(self, stream: PartitionStream, source: Source) -> None:
+    async def serve(self, stream: RecordStream, source: Source) -> None:
         """Process the records of one topic during one assignment.
 
         A record starts when its predecessor no longer waits for admission. Where workspaces share
@@ -285,7 +288,7 @@ class RecordRunner:
             self._ahead[in_flight.source].leave(in_flight.size)
         return self._unfinished.pop(in_flight)
 
-    async def _when_suspended(self, stream: PartitionStream) -> None:
+    async def _when_suspended(self, stream: RecordStream) -> None:
         await stream.suspended.wait()
         self._admission.give_up(stream.suspended)
         self._give_up_idle()

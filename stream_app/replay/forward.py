@@ -31,7 +31,7 @@ from stream_app.domain.plan import ReplayPolicy
 from stream_app.faust_app.app import App
 from stream_app.faust_app.stream import Generations
 from stream_app.kafka.producers import Publish
-from stream_app.partition.ports import PartitionStream
+from stream_app.partition.ports import RecordStream
 from stream_app.tasks import run_until
 
 _MAX_UNACKED: Final = 500  # published and not yet acknowledged records of a topic-partition
@@ -82,7 +82,7 @@ class Replay:
             )
         }
 
-    async def dead_letters(self, stream: PartitionStream) -> None:
+    async def dead_letters(self, stream: RecordStream) -> None:
         """Forward `leads.dlq` to the tiers by due time.
 
         Skip dead letters that wait for an operator.
@@ -100,20 +100,20 @@ class Replay:
 
         await self._serve(stream, read)
 
-    async def deferred(self, stream: PartitionStream) -> None:
+    async def deferred(self, stream: RecordStream) -> None:
         """Forward `leads.deferred` to the tiers by due time."""
         await self._serve(
             stream,
             lambda consumed: returning(read_envelope(consumed), consumed.record_id),
         )
 
-    async def wait(self, stream: PartitionStream, tier: int) -> None:
+    async def wait(self, stream: RecordStream, tier: int) -> None:
         """Forward the records of a delay tier (s). Its head is always due first."""
         await self._serve(stream, read_envelope, tier * 1000)
 
     async def _serve(
         self,
-        stream: PartitionStream,
+        stream: RecordStream,
         read: Callable[[ConsumedRecord], Envelope | None],
         delay_ms: int = 0,
     ) -> None:
@@ -140,7 +140,7 @@ class Replay:
     async def _forward(
         self,
         forwarder: _Forwarder,
-        stream: PartitionStream,
+        stream: RecordStream,
         consumed: ConsumedRecord,
         envelope: Envelope,
     ) -> bool:
@@ -176,7 +176,7 @@ class Replay:
         self._moved(consumed.topic, envelope)
         return True
 
-    async def _until(self, due_ms: int, stream: PartitionStream) -> bool:
+    async def _until(self, due_ms: int, stream: RecordStream) -> bool:
         """Wait until a time. False: the stream was suspended first."""
         with self._waiting(stream):
             while (delay_ms := due_ms - self._clock.now_ms()) > 0:
@@ -189,7 +189,7 @@ class Replay:
         return not stream.suspended.is_set()
 
     @contextmanager
-    def _waiting(self, stream: PartitionStream) -> Iterator[None]:
+    def _waiting(self, stream: RecordStream) -> Iterator[None]:
         """Mark the partition as waiting for a reason inside the block."""
         position = self._positions[stream.topic, stream.partition]
         position.waits = True
@@ -217,7 +217,7 @@ class _Position:
 class _Forwarder:
     """Publishes in order, and acks in order after Kafka has acknowledged the published record."""
 
-    def __init__(self, stream: PartitionStream, publish: Publish, position: _Position) -> None:
+    def __init__(self, stream: RecordStream, publish: Publish, position: _Position) -> None:
         self._stream = stream
         self._publish = publish
         self._position = position

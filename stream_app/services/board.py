@@ -25,7 +25,7 @@ from starlette.routing import Route
 from stream_app import __version__
 from stream_app.board.access import Access, BoardAccess, Proxy
 from stream_app.board.actions import actions_of
-from stream_app.board.app import Board
+from stream_app.board.app import BoardRoutes
 from stream_app.board.lookup import Lookup
 from stream_app.board.notify import Findings, Messages, board_findings, gateway_answers
 from stream_app.board.publish import Publishing, join_on_kafka
@@ -38,7 +38,7 @@ from stream_app.board.replays import Planner
 from stream_app.board.site import Site
 from stream_app.board.uploads import Uploads
 from stream_app.client.lanes.commands import command_sender
-from stream_app.client.messages import Receiver
+from stream_app.client.messages import MessageReceiver
 from stream_app.client.results.answers import Yield
 from stream_app.client.results.lookup import NAME
 from stream_app.clock import Clock
@@ -60,7 +60,7 @@ from stream_app.tasks import cancel, run_until, stop_signal
 
 _GRACE_S: Final = 10
 
-Put = Callable[[Record], Awaitable[None]]
+PutCommand = Callable[[Record], Awaitable[None]]
 
 
 async def run_board(settings: Settings) -> None:
@@ -150,7 +150,7 @@ def _projection(
     return projection
 
 
-class DeadLetters(Collector):
+class DeadLetterMetrics(Collector):
     """Reports what has become of the dead letters that Kafka keeps."""
 
     def __init__(
@@ -229,7 +229,7 @@ async def serving(
     token: str,
     connection: KafkaConnection,
     projection: Projection,
-    put: Put | None,
+    put: PutCommand | None,
     registry: CollectorRegistry,
 ) -> AsyncIterator[list[Route]]:
     """Yield the routes of look-up API and board.
@@ -261,7 +261,7 @@ async def serving(
 
     registry.register(YieldMetrics(queries, Clock().now_ms, is_complete))
     registry.register(
-        DeadLetters(
+        DeadLetterMetrics(
             queries,
             {"dlq": names.dlq, "parked": names.parked},
             is_complete,
@@ -281,7 +281,7 @@ async def serving(
     send = command_sender(settings, put) if put else None
     uploads = Uploads(settings, site.views, clock.now_ms)
     planner = Planner(settings, put, clock.now_ms) if put else None
-    board = Board(
+    board = BoardRoutes(
         site,
         access_of(settings, token, lambda: clock.now_ms() // 1000),
         lambda: projection.lag,
@@ -323,7 +323,7 @@ async def messages(
         return
     egress = settings.make_egress()
     async with (
-        Receiver(settings.secrets[notify.url_env], egress) as receiver,
+        MessageReceiver(settings.secrets[notify.url_env], egress) as receiver,
         httpx.AsyncClient(
             verify=egress.tls_context,
             proxy=egress.proxy_url,

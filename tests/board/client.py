@@ -14,7 +14,7 @@ import httpx
 from starlette.applications import Starlette
 
 from stream_app.board.access import COOKIE, LOCAL
-from stream_app.board.app import Board
+from stream_app.board.app import BoardRoutes
 from tests.board.model_records import Made, take
 from tests.board.scene import HASH, HOSTILE, TOKEN, board_of, fill, model_of, settings_of
 
@@ -155,7 +155,7 @@ class Client:
     To a board without a configured token it comes with the session that a ticket begins.
     """
 
-    def __init__(self, board: Board) -> None:
+    def __init__(self, board: BoardRoutes) -> None:
         self.board = board
         access = board._access
         self.cookies: dict[str, str] = (

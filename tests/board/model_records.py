@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from stream_app.board.read_model.store import Position, ReadModel, Sources
+from stream_app.board.read_model.store import LogPosition, ReadModel, Sources
 from stream_app.domain.delivery.envelope import HEADERS
 from stream_app.domain.model.messages import Result, Status, StatusEvent
 from stream_app.domain.model.topics import Retention, TopicNames
@@ -132,7 +132,7 @@ def take(model: ReadModel, *records: Made, at: int = 0) -> None:
     batch: dict[str, list[Made]] = {}
     for record in records:
         batch.setdefault(record.topic, []).append(record)
-    model.apply(batch, {(topic, 0): Position(at + len(batch[topic])) for topic in batch}, NOW_MS)
+    model.apply(batch, {(topic, 0): LogPosition(at + len(batch[topic])) for topic in batch}, NOW_MS)
 
 
 def flat(lists: Iterable[list[Made]]) -> list[Made]:

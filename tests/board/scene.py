@@ -16,7 +16,7 @@ from jinja2 import BytecodeCache
 from jinja2.bccache import Bucket
 
 from stream_app.board.actions import actions_of
-from stream_app.board.app import Board
+from stream_app.board.app import BoardRoutes
 from stream_app.board.publish import Publishing
 from stream_app.board.read_model.board_query import BoardQueries
 from stream_app.board.read_model.follow import ProjectionLag
@@ -245,13 +245,13 @@ def board_of(
     survey: Survey | None = None,
     topics: Known[dict[str, ExistingTopic]] | None = None,
     lag: ProjectionLag | None = None,
-) -> Board:
+) -> BoardRoutes:
     """A board over the file, with everything else in memory."""
     now_s = NOW_MS // 1000
     site = Site(settings, BoardQueries(path, set(), settings.routines))
     put = (outbox or Outbox()).put
     send = command_sender(settings, put)
-    board = Board(
+    board = BoardRoutes(
         site,
         access_of(settings, settings.board_token or OWN_TOKEN, lambda: now_s),
         lambda: lag or ProjectionLag(NOW_MS - 2_000, 0),

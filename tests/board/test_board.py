@@ -18,7 +18,7 @@ from stream_app.domain.model.messages import StatusEvent
 from stream_app.domain.model.topics import ExistingTopic, TopicNames, differences
 from stream_app.domain.views.explain import ConsumerGroup
 from stream_app.kafka.groups import Consumption
-from stream_app.services.board import DeadLetters
+from stream_app.services.board import DeadLetterMetrics
 from tests.board.client import OWN, Client, ClientOf, board_with, plain
 from tests.board.clock import DAY_MS, HOUR_MS, NOW_MS
 from tests.board.model_records import Made, event, lane, person
@@ -370,7 +370,7 @@ async def test_the_metric_of_dead_letters_says_what_has_become_of_them(
     registry = CollectorRegistry()
     topics = {"dlq": "leads.dlq", "parked": "leads.parked"}
     queries = BoardQueries(folder / "model.sqlite", set())
-    registry.register(DeadLetters(queries, topics, lambda: True))
+    registry.register(DeadLetterMetrics(queries, topics, lambda: True))
     text = (await local.get("/board/dead")).text
     shown = {
         name: int(many)
@@ -380,13 +380,13 @@ async def test_the_metric_of_dead_letters_says_what_has_become_of_them(
     for state, many in shown.items():
         labels = {"topic": "dlq", "state": state}
         assert registry.get_sample_value("stream_app_dead_letters_kept", labels) == many
-    (none,) = DeadLetters(
+    (none,) = DeadLetterMetrics(
         BoardQueries(folder / "not made yet", set()),
         topics,
         lambda: True,
     ).collect()
     assert none.samples == []
-    (none,) = DeadLetters(queries, topics, lambda: False).collect()
+    (none,) = DeadLetterMetrics(queries, topics, lambda: False).collect()
     assert none.samples == [], (
         "while the model is being built, some of the letters are missing in it"
     )

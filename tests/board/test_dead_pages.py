@@ -8,7 +8,7 @@ import pytest
 
 from stream_app.board.access import AccessRefused
 from stream_app.board.pages.dead import cause_page, dead_page, replay_page
-from stream_app.board.read_model.query import Place
+from stream_app.board.read_model.query import ListPlace
 from stream_app.client.results.answers import Cause, DeadLetters, StatusCount
 from stream_app.domain.books.records import STATE_MEANING
 from stream_app.domain.dead_letter.causes import Filter
@@ -187,7 +187,7 @@ QUERY: Final = {
             {"from": "parked", "span": "day", "after": "7-8"},
             "test.leads.parked",
             DAY_BEGIN_S,
-            Place(7, 8),
+            ListPlace(7, 8),
             None,
             6,
         ),
@@ -204,7 +204,7 @@ def test_all_of_the_page_of_a_cause(
     many: int,
     cause: Cause,
 ) -> None:
-    rows = [SimpleNamespace(place=Place(number, 1)) for number in range(51)]
+    rows = [SimpleNamespace(place=ListPlace(number, 1)) for number in range(51)]
     queries = asked_queries(
         cause=cause,
         dead_letter_hours=[[(DAY_BEGIN_S, 4), (HOUR_BEGIN_S, 2)]],
@@ -228,7 +228,7 @@ def test_all_of_the_page_of_a_cause(
             (name, getattr(cause, name), STATE_MEANING[name])
             for name in ("open", "coming_back", "solved", "given_up")
         ],
-        "after": Place(49, 1),
+        "after": ListPlace(49, 1),
         "command": ""
         if is_foreign
         else (

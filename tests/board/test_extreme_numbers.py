@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from starlette.applications import Starlette
 
 from stream_app.board.read_model.board_query import BoardQueries
-from stream_app.board.read_model.store import Position, ReadModel
+from stream_app.board.read_model.store import LogPosition, ReadModel
 from stream_app.domain.commands import CommandAnswer
 from stream_app.domain.dead_letter.orders import PAUSE, PROGRESS, ReplayPause, ReplayProgress
 from stream_app.domain.model.messages import Result, StatusEvent
@@ -95,7 +95,7 @@ class Fed(NamedTuple):
         """Let the read model read one record."""
         offset = next(self.offsets)
         record = Made(kind.topic, kind.key, encode(value), 0, offset)
-        self.model.apply({kind.topic: [record]}, {(kind.topic, 0): Position(offset + 1)}, NOW_MS)
+        self.model.apply({kind.topic: [record]}, {(kind.topic, 0): LogPosition(offset + 1)}, NOW_MS)
 
     def unreadable(self) -> dict[str, int]:
         """Return how many records of each topic could not be read."""

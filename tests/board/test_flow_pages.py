@@ -21,9 +21,9 @@ from stream_app.board.pages.flow import (
 )
 from stream_app.board.read_model.board_query import CommandFilter
 from stream_app.board.read_model.on_kafka import FoundRecord, Search
-from stream_app.board.read_model.query import Place
+from stream_app.board.read_model.query import ListPlace
 from stream_app.client.results.answers import FoundImport, StatusCount
-from stream_app.domain.books.records import COLUMNS, MEANING, MOVING, meaning_of
+from stream_app.domain.books.records import COLUMN_MEANING, COLUMNS, MOVING, meaning_of
 from stream_app.domain.commands import REPLAY_RELOAD
 from stream_app.kafka.backlog import Waiting
 from tests.board.asked import NOW_MS, asked_queries, moment_of, site_of
@@ -38,15 +38,15 @@ MARCH: Final = publication(enriched=3, parked=1)
 
 @pytest.mark.parametrize(
     ("query", "workspace", "after"),
-    [({}, "", None), ({"workspace": "acme", "after": "5-6"}, "acme", Place(5, 6))],
+    [({}, "", None), ({"workspace": "acme", "after": "5-6"}, "acme", ListPlace(5, 6))],
 )
 def test_all_of_the_list_of_imports(query: Any, workspace: str, after: Any) -> None:
     april = publication(held=2)
-    queries = asked_queries(imports=([MARCH, april], Place(7, 8)))
+    queries = asked_queries(imports=([MARCH, april], ListPlace(7, 8)))
     assert imports_page(site_of(queries), moment_of(), query) == {
         "rows": [row_of(MARCH), row_of(april)],
         "workspace": workspace,
-        "after": Place(7, 8),
+        "after": ListPlace(7, 8),
     }
     assert queries.mock_calls == [call.imports(workspace, "", after, 50)]
 
@@ -197,7 +197,7 @@ def books(
 def test_all_of_the_page_of_books(is_known: bool) -> None:
     sums = {"enriched": 7, "held": 8, "waiting": 18 if is_known else None}
     assert books(COUNTS, LEFT if is_known else None, {}) == {
-        "columns": [(name, MEANING[name], sums.get(name, 0)) for name in COLUMNS],
+        "columns": [(name, COLUMN_MEANING[name], sums.get(name, 0)) for name in COLUMNS],
         "says": "318 records in, of 33 leads: each lead in one column" if is_known else None,
         "waiting": {"test.leads": Waiting(11, at_most=True), "test.leads.bulk": Waiting(7)}
         if is_known
@@ -213,7 +213,7 @@ def test_the_books_have_a_column_for_what_a_newer_version_wrote() -> None:
     unknown = StatusCount("acme", "people", "of a newer version", "unknown", 64)
     page = books([*COUNTS, unknown], {}, {"after": "acme"})
     assert page["columns"][-1] == ("unknown", meaning_of("unknown"), 64)
-    assert page["columns"][-2] == ("waiting", MEANING["waiting"], 0)
+    assert page["columns"][-2] == ("waiting", COLUMN_MEANING["waiting"], 0)
     assert page["at_most"] is False
     assert page["rows"] == [("beta", {"enriched": 4})]
     assert page["after"] == ""

@@ -31,7 +31,7 @@ from stream_app.board.formats import (
     total,
     words,
 )
-from stream_app.board.read_model.query import Place
+from stream_app.board.read_model.query import ListPlace
 from stream_app.client.results.answers import Cause
 from stream_app.domain.model.messages import Status
 from stream_app.domain.views.explain import Finding
@@ -182,7 +182,7 @@ def test_the_address_of_each_page() -> None:
         dead_path(): "dead",
         dead_path("parked", "acme", 50): "dead?from=parked&workspace=acme&after=50",
         cause_path("dlq", CAUSE): f"dead/records?from=dlq&{CAUSE_QUERY}",
-        cause_path("parked", CAUSE, "day", Place(7, 8), "open"): (
+        cause_path("parked", CAUSE, "day", ListPlace(7, 8), "open"): (
             f"dead/records?from=parked&{CAUSE_QUERY}&span=day&state=open&after=7-8"
         ),
         give_up_path("dlq", CAUSE): f"dead/act/give-up?from=dlq&{CAUSE_QUERY}",

@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 
 from stream_app.board.access import Access
-from stream_app.board.app import Board
+from stream_app.board.app import BoardRoutes
 from stream_app.board.lookup import Lookup
 from stream_app.board.notify import alert_of
 from stream_app.board.read_model.follow import ProjectionLag
@@ -208,7 +208,7 @@ async def _told(
     return told
 
 
-async def _api_lanes(board: Board) -> list[dict[str, Any]]:
+async def _api_lanes(board: BoardRoutes) -> list[dict[str, Any]]:
     """The lanes in the answer of the look-up API, from the model of a board."""
     queries = board._maker.site.queries
     lag = ProjectionLag(NOW_MS)

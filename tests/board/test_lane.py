@@ -15,7 +15,7 @@ from stream_app.board.access import STRANGER
 from stream_app.board.charts import (
     _FILLED,
     Area,
-    Line,
+    LineChart,
     Stack,
     line,
     nice,
@@ -59,7 +59,7 @@ def test_the_last_point_is_the_sum_of_the_lane_and_nothing_is_above_it(tmp_path:
     with board_with(tmp_path, lane(names, "acme", at_ms=NOW_MS, meters=meters), *spent) as client:
         page = lane_page(client.board._maker.site, moment, {"workspace": "acme"})
     assert page is not None
-    day, month = (line for _, line in cast("list[tuple[object, Line]]", page["burns"]))
+    day, month = (line for _, line in cast("list[tuple[object, LineChart]]", page["burns"]))
     assert [value for _, value in day.rows] == [0, 20, 27, 30]
     assert day.limit_y is None, "no cap, no limit"
     assert day.rows[-1] == (NOW_MS, 30)
@@ -203,7 +203,7 @@ def test_a_line_rises_in_steps_to_the_edge_and_its_scale_has_room_for_limit_and_
     points = "0.00,100.00 50.00,100.00 50.00,75.00 100.00,75.00 100.00,50.00"
     ticks = [12, 8, 4, 0]
     times_ms = [0, 25_000, 50_000, 75_000, 100_000]
-    assert line(rows, 0, 100, 12, (100_000, 9)) == Line(
+    assert line(rows, 0, 100, 12, (100_000, 9)) == LineChart(
         points,
         "100.00,50.00 100.00,25.00",
         0.0,
@@ -212,14 +212,14 @@ def test_a_line_rises_in_steps_to_the_edge_and_its_scale_has_room_for_limit_and_
         rows,
     )
     assert line(rows, 0, 100, None, (90_500, 12)).forecast == "100.00,50.00 90.50,0.00"
-    assert line([], 0, 100, None, (90_000, 12)) == Line("", "", None, ticks, times_ms, [])
+    assert line([], 0, 100, None, (90_000, 12)) == LineChart("", "", None, ticks, times_ms, [])
     later = [(at_ms + 700_000, value) for at_ms, value in rows]
     later_ms = [at_ms + 700_000 for at_ms in times_ms]
-    as_before = Line(points, "100.00,50.00 100.00,25.00", 0.0, ticks, later_ms, later)
+    as_before = LineChart(points, "100.00,50.00 100.00,25.00", 0.0, ticks, later_ms, later)
     assert line(later, 700, 800, 12, (800_000, 9)) == as_before, (
         "an axis begins where it is told to"
     )
-    assert line([(-5_000, 1)], 0, 100, 0, None) == Line(
+    assert line([(-5_000, 1)], 0, 100, 0, None) == LineChart(
         "0.00,66.67",
         "",
         100.0,

@@ -7,7 +7,7 @@ from unittest.mock import Mock, call
 import msgspec
 import pytest
 
-from stream_app.board.charts import Band, Line, Stack
+from stream_app.board.charts import Band, LineChart, Stack
 from stream_app.board.pages import lanes as module
 from stream_app.board.pages.lanes import (
     _bands,
@@ -20,7 +20,7 @@ from stream_app.board.pages.lanes import (
     throughput,
 )
 from stream_app.board.read_model.board_query import DatedChange, Mark, Slot
-from stream_app.board.site import UNREADABLE, Bar, Lane, Overview
+from stream_app.board.site import NOT_READABLE, Bar, ListedLane, Overview
 from stream_app.client.results.answers import Cause, Day, DeadLetters, StatusCount
 from stream_app.domain.lane.overrides import ORDERS
 from stream_app.domain.limits.meters import Meter
@@ -37,9 +37,15 @@ PAUSED: Final = Finding("paused", "paused by jane", "x")
 NOTE: Final = Finding("moves", "runs", "x", holds=False)
 
 
-def lane(name: str, tone: Any = "ok", *findings: Finding, waiting: int = 0, **more: Any) -> Lane:
+def lane(
+    name: str,
+    tone: Any = "ok",
+    *findings: Finding,
+    waiting: int = 0,
+    **more: Any,
+) -> ListedLane:
     parts: dict[str, Any] = {"state": "running", "says": "", "view": VIEW} | more
-    return Lane(
+    return ListedLane(
         workspace=name,
         tone=tone,
         findings=list(findings),
@@ -140,7 +146,7 @@ def test_all_of_the_page_now(
     ],
 )
 def test_a_board_is_new_while_nothing_was_ever_sent(
-    lanes: list[Lane],
+    lanes: list[ListedLane],
     is_new: bool,
     drawn: SimpleNamespace,
 ) -> None:
@@ -183,7 +189,7 @@ def test_a_heading_links_what_it_counts() -> None:
     ]
 
 
-def of_day(cap: int | None, spent: int, reserved: int = 0, ends_ms: int = NOW_MS + 1) -> Lane:
+def of_day(cap: int | None, spent: int, reserved: int = 0, ends_ms: int = NOW_MS + 1) -> ListedLane:
     meter = Meter("2026-09-22", ends_ms, cap, spent, reserved)
     return lane("x", view=VIEW, meters={"credits_day": meter})
 
@@ -198,7 +204,7 @@ def of_day(cap: int | None, spent: int, reserved: int = 0, ends_ms: int = NOW_MS
         ([of_day(None, 5, 3), of_day(300, 100, 50)], (100, 50, 300, 33.33, 16.67, "ok"), 5),
     ],
 )
-def test_the_credits_of_a_day(lanes: list[Lane], bar: Any, without_limit: int) -> None:
+def test_the_credits_of_a_day(lanes: list[ListedLane], bar: Any, without_limit: int) -> None:
     made, others = _credits(Overview(lanes, [], []), NOW_MS)
     assert made == Bar("credits_day", "credits today", *bar)
     assert others == without_limit
@@ -210,7 +216,7 @@ def test_lanes_that_need_a_person_are_a_filter_of_their_own(drawn: SimpleNamespa
         lane("b", "warn", PAUSED),
         lane("c", "idle"),
         lane("d", "ok"),
-        lane("e", "idle", state=UNREADABLE),
+        lane("e", "idle", state=NOT_READABLE),
         lane("f", "bad", OUT),
     ]
     moment = moment_of()
@@ -294,7 +300,7 @@ def burnt(
     per_hour: float = 0.0,
     cap: int | None = 100,
     begin_s: int = BEGIN_S,
-) -> Line:
+) -> LineChart:
     meter = Meter("today", END_S * 1_000, cap, spent, begins_ms=begin_s * 1_000)
     bar = Bar("credits_day", "", spent, 0, cap, 0.0, 0.0, "ok", seen, per_hour)
     return _burn(slots, QUARTER_S, meter, bar, NOW_MS)

@@ -11,9 +11,9 @@ from stream_app.board import site as module
 from stream_app.board.charts import spark
 from stream_app.board.read_model.board_query import Slot
 from stream_app.board.site import (
-    UNREADABLE,
+    NOT_READABLE,
     Bar,
-    Lane,
+    ListedLane,
     Moment,
     Overview,
     Shared,
@@ -302,7 +302,7 @@ def test_each_state_of_a_lane(
     kafka = None if members is None else Consumption(ConsumerGroup("Stable", members), WORKER, {})
     remedies = {"paused": ("Resume", "resume"), "webhook_out": ("Put the webhook back", "quota")}
     lane = lane_of(site_over(asked_queries(), "acme"), facts, findings, moment_of(kafka=kafka))
-    assert lane == Lane(
+    assert lane == ListedLane(
         "acme",
         state,
         tone,
@@ -329,9 +329,9 @@ def test_nothing_is_claimed_of_a_lane_that_cannot_be_read(explained: Mock) -> No
         at_most=True,
     )
     lane = lane_of(site_over(asked_queries(), "acme"), facts, [PAUSED], moment_of())
-    assert lane == Lane(
+    assert lane == ListedLane(
         "acme",
-        UNREADABLE,
+        NOT_READABLE,
         "idle",
         VIEW_UNREADABLE,
         None,
@@ -408,11 +408,11 @@ def meter(
     return Meter("now", ends_ms, cap, spent, reserved, begins_ms=begins_ms, **more)
 
 
-def lane_with(view: LaneView | None, **meters: Meter) -> Lane:
+def lane_with(view: LaneView | None, **meters: Meter) -> ListedLane:
     if view is not None:
         view = msgspec.structs.replace(view, meters=meters)
     named: Any = meters
-    return Lane("acme", "", "ok", "", view, [], 0, 0, meters=named)
+    return ListedLane("acme", "", "ok", "", view, [], 0, 0, meters=named)
 
 
 def test_the_bars_of_all_budgets_in_their_order() -> None:
@@ -566,8 +566,8 @@ def test_all_of_the_rows_of_lanes() -> None:
 
 
 def test_held_lanes_are_sorted_by_how_much_they_need() -> None:
-    def lane(name: str, tone: Any, waiting: int = 0) -> Lane:
-        return Lane(name, "", tone, "", None, [], 0, waiting)
+    def lane(name: str, tone: Any, waiting: int = 0) -> ListedLane:
+        return ListedLane(name, "", tone, "", None, [], 0, waiting)
 
     lanes = [
         lane("a", "warn", 1),
@@ -598,7 +598,7 @@ def test_held_lanes_are_sorted_by_how_much_they_need() -> None:
     ],
 )
 def test_which_lanes_need_a_person(findings: list[Finding], needs: bool) -> None:
-    assert Lane("acme", "", "bad", "", None, findings, 0, 0).needs_a_person is needs
+    assert ListedLane("acme", "", "bad", "", None, findings, 0, 0).needs_a_person is needs
 
 
 def test_what_is_shared_is_made_once_for_each_key() -> None:
@@ -622,7 +622,7 @@ def test_views_of_lanes_that_have_one() -> None:
 
 
 def test_what_a_page_does_not_say_of_a_lane_is_nothing() -> None:
-    lane = msgspec.structs.asdict(Lane("acme", "", "ok", "", None, [], 7, 9))
+    lane = msgspec.structs.asdict(ListedLane("acme", "", "ok", "", None, [], 7, 9))
     assert {name: lane[name] for name in ("at_most", "shared", "remedies", "bars", "spark")} == {
         "at_most": False,
         "shared": False,

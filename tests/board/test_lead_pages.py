@@ -8,9 +8,9 @@ import pytest
 
 from stream_app.board.access import AccessRefused
 from stream_app.board.charts import Band
-from stream_app.board.pages.leads import Filter, _bands, find, lead_page, leads_page
+from stream_app.board.pages.leads import LeadFilter, _bands, find, lead_page, leads_page
 from stream_app.board.read_model.board_query import RecordRow
-from stream_app.board.read_model.query import Place
+from stream_app.board.read_model.query import ListPlace
 from stream_app.client.results.answers import (
     Day,
     Event,
@@ -22,13 +22,13 @@ from stream_app.client.results.answers import (
 )
 from stream_app.domain.books.records import COLUMNS, meaning_of
 from stream_app.domain.lead.identity import ids_meant
-from stream_app.domain.views.waits import NAMES, RecordWait
+from stream_app.domain.views.waits import WAIT_NAMES, RecordWait
 from tests.board.asked import NOW_MS, asked_queries, moment_of, site_of
 
 
 def row(number: int, lead_id: str = "") -> RecordRow:
     return RecordRow(
-        Place(number, 1),
+        ListPlace(number, 1),
         lead_id or f"crm-{number}",
         "acme",
         "people",
@@ -93,13 +93,13 @@ def test_all_of_the_list_of_leads(
     queries = asked_queries(status_sums=COUNTS, records=rows)
     assert leads_page(site_of(queries), moment_of(), query) == {
         "rows": rows[:50],
-        "filter": Filter(**{name: text for name, text in query.items() if name != "after"}),
+        "filter": LeadFilter(**{name: text for name, text in query.items() if name != "after"}),
         "columns": tabs(COUNTS),
         "matches": matches,
         "all": 63,
-        "after": Place(49, 1) if len(rows) > 50 else None,
+        "after": ListPlace(49, 1) if len(rows) > 50 else None,
     }
-    after = Place(7, 8) if "after" in query else None
+    after = ListPlace(7, 8) if "after" in query else None
     assert queries.mock_calls == [
         call.status_sums(of),
         call.records(of, statuses, after, 51, final=final, imported=0),
@@ -134,7 +134,7 @@ def test_all_of_the_leads_of_a_person() -> None:
     query = {"person": "hash", "after": "1-2", "lead_id": "crm-9"}
     assert leads_page(site_of(queries), moment_of(), query) == {
         "rows": ROWS,
-        "filter": Filter(person="hash", lead_id="crm-9"),
+        "filter": LeadFilter(person="hash", lead_id="crm-9"),
         "matches": 51,
         "after": None,
     }
@@ -147,11 +147,11 @@ def test_all_of_the_records_of_a_lead(rows: list[RecordRow]) -> None:
     query = {"lead_id": "crm-1", "after": "7-8", "resent": "all"}
     assert leads_page(site_of(queries), moment_of(), query) == {
         "rows": rows[:50],
-        "filter": Filter(lead_id="crm-1", resent="all"),
+        "filter": LeadFilter(lead_id="crm-1", resent="all"),
         "matches": 99,
-        "after": Place(49, 1) if len(rows) > 50 else None,
+        "after": ListPlace(49, 1) if len(rows) > 50 else None,
     }
-    assert queries.mock_calls == [call.records_of_lead("crm-1", Place(7, 8), 51)]
+    assert queries.mock_calls == [call.records_of_lead("crm-1", ListPlace(7, 8), 51)]
 
 
 def day(at_s: int, resent: int) -> Day:
@@ -174,11 +174,11 @@ def test_all_that_was_sent_again(resent: str, matches: int, begin_s: int | None)
     page: Any = leads_page(site_of(queries), moment_of(), {"resent": resent, "after": "7-8"})
     assert page == {
         "rows": ROWS[:3],
-        "filter": Filter(resent=resent),
+        "filter": LeadFilter(resent=resent),
         "matches": matches,
         "after": None,
     }
-    assert queries.mock_calls == [call.days(""), call.resent(begin_s, Place(7, 8), 51)]
+    assert queries.mock_calls == [call.days(""), call.resent(begin_s, ListPlace(7, 8), 51)]
 
 
 def test_on_an_unknown_day_nothing_was_sent_again() -> None:
@@ -320,7 +320,7 @@ def test_all_of_the_page_of_a_lead() -> None:
                 "length_ms": 100_000,
                 "waits": [
                     {
-                        "name": NAMES["queue"],
+                        "name": WAIT_NAMES["queue"],
                         "bands": bands("moving", (0.0, 10.0, "10 s: on Kafka")),
                         "times": 1,
                         "begin_ms": BEGIN_MS,
@@ -328,7 +328,7 @@ def test_all_of_the_page_of_a_lead() -> None:
                         "length_ms": 10_000,
                     },
                     {
-                        "name": NAMES["retry"],
+                        "name": WAIT_NAMES["retry"],
                         "bands": bands("bad", (10.0, 20.0, "20 s"), (40.0, 20.0, "20 s: again")),
                         "times": 2,
                         "begin_ms": BEGIN_MS + 10_000,
@@ -336,7 +336,7 @@ def test_all_of_the_page_of_a_lead() -> None:
                         "length_ms": 40_000,
                     },
                     {
-                        "name": NAMES["outage"],
+                        "name": WAIT_NAMES["outage"],
                         "bands": bands("bad", (30.0, 10.0, "10 s: Clay fails")),
                         "times": 1,
                         "begin_ms": BEGIN_MS + 30_000,
@@ -344,7 +344,7 @@ def test_all_of_the_page_of_a_lead() -> None:
                         "length_ms": 10_000,
                     },
                     {
-                        "name": NAMES["callback"],
+                        "name": WAIT_NAMES["callback"],
                         "bands": bands("moving", (60.0, 40.0, "40 s")),
                         "times": 1,
                         "begin_ms": BEGIN_MS + 60_000,
@@ -439,7 +439,7 @@ def test_each_kind_of_wait_has_its_colour(kind: Any, tone: str) -> None:
     page: Any = lead_page(site, moment_of(), {"lead_id": "x"})
     [row_] = page["histories"][0]["waits"]
     assert row_["bands"] == [Band(0.0, 100.0, tone, "1.0 s")]
-    assert row_["name"] == NAMES[kind]
+    assert row_["name"] == WAIT_NAMES[kind]
 
 
 def test_a_history_without_length_is_drawn() -> None:

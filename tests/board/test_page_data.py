@@ -25,7 +25,7 @@ from stream_app.board.pages.lanes import (
 )
 from stream_app.board.read_model.board_query import CommandFilter, DatedChange, Mark, Slot
 from stream_app.board.read_model.follow import ProjectionLag
-from stream_app.board.site import Bar, Lane, Moment, Overview, bars_of, forecasts_of
+from stream_app.board.site import Bar, ListedLane, Moment, Overview, bars_of, forecasts_of
 from stream_app.client.results.answers import Cause, DeadLetters
 from stream_app.domain.dead_letter.causes import Filter
 from stream_app.domain.dead_letter.orders import ReplayPlan, ReplayProgress
@@ -46,8 +46,8 @@ VIEW = LaneView("acme", 0, NOW_MS, "closed", "healthy", 100.0, 8.0)
 UP = ConsumerGroup("Stable", 2)
 
 
-def lane(view: LaneView | None = VIEW, tone: Any = "ok") -> Lane:
-    return Lane("acme", "", tone, "", view, [], 0, 0, meters=view.meters if view else {})
+def lane(view: LaneView | None = VIEW, tone: Any = "ok") -> ListedLane:
+    return ListedLane("acme", "", tone, "", view, [], 0, 0, meters=view.meters if view else {})
 
 
 def meter(

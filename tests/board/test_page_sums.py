@@ -17,7 +17,7 @@ from stream_app.board.pages.leads import leads_page
 from stream_app.board.pages.money import money_csv, money_page
 from stream_app.board.read_model.board_query import Slot
 from stream_app.board.read_model.follow import ProjectionLag
-from stream_app.board.site import UNREADABLE, Lane, Moment, Overview
+from stream_app.board.site import NOT_READABLE, ListedLane, Moment, Overview
 from stream_app.client.results.answers import Cause, Day, FoundImport, StatusCount
 from stream_app.domain.dead_letter.causes import Filter
 from stream_app.domain.model.topics import TopicNames
@@ -246,8 +246,8 @@ def test_the_money_as_csv_has_a_row_for_each_destination() -> None:
 
 def test_lanes_are_listed_by_state_and_beginning_fifty_a_page() -> None:
     tones: list[tuple[str, str, Any]] = [(f"a{n:02}", "running", "ok") for n in range(51)]
-    tones += [("B-1", "held", "warn"), ("b-2", "idle", "idle"), ("c", UNREADABLE, "ok")]
-    lanes = [Lane(name, state, tone, "", None, [], 0, 0) for name, state, tone in tones]
+    tones += [("B-1", "held", "warn"), ("b-2", "idle", "idle"), ("c", NOT_READABLE, "ok")]
+    lanes = [ListedLane(name, state, tone, "", None, [], 0, 0) for name, state, tone in tones]
     queries = SimpleNamespace(
         came_to_rest=lambda *_: defaultdict(list),
         credits=lambda *_: defaultdict(list),

@@ -19,14 +19,20 @@ from stream_app.cache.redis import RedisCache, redis_link
 from stream_app.client.doctor.checks import redis_answers
 from stream_app.client.doctor.gateways import ProbeFailed
 from stream_app.dev.process import free_port
-from stream_app.domain.result import NOTHING, CacheEntry, Field, company_slot, person_slot
+from stream_app.domain.result import (
+    NOTHING_CACHED,
+    CachedField,
+    CacheEntry,
+    company_slot,
+    person_slot,
+)
 from stream_app.partition.ports import Cache
 from tests.support.local_redis import LocalRedis
 from tests.support.pace import BUSY, slowness
 from tests.support.proxy import Proxy
 
 PATIENT_S = 5.0  # the machine that tests run on may be busy
-OLD = CacheEntry({"a": Field("old", 1, "people"), "b": Field(1, 1, "people")})
+OLD = CacheEntry({"a": CachedField("old", 1, "people"), "b": CachedField(1, 1, "people")})
 
 
 async def test_a_hanging_redis_is_bounded_and_is_used_again_later() -> None:
@@ -41,7 +47,7 @@ async def test_a_hanging_redis_is_bounded_and_is_used_again_later() -> None:
             try:
                 began = time.monotonic()
                 for _ in range(20):
-                    assert await cache.find(["{w}:1"]) == [NOTHING]
+                    assert await cache.find(["{w}:1"]) == [NOTHING_CACHED]
                 took_s = time.monotonic() - began
             finally:
                 os.kill(pid, signal.SIGCONT)
@@ -62,7 +68,7 @@ async def eventually(holds: Callable[[], Coroutine[Any, Any, bool]], within_s: f
         await asyncio.sleep(0.05)
 
 
-ENTRY = CacheEntry({"title": Field("CEO", 1, "people")})
+ENTRY = CacheEntry({"title": CachedField("CEO", 1, "people")})
 SLOT = person_slot("acme", "people", "a hash")
 
 
@@ -71,7 +77,7 @@ async def keeps(url: str, ca_file: str | None = None) -> bool:
     async with redis_link(url, PATIENT_S, ca_file) as link:
         cache = RedisCache(link, "t.", 60)
         added = await cache.add([(SLOT, ENTRY)])
-        assert await cache.find([SLOT]) == [ENTRY if added else NOTHING]
+        assert await cache.find([SLOT]) == [ENTRY if added else NOTHING_CACHED]
         return added
 
 

@@ -16,7 +16,7 @@ import trustme
 from stream_app.board.notify import gateway_answers
 from stream_app.clay import Egress
 from stream_app.client.doctor.checks import message_check
-from stream_app.client.messages import NotDelivered, Receiver
+from stream_app.client.messages import MessageReceiver, NotDelivered
 from stream_app.config import Settings, load_settings
 from stream_app.dev.kafka import Broker
 from stream_app.dev.process import LOOPBACK, free_port
@@ -76,7 +76,10 @@ async def test_a_certificate_of_another_name_names_the_host_and_what_to_check(
     says = r"check notify\.url_env, and \[egress\]'s proxy and authority"
     async with (
         serve(tls=context) as server,
-        Receiver(f"https://{LOOPBACK}:{server.port}/{SECRET}", Egress.of(str(file))) as receiver,
+        MessageReceiver(
+            f"https://{LOOPBACK}:{server.port}/{SECRET}",
+            Egress.of(str(file)),
+        ) as receiver,
     ):
         with pytest.raises(NotDelivered, match=says) as caught:
             await receiver.post(b"{}")
@@ -86,7 +89,7 @@ async def test_a_certificate_of_another_name_names_the_host_and_what_to_check(
 async def test_a_busy_receiver_says_how_long_to_wait() -> None:
     async with (
         serve(READ, b"HTTP/1.1 429 X\r\nRetry-After: 7\r\ncontent-length: 0\r\n\r\n") as server,
-        Receiver(f"http://{LOOPBACK}:{server.port}/{SECRET}", Egress.of()) as receiver,
+        MessageReceiver(f"http://{LOOPBACK}:{server.port}/{SECRET}", Egress.of()) as receiver,
     ):
         with pytest.raises(NotDelivered, match=r"HTTP 429 to messages$") as refused:
             await receiver.post(b"{}")

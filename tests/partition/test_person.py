@@ -12,7 +12,7 @@ from stream_app.domain.limits.budget import BudgetPolicy
 from stream_app.domain.model.messages import Scalar
 from stream_app.domain.model.outcome import Poison
 from stream_app.domain.model.records import Record
-from stream_app.domain.result import CacheEntry, Field, person_slot
+from stream_app.domain.result import CachedField, CacheEntry, person_slot
 from tests.support.partition.degrading import ADA, DegradingBench
 from tests.support.partition.virtual import now_ms, virtual_time
 
@@ -150,7 +150,9 @@ async def test_a_lead_is_answered_from_the_cache_by_any_identifier_of_its_person
     await lead(bench, "1", {"email": ADA, **OTHER})
     await lead(bench, "2", BOTH)
     (slot,) = (person_slot("acme", "acme-main", person) for person in people(LINKEDIN))
-    await bench.cache.add([(slot, CacheEntry({"title": Field("CEO", now_ms(), "acme-main")}))])
+    await bench.cache.add(
+        [(slot, CacheEntry({"title": CachedField("CEO", now_ms(), "acme-main")}))],
+    )
     assert await lead(bench, "3", OTHER) == ["received", "served_from_cache"]
     assert bench.clay.lead_ids == ["1", "2"]
     assert bench.results("3")[0].fields == {"title": "CEO"}
@@ -163,7 +165,9 @@ async def test_a_lead_is_answered_from_the_cache_by_any_identifier_of_its_person
 async def test_a_cached_result_is_not_served_for_a_namesake() -> None:
     bench = await opened(cache_first=True)
     (slot,) = (person_slot("acme", "acme-main", person) for person in people(NAME))
-    await bench.cache.add([(slot, CacheEntry({"title": Field("CEO", now_ms(), "acme-main")}))])
+    await bench.cache.add(
+        [(slot, CacheEntry({"title": CachedField("CEO", now_ms(), "acme-main")}))],
+    )
     assert await lead(bench, "1", {"email": ADA, **NAME}) == SENT
     assert await lead(bench, "2", NAME) == ["received", "served_from_cache"]
 
@@ -174,7 +178,9 @@ async def test_a_suppressed_person_is_recognised_by_any_identifier_of_the_lead()
     bench.clay.first = [Poison(422, 1)]
     assert await lead(bench, "1", BOTH) == ["received", "sending", "rejected_invalid"]
     (slot,) = (person_slot("acme", "acme-main", person) for person in people(LINKEDIN))
-    await bench.cache.add([(slot, CacheEntry({"title": Field("CEO", now_ms(), "acme-main")}))])
+    await bench.cache.add(
+        [(slot, CacheEntry({"title": CachedField("CEO", now_ms(), "acme-main")}))],
+    )
     await suppress(bench, {"email": ADA})
     assert await lead(bench, "2", LINKEDIN) == ["received", "suppressed"], "neither sent nor served"
     assert await lead(bench, "3", LINKEDIN, force=True) == ["received", "suppressed"]

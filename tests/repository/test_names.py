@@ -6,18 +6,12 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "stream_app"
 SEVERAL = """
-Account Action Board CALLBACK COLUMNS Callback Clay DAY_MS DeadLetters ENDED EVERY_S Egress
-Facts Field Filter Find Format HEADERS Handler Headers K KEPT_S Kept Keys Lane Latency Lead
-Line Log MEANING MOST_BYTES MOST_CHANGES MOST_FIELDS MOST_IMPORTS MOST_LANES MOST_VALUE_BYTES
-Meter NAMES NOTHING OTHERS OVERDUE PREFIX PartitionStream Place Position Positive Process
-Processes Progress Put REASON RETRY_AFTER_S ROWS Read Receiver Refusal Remains S STATES
-Settings Share Submission T UNREADABLE View Views WEBHOOK_PATH WORDS WaitingLead
-Webhook Which Whole Workspace answered app begin begun body_of build_app cancel causes
-clay_setup clock command_row count current decode define_agents digest due_ms duration end
-ended explain export find gateway_answers given_up headers_of host_checked in_words is_at_rest
-iso kind_of lead_id_of list_them load_settings log main names_of number of opened permit plan
-publish read_books reconfigured refusal release_probe remains run show skip slots_of spans_of
-status submit topic_of unreadable wait_for_import words
+EVERY_S Egress K Meter Refusal S T WaitingLead Whole Workspace answered app begin begun body_of
+build_app cancel causes clay_setup clock command_row count current decode define_agents digest
+due_ms duration end ended explain export find gateway_answers given_up headers_of host_checked
+in_words is_at_rest iso kind_of lead_id_of list_them load_settings log main names_of number of
+opened permit plan publish read_books reconfigured refusal release_probe remains run show skip
+slots_of spans_of status submit topic_of unreadable wait_for_import words
 """
 """Names with several definitions. The list may only shrink: qualify the name of a new thing."""
 

@@ -25,7 +25,7 @@ import msgspec
 from prometheus_client import CollectorRegistry
 
 from stream_app.board.read_model.board_query import BoardQueries
-from stream_app.board.read_model.store import Position, ReadModel, Sources
+from stream_app.board.read_model.store import LogPosition, ReadModel, Sources
 from stream_app.client.results.answers import Account, ByState, Yield
 from stream_app.domain.books.money import BooksReport
 from stream_app.domain.delivery.recorder import WriteBatch
@@ -546,13 +546,13 @@ def read_into(
     left = {log: records for log, records in logs.items() if records}
     while left:
         batch: dict[str, list[Made]] = {}
-        moved: dict[tuple[str, int], Position] = {}
+        moved: dict[tuple[str, int], LogPosition] = {}
         for log in chance.sample(sorted(left), chance.randint(1, len(left))):
             many = chance.randint(1, 12)
             taken = left[log][:many]
             left[log] = left[log][many:]
             batch.setdefault(log[0], []).extend(_made(consumed) for consumed in taken)
-            moved[log] = Position(taken[-1].offset + 1)
+            moved[log] = LogPosition(taken[-1].offset + 1)
             if not left[log]:
                 del left[log]
         model.apply(batch, moved, None)

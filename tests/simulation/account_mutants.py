@@ -9,10 +9,10 @@ from unittest.mock import patch
 import msgspec
 
 from stream_app.board.read_model import account, history, query
-from stream_app.board.read_model.account import Account, Letter
+from stream_app.board.read_model.account import AccountWriter, Letter
 from stream_app.board.read_model.history import History, Imports, slots_of
 from stream_app.client import books
-from stream_app.domain.books.records import BookEvent, Kept, elect, is_at_rest, state_of
+from stream_app.domain.books.records import BookEvent, KeptRecord, elect, is_at_rest, state_of
 from stream_app.domain.delivery.state_machine import open_costs
 from stream_app.domain.model.messages import RESEND
 from stream_app.ops import metrics
@@ -33,7 +33,7 @@ def every_record_is_a_lead() -> AbstractContextManager[Any]:
 
 @mutant
 def the_first_record_counts() -> AbstractContextManager[Any]:
-    def first(records: Iterable[tuple[int, Kept]]) -> set[int]:
+    def first(records: Iterable[tuple[int, KeptRecord]]) -> set[int]:
         return elect(
             (number, msgspec.structs.replace(kept, took=-kept.took)) for number, kept in records
         )
@@ -138,21 +138,21 @@ def a_workspace_has_one_destination() -> AbstractContextManager[Any]:
 
 @mutant
 def dead_letters_never_fall() -> AbstractContextManager[Any]:
-    return patch.object(Account, "_judge_of", lambda self, records, restated: None)
+    return patch.object(AccountWriter, "_judge_of", lambda self, records, restated: None)
 
 
 @mutant
 def later_records_solve_nothing() -> AbstractContextManager[Any]:
-    judge = Account._judge
+    judge = AccountWriter._judge
 
-    def alone(self: Account, letters: dict[int, Letter]) -> None:
+    def alone(self: AccountWriter, letters: dict[int, Letter]) -> None:
         with patch.object(self, "_load", lambda where, *values: _load(self, where, *values)):
             judge(self, letters)
 
-    def _load(self: Account, where: str, *values: Any) -> dict[int, Kept]:
-        return {} if where.startswith("letter") else Account._load(self, where, *values)
+    def _load(self: AccountWriter, where: str, *values: Any) -> dict[int, KeptRecord]:
+        return {} if where.startswith("letter") else AccountWriter._load(self, where, *values)
 
-    return patch.object(Account, "_judge", alone)
+    return patch.object(AccountWriter, "_judge", alone)
 
 
 @mutant
@@ -207,15 +207,15 @@ def rejected_rows_belong_to_no_import() -> AbstractContextManager[Any]:
 
 @mutant
 def records_of_an_import_count_by_the_whole_lead() -> AbstractContextManager[Any]:
-    shares = Account._shares
+    shares = AccountWriter._shares
 
-    def whole(self: Account, kept: Kept) -> Iterator[Any]:
+    def whole(self: AccountWriter, kept: KeptRecord) -> Iterator[Any]:
         return shares(
             self,
             msgspec.structs.replace(kept, of_import=kept.counts and kept.imported > 0),
         )
 
-    return patch.object(Account, "_shares", whole)
+    return patch.object(AccountWriter, "_shares", whole)
 
 
 @mutant

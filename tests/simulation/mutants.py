@@ -29,7 +29,7 @@ from stream_app.partition.admission import AdmissionQueue
 from stream_app.partition.commits import Commits
 from stream_app.partition.conclusions import Conclusions
 from stream_app.partition.in_flight import InFlight
-from stream_app.partition.key_locks import KeyLocks, Keys
+from stream_app.partition.key_locks import KeyLocks, KeysNow
 from stream_app.partition.lane_queue import Admitted
 from stream_app.partition.lead import LeadPipeline, LeadRecorder
 from stream_app.partition.rows import Rows
@@ -171,7 +171,7 @@ def read_before_fence() -> Patch:
 @mutant("3", "6")
 def own_sending_taken_for_a_predecessors() -> Patch:
     @asynccontextmanager
-    async def lock(self: KeyLocks, in_flight: InFlight, keys: Keys) -> Any:
+    async def lock(self: KeyLocks, in_flight: InFlight, keys: KeysNow) -> Any:
         yield
 
     return patch.object(KeyLocks, "lock", lock)

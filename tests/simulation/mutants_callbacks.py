@@ -25,7 +25,7 @@ from stream_app.partition.callback import CallbackPipeline
 from stream_app.partition.commits import Commits
 from stream_app.partition.deadlines import DeadlineQueue
 from stream_app.partition.in_flight import InFlight, Source
-from stream_app.partition.key_locks import KeyLocks, Keys
+from stream_app.partition.key_locks import KeyLocks, KeysNow
 from stream_app.partition.lanes import Lanes
 from stream_app.partition.owner import Bootstrap
 from tests.simulation.bases import bases, rare
@@ -38,7 +38,7 @@ def callback_beside_its_lead() -> Patch:
     real = KeyLocks.lock
 
     @asynccontextmanager
-    async def lock(self: KeyLocks, in_flight: InFlight, keys: Keys) -> Any:
+    async def lock(self: KeyLocks, in_flight: InFlight, keys: KeysNow) -> Any:
         if in_flight.source == "callback":
             yield
         else:

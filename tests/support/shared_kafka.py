@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Final
 
 from stream_app.dev.kafka import Broker, kafka_for
-from stream_app.dev.kafka_tools import Progress
+from stream_app.dev.kafka_tools import Report
 from stream_app.dev.process import StartError
 from tests.support import class_archive
 
@@ -24,7 +24,7 @@ class SharedKafka:
     `address` is where workers ask for the broker, with `kafka_at`.
     """
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: Report) -> None:
         self._progress = progress
         self._stack = ExitStack()
         directory = self._stack.enter_context(TemporaryDirectory(prefix="stream-app-tests-"))

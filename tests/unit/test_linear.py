@@ -27,7 +27,7 @@ from stream_app.domain.dead_letter.causes import (
     lead_id_of,
 )
 from stream_app.domain.delivery.envelope import (
-    PREFIX,
+    HEADER_PREFIX,
     Envelope,
     input_envelope,
     pseudonymous_key,
@@ -292,13 +292,13 @@ def test_headers(name: str, text: str) -> None:
             7,
             value,
             None,
-            ((PREFIX + name, value), ("traceparent", value)),
+            ((HEADER_PREFIX + name, value), ("traceparent", value)),
         )
 
     check(_read_headers, shape, MAX_CARRIED_BYTES, f"{name}: {text}")
 
 
-@pytest.mark.parametrize("name", ["a", PREFIX + "reason", "traceparent"])
+@pytest.mark.parametrize("name", ["a", HEADER_PREFIX + "reason", "traceparent"])
 def test_many_headers(name: str) -> None:
     def shape(n: int) -> ConsumedRecord:
         return ConsumedRecord(

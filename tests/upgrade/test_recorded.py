@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 from stream_app.board.read_model.query import Queries
-from stream_app.board.read_model.store import Position, ReadModel, Sources
+from stream_app.board.read_model.store import LogPosition, ReadModel, Sources
 from stream_app.config import Settings
 from stream_app.dev.kafka import Broker
 from stream_app.dev.schemas import MESSAGES
@@ -146,7 +146,7 @@ def test_the_read_model_projects_it(release: str, tmp_path: Path) -> None:
             for sent in made.records
             if sent.topic == topic
         ]
-        model.apply({topic: records}, {(topic, 0): Position(records[-1].offset + 1)}, None)
+        model.apply({topic: records}, {(topic, 0): LogPosition(records[-1].offset + 1)}, None)
     ask = Queries(path, set())
     last: dict[str, tuple[str, str]] = {}
     for record in made.of("leads.status"):

@@ -9,7 +9,7 @@ from stream_app.board.access import AccessRefused
 from stream_app.board.charts import spark, stack
 from stream_app.board.formats import CAUSE_WORDS, plan_path
 from stream_app.board.requests import Query, after_of, number, one_of, span_of, word, words
-from stream_app.board.site import HOUR_S, Moment, PageData, Site, Tone
+from stream_app.board.site import HOUR_S, ROWS, Moment, PageData, Site, Tone
 from stream_app.client.results.answers import Cause
 from stream_app.domain.books.records import STATE_MEANING, STATES, DeadLetterState
 from stream_app.domain.dead_letter.causes import Filter, LetterSource
@@ -110,17 +110,16 @@ def options_of(
     return shlex.join(options)
 
 
-Which = Literal["dlq", "parked"]
+DeadLetterTopic = Literal["dlq", "parked"]
 
-ROWS: Final = 50
 MOST_REPLAYS: Final = 10
 _COLOURS: Final = ("failed", "refused", "enriched", "cache", "nodata")
 """CSS classes of the most frequent causes; the last one is for all others."""
 
 
-def which_of(query: Query) -> Which:
+def which_of(query: Query) -> DeadLetterTopic:
     """Return the topic that an address names."""
-    return cast(Which, one_of(query, "from", get_args(Which)) or "dlq")
+    return cast(DeadLetterTopic, one_of(query, "from", get_args(DeadLetterTopic)) or "dlq")
 
 
 def cause_of(query: Query) -> Cause:
@@ -201,7 +200,7 @@ def _label(cause: Cause) -> str:
     return f"{cause.reason or 'no reason'}{f' ({where})' if where else ''}"
 
 
-def plan_of(site: Site, cause: Cause, which: Which) -> str:
+def plan_of(site: Site, cause: Cause, which: DeadLetterTopic) -> str:
     """Return the path of the page that plans to send a cause back."""
     workspace = cause.workspace if cause.workspace in site.settings.workspaces else ""
     destination = cause.destination if cause.destination in site.settings.destinations else ""
@@ -214,7 +213,7 @@ def plan_of(site: Site, cause: Cause, which: Which) -> str:
     )
 
 
-def price_command(cause: Cause, which: Which) -> str:
+def price_command(cause: Cause, which: DeadLetterTopic) -> str:
     """Return the command that says what sending a cause back costs; '' if no command selects it."""
     if cause.kind == "foreign":
         return ""  # the headers of another program have no reason to select by

@@ -9,14 +9,13 @@ from stream_app.board.page import outcome_of
 from stream_app.board.read_model.board_query import CommandFilter
 from stream_app.board.read_model.on_kafka import Search
 from stream_app.board.requests import MAX_FILE_BYTES, Query, after_of, number, word, words
-from stream_app.board.site import Moment, PageData, Site, untaken
+from stream_app.board.site import ROWS, Moment, PageData, Site, untaken
 from stream_app.client.results.answers import FoundImport
-from stream_app.domain.books.records import COLUMNS, MEANING, MOVING, books_line, meaning_of
+from stream_app.domain.books.records import COLUMN_MEANING, COLUMNS, MOVING, books_line, meaning_of
 from stream_app.domain.commands import REPLAY_RELOAD
 from stream_app.domain.dead_letter.causes import LetterSource
 from stream_app.kafka.backlog import sum_of, waiting_in
 
-ROWS: Final = 50
 _COLOURS: Final = {
     "enriched": "enriched",
     "accepted_final": "enriched",
@@ -188,9 +187,9 @@ def books_page(site: Site, moment: Moment, query: Query) -> PageData:
     whole = None if left is None else sum_of(left, inputs)
     on_kafka = None if whole is None else whole.records
     columns: list[tuple[str, str, int | None]] = [
-        (name, MEANING[name], sums[name]) for name in COLUMNS[:-1]
+        (name, COLUMN_MEANING[name], sums[name]) for name in COLUMNS[:-1]
     ]
-    columns.append(("waiting", MEANING["waiting"], on_kafka))
+    columns.append(("waiting", COLUMN_MEANING["waiting"], on_kafka))
     if sums["unknown"]:
         columns.append(("unknown", meaning_of("unknown"), sums["unknown"]))
     names = [name for name in sorted(rows) if name > after or not after]

@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from typing import Final
 
-from stream_app.board.charts import Band, Line, Stack, line, stack, times, trend
+from stream_app.board.charts import Band, LineChart, Stack, line, stack, times, trend
 from stream_app.board.formats import lanes_path, noun
 from stream_app.board.read_model.board_query import DatedChange, Mark, Slot
 from stream_app.board.read_model.history import DAY_S, MARK_S, MINUTE_S, QUARTER_S
@@ -13,10 +13,10 @@ from stream_app.board.read_model.query import last_day_s
 from stream_app.board.requests import ChartSpan, Query, one_of, span_of, word
 from stream_app.board.site import (
     HOUR_S,
-    OVERDUE,
-    UNREADABLE,
+    NOT_READABLE,
+    ROWS,
     Bar,
-    Lane,
+    ListedLane,
     Moment,
     Overview,
     PageData,
@@ -29,12 +29,13 @@ from stream_app.board.site import (
     overview,
     untaken,
 )
+from stream_app.domain.callback.interpret import OVERDUE
 from stream_app.domain.lane.overrides import ORDERS
 from stream_app.domain.limits.meters import Meter
 from stream_app.domain.views.explain import pace_text
 from stream_app.kafka.backlog import sum_of
 
-MOST_LANES: Final = 20
+MOST_SHOWN_LANES: Final = 20
 _OUTCOMES: Final = {
     "enriched": ("enriched", "partial", "accepted", "confirmed"),
     "cache": ("served_from_cache", "served_locally"),
@@ -73,10 +74,10 @@ def now_page(site: Site, moment: Moment, query: Query) -> PageData:
         "tone": tone,
         "is_new": bool(seen.lanes) and not held and all(lane.view is None for lane in seen.lanes),
         "seen": seen,
-        "held": held[:MOST_LANES],
+        "held": held[:MOST_SHOWN_LANES],
         "held_count": len(held),
         "need_person": sum(lane.needs_a_person for lane in held),
-        "lanes": lane_rows(site, moment, [*held, *moving][:MOST_LANES]),
+        "lanes": lane_rows(site, moment, [*held, *moving][:MOST_SHOWN_LANES]),
         "chart": chart,
         "span": span,
         "ended_day": ended,
@@ -87,7 +88,7 @@ def now_page(site: Site, moment: Moment, query: Query) -> PageData:
         "parked": seen.in_columns("parked"),
         "dlq": dlq,
         "overdue": sum(count.leads for count in seen.counts if count.status in OVERDUE),
-        "overdue_statuses": ",".join(OVERDUE),
+        "overdue_statuses": ",".join(sorted(OVERDUE)),
         "top_cause": next((cause for cause in dlq.causes if cause.open), None),
     }
 
@@ -182,8 +183,7 @@ def _credits(seen: Overview, now_ms: int) -> tuple[Bar, int]:
     return total, without_limit if capped else 0
 
 
-ROWS: Final = 50
-STATES: Final = ("held", "running", "idle", "unreadable")
+LANE_FILTERS: Final = ("held", "running", "idle", "unreadable")
 """The filters that sort all lanes."""
 NEED_PERSON: Final = "person"
 """The filter for the held lanes that need a person."""
@@ -194,7 +194,7 @@ def lanes_page(site: Site, moment: Moment, query: Query) -> PageData:
 
     The state is a filter, or '' for all.
     """
-    state = one_of(query, "state", (*STATES, NEED_PERSON))
+    state = one_of(query, "state", (*LANE_FILTERS, NEED_PERSON))
     begins = word(query, "begins")
     after = word(query, "after")
     named = [
@@ -202,7 +202,7 @@ def lanes_page(site: Site, moment: Moment, query: Query) -> PageData:
         for lane in overview(site, moment).lanes
         if lane.workspace.lower().startswith(begins.lower())
     ]
-    counts = dict.fromkeys(STATES, 0)
+    counts = dict.fromkeys(LANE_FILTERS, 0)
     for lane in named:
         counts[_filter_of(lane)] += 1
     persons = [lane for lane in named if lane.needs_a_person]
@@ -224,13 +224,13 @@ def lanes_page(site: Site, moment: Moment, query: Query) -> PageData:
     }
 
 
-def _filter_of(lane: Lane) -> str:
-    if lane.state == UNREADABLE:
+def _filter_of(lane: ListedLane) -> str:
+    if lane.state == NOT_READABLE:
         return "unreadable"
     return {"ok": "running", "idle": "idle"}.get(lane.tone, "held")
 
 
-MOST_CHANGES: Final = 30
+MOST_SHOWN_CHANGES: Final = 30
 _HOURS: Final = 24
 _BREAKER: Final[dict[str, Tone]] = {
     "breaker_open": "bad",
@@ -303,7 +303,7 @@ def lane_page(site: Site, moment: Moment, query: Query) -> PageData | None:
         ],
         "hours_n": hours_n,
         "times_ms": times(begin_ms // 1000, hours_n * HOUR_S, 5),
-        "changes": changes[:MOST_CHANGES],
+        "changes": changes[:MOST_SHOWN_CHANGES],
         "statuses": queries.status_sums(workspace),
         "yields": queries.yields(now_ms, workspace),
         "dead_letters": queries.dead_letters(site.settings.names.dlq, workspace),
@@ -319,7 +319,7 @@ def _hours_known(times_s: Collection[int], now_s: int) -> int:
     return max(1, min(_HOURS, math.ceil((now_s - min(times_s, default=now_s)) / HOUR_S)))
 
 
-def _burn(slots: Sequence[Slot], step_s: int, meter: Meter, bar: Bar, now_ms: int) -> Line:
+def _burn(slots: Sequence[Slot], step_s: int, meter: Meter, bar: Bar, now_ms: int) -> LineChart:
     """Return the credits booked since the period began. The last point is the lane's own sum.
 
     What the history lacks (an opening balance, a correction, or what is older than it) was booked

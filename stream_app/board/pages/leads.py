@@ -8,20 +8,19 @@ import msgspec
 from stream_app.board.charts import Band
 from stream_app.board.formats import day_of, duration, lead_path, leads_path
 from stream_app.board.read_model.board_query import RecordRow
-from stream_app.board.read_model.query import Place
+from stream_app.board.read_model.query import ListPlace
 from stream_app.board.requests import Query, after_of, lead_id_of, words
-from stream_app.board.site import Moment, PageData, Site
+from stream_app.board.site import ROWS, Moment, PageData, Site
 from stream_app.client.results.answers import FoundResult, RecordHistory, StatusCount, steps
 from stream_app.client.results.lookup import names_of
 from stream_app.domain.books.records import COLUMNS, meaning_of
 from stream_app.domain.lane.holds import WaitKind
-from stream_app.domain.views.waits import NAMES, RecordWait, sums
+from stream_app.domain.views.waits import WAIT_NAMES, RecordWait, sums
 
-ROWS: Final = 50
 _FILTERED: Final = (*(name for name in COLUMNS if name != "waiting"), "unknown")
 
 
-class Filter(msgspec.Struct, frozen=True):
+class LeadFilter(msgspec.Struct, frozen=True):
     """What the query selects.
 
     `status` or `column` may be set, not both; `person` is the hash of a person.
@@ -49,7 +48,7 @@ class Filter(msgspec.Struct, frozen=True):
 
 def leads_page(site: Site, moment: Moment, query: Query) -> PageData:
     """Return the page that the query selects."""
-    chosen = Filter(**words(query, Filter.__struct_fields__))
+    chosen = LeadFilter(**words(query, LeadFilter.__struct_fields__))
     after = after_of(query)
     if chosen.person:
         rows = site.queries.now_of(site.queries.leads_of(chosen.person))
@@ -90,17 +89,21 @@ def leads_page(site: Site, moment: Moment, query: Query) -> PageData:
     }
 
 
-def _matches(counted: StatusCount, chosen: Filter) -> bool:
+def _matches(counted: StatusCount, chosen: LeadFilter) -> bool:
     if chosen.status:
         return counted.status in chosen.status.split(",")
     return counted.column == chosen.column if chosen.column else counted.column != ""
 
 
-def _after(rows: list[RecordRow]) -> Place | None:
+def _after(rows: list[RecordRow]) -> ListPlace | None:
     return rows[ROWS - 1].place if len(rows) > ROWS else None
 
 
-def _records_of(site: Site, chosen: Filter, after: Place | None) -> tuple[int, list[RecordRow]]:
+def _records_of(
+    site: Site,
+    chosen: LeadFilter,
+    after: ListPlace | None,
+) -> tuple[int, list[RecordRow]]:
     """Return the records of a lead, or those that were sent again.
 
     Returns:
@@ -214,7 +217,7 @@ def _timeline(history: RecordHistory, now_ms: int) -> PageData:
         )
         # The last wait has no end while it lasts.
         span = {"begin_ms": mine[0].begin_ms, "end_ms": mine[-1].end_ms, "length_ms": took_ms}
-        rows.append({"name": NAMES[kind], "bands": bands, "times": times, **span})
+        rows.append({"name": WAIT_NAMES[kind], "bands": bands, "times": times, **span})
     return {
         "history": history,
         "steps": steps(history.events),

@@ -13,9 +13,9 @@ from stream_app.client.results.answers import Day
 from stream_app.domain.model.text import for_spreadsheet
 
 DAYS: Final = 35
-MOST_LANES: Final = 100
+MOST_ROWS: Final = 100
 """Rows of the page by workspace and destination. The CSV has all."""
-COLUMNS: Final = ("credits", "saved", "enriched", "per_lead", "refused", "resent")
+CSV_COLUMNS: Final = ("credits", "saved", "enriched", "per_lead", "refused", "resent")
 
 
 def money_page(site: Site, moment: Moment, query: Query) -> PageData | None:
@@ -56,8 +56,8 @@ def money_page(site: Site, moment: Moment, query: Query) -> PageData | None:
         "days": days,
         "all": _sum(days, first_s),
         "today": next((entry for entry in days if entry.at_s == today_s), _sum([], today_s)),
-        "yields": queries.yields(moment.now_ms, workspace or None)[:MOST_LANES],
-        "lanes": queries.lanes_money(workspace or None, since_s, until_s)[:MOST_LANES],
+        "yields": queries.yields(moment.now_ms, workspace or None)[:MOST_ROWS],
+        "lanes": queries.lanes_money(workspace or None, since_s, until_s)[:MOST_ROWS],
         "chart": chart,
         "hour_ms": hour_s * 1000,
         "this_hour": sum(slot.credits for slot in hours if slot.at_s >= hour_s),
@@ -77,11 +77,11 @@ def money_csv(site: Site, workspace: str) -> str:
     """
     text = StringIO()
     out = csv.writer(text)
-    out.writerow(("day", "workspace", "destination", *COLUMNS))
+    out.writerow(("day", "workspace", "destination", *CSV_COLUMNS))
     for row in site.queries.days(workspace or None):
         if row.workspace:
             names = (for_spreadsheet(name) for name in (row.workspace, row.destination))
-            values = (getattr(row, name) for name in COLUMNS)
+            values = (getattr(row, name) for name in CSV_COLUMNS)
             out.writerow(
                 (
                     day_of(row.at_s),

@@ -22,7 +22,7 @@ from stream_app.domain.books.records import (
     STATES,
     TOOK,
     BookEvent,
-    Kept,
+    KeptRecord,
     RecordNumbers,
     advance,
     columns_of,
@@ -35,8 +35,8 @@ from stream_app.domain.books.records import (
 )
 from stream_app.domain.model.records import KafkaRecord
 
-_FIELDS: Final = Kept.__struct_fields__
-COLUMNS: Final = ", ".join(_FIELDS)
+_FIELDS: Final = KeptRecord.__struct_fields__
+RECORD_COLUMNS: Final = ", ".join(_FIELDS)
 STANDING: Final = f"""(CASE
     WHEN rank = {NO_LEAD} THEN 0 -- a callback or a command
     WHEN counts THEN 2 -- it is the record of its lead
@@ -50,7 +50,7 @@ this very expression.
 _OF_IMPORTS: Final = f"{STANDING} IN (0, 1, 2) AND imported IN (SELECT value FROM json_each(?))"
 _DELETED_AT_ONCE: Final = 5_000
 
-Share = tuple[str, tuple[object, ...]]
+SumRow = tuple[str, tuple[object, ...]]
 """A table of sums, and the key of one of its rows."""
 
 _LEADS: Final = ("leads",)
@@ -88,7 +88,7 @@ class Letter(msgspec.Struct, gc=False):
     state: int = 0
 
 
-class Account:
+class AccountWriter:
     """Writes to `db` in the caller's open transaction.
 
     `final`: the destinations without callbacks.
@@ -126,7 +126,7 @@ class Account:
         after = {number: msgspec.structs.replace(kept) for number, kept in before.items()}
         new: list[tuple[int, BookEvent]] = []
         for number, events in by_record.items():
-            kept = after.setdefault(number, Kept())
+            kept = after.setdefault(number, KeptRecord())
             for event, at in events:
                 # Retention may have deleted any event, so a history may begin anywhere.
                 if not advance(kept, event, kept=False)[0]:
@@ -152,21 +152,21 @@ class Account:
         self._settle(before, after)
         return new
 
-    def _load(self, where: str, *values: Collection[object]) -> dict[int, Kept]:
+    def _load(self, where: str, *values: Collection[object]) -> dict[int, KeptRecord]:
         rows = self._db.execute(
-            f"SELECT id, {COLUMNS} FROM records WHERE {where}",
+            f"SELECT id, {RECORD_COLUMNS} FROM records WHERE {where}",
             [_json(value) for value in values],
         )
-        return {number: Kept(*row) for number, *row in rows}
+        return {number: KeptRecord(*row) for number, *row in rows}
 
-    def _counting(self, leads: Collection[str]) -> dict[int, Kept]:
+    def _counting(self, leads: Collection[str]) -> dict[int, KeptRecord]:
         """Return the records that count for these leads."""
         return self._load(
             f"lead_id IN (SELECT value FROM json_each(?)) AND {STANDING} = 2",
             leads,
         )
 
-    def _settle(self, before: dict[int, Kept], after: dict[int, Kept]) -> None:
+    def _settle(self, before: dict[int, KeptRecord], after: dict[int, KeptRecord]) -> None:
         """Write records and sums, after an election wherever another record may count now."""
         moved = {
             lead_id
@@ -186,7 +186,7 @@ class Account:
             if number not in after:
                 before[number] = kept
                 after[number] = msgspec.structs.replace(kept)
-        by_lead: defaultdict[str, list[tuple[int, Kept]]] = defaultdict(list)
+        by_lead: defaultdict[str, list[tuple[int, KeptRecord]]] = defaultdict(list)
         for number, kept in after.items():
             if kept.lead_id in moved:
                 by_lead[kept.lead_id].append((number, kept))
@@ -194,7 +194,7 @@ class Account:
             self._mark_elected(members)
         self._write(before, after)
 
-    def _mark_elected(self, members: list[tuple[int, Kept]]) -> None:
+    def _mark_elected(self, members: list[tuple[int, KeptRecord]]) -> None:
         winners = elect(members)
         for number, kept in members:
             kept.counts = number in winners or kept.rank == NO_LEAD
@@ -202,7 +202,7 @@ class Account:
         if len(members) == 1:
             return
         # A lead may be in thousands of imports.
-        by_import: defaultdict[int, list[tuple[int, Kept]]] = defaultdict(list)
+        by_import: defaultdict[int, list[tuple[int, KeptRecord]]] = defaultdict(list)
         for number, kept in members:
             if kept.imported:
                 by_import[kept.imported].append((number, kept))
@@ -218,10 +218,11 @@ class Account:
             )
             champion.follows |= any(kept.rank >= ENDED for kept in rivals)
 
-    def _write(self, before: Mapping[int, Kept], after: Mapping[int, Kept]) -> None:
+    def _write(self, before: Mapping[int, KeptRecord], after: Mapping[int, KeptRecord]) -> None:
         changed = {number: kept for number, kept in after.items() if before.get(number) != kept}
         self._db.executemany(
-            f"""INSERT INTO records (id, {COLUMNS}) VALUES (?, {", ".join("?" * len(_FIELDS))})
+            f"""INSERT INTO records (id, {RECORD_COLUMNS})
+                VALUES (?, {", ".join("?" * len(_FIELDS))})
                 ON CONFLICT (id) DO UPDATE
                 SET {", ".join(f"{name} = excluded.{name}" for name in _FIELDS)}""",
             [(number, *msgspec.structs.astuple(kept)) for number, kept in changed.items()],
@@ -230,7 +231,7 @@ class Account:
         if self._has_letters:
             self._judge_of(changed, _restated(before, after))
 
-    def _shares(self, kept: Kept) -> Iterator[tuple[Share, tuple[int, ...]]]:
+    def _shares(self, kept: KeptRecord) -> Iterator[tuple[SumRow, tuple[int, ...]]]:
         """Yield what a record contributes to the sums."""
         if kept.rank != NO_LEAD:
             yield ("records_in", (kept.workspace,)), _ONE
@@ -245,7 +246,7 @@ class Account:
                 yield ("ended", (*slot, kept.status)), _ONE
 
     @staticmethod
-    def _yields(kept: Kept) -> Iterator[tuple[Share, tuple[int, ...]]]:
+    def _yields(kept: KeptRecord) -> Iterator[tuple[SumRow, tuple[int, ...]]]:
         """Yield what the answer to a record contributes, with all that was booked for the record.
 
         Each record that Clay has answered counts, not only that which counts for its lead: a forced
@@ -260,19 +261,19 @@ class Account:
             if kept.imported:
                 yield ("import_yields", (kept.imported, kept.destination, name)), amounts
 
-    def _add(self, gone: Iterable[Kept], come: Iterable[Kept]) -> None:
+    def _add(self, gone: Iterable[KeptRecord], come: Iterable[KeptRecord]) -> None:
         """Add what records contribute, and take away what others did.
 
         Those that contribute the same count together.
         """
         alike: Counter[tuple[object, ...]] = Counter()
-        one_of: dict[tuple[object, ...], Kept] = {}
+        one_of: dict[tuple[object, ...], KeptRecord] = {}
         for many, records in ((-1, gone), (1, come)):
             for kept in records:
                 same = *_contributing(kept), kept.at_ms // (MINUTE_S * 1000)
                 alike[same] += many
                 one_of[same] = kept
-        sums: dict[Share, tuple[int, ...]] = {}
+        sums: dict[SumRow, tuple[int, ...]] = {}
         for same, many in alike.items():
             for share, amounts in self._shares(one_of[same]) if many else ():
                 before = sums.get(share) or (0,) * len(amounts)
@@ -323,7 +324,7 @@ class Account:
         )
         return (number for (number,) in rows)
 
-    def _delete(self, numbers: Collection[int]) -> list[Kept]:
+    def _delete(self, numbers: Collection[int]) -> list[KeptRecord]:
         """Delete records with their events and what they contribute. Returns those that counted."""
         gone = self._load("id IN (SELECT value FROM json_each(?))", numbers)
         self._db.executemany("DELETE FROM events WHERE record = ?", [(number,) for number in gone])
@@ -347,7 +348,7 @@ class Account:
         )
         before = best | self._counting(imports.keys() - leads)
         after = {number: msgspec.structs.replace(kept) for number, kept in before.items()}
-        by_lead: defaultdict[str, list[tuple[int, Kept]]] = defaultdict(list)
+        by_lead: defaultdict[str, list[tuple[int, KeptRecord]]] = defaultdict(list)
         for number, kept in after.items():
             by_lead[kept.lead_id].append((number, kept))
         for lead_id, members in by_lead.items():
@@ -363,18 +364,19 @@ class Account:
         where: str,
         leads: Set[str],
         *values: Collection[object],
-    ) -> dict[int, Kept]:
+    ) -> dict[int, KeptRecord]:
         """Return the record of each group that comes first in an election.
 
         Only records of these `leads` stand in it. domain/books/records.py has its rules.
         """
         rows = self._db.execute(
-            f"""SELECT id, {COLUMNS}, max(printf('%d %015d %020d', rank, took, id)) FROM records
+            f"""SELECT id, {RECORD_COLUMNS}, max(printf('%d %015d %020d', rank, took, id))
+                FROM records
                 WHERE lead_id IN (SELECT value FROM json_each(?)) AND rank > {NO_LEAD} AND {where}
                 GROUP BY lead_id, {group}""",
             [_json(leads), *map(_json, values)],
         )
-        return {number: Kept(*row) for number, *row, _ in rows}
+        return {number: KeptRecord(*row) for number, *row, _ in rows}
 
     # --------------------------------------------------------------------------------- dead letters
 
@@ -395,13 +397,13 @@ class Account:
         self._add_states(Counter((letter.cause, letter.state) for letter in new.values()))
         self._judge(new)
 
-    def _judge_of(self, records: Mapping[int, Kept], restated: Set[str]) -> None:
+    def _judge_of(self, records: Mapping[int, KeptRecord], restated: Set[str]) -> None:
         """Judge the dead letters again whose origin is one of these records.
 
         All dead letters of the leads in `restated` are judged, too.
         """
         leads = {kept.lead_id for kept in records.values() if kept.follows} & restated
-        others: dict[int, Kept] = {}
+        others: dict[int, KeptRecord] = {}
         for standing in (f"{STANDING} > 0", f"{STANDING} = 0 AND rank >= {ENDED}") if leads else ():
             others |= self._load(
                 f"lead_id IN (SELECT value FROM json_each(?)) AND {standing}",
@@ -426,7 +428,7 @@ class Account:
             "id IN (SELECT value FROM json_each(?))",
             {letter.origin for letter in letters.values()},
         )
-        copies: dict[int, Kept] = {}
+        copies: dict[int, KeptRecord] = {}
         followers = self._load("letter > 0 AND letter IN (SELECT value FROM json_each(?))", letters)
         for _, kept in sorted(
             followers.items(),
@@ -434,7 +436,7 @@ class Account:
         ):
             copies[kept.letter] = kept
         passed = {kept.lead_id for kept in (*origins.values(), *copies.values()) if not kept.counts}
-        champions: defaultdict[str, list[Kept]] = defaultdict(list)
+        champions: defaultdict[str, list[KeptRecord]] = defaultdict(list)
         for kept in self._counting(passed).values():
             champions[kept.lead_id].append(kept)
         states: Counter[tuple[int, int]] = Counter()
@@ -519,7 +521,7 @@ _standing: Final = attrgetter("rank", "lead_id", "workspace", "destination", "im
 """What decides whether a record counts."""
 
 
-def _lost(gone: Iterable[Kept]) -> tuple[set[str], dict[str, set[int]]]:
+def _lost(gone: Iterable[KeptRecord]) -> tuple[set[str], dict[str, set[int]]]:
     """Return what these records counted for.
 
     Returns:
@@ -540,7 +542,7 @@ def _all(imports: Mapping[str, Set[int]]) -> set[int]:
     return set[int]().union(*imports.values())
 
 
-def _restated(before: Mapping[int, Kept], after: Mapping[int, Kept]) -> set[str]:
+def _restated(before: Mapping[int, KeptRecord], after: Mapping[int, KeptRecord]) -> set[str]:
     """Return the leads whose status has changed, or that count in several places.
 
     Other leads need no new judgement of all their dead letters: one that is suppressed 1,000 times
@@ -554,7 +556,7 @@ def _restated(before: Mapping[int, Kept], after: Mapping[int, Kept]) -> set[str]
     }
 
 
-def _statuses(records: Mapping[int, Kept]) -> set[tuple[str, ...]]:
+def _statuses(records: Mapping[int, KeptRecord]) -> set[tuple[str, ...]]:
     """Return the status of each lead that these records count for, with its place."""
     return {
         (kept.lead_id, kept.workspace, kept.destination, kept.status)

@@ -15,7 +15,7 @@ import msgspec
 
 from stream_app.board.read_model.history import DAY_S
 from stream_app.board.read_model.project import SAME_CAUSE, record_numbers
-from stream_app.board.read_model.query import Place, Queries, place_of
+from stream_app.board.read_model.query import ListPlace, Queries, place_of
 from stream_app.client.results.answers import Cause, Day, StatusCount
 from stream_app.domain.books.records import STATES, DeadLetterState, column
 from stream_app.domain.dead_letter.orders import ReplayProgress
@@ -34,7 +34,7 @@ _replay: Final = msgspec.json.Decoder(ReplayProgress)
 class RecordRow(msgspec.Struct, frozen=True):
     """One record in the list."""
 
-    place: Place
+    place: ListPlace
     lead_id: str
     workspace: str
     destination: str
@@ -53,7 +53,7 @@ class DeadLetterRow(msgspec.Struct, frozen=True):
         state: What has become of it.
     """
 
-    place: Place
+    place: ListPlace
     record: str
     origin: str
     lead_id: str
@@ -154,7 +154,7 @@ class BoardQueries(Queries):
         self,
         workspace: str | None,
         statuses: Collection[str],
-        after: Place | None,
+        after: ListPlace | None,
         limit: int,
         *,
         final: bool | None = None,
@@ -253,7 +253,7 @@ class BoardQueries(Queries):
     def records_of_lead(
         self,
         lead_id: str,
-        after: Place | None,
+        after: ListPlace | None,
         limit: int,
     ) -> tuple[int, list[RecordRow]]:
         """Return how many records a lead has, and those after a place, newest first."""
@@ -275,7 +275,7 @@ class BoardQueries(Queries):
             rows = [row for lead_id in lead_ids for row in self._all(sql, lead_id)]
             return self._rows(sorted(rows, reverse=True))
 
-    def resent(self, day_s: int | None, after: Place | None, limit: int) -> list[RecordRow]:
+    def resent(self, day_s: int | None, after: ListPlace | None, limit: int) -> list[RecordRow]:
         """Return the records that were sent again though they may have reached Clay, newest first.
 
         A record without an event that is kept has no lead id, workspace and status.
@@ -331,7 +331,7 @@ class BoardQueries(Queries):
         topic: str,
         cause: Cause,
         since_ms: int,
-        after: Place | None,
+        after: ListPlace | None,
         limit: int,
         state: DeadLetterState | None,
     ) -> list[DeadLetterRow]:
@@ -377,7 +377,7 @@ class BoardQueries(Queries):
             name = record_numbers(db).record_id
         return [
             DeadLetterRow(
-                Place(at, number),
+                ListPlace(at, number),
                 name(number),
                 name(origin) if origin else "",
                 lead,
@@ -568,7 +568,14 @@ class BoardQueries(Queries):
         with self._reading() as db:
             numbers = record_numbers(db)
         return [
-            RecordRow(Place(at_ms, number), lead_id, name, alias, status, numbers.record_id(number))
+            RecordRow(
+                ListPlace(at_ms, number),
+                lead_id,
+                name,
+                alias,
+                status,
+                numbers.record_id(number),
+            )
             for at_ms, number, lead_id, name, alias, status in rows
         ]
 

@@ -19,7 +19,14 @@ from typing import Any, Final, TypeVar
 import msgspec
 from aiokafka import TopicPartition
 
-from stream_app.board.read_model.store import Log, Position, ReadModel, Sources, discard, mark
+from stream_app.board.read_model.store import (
+    LogPosition,
+    ReadModel,
+    Sources,
+    TopicLog,
+    discard,
+    mark,
+)
 from stream_app.clock import Clock
 from stream_app.domain.model.errors import BrokerUnavailable, KafkaRefused, StreamAppError
 from stream_app.domain.model.records import KafkaRecord
@@ -180,13 +187,13 @@ class _Reading:
         self,
         reader: Reader,
         logs: list[TopicPartition],
-        positions: Mapping[Log, Position],
+        positions: Mapping[TopicLog, LogPosition],
         as_of_ms: int | None,
     ) -> None:
         self.as_of_ms = as_of_ms
         self._reader = reader
         self._logs = logs
-        self._at: dict[Any, Position] = {log: positions[log] for log in logs if log in positions}
+        self._at: dict[Any, LogPosition] = {log: positions[log] for log in logs if log in positions}
         self._unproven: set[Any] = set()
         self._ends: dict[Any, int] = {}
         self._asked_ms: int | None = None
@@ -202,7 +209,7 @@ class _Reading:
                 self._unproven.add(log)
                 starts[log] = at.last
             else:
-                self._at[log] = at = Position(max(begins[log], at.next if at else 0))
+                self._at[log] = at = LogPosition(max(begins[log], at.next if at else 0))
                 starts[log] = at.next
         self._records = self._reader.follow(
             starts,
@@ -228,10 +235,10 @@ class _Reading:
             self._asked_ms = now_ms
             self._goal = dict(self._ends)
 
-    async def more(self) -> tuple[dict[str, list[KafkaRecord]], dict[Any, Position]]:
+    async def more(self) -> tuple[dict[str, list[KafkaRecord]], dict[Any, LogPosition]]:
         """Return the next records by topic, and the positions after them."""
         batch: dict[str, list[KafkaRecord]] = {}
-        moved: dict[Any, Position] = {}
+        moved: dict[Any, LogPosition] = {}
         for _ in range(_MOST_AT_ONCE):
             polled = await anext(self._records)
             for log, records in polled.items():
@@ -241,7 +248,7 @@ class _Reading:
                 batch.setdefault(log.topic, []).extend(records)
                 if records:
                     last = records[-1]
-                    moved[log] = Position(at.next, last.offset, mark(last))
+                    moved[log] = LogPosition(at.next, last.offset, mark(last))
             if sum(map(len, polled.values())) < _MOST_RECORDS:
                 break  # it has caught up, or waits for Kafka
             await asyncio.sleep(0)
@@ -252,7 +259,7 @@ class _Reading:
                 moved[log] = msgspec.structs.replace(at, next=position)
         return batch, moved
 
-    def done(self, moved: Mapping[Any, Position]) -> bool:
+    def done(self, moved: Mapping[Any, LogPosition]) -> bool:
         """Note that the model is about to store these positions.
 
         True if it is now complete for the first time.
@@ -274,7 +281,7 @@ class _Reading:
         """Describe the partitions that are blocked although Kafka responds."""
         return "; ".join(map(str, self._reader.unreadable))
 
-    def _prove(self, log: Any, at: Position, records: list[Any]) -> None:
+    def _prove(self, log: Any, at: LogPosition, records: list[Any]) -> None:
         """Drop the record that was read before.
 
         It may be compacted away, but not replaced by another record.

@@ -9,12 +9,12 @@ from typing import Final
 
 import msgspec
 
-from stream_app.board.read_model.account import Account, Letter
+from stream_app.board.read_model.account import AccountWriter, Letter
 from stream_app.board.read_model.history import History, Imports, write_events
 from stream_app.domain.books.records import BookEvent, RecordNumbers, decode_event
 from stream_app.domain.commands import CommandAnswer
 from stream_app.domain.dead_letter.causes import (
-    Headers,
+    HeaderValues,
     headers_of,
     kind_of,
     number,
@@ -30,7 +30,6 @@ from stream_app.domain.model.topics import TopicNames
 from stream_app.domain.model.untrusted import UNREADABLE
 from stream_app.domain.views.lane import LaneView
 
-DAY_MS: Final = 86_400_000
 _HOUR_MS: Final = 3_600_000
 SAME_CAUSE: Final = (
     "topic = ? AND kind = ? AND workspace = ? "
@@ -95,7 +94,7 @@ class Projector:
         self._dlq = names.dlq
         self.history = History(db)
         self.imports = Imports(db)
-        self.account = Account(db, self.imports, final)
+        self.account = AccountWriter(db, self.imports, final)
         self.writers: dict[str, Callable[[Iterable[KafkaRecord]], None]] = {
             names.status: self._write_events,
             names.enriched: self._write_results,
@@ -279,7 +278,7 @@ class Projector:
         )
         self.account.write_letters(letters)
 
-    def _cause_of(self, record: KafkaRecord) -> tuple[tuple[str, ...], Headers]:
+    def _cause_of(self, record: KafkaRecord) -> tuple[tuple[str, ...], HeaderValues]:
         """Return the name of a dead letter's cause, and its headers.
 
         Foreign programs may write any key and reason.

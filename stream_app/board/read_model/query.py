@@ -52,14 +52,14 @@ def last_day_s(now_ms: int) -> int:
     return now_ms // 1000 // QUARTER_S * QUARTER_S - 95 * QUARTER_S
 
 
-class Place(msgspec.Struct, frozen=True):
+class ListPlace(msgspec.Struct, frozen=True):
     """The position of a record in a list: the next page begins after it."""
 
     at_ms: int
     record: int
 
 
-def place_of(after: Place | None) -> tuple[int, int]:
+def place_of(after: ListPlace | None) -> tuple[int, int]:
     """Return the time and the number that the rows of a page come before."""
     return (after.at_ms, after.record) if after else (1 << 62, 1 << 62)
 
@@ -370,9 +370,9 @@ class Queries:
         self,
         workspace: str,
         import_id: str,
-        after: Place | None,
+        after: ListPlace | None,
         limit: int,
-    ) -> tuple[list[answers.FoundImport], Place | None]:
+    ) -> tuple[list[answers.FoundImport], ListPlace | None]:
         """Return the imports, newest first, and the place of the last one if there are more.
 
         `workspace` and `import_id`: only those; '' for all. `after`: the place of the last one of
@@ -429,7 +429,7 @@ class Queries:
                         yields=yields,
                     ),
                 )
-            return imports, Place(rows[limit - 1][4], rows[limit - 1][0]) if len(
+            return imports, ListPlace(rows[limit - 1][4], rows[limit - 1][0]) if len(
                 rows,
             ) > limit else None
 

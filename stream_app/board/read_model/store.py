@@ -58,11 +58,12 @@ import msgspec
 
 from stream_app.board.read_model.account import STANDING
 from stream_app.board.read_model.history import EVENT_COLUMNS
-from stream_app.board.read_model.project import DAY_MS, Projector
+from stream_app.board.read_model.project import Projector
 from stream_app.domain.delivery.envelope import WorkspaceKeys
 from stream_app.domain.model.errors import StreamAppError
 from stream_app.domain.model.records import KafkaRecord
 from stream_app.domain.model.topics import Retention, TopicNames
+from stream_app.domain.result import DAY_MS
 
 _PEOPLE_INDEXES: Final = {
     "people_of_lead": "CREATE INDEX people_of_lead ON people (lead_ids)",
@@ -308,7 +309,7 @@ _SORTED_KIB: Final = 16_384  # SQLite takes as much again for a sort
 _WAL_PAGES: Final = 8_192  # 32 MiB between checkpoints
 
 
-class Position(msgspec.Struct, frozen=True):
+class LogPosition(msgspec.Struct, frozen=True):
     """The position in a log.
 
     Attributes:
@@ -354,7 +355,7 @@ class Sources(msgspec.Struct, frozen=True):
         return _topics(self.names)
 
 
-Log = tuple[str, int]
+TopicLog = tuple[str, int]
 """Topic and partition."""
 
 
@@ -423,16 +424,16 @@ class ReadModel:
         fact = self._fact("as_of_ms")
         return None if fact is None else int(fact)
 
-    def positions(self) -> dict[Log, Position]:
+    def positions(self) -> dict[TopicLog, LogPosition]:
         rows = self._db.execute(
             "SELECT topic, partition, next, last, mark FROM positions",
         ).fetchall()
-        return {(topic, partition): Position(*rest) for topic, partition, *rest in rows}
+        return {(topic, partition): LogPosition(*rest) for topic, partition, *rest in rows}
 
     def apply(
         self,
         batch: Mapping[str, Iterable[KafkaRecord]],
-        positions: Mapping[Log, Position],
+        positions: Mapping[TopicLog, LogPosition],
         as_of_ms: int | None,
     ) -> None:
         """Write records and the positions after them in one transaction.

@@ -29,7 +29,7 @@ from stream_app.client.doctor.gateways import (
     proxy_waits,
 )
 from stream_app.client.lanes.views import last_views
-from stream_app.client.messages import NO_URL, NotDelivered, Receiver, trial_body
+from stream_app.client.messages import NO_URL, MessageReceiver, NotDelivered, trial_body
 from stream_app.client.results.lookup import check_board
 from stream_app.clock import Clock
 from stream_app.config import Settings
@@ -429,7 +429,7 @@ async def message_check(settings: Settings, egress: Egress) -> Check:
     name = settings.notify.url_env
     if name is None:
         return Check("notify", "failed", NO_URL)
-    async with Receiver(settings.secrets[name], egress) as receiver:
+    async with MessageReceiver(settings.secrets[name], egress) as receiver:
         try:
             await receiver.post(trial_body(settings.notify.format, Clock().now_ms()))
         except NotDelivered as error:

@@ -140,12 +140,12 @@ def _room() -> Iterator[None]:
         ) from error
 
 
-Format = Literal["csv", "jsonl"]
+ExportFormat = Literal["csv", "jsonl"]
 
 _META: Final = ("lead_id", "workspace", "destination", "source", "version", "at", "age_s")
-MOST_FIELDS: Final = 5_000
+MOST_FIELD_COLUMNS: Final = 5_000
 """Fields that have a column of their own: those that come first."""
-OTHERS: Final = "other_fields"
+OTHER_FIELDS: Final = "other_fields"
 """The column with all other fields of a result, as a JSON object."""
 # client/publish/rows.py turns bytes that are not UTF-8 into these.
 _UNDECODABLE: Final = re.compile("[\ud800-\udfff]")
@@ -157,13 +157,13 @@ class Lines:
     """Call `learn` with every result, then `begin`, then `write` once for each line.
 
     CSV: the row's own columns, then the result's metadata, then its fields: those above
-    `MOST_FIELDS` together in one column, so that no line grows with the names that other results
-    have. A duplicate name gets the prefix `result_`. No title or value of a result can run as a
-    formula in a spreadsheet, unless `raw`; the row's own columns stay unchanged. JSON Lines: the
-    result as on Kafka; with a row, an object of `row` and `result`.
+    `MOST_FIELD_COLUMNS` together in one column, so that no line grows with the names that other
+    results have. A duplicate name gets the prefix `result_`. No title or value of a result can run
+    as a formula in a spreadsheet, unless `raw`; the row's own columns stay unchanged. JSON Lines:
+    the result as on Kafka; with a row, an object of `row` and `result`.
     """
 
-    def __init__(self, out: IO[str], form: Format, *, raw: bool = False) -> None:
+    def __init__(self, out: IO[str], form: ExportFormat, *, raw: bool = False) -> None:
         self._out = out
         self._safe: Callable[[str], str] = str if raw else for_spreadsheet
         self._form = form
@@ -176,7 +176,7 @@ class Lines:
         """Note a result that will be written."""
         if self._form == "csv":
             for name in result.fields:
-                if len(self._fields) < MOST_FIELDS:
+                if len(self._fields) < MOST_FIELD_COLUMNS:
                     self._fields[name] = None
                 elif name not in self._fields:
                     self.has_others = True
@@ -189,7 +189,7 @@ class Lines:
         self._titles = [_clean(title) for title in titles]
         if self._form == "csv":
             names = list(self._titles)
-            for name in (*_META, *self._fields, *([OTHERS] if self.has_others else [])):
+            for name in (*_META, *self._fields, *([OTHER_FIELDS] if self.has_others else [])):
                 while name in names:
                     name = f"result_{name}"
                 names.append(self._safe(name))
@@ -311,7 +311,7 @@ async def export(
     settings: Settings,
     wanted: ResultFilter,
     out: IO[str],
-    form: Format,
+    form: ExportFormat,
     join: Joined | None,
     stage: Stage,
     say: Callable[[str], None],

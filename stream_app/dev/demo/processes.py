@@ -131,7 +131,7 @@ values = ["Head of Sales", "CTO", "Buyer", "Founder"]
 
 
 @define(eq=False, repr=False)
-class Processes:
+class DemoProcesses:
     """The running processes.
 
     Attributes:
@@ -277,7 +277,7 @@ async def running(
     *,
     keep: bool,
     door: Door,
-) -> AsyncIterator[Processes]:
+) -> AsyncIterator[DemoProcesses]:
     """Start everything, without waiting until the processes are ready.
 
     Raises StartError and StreamAppError.
@@ -328,7 +328,7 @@ async def running(
             )
         if report.problems:
             raise StreamAppError("\n".join(report.problems))
-        processes = Processes(children, settings, config, session, control, door)
+        processes = DemoProcesses(children, settings, config, session, control, door)
         if door.is_notified:
             await processes.announce_runs()
         processes.start_apps()

@@ -25,7 +25,7 @@ from stream_app.client.results.lookup import way_in
 from stream_app.config.kafka_access import connection_of
 from stream_app.dev.demo.comparison import Comparison, DemoState, compare, followed
 from stream_app.dev.demo.doors import BY_WEBHOOK, Door
-from stream_app.dev.demo.processes import SMALL, WORKSPACES, Processes, patience, running
+from stream_app.dev.demo.processes import SMALL, WORKSPACES, DemoProcesses, patience, running
 from stream_app.domain.books.money import BooksReport
 from stream_app.domain.model.errors import StreamAppError
 
@@ -157,7 +157,7 @@ async def run_scenario(
         )
 
 
-async def _publish(processes: Processes, state: DemoState, display: Display) -> None:
+async def _publish(processes: DemoProcesses, state: DemoState, display: Display) -> None:
     """Publish the leads as `stream-app publish` does.
 
     The invalid values are published as another program would publish them.
@@ -198,7 +198,7 @@ async def _publish(processes: Processes, state: DemoState, display: Display) -> 
     await processes.fault(kind="reset_after_read", share=0.02, **some)
 
 
-async def _outage(processes: Processes, state: DemoState, display: Display) -> BooksReport:
+async def _outage(processes: DemoProcesses, state: DemoState, display: Display) -> BooksReport:
     """Let Clay take nothing. Reads the books in the middle, while the worker runs."""
     display.say(
         f"Clay goes down for {OUTAGE_S:.0f} s. A few leads fail and become dead letters; "
@@ -221,7 +221,7 @@ async def _outage(processes: Processes, state: DemoState, display: Display) -> B
     return books
 
 
-async def _address(processes: Processes) -> str:
+async def _address(processes: DemoProcesses) -> str:
     """Return the board's address.
 
     For a person at a terminal, it is an address that lets a browser in, once and within a minute.
@@ -231,7 +231,7 @@ async def _address(processes: Processes) -> str:
     return await asyncio.to_thread(way_in, processes.settings)
 
 
-async def _keep(processes: Processes, state: DemoState, display: Display) -> None:
+async def _keep(processes: DemoProcesses, state: DemoState, display: Display) -> None:
     """Publish a lead every few seconds until Ctrl-C, which cancels this task."""
     display.say(
         f"Everything stays up until Ctrl-C, with a lead every {_KEPT_EVERY_S:.0f} s. "
@@ -278,7 +278,7 @@ async def _keep(processes: Processes, state: DemoState, display: Display) -> Non
         )
 
 
-async def _decisions(processes: Processes, state: DemoState, display: Display) -> None:
+async def _decisions(processes: DemoProcesses, state: DemoState, display: Display) -> None:
     """Leave a person something to decide: dead letters to send back, and soon a parked lead."""
     rejecting, silent = WORKSPACES
     rejected = state.steps["rejected_invalid"]
@@ -316,7 +316,7 @@ async def _decisions(processes: Processes, state: DemoState, display: Display) -
     )
 
 
-async def _books(processes: Processes, display: Display) -> BooksReport:
+async def _books(processes: DemoProcesses, display: Display) -> BooksReport:
     return await read_books(
         processes.settings,
         limit=20,
@@ -327,7 +327,7 @@ async def _books(processes: Processes, display: Display) -> BooksReport:
 
 async def _pass_time(
     seconds: float,
-    processes: Processes,
+    processes: DemoProcesses,
     state: DemoState,
     display: Display,
 ) -> None:
@@ -336,7 +336,7 @@ async def _pass_time(
 
 async def _until(
     true: Callable[[], bool],
-    processes: Processes,
+    processes: DemoProcesses,
     state: DemoState,
     display: Display,
     within_s: float,

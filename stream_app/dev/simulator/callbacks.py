@@ -17,7 +17,7 @@ import aiohttp
 
 from stream_app.dev.simulator.chance import Timeline
 from stream_app.dev.simulator.ledger import CallbackLine, ChargeLine, Ledger
-from stream_app.dev.simulator.script import Callback, Fault
+from stream_app.dev.simulator.script import Fault, HttpColumn
 from stream_app.dev.simulator.world import TableRow, World
 
 _CELL_CHARACTERS = 200
@@ -30,7 +30,7 @@ class Job:
 
     row: TableRow
     run: int
-    settings: Callback
+    settings: HttpColumn
     url: str
     body: dict[str, Any]
     cells: dict[str, Any]

@@ -12,14 +12,14 @@ from math import exp, log
 from statistics import NormalDist
 
 from stream_app.dev.simulator.script import (
-    CALLBACK,
+    CALLBACK_FAULTS,
     LISTENER,
     OBSCURING,
     REFUSING,
     ROUTINE,
     EndpointName,
     Fault,
-    Latency,
+    RowLatency,
 )
 
 _REQUEST = REFUSING.keys() | OBSCURING.keys()
@@ -48,7 +48,7 @@ class Chance:
         """Return an index in [0, count)."""
         return int(self.draw(*about) * count)
 
-    def latency_s(self, latency: Latency, *about: object) -> float:
+    def latency_s(self, latency: RowLatency, *about: object) -> float:
         """Return the duration of a row in seconds: log-normal, with a share of slow rows."""
         if latency.scale == 0:
             return 0.0
@@ -118,7 +118,7 @@ class Timeline:
         occurrence: int,
     ) -> list[Fault]:
         """Return all faults for one run of a callback column."""
-        return list(self._hits(CALLBACK.keys(), workspace, webhook, about, occurrence))
+        return list(self._hits(CALLBACK_FAULTS.keys(), workspace, webhook, about, occurrence))
 
     def routine_faults(
         self,

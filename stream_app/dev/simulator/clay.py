@@ -12,7 +12,7 @@ from stream_app.dev.simulator.callbacks import Callbacks
 from stream_app.dev.simulator.chance import Chance, Timeline
 from stream_app.dev.simulator.enrichment import Enrichment
 from stream_app.dev.simulator.inbound import Inbound
-from stream_app.dev.simulator.kept import Progress, RowFile, progress_of
+from stream_app.dev.simulator.kept import RowFile, RowProgress, progress_of
 from stream_app.dev.simulator.ledger import ControlLine, Ledger, RequestLine, RunLine
 from stream_app.dev.simulator.routines import PublicApi
 from stream_app.dev.simulator.script import Script, ScriptError
@@ -26,7 +26,7 @@ from stream_app.dev.simulator.world import (
 )
 
 
-class Clay:
+class SimulatedClay:
     """The simulated Clay. Create it on a running event loop.
 
     Attributes:
@@ -91,7 +91,7 @@ class Clay:
                     row.delivery_id,
                 )
                 world.add_row(taken_up, msgspec.json.decode(row.body))
-                self.enrichment.go_on(taken_up, progress.get(row.number, Progress()))
+                self.enrichment.go_on(taken_up, progress.get(row.number, RowProgress()))
 
     async def close(self) -> None:
         """End hanging requests, and drop rows and callbacks in progress."""

@@ -33,7 +33,7 @@ from typing import Any, Literal, Protocol, get_args
 import msgspec
 from aiohttp import web
 
-from stream_app.dev.simulator.clay import Clay
+from stream_app.dev.simulator.clay import SimulatedClay
 from stream_app.dev.simulator.ledger import Leads, Ledger
 from stream_app.dev.simulator.script import (
     ClayLimits,
@@ -42,8 +42,8 @@ from stream_app.dev.simulator.script import (
     Fault,
     Script,
     ScriptError,
-    Settings,
-    Webhook,
+    ScriptPart,
+    ScriptWebhook,
     checked,
     over,
 )
@@ -59,45 +59,45 @@ class Controlled(Protocol):
     """
 
     script: Script
-    clay: Clay
+    clay: SimulatedClay
     ledger: Ledger
 
     async def reset(self) -> None:
         """Go back to the script's beginning."""
 
 
-class Credits(Settings, frozen=True, kw_only=True):
+class Credits(ScriptPart, frozen=True, kw_only=True):
     """The body of `POST /control/credits`."""
 
     workspace: str
     add: int
 
 
-class Month(Settings, frozen=True, kw_only=True):
+class Month(ScriptPart, frozen=True, kw_only=True):
     """The body of `POST /control/month`."""
 
     workspace: str
 
 
-class AutoRun(Settings, frozen=True, kw_only=True):
+class AutoRun(ScriptPart, frozen=True, kw_only=True):
     """The body of `POST /control/auto-run`."""
 
     webhook: str
     on: bool
 
 
-class Rerun(Settings, frozen=True, kw_only=True):
+class Rerun(ScriptPart, frozen=True, kw_only=True):
     """The body of `POST /control/rerun`."""
 
     webhook: str
     which: Literal["failed", "all", "unreported"] = "failed"
 
 
-class NoSettings(Settings, frozen=True, kw_only=True):
+class NoSettings(ScriptPart, frozen=True, kw_only=True):
     """An empty body."""
 
 
-Action = Callable[[Controlled, Any], Awaitable[object] | object]
+ControlAction = Callable[[Controlled, Any], Awaitable[object] | object]
 
 _FAILED = {"errors", "out_of_credits", "not_run"}
 
@@ -147,7 +147,7 @@ def _workspaces(sim: Controlled, body: Any) -> None:
 
 def _webhooks(sim: Controlled, body: Any) -> None:
     slug, rest = _named(body, "slug")
-    settings = checked(Webhook, over(msgspec.to_builtins(sim.script.table), rest))
+    settings = checked(ScriptWebhook, over(msgspec.to_builtins(sim.script.table), rest))
     state = sim.clay.world.set_webhook(slug, settings)
     sim.clay.did(f"set the webhook {slug}", state.workspace.name)
 
@@ -212,7 +212,7 @@ async def _reset(sim: Controlled, body: Any) -> None:
     await sim.reset()
 
 
-ACTIONS: dict[str, Action] = {
+ACTIONS: dict[str, ControlAction] = {
     "faults": _faults,
     "clock": _clock,
     "limits": _limits,

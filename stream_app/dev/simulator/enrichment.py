@@ -15,7 +15,7 @@ from attrs import define, field
 
 from stream_app.dev.simulator.callbacks import fill, placeholders
 from stream_app.dev.simulator.chance import Chance
-from stream_app.dev.simulator.kept import Progress
+from stream_app.dev.simulator.kept import RowProgress
 from stream_app.dev.simulator.ledger import ChargeLine, Ledger, RefundLine, RowLine
 from stream_app.dev.simulator.script import PaidColumn
 from stream_app.dev.simulator.world import TableRow, World, cells_of
@@ -87,7 +87,7 @@ class Enrichment:
         else:
             self._later(latency_s, lambda: self._next(run))
 
-    def go_on(self, row: TableRow, progress: Progress) -> None:
+    def go_on(self, row: TableRow, progress: RowProgress) -> None:
         """Go on with a row where a killed simulator was.
 
         What it drew is drawn again, and nothing is paid for twice.

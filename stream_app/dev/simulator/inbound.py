@@ -28,7 +28,7 @@ from stream_app.dev.simulator.world import (
     is_submission,
 )
 
-WEBHOOK_PATH = "/v3/sources/webhook/{slug}"
+WEBHOOK_ROUTE = "/v3/sources/webhook/{slug}"
 TOKEN_HEADER = "x-clay-webhook-auth"
 READ_AT_MOST_BYTES = 16_000_000
 

@@ -70,7 +70,7 @@ class RowFile:
         self._file.close()
 
 
-class Progress(msgspec.Struct):
+class RowProgress(msgspec.Struct):
     """What the ledger says of a row.
 
     Attributes:
@@ -97,9 +97,9 @@ class Progress(msgspec.Struct):
         return frozenset(self.charged - self.refunded)
 
 
-def progress_of(lines: Iterable[AnyLine]) -> dict[int, Progress]:
+def progress_of(lines: Iterable[AnyLine]) -> dict[int, RowProgress]:
     """Return what became of each row, by its number."""
-    rows: defaultdict[int, Progress] = defaultdict(Progress)
+    rows: defaultdict[int, RowProgress] = defaultdict(RowProgress)
     for line in lines:
         match line:
             case RefundLine():

@@ -26,7 +26,7 @@ import msgspec
 Leads = Literal["all", "repeated", "none"]
 
 
-class Line(
+class LedgerLine(
     msgspec.Struct,
     omit_defaults=True,
     kw_only=True,
@@ -40,17 +40,17 @@ class Line(
     workspace: str | None = None
 
 
-class StartLine(Line):
+class StartLine(LedgerLine):
     """The simulator started."""
 
     seed: int
 
 
-class StopLine(Line):
+class StopLine(LedgerLine):
     """The simulator stopped."""
 
 
-class RequestLine(Line):
+class RequestLine(LedgerLine):
     """A request to a webhook. `at_ms` is its arrival.
 
     `status` is the HTTP status of the response, or "hang", "reset" or "garbage". `rows` is 1, or 0
@@ -76,7 +76,7 @@ class RunLine(RequestLine):
     run_id: str = ""
 
 
-class PollLine(Line):
+class PollLine(LedgerLine):
     """A request to the Public API that changes nothing. `run_id`: whose results were asked for."""
 
     endpoint: str
@@ -86,7 +86,7 @@ class PollLine(Line):
     fault: str | None = None
 
 
-class NotifyLine(Line):
+class NotifyLine(LedgerLine):
     """A completion webhook was told that a run has finished.
 
     `status` is the HTTP status of the response, "timeout", "error" (no response), or "lost" (not
@@ -98,7 +98,7 @@ class NotifyLine(Line):
     status: int | str
 
 
-class RowLine(Line):
+class RowLine(LedgerLine):
     """The end of a row.
 
     Attributes:
@@ -114,7 +114,7 @@ class RowLine(Line):
     delivery_id: str | None = None
 
 
-class ChargeLine(Line):
+class ChargeLine(LedgerLine):
     """The charge of a column when it starts. `column` is "callback" for the HTTP column."""
 
     webhook: str
@@ -129,7 +129,7 @@ class RefundLine(ChargeLine):
     """The refund of a column that failed."""
 
 
-class CallbackLine(Line):
+class CallbackLine(LedgerLine):
     """One attempt to report a row.
 
     `status` is the HTTP status of the response, "timeout" or "error" (no response; `error` is its
@@ -152,13 +152,13 @@ class CallbackLine(Line):
     delivery_id: str | None = None
 
 
-class ControlLine(Line):
+class ControlLine(LedgerLine):
     """A control call, with what it did."""
 
     did: str
 
 
-class ListenerLine(Line):
+class ListenerLine(LedgerLine):
     """The webhooks' port opened or closed."""
 
     listening: bool
@@ -227,7 +227,7 @@ class Tally:
         """Return the totals of each workspace, by its name."""
         return dict(self._workspaces)
 
-    def add(self, line: Line) -> None:
+    def add(self, line: LedgerLine) -> None:
         if line.workspace is None:
             return
         totals = self._workspaces.get(line.workspace)
@@ -350,7 +350,7 @@ class Ledger:
             lines.append(line)
         return lines
 
-    def write(self, line: Line) -> None:
+    def write(self, line: LedgerLine) -> None:
         """Add a line. Call it on the event loop."""
         self.seq += 1
         line.seq = self.seq

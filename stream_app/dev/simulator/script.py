@@ -13,9 +13,9 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_t
 
 import msgspec
 
-Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
-Positive = Annotated[float, msgspec.Meta(gt=0)]
+PositiveNumber = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
 HttpStatus = Annotated[int, msgspec.Meta(ge=300, le=599)]
 RetryAfter = Literal["absent", "seconds", "date", "zero"]
@@ -23,11 +23,11 @@ EndpointName = Literal["webhook", "run", "results", "me", "balance"]
 NetworkError = Literal["ECONNREFUSED", "ECONNRESET", "ETIMEDOUT"]
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
+class ScriptPart(msgspec.Struct, frozen=True, kw_only=True):
     """Base of all parts of a script."""
 
 
-class Latency(Settings, frozen=True, kw_only=True):
+class RowLatency(ScriptPart, frozen=True, kw_only=True):
     """The time of a row from the webhook to its callback.
 
     Log-normal around `median_s`, never under `min_s`. A share of `slow_share` of the rows is
@@ -36,14 +36,14 @@ class Latency(Settings, frozen=True, kw_only=True):
     """
 
     min_s: Seconds = 5.0
-    median_s: Positive = 18.0
-    p95_s: Positive = 60.0
-    slow_share: Share = 0.02
+    median_s: PositiveNumber = 18.0
+    p95_s: PositiveNumber = 60.0
+    slow_share: Fraction = 0.02
     slow_s: Seconds = 240.0
     scale: Seconds = 1.0
 
 
-class PaidColumn(Settings, frozen=True, kw_only=True):
+class PaidColumn(ScriptPart, frozen=True, kw_only=True):
     """A paid enrichment column.
 
     It is charged when it starts; an error refunds the credits, a miss does not.
@@ -55,12 +55,12 @@ class PaidColumn(Settings, frozen=True, kw_only=True):
     name: str
     credits: Count = 1
     actions: Count = 0
-    miss_share: Share = 0.0
-    error_share: Share = 0.0
+    miss_share: Fraction = 0.0
+    error_share: Fraction = 0.0
     values: tuple[str | int | float | bool, ...] = ("found",)
 
 
-class Retry(Settings, frozen=True, kw_only=True):
+class Retry(ScriptPart, frozen=True, kw_only=True):
     """`Retry on failure` of an HTTP API column. It repeats at once, without a delay.
 
     Attributes:
@@ -79,7 +79,7 @@ WELL_SET = Retry(most=5, statuses=(408, 429, 500, 501, 502, 503, 504))
 WELL_SET_TIMEOUT_S = 95.0
 
 
-class Callback(Settings, frozen=True, kw_only=True):
+class HttpColumn(ScriptPart, frozen=True, kw_only=True):
     """The HTTP API column that reports a row's result. Each POST that it sends costs one Action.
 
     `url`, `headers` and `body` may hold `{{placeholders}}`: a field of the payload, a column, or
@@ -144,7 +144,7 @@ DEFAULT_COLUMNS = (
 )
 
 
-class ClayTable(Settings, frozen=True, kw_only=True):
+class ClayTable(ScriptPart, frozen=True, kw_only=True):
     """The table behind a webhook. `[table]` in the script is the default for all webhooks.
 
     `dedupe_on` names the auto-dedupe column. It is unknown whether Clay deduplicates before or
@@ -154,8 +154,8 @@ class ClayTable(Settings, frozen=True, kw_only=True):
     """
 
     columns: tuple[PaidColumn, ...] = DEFAULT_COLUMNS
-    latency: Latency = Latency()
-    callback: Callback = Callback()
+    latency: RowLatency = RowLatency()
+    callback: HttpColumn = HttpColumn()
     auto_run: bool = True
     dedupe_on: str | None = None
     dedupe_runs: Literal["before", "after"] = "after"
@@ -163,7 +163,7 @@ class ClayTable(Settings, frozen=True, kw_only=True):
     active: bool = True
 
 
-class Webhook(ClayTable, frozen=True, kw_only=True):
+class ScriptWebhook(ClayTable, frozen=True, kw_only=True):
     """One webhook: a table and the workspace that pays for it.
 
     The workspace is the slug's part before `--` unless it is named.
@@ -188,21 +188,21 @@ class Routine(ClayTable, frozen=True, kw_only=True):
     cost_output: str | None = None
 
 
-class CompletionWebhook(Settings, frozen=True, kw_only=True):
+class CompletionWebhook(ScriptPart, frozen=True, kw_only=True):
     """Who is told that a run has finished: a URL, and the secret that signs what is sent."""
 
     url: str
     secret: str
 
 
-class ClayPlan(Settings, frozen=True, kw_only=True):
+class ClayPlan(ScriptPart, frozen=True, kw_only=True):
     """The budget of a workspace. Credits can be topped up; Actions return only with a new month."""
 
     credits: Count = 6_000
     actions: Count = 15_000
 
 
-class ClayLimits(Settings, frozen=True, kw_only=True):
+class ClayLimits(ScriptPart, frozen=True, kw_only=True):
     """Clay's limits.
 
     `rate_per_s = 0` switches the rate limit off, `outward_per_s = 0` that of the HTTP columns, and
@@ -242,7 +242,7 @@ class ClayLimits(Settings, frozen=True, kw_only=True):
     no_credits: Literal["failed", "hung", "refused"] = "failed"
 
 
-class Fault(Settings, frozen=True, kw_only=True):
+class Fault(ScriptPart, frozen=True, kw_only=True):
     """One fault on the timeline: from `at_s` for `for_s`, for a `share` of requests.
 
     Without `for_s` it lasts forever. `webhook` may name a routine, too. `endpoint` keeps a fault of
@@ -253,7 +253,7 @@ class Fault(Settings, frozen=True, kw_only=True):
     kind: str
     at_s: Seconds = 0.0
     for_s: Seconds | None = None
-    share: Share = 1.0
+    share: Fraction = 1.0
     workspace: str | None = None
     webhook: str | None = None
     endpoint: EndpointName | None = None
@@ -294,7 +294,7 @@ OBSCURING: dict[str, dict[str, Any]] = {
     "garbage": {"accepted": True},
     "huge_answer": {"size_bytes": 50_000_000},
 }
-CALLBACK: dict[str, dict[str, Any]] = {
+CALLBACK_FAULTS: dict[str, dict[str, Any]] = {
     "callbacks_lost": {},
     "callbacks_doubled": {"delay_s": 0.005},
     "callbacks_late": {"delay_s": 3600.0},
@@ -321,10 +321,10 @@ ROUTINE: dict[str, dict[str, Any]] = {
     "notification_test": {},
 }
 LISTENER: dict[str, dict[str, Any]] = {"refuse": {}}
-FAULTS: dict[str, dict[str, Any]] = REFUSING | OBSCURING | CALLBACK | ROUTINE | LISTENER
+FAULTS: dict[str, dict[str, Any]] = REFUSING | OBSCURING | CALLBACK_FAULTS | ROUTINE | LISTENER
 
 
-class Script(Settings, frozen=True, kw_only=True):
+class Script(ScriptPart, frozen=True, kw_only=True):
     """A whole script.
 
     `kept_rows` rows per webhook can be run again. `callback_concurrency` is for the whole
@@ -341,7 +341,7 @@ class Script(Settings, frozen=True, kw_only=True):
     plan: ClayPlan = ClayPlan()
     table: ClayTable = ClayTable()
     workspaces: dict[str, ClayPlan] = {}
-    webhooks: dict[str, Webhook] = {}
+    webhooks: dict[str, ScriptWebhook] = {}
     routines: dict[str, Routine] = {}
     completion_webhooks: dict[str, CompletionWebhook] = {}
     api_keys: dict[str, str] = {}
@@ -354,7 +354,7 @@ def workspace_of(slug: str) -> str:
     return before if separator and before else "default"
 
 
-S = TypeVar("S", bound=Settings)
+S = TypeVar("S", bound=ScriptPart)
 
 
 class ScriptError(Exception):
@@ -465,11 +465,11 @@ def _value(kind: Any, raw: object, where: str, problems: list[str]) -> Any:
 
 
 def _is_settings(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, Settings)
+    return isinstance(kind, type) and issubclass(kind, ScriptPart)
 
 
-def _contradictions(built: Settings, raw: dict[str, Any]) -> Iterator[str]:
-    if isinstance(built, Latency) and built.p95_s < built.median_s:
+def _contradictions(built: ScriptPart, raw: dict[str, Any]) -> Iterator[str]:
+    if isinstance(built, RowLatency) and built.p95_s < built.median_s:
         yield f"p95_s: {built.p95_s} is under median_s ({built.median_s})"
     if isinstance(built, ClayTable):
         names = [column.name for column in built.columns]

@@ -22,9 +22,9 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 from stream_app.dev.simulator import control
-from stream_app.dev.simulator.clay import Clay
+from stream_app.dev.simulator.clay import SimulatedClay
 from stream_app.dev.simulator.control import ControlApi
-from stream_app.dev.simulator.inbound import READ_AT_MOST_BYTES, WEBHOOK_PATH
+from stream_app.dev.simulator.inbound import READ_AT_MOST_BYTES, WEBHOOK_ROUTE
 from stream_app.dev.simulator.kept import RowFile
 from stream_app.dev.simulator.ledger import (
     RESET,
@@ -40,7 +40,7 @@ from stream_app.dev.simulator.workflow import WORKFLOW_ROUTE
 
 _BACKLOG = 1024
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+HttpHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Simulator:
@@ -56,7 +56,7 @@ class Simulator:
     closes.
     """
 
-    clay: Clay
+    clay: SimulatedClay
     ledger: Ledger
     url: str
     control_url: str
@@ -89,7 +89,7 @@ class Simulator:
                 stack.callback(self._kept.close)
             self.ledger.write(StartLine(seed=self.script.seed))
             # Before the ports open: a new row gets a number after those that are taken up.
-            self.clay = Clay(self.script, self.ledger, self._kept)
+            self.clay = SimulatedClay(self.script, self.ledger, self._kept)
             self._listener = await self._serve(stack, host, port, webhooks=True)
             control = await self._serve(stack, host, control_port, webhooks=False)
             self.url = self._listener.url
@@ -113,7 +113,7 @@ class Simulator:
         if self._kept is not None:
             self._kept.clear()
         old = self.clay
-        self.clay = Clay(self.script, self.ledger, self._kept)
+        self.clay = SimulatedClay(self.script, self.ledger, self._kept)
         old.changed.set()
 
     async def _serve(
@@ -127,7 +127,7 @@ class Simulator:
         busy: set[RequestHandler] = set()
 
         @web.middleware
-        async def mark_busy(request: web.Request, handler: Handler) -> web.StreamResponse:
+        async def mark_busy(request: web.Request, handler: HttpHandler) -> web.StreamResponse:
             busy.add(request.protocol)
             try:
                 return await handler(request)
@@ -137,7 +137,7 @@ class Simulator:
         app = web.Application(client_max_size=READ_AT_MOST_BYTES, middlewares=[mark_busy])
         ControlApi(self).add_routes(app)
         if webhooks:
-            app.router.add_post(WEBHOOK_PATH, self._webhook)
+            app.router.add_post(WEBHOOK_ROUTE, self._webhook)
             app.router.add_post(WORKFLOW_ROUTE, self._workflow)
             app.router.add_post(f"{API}/routines/{{routine}}/run", self._run)
             app.router.add_get(f"{API}/routines/run/{{run}}/results", self._results)

@@ -17,7 +17,7 @@ from stream_app.dev.simulator.script import (
     ClayTable,
     CompletionWebhook,
     Script,
-    Webhook,
+    ScriptWebhook,
     workspace_of,
 )
 
@@ -223,10 +223,10 @@ class World:
                 name: getattr(self.script.table, name)
                 for name in self.script.table.__struct_fields__
             }
-            return self.set_webhook(slug, Webhook(**table))
+            return self.set_webhook(slug, ScriptWebhook(**table))
         return state
 
-    def set_webhook(self, slug: str, settings: Webhook) -> WebhookState:
+    def set_webhook(self, slug: str, settings: ScriptWebhook) -> WebhookState:
         """Create a webhook, or replace its settings. Rows and the count of submissions stay."""
         workspace = self.workspace(settings.workspace or workspace_of(slug))
         state = self.webhooks.get(slug)

@@ -40,14 +40,14 @@ event yet.
 MOVING: Final[frozenset[BookColumn]] = frozenset({"held", "under_way", "waiting"})
 """The columns of leads that are not at rest."""
 
-NAMES: Final[Mapping[str, str]] = {
+COLUMN_NAMES: Final[Mapping[str, str]] = {
     "accepted_final": "accepted as final",
     "served_from_cache": "answered from the cache",
     "served_locally": "answered without Clay",
 }
 """What commands and pages call the columns whose own names are no words."""
 
-MEANING: Final[Mapping[str, str]] = {
+COLUMN_MEANING: Final[Mapping[str, str]] = {
     "enriched": "Clay has answered, whatever it found",
     "accepted_final": "at Clay, and nobody waits for a callback",
     "served_from_cache": "answered with an earlier result",
@@ -141,12 +141,12 @@ def column(status: str, *, final: bool) -> BookColumn | Literal["", "unknown"]:
 
 def name_of(column: str) -> str:
     """Return what commands and pages call a column."""
-    return NAMES.get(column) or column.replace("_", " ")
+    return COLUMN_NAMES.get(column) or column.replace("_", " ")
 
 
 def meaning_of(name: str) -> str:
     """Return what it means that `column` returned this name."""
-    return MEANING.get(name, "a status of a newer version") if name else _NOT_A_LEAD
+    return COLUMN_MEANING.get(name, "a status of a newer version") if name else _NOT_A_LEAD
 
 
 def books_line(records: int, leads: int) -> str:
@@ -432,7 +432,7 @@ _ANEW: Final = frozenset({"dead_lettered", "parked", "rejected_invalid", "replac
 _GIVEN_UP: Final = frozenset({"suppressed", "expired"})
 
 
-class Kept(RecordEvents, array_like=True, gc=False):
+class KeptRecord(RecordEvents, array_like=True, gc=False):
     """A record as the account keeps it."""
 
     imported: int = 0  # the number of its import; 0 for none
@@ -468,7 +468,7 @@ def columns_of(answer: str) -> list[tuple[str, bool]]:
     return [(name[1:], name[0] == _HAS) for name in answer.split("\n")] if answer else []
 
 
-def rank_of(history: Kept) -> Rank:
+def rank_of(history: KeptRecord) -> Rank:
     """Return how a record stands to the row of its lead after its last event. It never falls."""
     if history.status in NOT_LEADS:
         return NO_LEAD
@@ -479,7 +479,7 @@ def rank_of(history: Kept) -> Rank:
     return ENDED if history.status in _AT_ONCE and history.seq <= 2 else TOOK
 
 
-def elect(records: Iterable[tuple[int, Kept]]) -> set[int]:
+def elect(records: Iterable[tuple[int, KeptRecord]]) -> set[int]:
     """Return the numbers of the records that count, of those with the same lead id.
 
     There is one for each destination. A record that names no destination, because it could not be
@@ -499,7 +499,7 @@ def elect(records: Iterable[tuple[int, Kept]]) -> set[int]:
     }
 
 
-def is_same_lead(kept: Kept, champion: Kept) -> bool:
+def is_same_lead(kept: KeptRecord, champion: KeptRecord) -> bool:
     """Return True if two records belong to one lead. The first may name no destination."""
     return kept.workspace in ("", champion.workspace) and kept.destination in (
         "",

@@ -276,7 +276,7 @@ def suspend_silent(
     now_ms: int,
 ) -> Lane:
     """Return the lane with this destination suspended because no callback comes."""
-    lane = _suspend(policy, lane, destination, callback_health.REASON, text, now_ms)
+    lane = _suspend(policy, lane, destination, callback_health.NO_CALLBACKS, text, now_ms)
     health = callback_health.record_report(lane.callback_health, destination.alias, now_ms)
     return msgspec.structs.replace(lane, callback_health=health)
 

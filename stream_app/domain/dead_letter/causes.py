@@ -31,7 +31,7 @@ _CAUSE: Final = tuple(
 )
 _DISPOSITIONS: Final = frozenset(word.encode() for word in get_args(Disposition) if word)
 
-Headers = dict[str, bytes]
+HeaderValues = dict[str, bytes]
 
 
 class Filter(msgspec.Struct, frozen=True):
@@ -89,7 +89,7 @@ class Filter(msgspec.Struct, frozen=True):
 
     def matches(
         self,
-        headers: Headers,
+        headers: HeaderValues,
         key: bytes | None,
         value: bytes | None,
         at_ms: int,
@@ -108,7 +108,7 @@ class Filter(msgspec.Struct, frozen=True):
         )
 
 
-def headers_of(pairs: Iterable[tuple[str, bytes | None]]) -> Headers:
+def headers_of(pairs: Iterable[tuple[str, bytes | None]]) -> HeaderValues:
     """Return headers by name.
 
     A header without a value, which other programs may write, is dropped.
@@ -116,7 +116,7 @@ def headers_of(pairs: Iterable[tuple[str, bytes | None]]) -> Headers:
     return {name: value for name, value in pairs if value is not None}
 
 
-def kind_of(headers: Headers) -> LetterKind:
+def kind_of(headers: HeaderValues) -> LetterKind:
     """Return the kind of a dead letter by its headers."""
     disposition = headers.get(HEADERS["disposition"], b"")
     if disposition in _DISPOSITIONS:
@@ -139,7 +139,7 @@ class _Named(msgspec.Struct):
 _named: Final = msgspec.json.Decoder(_Named)
 
 
-def addressed_to(headers: Headers, key: bytes | None, value: bytes | None) -> tuple[str, str]:
+def addressed_to(headers: HeaderValues, key: bytes | None, value: bytes | None) -> tuple[str, str]:
     """Return workspace and destination of a dead letter that is sent back; '' if it names none.
 
     The headers decide for a dead letter that continues its own history. The value decides for any
@@ -152,7 +152,7 @@ def addressed_to(headers: Headers, key: bytes | None, value: bytes | None) -> tu
     return _string(named.workspace) or workspace, _string(named.destination)
 
 
-def lead_id_of(headers: Headers, value: bytes | None) -> str:
+def lead_id_of(headers: HeaderValues, value: bytes | None) -> str:
     """Return the lead's id as rows have it.
 
     It is '' if there is none, or if it is derived from the person.
@@ -174,17 +174,17 @@ def _string(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
 
-def text(headers: Headers, name: str) -> str:
+def text(headers: HeaderValues, name: str) -> str:
     """Return a header as text; '' if it is missing."""
     return headers.get(name, b"").decode("utf-8", "replace")
 
 
-def shown_key(headers: Headers, key: bytes | None, workspaces: Container[str]) -> bytes | None:
+def shown_key(headers: HeaderValues, key: bytes | None, workspaces: Container[str]) -> bytes | None:
     """Return the key of a dead letter as people see it, which shows no person."""
     return pseudonymous_key(key, workspaces, text(headers, HEADERS["reason"]))
 
 
-def number(headers: Headers, name: str) -> int:
+def number(headers: HeaderValues, name: str) -> int:
     """Return a header as a number; 0 if it is not one."""
     return read_number(text(headers, name))
 
@@ -227,7 +227,7 @@ class DeadLetterTally:
         self.ages: Counter[str] = Counter()
         self._now_ms = now_ms
 
-    def add(self, headers: Headers, key: bytes | None, at_ms: int) -> None:
+    def add(self, headers: HeaderValues, key: bytes | None, at_ms: int) -> None:
         disposition, reason, status, destination = (headers.get(name, b"") for name in _CAUSE)
         cause = (disposition, reason, status, key or b"", destination)
         group = self.groups.get(cause) or self._new(cause, headers)
@@ -254,7 +254,7 @@ class DeadLetterTally:
         """Return the groups, the largest first."""
         return sorted(self.groups.values(), key=lambda group: -group.count)
 
-    def _new(self, cause: tuple[bytes, ...], headers: Headers) -> CauseGroup:
+    def _new(self, cause: tuple[bytes, ...], headers: HeaderValues) -> CauseGroup:
         # Other programs may write any number of keys and reasons.
         if len(self.groups) >= _MOST_GROUPS:
             cause = (b"", b"(others)", b"", b"", b"")

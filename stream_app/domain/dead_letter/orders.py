@@ -49,7 +49,7 @@ Fate = Literal[
     "over_limit",  # it would be sent without --limit
 ]
 
-MEANING: Final[dict[Fate, str]] = {
+FATE_MEANING: Final[dict[Fate, str]] = {
     "goes": "would be sent to Clay",
     "as_input": "would go down the line as new leads",
     "suppressed": "are of people on the suppression list (erased, or they objected) and never go",
@@ -161,7 +161,7 @@ _MAX_ID: Final = 64
 _LAST_COMMANDS: Final = 20
 
 ReplayPhase = Literal["running", "stopped", "done", "refused"]
-ENDED: Final[frozenset[ReplayPhase]] = frozenset({"done", "refused"})
+ENDED_PHASES: Final[frozenset[ReplayPhase]] = frozenset({"done", "refused"})
 
 
 class ReplayPlan(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -420,7 +420,7 @@ class ReplayOrders:
         if command.id in replay.commands:
             return [], "repeated", "this command was applied before"
         wanted: ReplayPhase = "stopped" if command.kind == "stop" else "running"
-        if replay.state in ENDED or replay.state == wanted:
+        if replay.state in ENDED_PHASES or replay.state == wanted:
             return [], "no_change", f"replay {replay.id} is {replay.state} already"
         verb = "stopped" if command.kind == "stop" else "resumed"
         text = (

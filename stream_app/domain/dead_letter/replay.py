@@ -24,7 +24,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from stream_app.domain.dead_letter.causes import (
-    Headers,
+    HeaderValues,
     LetterKind,
     addressed_to,
     headers_of,
@@ -403,7 +403,13 @@ class SuppressionList:
         if bits := bits & ~bit if value is None else bits | bit:
             self._partitions[person] = bits
 
-    def names(self, headers: Headers, key: bytes | None, value: bytes | None, at_ms: int) -> bool:
+    def names(
+        self,
+        headers: HeaderValues,
+        key: bytes | None,
+        value: bytes | None,
+        at_ms: int,
+    ) -> bool:
         """Return True if a dead letter belongs to a suppressed person or an erased lead.
 
         It is found even if the value is broken. `at_ms` (the append of the dead letter, epoch ms)
@@ -451,7 +457,7 @@ class RedriveDedup:
             passed = max(self._passed[epoch.partition], epoch.came.offset, epoch.came.skip_to)
             self._passed[epoch.partition] = passed
 
-    def apply_retry(self, headers: Headers) -> None:
+    def apply_retry(self, headers: HeaderValues) -> None:
         if (record_id := headers.get(HEADERS["redriven_from"])) is not None:
             self._sent.add(record_id.decode("utf-8", "replace"))
 

@@ -48,7 +48,7 @@ FORMAT: Final = 1
 new header does not.
 """
 
-PREFIX: Final = "stream-app-"  # the prefix of all our headers
+HEADER_PREFIX: Final = "stream-app-"  # the prefix of all our headers
 
 _HEADERS: Final = {
     "origin": ("origin", "topic/partition/offset of the input record"),
@@ -114,10 +114,14 @@ _HEADERS: Final = {
 }
 """Field of `Envelope` -> header name on the wire without the prefix, and what the header holds."""
 
-HEADERS: Final[dict[str, str]] = {field: PREFIX + name for field, (name, _) in _HEADERS.items()}
+HEADERS: Final[dict[str, str]] = {
+    field: HEADER_PREFIX + name for field, (name, _) in _HEADERS.items()
+}
 """Field of `Envelope` -> header name on the wire."""
 
-MEANING: Final[dict[str, str]] = {PREFIX + name: meaning for name, meaning in _HEADERS.values()}
+HEADER_MEANING: Final[dict[str, str]] = {
+    HEADER_PREFIX + name: meaning for name, meaning in _HEADERS.values()
+}
 """Header -> its meaning."""
 
 _HASHED_KEY: Final = re.compile(rb"key-[A-Za-z0-9_-]{22}")
@@ -138,7 +142,7 @@ _FIT: Final[dict[str, Callable[[str], object]]] = {
 
 
 class Envelope(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    """Headers as values, which `MEANING` describes."""
+    """Headers as values, which `HEADER_MEANING` describes."""
 
     origin: str = ""
     origin_ms: int = 0

@@ -142,7 +142,7 @@ _REASONS: Final = (
         alarm="Clay takes no leads by a webhook: it is full, refused, gone or not active.",
     ),
     HoldReason(
-        code=callback_health.REASON,
+        code=callback_health.NO_CALLBACKS,
         lifted_by="callback",
         waits_for="pause",
         lifts=f"the callback of a probe; or {_REPAIR}",
@@ -200,7 +200,7 @@ _REASONS: Final = (
         remedy="auto",
     ),
     HoldReason(
-        code=concurrency.REASON,
+        code=concurrency.STALLED,
         lifted_by="event",
         waits_for="outage",
         lifts=(

@@ -300,7 +300,11 @@ def probe_succeeded(policy: InForce, lane: Lane, destination: str, now_ms: int) 
     The lane resumes, unless other destinations are not healthy.
     """
     missing = callback_health.still_missing(lane.callback_health, destination)
-    if lane.suspension is None or lane.suspension.reason != callback_health.REASON or not missing:
+    if (
+        lane.suspension is None
+        or lane.suspension.reason != callback_health.NO_CALLBACKS
+        or not missing
+    ):
         return lifted(lane)
     text = callback_health.missing_text(missing, destination)
     left = suspension.exempt(policy.suspension, lane.suspension, destination, missing, text, now_ms)

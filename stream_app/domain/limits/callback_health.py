@@ -18,7 +18,7 @@ from stream_app.domain.model.numbers import TimeMs, Whole
 from stream_app.domain.model.ranges import Policy, Range
 from stream_app.domain.model.text import count
 
-REASON: Final = "no_callbacks"  # the reason of the suspension that it leads to
+NO_CALLBACKS: Final = "no_callbacks"  # the reason of the suspension that it leads to
 _GAP_MS: Final = 5_000  # a shorter absence is no more than a rebalance
 _GAPS_KEPT: Final = 8
 # Rows that a table has at most, by default (docs/reference/clay.md, "Inbound").

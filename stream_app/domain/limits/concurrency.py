@@ -39,7 +39,7 @@ _HEADROOM = 2.0
 LEAST = 5  # the lowest limit, and the first one, unless the configuration allows fewer
 TOLERANCE = 2.0  # multiple of the usual latency up to which the limit does not shrink
 _LAST_CALLS = 20  # how long a call is in flight is the mean of about so many
-REASON: Final = "no_answer"  # the reason of the hold once the stall is certain
+STALLED: Final = "no_answer"  # the reason of the hold once the stall is certain
 _LEAST_MS = 500  # below that it may be our own pause
 _UNKNOWN_MS = 2_000  # while it is not known what is usual
 _KNOWN_CALLS = 10
@@ -169,7 +169,7 @@ def permit(
         return Unanswered(suspicious_ms + _SURE_MS, "in_flight")
     sent = count(state.waiting, "request")
     text = f"{sent} went out and Clay has answered none of them: no more go before one has ended"
-    return Unanswered(min(lost_ms, now_ms + int(trips.open_s * 1000)), REASON, text)
+    return Unanswered(min(lost_ms, now_ms + int(trips.open_s * 1000)), STALLED, text)
 
 
 def certain_ms(state: StallDetector, usual: Concurrency) -> int:

@@ -23,7 +23,7 @@ from stream_app.domain.limits import breaker, concurrency, rate, suspension, win
 from stream_app.domain.limits import webhook_quota as quota
 from stream_app.domain.limits.breaker import OF_FAILURES, Mode, Outage, outage_text
 from stream_app.domain.limits.budget import MeterName
-from stream_app.domain.limits.concurrency import NOTHING, REASON, StallDetector
+from stream_app.domain.limits.concurrency import NOTHING, STALLED, StallDetector
 from stream_app.domain.limits.meters import Estimate, Meter, first_estimate, meters
 from stream_app.domain.limits.webhook_quota import Webhook, WebhookLimits
 from stream_app.domain.model.numbers import Real, TimeMs, Whole
@@ -480,7 +480,7 @@ def _since_ms(
         return lane.pause.at_ms
     if lane.suspension is not None and reason == lane.suspension.reason:
         return lane.suspension.since_ms
-    if reason == REASON:
+    if reason == STALLED:
         return stall.since_ms
     if reason == WEBHOOK_OUT:
         out = quota.suspended(lane.quota)

@@ -16,7 +16,7 @@ from stream_app.domain.lane.lane import LANE_BUSY
 from stream_app.domain.plan import Actor
 from stream_app.domain.views.lane import LaneView
 
-NAMES: Final[Mapping[WaitKind, str]] = {
+WAIT_NAMES: Final[Mapping[WaitKind, str]] = {
     "queue": "queue on Kafka",
     "rate": "rate of the lane",
     "budget": "budget",
@@ -108,7 +108,7 @@ class RecordWait(msgspec.Struct, frozen=True):
     @property
     def name(self) -> str:
         """What the record waited for, in words."""
-        return NAMES[self.kind]
+        return WAIT_NAMES[self.kind]
 
     def length_ms(self, now_ms: int) -> int:
         """Return how long it is, until now if it has not ended."""

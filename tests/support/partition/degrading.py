@@ -12,7 +12,7 @@ from stream_app.domain.delivery.envelope import read_envelope
 from stream_app.domain.lead.identity import company, people
 from stream_app.domain.limits.budget import BudgetPolicy
 from stream_app.domain.model.messages import Scalar
-from stream_app.domain.result import DAY_MS, CacheEntry, Field, company_slot, person_slot
+from stream_app.domain.result import DAY_MS, CachedField, CacheEntry, company_slot, person_slot
 from tests.simulation.schedule import Setup
 from tests.support.narrow import present
 from tests.support.partition.bench import Bench
@@ -53,7 +53,7 @@ class DegradingBench(Bench):
     async def remember(self, email: str, *, days: float, **fields: Scalar) -> None:
         """Have the cache know these fields of a person and of the company for so many days."""
         at_ms = now_ms() - int(days * DAY_MS)
-        known = {name: Field(value, at_ms, "acme-main") for name, value in fields.items()}
+        known = {name: CachedField(value, at_ms, "acme-main") for name, value in fields.items()}
         entry = CacheEntry(known)
         (person,) = people({"email": email})
         firm = company_slot("acme", company({"email": email}))

@@ -17,7 +17,7 @@ from stream_app.partition.commits import Commits
 from stream_app.partition.in_flight import InFlight, Source
 from stream_app.partition.places import Limiter
 from stream_app.partition.ports import Clay, Observer
-from stream_app.partition.runner import Process, RecordRunner
+from stream_app.partition.runner import ProcessRecord, RecordRunner
 from stream_app.partition.state import PartitionState, WorkerParts
 from tests.simulation.loop import SimLoop
 
@@ -101,7 +101,7 @@ def parts(plan: Plan, clay: Clay, **others: Any) -> WorkerParts:
     return WorkerParts(plan=plan, clay=clay, **given)
 
 
-def runner_of(state: PartitionState, pipelines: Mapping[Source, Process]) -> RecordRunner:
+def runner_of(state: PartitionState, pipelines: Mapping[Source, ProcessRecord]) -> RecordRunner:
     """A runner of this partition whose records are processed by these."""
     return RecordRunner(
         number=state.number,

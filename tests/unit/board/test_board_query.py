@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from stream_app.board.read_model.board_query import BoardQueries, DeadLetterRow
-from stream_app.board.read_model.query import Place
+from stream_app.board.read_model.query import ListPlace
 from stream_app.board.read_model.store import ReadModel
 from stream_app.client.results.answers import Cause
 from stream_app.domain.books.records import COLUMN, column
@@ -68,7 +68,7 @@ def pages(
     final: bool | None,
     imported: int = 0,
 ) -> Iterator[int]:
-    after: Place | None = None
+    after: ListPlace | None = None
     while rows := queries.records(workspace, statuses, after, 7, final=final, imported=imported):
         yield from (int(row.origin.rpartition("/")[2]) for row in rows)
         after = rows[-1].place
@@ -157,7 +157,7 @@ def test_a_page_costs_the_same_with_many_leads(
     steps = []
     for leads, path in by_size.items():
         queries = Counting(path, FINAL)
-        for after in (None, Place(NOW_MS + leads // 6, 1 << 50)):
+        for after in (None, ListPlace(NOW_MS + leads // 6, 1 << 50)):
             queries.records(workspace, statuses, after, 20, final=final)
         queries.status_sums(workspace)
         steps.append(queries.steps)
@@ -284,7 +284,7 @@ def test_a_page_of_dead_letters_costs_the_same_with_many_of_them(tmp_path: Path)
         model.close()
         queries = Counting(tmp_path / str(many), FINAL)
         cause = Cause("failed", "acme", "people", "http_503", "")
-        for after in (None, Place(NOW_MS + many // 2, 1 << 60)):
+        for after in (None, ListPlace(NOW_MS + many // 2, 1 << 60)):
             assert len(queries.dead_letters_of(NAMES.dlq, cause, 0, after, 20, None)) == 20
         steps.append(queries.steps)
     assert steps[1] <= steps[0] * 1.2 + 5

@@ -23,7 +23,7 @@ from stream_app.board.read_model.follow import (
     _Replaced,
 )
 from stream_app.board.read_model.query import Queries
-from stream_app.board.read_model.store import Position, ReadModel, mark
+from stream_app.board.read_model.store import LogPosition, ReadModel, mark
 from stream_app.domain.model.errors import BrokerUnavailable, KafkaRefused, StreamAppError
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.ops import logs
@@ -101,7 +101,7 @@ def made(log: TopicPartition, *values: str) -> list[Made | None]:
 
 
 def reading(
-    positions: dict[TopicPartition, Position],
+    positions: dict[TopicPartition, LogPosition],
     as_of_ms: int | None = None,
 ) -> tuple[_Reading, FakeReader]:
     reader = FakeReader()
@@ -126,7 +126,7 @@ async def test_it_is_complete_once_it_has_read_what_was_there_when_it_asked(
     }
     last = kafka.logs[A][3]
     assert isinstance(last, Made)
-    assert moved[A] == Position(5, 3, mark(last)), "the marker at the end is passed, too"
+    assert moved[A] == LogPosition(5, 3, mark(last)), "the marker at the end is passed, too"
     at.done({A: moved[A]})
     assert at.as_of_ms == 5, "one log is not read yet"
     assert at.lag == 1, "one log is not read yet"
@@ -163,18 +163,18 @@ async def test_full_pieces_make_one_batch_of_a_bounded_size(
 @pytest.mark.parametrize(
     ("at", "first", "starts", "read"),
     [
-        (Position(2, 1, 0), 0, 1, [2]),
-        (Position(3, 1, 0), 0, 1, [2]),
-        (Position(2, 1, 0), 1, 1, [2]),
-        (Position(2, 1, 0), 2, 2, [2]),
-        (Position(1, 0, 0), 2, 2, [2]),
-        (Position(2, -1, 0), 0, 2, [2]),
-        (Position(0, -1, 0), 0, 0, [0, 1, 2]),
+        (LogPosition(2, 1, 0), 0, 1, [2]),
+        (LogPosition(3, 1, 0), 0, 1, [2]),
+        (LogPosition(2, 1, 0), 1, 1, [2]),
+        (LogPosition(2, 1, 0), 2, 2, [2]),
+        (LogPosition(1, 0, 0), 2, 2, [2]),
+        (LogPosition(2, -1, 0), 0, 2, [2]),
+        (LogPosition(0, -1, 0), 0, 0, [0, 1, 2]),
     ],
 )
 async def test_it_goes_on_behind_the_last_record_which_it_reads_again(
     kafka: type[FakeReader],
-    at: Position,
+    at: LogPosition,
     first: int,
     starts: int,
     read: list[int],
@@ -203,7 +203,7 @@ async def test_another_record_at_its_place_shows_that_the_topic_was_created_agai
         made(A, "0", "1")[1],
         **{field: 7 if field == "timestamp" else b"other"},
     )  # type: ignore[type-var]  # a record
-    follower, _ = reading({A: Position(2, 1, mark(other))})  # type: ignore[arg-type]  # a record
+    follower, _ = reading({A: LogPosition(2, 1, mark(other))})  # type: ignore[arg-type]  # a record
     await follower.begin(1)
     with pytest.raises(_Replaced, match="a/0 has another record at 1: the topic was created again"):
         await follower.more()
@@ -212,7 +212,7 @@ async def test_another_record_at_its_place_shows_that_the_topic_was_created_agai
 async def test_a_log_that_ends_before_its_place_was_created_again(kafka: type[FakeReader]) -> None:
     kafka.logs = {A: made(A, "0", "1")}
     for next_, replaced in ((2, False), (3, True)):
-        follower, _ = reading({A: Position(next_)})
+        follower, _ = reading({A: LogPosition(next_)})
         with (
             pytest.raises(_Replaced, match="a/0 was at 3 and ends at 2")
             if replaced
@@ -305,7 +305,11 @@ def stopped_at_the_end(kafka: type[FakeReader], tmp_path: Path) -> None:
     record = person(sources().names, "hash", "crm-3")
     kafka.logs[TopicPartition(record.topic, 0)] = [record]
     model = ReadModel(tmp_path / "model.sqlite", sources())
-    model.apply({record.topic: [record]}, {(record.topic, 0): Position(1, 0, mark(record))}, None)
+    model.apply(
+        {record.topic: [record]},
+        {(record.topic, 0): LogPosition(1, 0, mark(record))},
+        None,
+    )
     model.close()
 
 

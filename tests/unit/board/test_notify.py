@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 from stream_app.board.notify import (
     BEGUN_S,
     ENDED_S,
-    EVERY_S,
+    LOOK_EVERY_S,
     MOST_ALERTS,
     Messages,
     Outbox,
@@ -283,7 +283,7 @@ class World:
     async def wait(self, messages: Messages, seconds: float) -> None:
         until_s = self.now_s + seconds
         while self.now_s < until_s:
-            self.now_s += EVERY_S
+            self.now_s += LOOK_EVERY_S
             await messages.step()
 
 
@@ -343,7 +343,7 @@ async def test_a_bug_does_not_end_the_board(
     await asyncio.sleep(0.02)
     world.findings = [finding()]
     while not world.got:
-        world.now_s += EVERY_S
+        world.now_s += LOOK_EVERY_S
         await asyncio.sleep(0.001)
         assert not running.done()
     await cancel([running])

@@ -11,7 +11,7 @@ import pytest
 
 from stream_app.board.read_model import store
 from stream_app.board.read_model.query import MOST_CAUSES, MOST_HISTORIES, Queries
-from stream_app.board.read_model.store import Position, ReadModel
+from stream_app.board.read_model.store import LogPosition, ReadModel
 from stream_app.client.results.answers import RunLooks
 from stream_app.domain.delivery.envelope import pseudonymous_key
 from stream_app.domain.model.errors import StreamAppError
@@ -456,13 +456,13 @@ def test_a_failed_batch_leaves_nothing(model: ReadModel, ask: Queries) -> None:
     with pytest.raises(RuntimeError, match="broken"):
         model.apply(
             {NAMES.status: [good], NAMES.dlq: breaking()},
-            {(NAMES.status, 0): Position(1)},
+            {(NAMES.status, 0): LogPosition(1)},
             NOW_MS,
         )
     with pytest.raises(OverflowError):  # at the very end: SQLite has no such number
         model.apply(
             {NAMES.status: [good], NAMES.dlq: [dead_letter(NAMES.dlq)]},
-            {(NAMES.status, 0): Position(2**63)},
+            {(NAMES.status, 0): LogPosition(2**63)},
             NOW_MS,
         )
     assert ask.lead("crm-1", NOW_MS) is None

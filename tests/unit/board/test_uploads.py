@@ -566,8 +566,8 @@ async def test_a_file_is_deleted_when_its_time_is_over_and_no_page_asks_for_it(
     monkeypatch.setattr(asyncio, "to_thread", AsyncMock(return_value=(["email"], [[]])))
     upload = await kept.add(file, "leads.csv", len(ADA), "kfdwzp", "jane")
     ((delay_s, sweep),) = later
-    assert delay_s == uploads.KEPT_S + 1 == 1_801
-    now_s = upload.began_s + uploads.KEPT_S
+    assert delay_s == uploads.UPLOAD_KEPT_S + 1 == 1_801
+    now_s = upload.began_s + uploads.UPLOAD_KEPT_S
     monkeypatch.setattr(uploads, "time", SimpleNamespace(monotonic=lambda: now_s))
     sweep()
     assert not file.closed

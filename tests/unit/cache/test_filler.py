@@ -20,8 +20,8 @@ from stream_app.domain.plan import CachePolicy
 from stream_app.domain.result import (
     DAY_MS,
     PEOPLE_HEADER,
+    CachedField,
     CacheEntry,
-    Field,
     company_slot,
     person_slot,
     tombstone,
@@ -152,7 +152,7 @@ async def test_it_reads_what_is_new_and_goes_on_behind_the_markers_at_the_end() 
     assert await cache.filled_to(1) == 6
     assert await title(cache) == "CTO"
     assert await cache.find([company_slot("acme", FIRM)]) == [
-        CacheEntry({"industry": Field("bikes", NOW_MS + 1, "people")}),
+        CacheEntry({"industry": CachedField("bikes", NOW_MS + 1, "people")}),
     ]
     await filler(cache, owned=()).look(topic)  # type: ignore[arg-type]  # in memory
     again = Topic(made(0, title="new"))
@@ -207,7 +207,12 @@ async def test_only_the_last_results_are_read_and_all_erasures(
     gone = tombstone("t", "acme", "people", ADA, [ADA])
     cache = MemoryCache()
     await cache.add(
-        [(person_slot("acme", "people", ADA), CacheEntry({"title": Field("old", 1, "people")}))],
+        [
+            (
+                person_slot("acme", "people", ADA),
+                CacheEntry({"title": CachedField("old", 1, "people")}),
+            ),
+        ],
     )
     bob = "B" * 22
     eve = "E" * 22
@@ -245,7 +250,7 @@ async def test_a_cache_that_does_not_accept_is_filled_from_the_same_place_later(
 
 @virtual_time
 async def test_memory_is_bounded_by_entries_and_bytes_and_keeps_what_was_used_last() -> None:
-    one = CacheEntry({"title": Field("x" * 20, 1, "people")})
+    one = CacheEntry({"title": CachedField("x" * 20, 1, "people")})
     size = fillers._ENTRY_BYTES + len("a") + len(msgspec.json.encode(one))
     for cache in (MemoryCache(most_entries=2), MemoryCache(most_bytes=2 * size)):
         await cache.add([("a", one), ("b", one)])
@@ -277,7 +282,7 @@ async def test_the_memory_of_the_cache_counts_keys_and_objects() -> None:
             [
                 (
                     f"{{acme}}:person:{number:043d}",
-                    CacheEntry({"title": Field(f"{number}", 1, "people")}),
+                    CacheEntry({"title": CachedField(f"{number}", 1, "people")}),
                 ),
             ],
         )

@@ -10,11 +10,11 @@ import pytest
 import redis
 
 from stream_app.cache.redis import RedisCache, RedisLink, redis_link, redis_problem, tls_options
-from stream_app.domain.result import NOTHING, CacheEntry, Field
+from stream_app.domain.result import NOTHING_CACHED, CachedField, CacheEntry
 from tests.support.partition.virtual import virtual_time
 
 CEO, CTO = (
-    CacheEntry({"title": Field(title, at_ms, "people")})
+    CacheEntry({"title": CachedField(title, at_ms, "people")})
     for title, at_ms in (("CEO", 1), ("CTO", 2))
 )
 
@@ -74,16 +74,16 @@ async def test_entries_are_merged_under_the_prefix_and_expire() -> None:
     client = FakeRedis()
     cache = RedisCache(link_of(client), "app:", 60)
     assert await cache.add([("a", CTO), ("b", CEO), ("a", CEO)])
-    assert await cache.find(["b", "c", "a"]) == [CEO, NOTHING, CTO]
+    assert await cache.find(["b", "c", "a"]) == [CEO, NOTHING_CACHED, CTO]
     assert client.expires == {"app:a": 60, "app:b": 60}
     assert await cache.forget(["a"])
-    assert await cache.find(["a", "b"]) == [NOTHING, CEO]
+    assert await cache.find(["a", "b"]) == [NOTHING_CACHED, CEO]
     assert await cache.set_filled_to(3, 77)
     assert [await cache.filled_to(number) for number in (3, 4)] == [77, 0]
     client.values["app:filled:4"] = b"no number"
     client.values["app:b"] = "no bytes"
     assert await cache.filled_to(4) == 0
-    assert await cache.find(["b"]) == [NOTHING]
+    assert await cache.find(["b"]) == [NOTHING_CACHED]
 
 
 @virtual_time
@@ -95,7 +95,7 @@ async def test_without_an_answer_nothing_is_found_and_nothing_is_claimed_to_be_s
     assert await cache.forget([])
     assert seen == {}, "nothing to ask"
     client.error = "gone"
-    assert await cache.find(["a", "b"]) == [NOTHING, NOTHING]
+    assert await cache.find(["a", "b"]) == [NOTHING_CACHED, NOTHING_CACHED]
     assert not await cache.add([("a", CEO)])
     assert not await cache.forget(["a"])
     assert seen == {"failed": 3}

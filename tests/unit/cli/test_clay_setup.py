@@ -10,7 +10,7 @@ import pytest
 from stream_app.cli.main import main
 from stream_app.config.model import Gateway as Limits
 from stream_app.dev.simulator.callbacks import body_text, fill
-from stream_app.dev.simulator.script import Callback
+from stream_app.dev.simulator.script import HttpColumn
 from stream_app.domain.model.tokens import sign
 from tests.gateway.support import KEYS, SECRET, Gateway
 
@@ -88,7 +88,7 @@ def test_the_column_waits_longer_than_we_hold_and_repeats_what_we_answer(
 ) -> None:
     """The advice is the column that the simulator calls well set."""
     advice = " ".join(setup(config, "people", capsys)["http_column"]["advice"])
-    column = Callback(well_set=True)
+    column = HttpColumn(well_set=True)
     assert f"{column.waits_s * 1_000:,.0f} ms" in advice
     assert Limits().hold_s < column.waits_s < 100, "which is Clay's own bound"
     retry = column.retry_in_force

@@ -21,8 +21,8 @@ from stream_app.config import Kafka, Settings
 from stream_app.domain.books.money import BooksReport
 from stream_app.domain.books.records import (
     COLUMN,
+    COLUMN_MEANING,
     COLUMNS,
-    MEANING,
     NOT_LEADS,
     BookTotals,
     StatusTotals,
@@ -68,7 +68,9 @@ def wrong(report: BooksReport) -> list[str]:
 def test_every_status_has_a_column_and_every_column_a_meaning() -> None:
     assert set(COLUMN) | NOT_LEADS == set(STATUSES) == set(get_args(Status))
     assert not set(COLUMN) & NOT_LEADS
-    assert set(COLUMNS) == set(MEANING) == set(COLUMN.values()) | {"accepted_final", "waiting"}
+    assert (
+        set(COLUMNS) == set(COLUMN_MEANING) == set(COLUMN.values()) | {"accepted_final", "waiting"}
+    )
     assert column("accepted", final=True) == "accepted_final"
     assert column("accepted", final=False) == "under_way"
 

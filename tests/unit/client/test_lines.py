@@ -16,7 +16,7 @@ import pytest
 from stream_app.client.publish.leads import PublishOptions
 from stream_app.client.publish.rows import Draft, FileRow
 from stream_app.client.results import export as results
-from stream_app.client.results.export import OTHERS, Format, Lines, Matcher, ResultStore
+from stream_app.client.results.export import OTHER_FIELDS, ExportFormat, Lines, Matcher, ResultStore
 from stream_app.domain.lead.identity import people, person_key
 from stream_app.domain.model.errors import StreamAppError
 from stream_app.domain.model.messages import Result, Scalar
@@ -29,7 +29,7 @@ def result(lead_id: str = "crm-1", **fields: Scalar) -> Result:
 
 
 def written(
-    form: Format,
+    form: ExportFormat,
     *lines: tuple[tuple[str, ...], Result | None],
     titles: list[str] | None = None,
 ) -> str:
@@ -142,7 +142,7 @@ def test_fields_that_are_no_columns_are_in_the_last_one() -> None:
     )
     header, first, second, third, fourth = table(text)
     assert len(header) == 1 + 7 + 5_000 + 1
-    assert header[-3:] == ["f4998", "last", OTHERS]
+    assert header[-3:] == ["f4998", "last", OTHER_FIELDS]
     assert {len(row) for row in table(text)} == {len(header)}
     assert first[-3:] == ["4998", "", ""]
     assert second[-2] == "1"

@@ -23,7 +23,7 @@ from stream_app.client.results.answers import (
 )
 from stream_app.client.results.lookup import find
 from stream_app.config import Settings, load_settings
-from stream_app.domain.books.records import MEANING, MOVING, BookColumn
+from stream_app.domain.books.records import COLUMN_MEANING, MOVING, BookColumn
 from stream_app.domain.model.errors import BoardUnavailable, StreamAppError
 from stream_app.domain.views.waits import waits
 from tests.unit.client.asked import answer, serving
@@ -205,7 +205,7 @@ def test_status_adds_up_what_several_records_have_booked_for_a_lead(
     )
 
 
-@pytest.mark.parametrize("column", MEANING)
+@pytest.mark.parametrize("column", COLUMN_MEANING)
 def test_status_says_what_the_status_of_a_record_means(
     settings: Settings,
     column: BookColumn,
@@ -219,8 +219,10 @@ def test_status_says_what_the_status_of_a_record_means(
         {"lead": msgspec.to_builtins(FoundLead("crm-17", [history], 1, []))},
     )
     assert main(["status", "crm-17"]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == f"    status accepted: {MEANING[column]}"
-    assert MEANING["accepted_final"] == "at Clay, and nobody waits for a callback"
+    assert (
+        capsys.readouterr().out.splitlines()[-1] == f"    status accepted: {COLUMN_MEANING[column]}"
+    )
+    assert COLUMN_MEANING["accepted_final"] == "at Clay, and nobody waits for a callback"
 
 
 def _events(*statuses: str) -> list[Event]:
@@ -392,7 +394,7 @@ def test_a_file_has_leads_of_others_if_its_rows_are_more_than_those_of_one(
     *,
     has_neighbours: bool,
 ) -> None:
-    columns: dict[str, int] = {name: 10**n for n, name in enumerate(MEANING)}
+    columns: dict[str, int] = {name: 10**n for n, name in enumerate(COLUMN_MEANING)}
     may = FoundImport("may", "acme", 1, 2, "", "", rows, refused, published, columns, 0)
     assert may.has_neighbours is has_neighbours
     assert may.leads == int("1" * len(columns))

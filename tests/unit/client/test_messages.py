@@ -14,9 +14,9 @@ from stream_app.client import messages
 from stream_app.client.messages import (
     MOST_LINES,
     Alert,
-    Format,
+    MessageFormat,
+    MessageReceiver,
     NotDelivered,
-    Receiver,
     body_of,
     trial_body,
 )
@@ -48,8 +48,8 @@ class Hook:
         return answer
 
 
-async def post(url: str = URL, egress: Egress | None = None) -> Receiver:
-    async with Receiver(url, egress or Egress(tls=True)) as receiver:
+async def post(url: str = URL, egress: Egress | None = None) -> MessageReceiver:
+    async with MessageReceiver(url, egress or Egress(tls=True)) as receiver:
         await receiver.post(b'{"text":"x"}')
     return receiver
 
@@ -154,7 +154,7 @@ async def test_a_receiver_that_hangs_is_given_up() -> None:
 
 
 def test_a_url_without_a_host_has_none_to_name() -> None:
-    assert Receiver("not-a-url", Egress(tls=True)).host == ""
+    assert MessageReceiver("not-a-url", Egress(tls=True)).host == ""
 
 
 def alert(number: int, severity: Any = "critical", **labels: str) -> Alert:
@@ -220,5 +220,8 @@ def test_slack_reads_no_markup_in_a_summary() -> None:
         ),
     ],
 )
-def test_a_trial_says_only_that_messages_arrive(form: Format, document: dict[str, Any]) -> None:
+def test_a_trial_says_only_that_messages_arrive(
+    form: MessageFormat,
+    document: dict[str, Any],
+) -> None:
     assert msgspec.json.decode(trial_body(form, 5)) == document

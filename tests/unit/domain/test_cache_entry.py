@@ -13,11 +13,11 @@ from stream_app.domain.model.messages import FieldOrigin, Result, Scalar
 from stream_app.domain.plan import CachePolicy
 from stream_app.domain.result import (
     DAY_MS,
+    MOST_CACHED_FIELDS,
     MOST_ENTRY_BYTES,
-    MOST_FIELDS,
-    NOTHING,
+    NOTHING_CACHED,
+    CachedField,
     CacheEntry,
-    Field,
     answer,
     bounded,
     company_slot,
@@ -36,7 +36,7 @@ POLICY = CachePolicy(freshness_days=30, stale_days=180)
 
 scalars = st.one_of(st.none(), st.booleans(), st.integers(-(2**53), 2**53), st.text(max_size=20))
 fields = st.builds(
-    Field,
+    CachedField,
     scalars,
     st.integers(NOW - 400 * DAY_MS, NOW),
     st.sampled_from(["people", "crm"]),
@@ -97,12 +97,15 @@ def test_an_answer_contains_no_field_older_than_its_stated_age(
 
 def test_a_fresh_answer_contains_only_fresh_fields() -> None:
     person = CacheEntry(
-        {"title": Field("CEO", NOW, "people"), "phone": Field("+49", NOW - 40 * DAY_MS, "people")},
+        {
+            "title": CachedField("CEO", NOW, "people"),
+            "phone": CachedField("+49", NOW - 40 * DAY_MS, "people"),
+        },
     )
-    served = present(answer(POLICY, person, NOTHING, NOW))
+    served = present(answer(POLICY, person, NOTHING_CACHED, NOW))
     assert served.source == "cache"
     assert served.fields == {"title": "CEO"}
-    ahead = present(answer(POLICY, person, NOTHING, NOW - 5_000))
+    ahead = present(answer(POLICY, person, NOTHING_CACHED, NOW - 5_000))
     assert ahead.source == "cache", "the clock stepped back"
     assert ahead.age_s == 0, "the clock stepped back"
 
@@ -110,12 +113,12 @@ def test_a_fresh_answer_contains_only_fresh_fields() -> None:
 def test_a_company_completes_a_person_and_is_marked() -> None:
     person = CacheEntry(
         {
-            "title": Field("CEO", NOW - DAY_MS, "people"),
-            "industry": Field("cars", NOW - DAY_MS, "people"),
+            "title": CachedField("CEO", NOW - DAY_MS, "people"),
+            "industry": CachedField("cars", NOW - DAY_MS, "people"),
         },
     )
     firm = CacheEntry(
-        {"industry": Field("bikes", NOW, "crm"), "title": Field("not his", NOW, "crm")},
+        {"industry": CachedField("bikes", NOW, "crm"), "title": CachedField("not his", NOW, "crm")},
     )
     served = present(answer(POLICY, person, firm, NOW))
     assert served.fields == {"title": "CEO", "industry": "bikes"}
@@ -132,8 +135,8 @@ def test_an_answer_from_the_cache_keeps_the_age_of_its_fields() -> None:
             "industry": FieldOrigin("people", NOW - DAY_MS, shared=True),
         },
     )
-    assert entry_of(served).fields == {"title": Field("CEO", NOW - 40 * DAY_MS, "people")}
-    assert entry_of(result(source="local")) == NOTHING
+    assert entry_of(served).fields == {"title": CachedField("CEO", NOW - 40 * DAY_MS, "people")}
+    assert entry_of(result(source="local")) == NOTHING_CACHED
 
 
 def test_a_result_is_stored_for_its_company() -> None:
@@ -184,36 +187,42 @@ def test_keys_contain_no_personal_data_and_share_one_slot_per_workspace(
     st.integers(0, 400),
     st.integers(0, 9_000),
 )
-def test_an_entry_is_bounded(some: dict[str, Field], more: int, length: int) -> None:
-    many = {f"f{n}": Field("x" * length, NOW - n, "people") for n in range(more)}
+def test_an_entry_is_bounded(some: dict[str, CachedField], more: int, length: int) -> None:
+    many = {f"f{n}": CachedField("x" * length, NOW - n, "people") for n in range(more)}
     kept = bounded(CacheEntry({**some, **many}))
     assert len(encode(kept)) <= MOST_ENTRY_BYTES
-    assert len(kept.fields) <= MOST_FIELDS
+    assert len(kept.fields) <= MOST_CACHED_FIELDS
     assert bounded(kept) == kept
     assert decode(encode(kept)) == kept
 
 
 def test_as_many_bytes_as_allowed_are_kept_and_of_more_the_smallest_values() -> None:
-    one = Field("x" * 5_000, NOW, "people")
-    size = len(encode(CacheEntry({"f10": one}))) - len(encode(NOTHING)) + 2
-    most = (MOST_ENTRY_BYTES - len(encode(NOTHING))) // size
+    one = CachedField("x" * 5_000, NOW, "people")
+    size = len(encode(CacheEntry({"f10": one}))) - len(encode(NOTHING_CACHED)) + 2
+    most = (MOST_ENTRY_BYTES - len(encode(NOTHING_CACHED))) // size
     many = {f"f{n}": one for n in range(10, 10 + most)}
     assert bounded(CacheEntry(many)) == CacheEntry(many)
-    assert bounded(CacheEntry(many | {"f99": Field("x" * 6_000, NOW, "people")})) == CacheEntry(
+    assert bounded(
+        CacheEntry(many | {"f99": CachedField("x" * 6_000, NOW, "people")}),
+    ) == CacheEntry(
         many,
     )
-    assert bounded(CacheEntry(many | {"f" * 40: Field("x" * 4_000, NOW, "people")})) == CacheEntry(
-        {"f" * 40: Field("x" * 4_000, NOW, "people")} | dict(list(many.items())[:-1]),
+    assert bounded(
+        CacheEntry(many | {"f" * 40: CachedField("x" * 4_000, NOW, "people")}),
+    ) == CacheEntry(
+        {"f" * 40: CachedField("x" * 4_000, NOW, "people")} | dict(list(many.items())[:-1]),
     )
     smaller = {
-        "f09": Field(
-            "x" * (4_998 + MOST_ENTRY_BYTES - len(encode(NOTHING)) - most * size),
+        "f09": CachedField(
+            "x" * (4_998 + MOST_ENTRY_BYTES - len(encode(NOTHING_CACHED)) - most * size),
             NOW,
             "people",
         ),
     }
     full = smaller | dict(list(many.items())[:-1])
-    assert bounded(CacheEntry(full | {"f99": Field("x" * 6_000, NOW, "people")})) == CacheEntry(
+    assert bounded(
+        CacheEntry(full | {"f99": CachedField("x" * 6_000, NOW, "people")}),
+    ) == CacheEntry(
         full,
     ), "to the last byte"
     assert bounded(CacheEntry(many | {"f01": one})) == CacheEntry(
@@ -227,7 +236,7 @@ def test_bytes_that_are_not_an_entry_decode_to_nothing(raw: bytes) -> None:
 
 
 def test_empty_and_oversized_values_are_not_stored() -> None:
-    assert entry_of(result(fields={"a": "", "b": None, "c": "x" * 8_193})) == NOTHING
+    assert entry_of(result(fields={"a": "", "b": None, "c": "x" * 8_193})) == NOTHING_CACHED
     assert list(entry_of(result(fields={"c": "x" * 8_192})).fields) == ["c"]
 
 

@@ -10,7 +10,7 @@ from stream_app.domain.books.records import (
     IN_MOTION,
     BookEvent,
     BookRow,
-    Kept,
+    KeptRecord,
     Rank,
     RecordEvents,
     RecordFacts,
@@ -196,11 +196,11 @@ AT_REST = (
 
 def test_a_record_stands_to_the_row_of_its_lead_as_its_last_status_says() -> None:
     for rank, names in RANKS.items():
-        assert {rank_of(Kept(status=status, seq=2)) for status in names.split()} == {rank}
-    assert [rank_of(Kept(status="parked", seq=seq)) for seq in (1, 2, 3)] == [2, 2, 3], (
+        assert {rank_of(KeptRecord(status=status, seq=2)) for status in names.split()} == {rank}
+    assert [rank_of(KeptRecord(status="parked", seq=seq)) for seq in (1, 2, 3)] == [2, 2, 3], (
         "it took the row before"
     )
-    given_up = Kept(status="suppressed", seq=3)
+    given_up = KeptRecord(status="suppressed", seq=3)
     assert rank_of(given_up) == 3
     given_up.rank = 2
     assert rank_of(given_up) == 2, "it was given up, and never had the row"
@@ -240,28 +240,28 @@ def test_what_became_of_a_dead_letter(
     assert state_of(5, True, None, "accepted", final=True) == "solved"
 
 
-PLACED = Kept(workspace="acme", destination="people", rank=3, took=7)
+PLACED = KeptRecord(workspace="acme", destination="people", rank=3, took=7)
 
 
 @pytest.mark.parametrize(
     ("records", "counts"),
     [
         ([PLACED], {0}),
-        ([Kept(workspace="acme", destination="people", rank=0, took=9)], set()),
-        ([PLACED, Kept(workspace="acme", destination="people", rank=2, took=9)], {0}),
-        ([PLACED, Kept(workspace="acme", destination="people", rank=3, took=8)], {1}),
-        ([PLACED, Kept(workspace="acme", destination="people", rank=3, took=7)], {1}),
-        ([PLACED, Kept(workspace="acme", destination="firms", rank=1)], {0, 1}),
-        ([PLACED, Kept(workspace="beta", destination="people", rank=1)], {0, 1}),
-        ([PLACED, Kept(workspace="acme", rank=2)], {0}),
-        ([PLACED, Kept(workspace="beta", rank=2)], {0, 1}),
-        ([PLACED, Kept(rank=2)], {0}),
-        ([Kept(rank=2)], {0}),
-        ([Kept(workspace="acme", rank=2), Kept(rank=2)], {0}),
+        ([KeptRecord(workspace="acme", destination="people", rank=0, took=9)], set()),
+        ([PLACED, KeptRecord(workspace="acme", destination="people", rank=2, took=9)], {0}),
+        ([PLACED, KeptRecord(workspace="acme", destination="people", rank=3, took=8)], {1}),
+        ([PLACED, KeptRecord(workspace="acme", destination="people", rank=3, took=7)], {1}),
+        ([PLACED, KeptRecord(workspace="acme", destination="firms", rank=1)], {0, 1}),
+        ([PLACED, KeptRecord(workspace="beta", destination="people", rank=1)], {0, 1}),
+        ([PLACED, KeptRecord(workspace="acme", rank=2)], {0}),
+        ([PLACED, KeptRecord(workspace="beta", rank=2)], {0, 1}),
+        ([PLACED, KeptRecord(rank=2)], {0}),
+        ([KeptRecord(rank=2)], {0}),
+        ([KeptRecord(workspace="acme", rank=2), KeptRecord(rank=2)], {0}),
     ],
 )
 def test_one_record_counts_for_each_destination_of_a_lead(
-    records: list[Kept],
+    records: list[KeptRecord],
     counts: set[int],
 ) -> None:
     assert elect(enumerate(records)) == counts
@@ -283,7 +283,7 @@ def test_a_record_without_an_address_is_of_the_lead_with_one(
     destination: str,
     same: bool,
 ) -> None:
-    assert is_same_lead(Kept(workspace=workspace, destination=destination), PLACED) is same
+    assert is_same_lead(KeptRecord(workspace=workspace, destination=destination), PLACED) is same
 
 
 DAY = "2026-11-30"

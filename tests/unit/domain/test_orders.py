@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from stream_app.domain.dead_letter.orders import (
     COMMAND,
-    ENDED,
+    ENDED_PHASES,
     MOST_REFUSALS,
     PLAN_LIFE_MS,
     Fate,
@@ -510,7 +510,9 @@ class Replays(RuleBasedStateMachine):
         else:
             replay = finished(replay, self.now_ms)
         rows: dict[bytes, bytes | None] = dict([progress_row(replay)])
-        return rows | ({COMMAND + replay.id.encode(): None} if replay.state in ENDED else {}), sends
+        return rows | (
+            {COMMAND + replay.id.encode(): None} if replay.state in ENDED_PHASES else {}
+        ), sends
 
     @invariant()
     def each_is_sent_once_at_most(self) -> None:

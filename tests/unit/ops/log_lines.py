@@ -20,7 +20,7 @@ def bug(email: str = EMAIL) -> None:
         raise error from cause
 
 
-def by_structlog(form: log.Format) -> None:
+def by_structlog(form: log.LogFormat) -> None:
     log.configure(form)
     try:
         bug()
@@ -28,7 +28,7 @@ def by_structlog(form: log.Format) -> None:
         log.get("worker").error("trouble", lead_id="l1", exc_info=True)
 
 
-def by_the_standard_library(form: log.Format) -> None:
+def by_the_standard_library(form: log.LogFormat) -> None:
     log.configure(form)
     try:
         bug()
@@ -36,7 +36,7 @@ def by_the_standard_library(form: log.Format) -> None:
         logging.getLogger("stream_app.somewhere").exception("trouble")
 
 
-def by_a_task_without_an_awaiter(form: log.Format) -> None:
+def by_a_task_without_an_awaiter(form: log.LogFormat) -> None:
     log.configure(form)
 
     async def main() -> None:
@@ -49,18 +49,18 @@ def by_a_task_without_an_awaiter(form: log.Format) -> None:
     asyncio.run(main())
 
 
-def by_the_end_of_the_process(form: log.Format) -> None:
+def by_the_end_of_the_process(form: log.LogFormat) -> None:
     log.configure(form)
     bug()
 
 
-def two_lines(form: log.Format) -> None:
+def two_lines(form: log.LogFormat) -> None:
     log.configure(form)
     log.get("worker").info("sent", lead_id="crm-17")
     logging.getLogger("stream_app.faust_app.run").warning("no Kafka at %s yet", "127.0.0.1:9092")
 
 
-def of_asyncio(form: log.Format) -> None:
+def of_asyncio(form: log.LogFormat) -> None:
     from aiokafka.errors import ProducerFenced, UnknownMemberIdError  # slow to import
 
     log.configure(form)
@@ -75,7 +75,7 @@ def of_asyncio(form: log.Format) -> None:
     logging.getLogger("asyncio").error("Future exception was never retrieved", exc_info=of_a_batch)
 
 
-def by_a_crash_of_the_app(form: log.Format) -> None:
+def by_a_crash_of_the_app(form: log.LogFormat) -> None:
     """As `run_app` ends: mode logs the crash with the app's logger, and the error is raised."""
     from mode import Service
 

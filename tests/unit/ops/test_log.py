@@ -22,12 +22,12 @@ from tests.support.pace import BUSY
 
 
 @pytest.fixture(params=["json", "console"])
-def form(request: pytest.FixtureRequest) -> log.Format:
-    chosen: log.Format = request.param
+def form(request: pytest.FixtureRequest) -> log.LogFormat:
+    chosen: log.LogFormat = request.param
     return chosen
 
 
-def written(form: log.Format, event: str) -> str:
+def written(form: log.LogFormat, event: str) -> str:
     """What a process of its own writes when `event` happens: logging is the process's."""
     run = [
         sys.executable,
@@ -53,7 +53,7 @@ def written(form: log.Format, event: str) -> str:
     ],
 )
 def test_an_exception_is_logged_with_its_place_and_type_and_without_its_data(
-    form: log.Format,
+    form: log.LogFormat,
     event: str,
 ) -> None:
     text = written(form, event)
@@ -74,7 +74,7 @@ def test_all_fields_of_our_own_log_lines_are_kept() -> None:
     assert two["event"] == "no Kafka at 127.0.0.1:9092 yet"
 
 
-def test_a_process_that_ends_says_why_once(form: log.Format) -> None:
+def test_a_process_that_ends_says_why_once(form: log.LogFormat) -> None:
     assert written(form, "by_a_crash_of_the_app").splitlines() == ["leads: the topic was deleted"]
 
 

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from stream_app.dev.schemas import MESSAGES, documents, schema
-from stream_app.domain.delivery.envelope import HEADERS, MEANING, read_envelope
+from stream_app.domain.delivery.envelope import HEADER_MEANING, HEADERS, read_envelope
 from stream_app.domain.model.records import ConsumedRecord
 
 TESTS = Path(__file__).parents[2]
@@ -142,7 +142,7 @@ def test_the_asyncapi_document_is_yaml_whose_references_exist() -> None:
                 place = place[part]
     headers = document["components"]["schemas"]["deadLetterHeaders"]["properties"]
     assert list(headers) == list(HEADERS.values())
-    assert list(MEANING) == list(HEADERS.values())
+    assert list(HEADER_MEANING) == list(HEADERS.values())
     for name in ("status", "enriched", "deadLetters", "parked"):
         assert "read_committed" in document["channels"][name]["description"]
 
