@@ -46,8 +46,8 @@ _EQUIVALENT: Final[dict[str, list[tuple[str, ...]]]] = {
     "it grows by one": [
         (
             "client/results/export.py",
-            "len(self._fields) < MOST_FIELDS",
-            "len(self._fields) != MOST_FIELDS",
+            "len(self._fields) < MOST_FIELD_COLUMNS",
+            "len(self._fields) != MOST_FIELD_COLUMNS",
         ),
     ],
     "only the type knows of none": [
@@ -259,7 +259,7 @@ _TUNING: Final[dict[str, dict[str, str]]] = {
         "partition/rows.py": "_NEXT_LOOK_MS _LOOKED_AT",
         "partition/runner.py": "_UNFINISHED",
         "partition/timeout.py": "_BATCH",
-        "cache/filler.py": "MOST_ENTRIES MOST_BYTES MOST_RESULTS _PIECE",
+        "cache/filler.py": "MOST_ENTRIES MOST_CACHE_BYTES MOST_RESULTS _PIECE",
         "cache/redis.py": "_CONNECTIONS",
         "client/books.py": "_BATCH _CACHE_KIB _FETCH_BYTES",
         "gateway/holding.py": "_AT_ONCE",

@@ -34,7 +34,7 @@ FILLED = """
 board.lookup.Lookup board.read_model.account.Letter board.read_model.on_kafka.Search
 board.read_model.project._Result board.replays.PlanInProgress cache.filler.CacheFiller
 cache.redis.RedisCache client.books._Partition client.books._Run client.publish.leads.PublishSummary
-client.results.export.Export domain.books.records.Kept domain.books.money.BooksReport
+client.results.export.Export domain.books.records.KeptRecord domain.books.money.BooksReport
 domain.books.records.BookEvent domain.books.records.RecordEvents domain.books.records.StatusTotals
 domain.callback.body._Claim domain.dead_letter.causes.CauseGroup domain.dead_letter.causes._Named
 domain.dead_letter.replay._Hold domain.dead_letter.orders.PricedPlan
@@ -77,13 +77,13 @@ NOT_NOTHING = {
     "CommandResult": "applied",
     "Correct": "period",
     "Envelope": "format",
-    "Field": "kind most",
+    "FormField": "kind most",
     "Finding": "holds",
     "Form": "asks_why",
     "LaneView": "bound_by mode",
     "OrderOutcome": "done",
     "Outlook": "is_short",
-    "Position": "last",
+    "LogPosition": "last",
     "Sampling": "always ratio",
     "Settlement": "alone",
     "Step": "times",

@@ -336,7 +336,7 @@ async def test_a_bug_does_not_end_the_board(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("stream_app.board.notify.EVERY_S", 0.001)
+    monkeypatch.setattr("stream_app.board.notify.LOOK_EVERY_S", 0.001)
     world = World(tmp_path)
     world.findings = ZeroDivisionError("ada@example.com")
     running = asyncio.create_task(world.messages().run())

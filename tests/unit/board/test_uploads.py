@@ -151,7 +151,7 @@ async def test_a_file_is_deleted_after_its_time(
 ) -> None:
     upload = await checked(kept, ADA)
     source = upload._source
-    monkeypatch.setattr(uploads, "KEPT_S", -1.0)
+    monkeypatch.setattr(uploads, "UPLOAD_KEPT_S", -1.0)
     assert kept.get(upload.id, "jane") is None
     assert source.closed
     assert list(upload.rejected_rows()) == []

@@ -634,7 +634,7 @@ async def test_a_message_is_tried_where_a_receiver_is_set(monkeypatch: pytest.Mo
     egress = SETTINGS.make_egress()
     client = Client()
     client.host = "hooks.example.com"  # type: ignore[attr-defined]  # of a `Receiver`
-    monkeypatch.setattr(doctor, "Receiver", client)
+    monkeypatch.setattr(doctor, "MessageReceiver", client)
     without = msgspec.structs.replace(SETTINGS, notify=Notify())
     assert await message_check(without, egress) == Check("notify", "failed", NO_URL)
     assert client.made == []
@@ -645,7 +645,7 @@ async def test_a_message_is_tried_where_a_receiver_is_set(monkeypatch: pytest.Mo
     assert what == "post"
     assert "a test message" in msgspec.json.decode(body)["text"]
     assert closed == "closed"
-    monkeypatch.setattr(doctor, "Receiver", Client(NotDelivered("it answers HTTP 404")))
+    monkeypatch.setattr(doctor, "MessageReceiver", Client(NotDelivered("it answers HTTP 404")))
     assert await message_check(SETTINGS, egress) == Check("notify", "failed", "it answers HTTP 404")
 
 
