@@ -12,7 +12,7 @@ from stream_app.cache.filler import MemoryCache
 from stream_app.domain.lead.identity import people
 from stream_app.domain.model.messages import Result, Scalar, StatusEvent
 from stream_app.domain.plan import Plan
-from stream_app.domain.result import DAY_MS, CacheEntry, Field, person_slot
+from stream_app.domain.result import DAY_MS, CacheEntry, CachedField, person_slot
 from tests.simulation.answers import History
 from tests.simulation.persons import Input, fields_of
 
@@ -38,7 +38,7 @@ class SlowCache(MemoryCache):
             for person in KNOWN
             for identifier in people({"email": str(fields_of("e", person)["email"])})
         }
-        self._entry = CacheEntry({"title": Field("CEO", now_ms - 2 * DAY_MS, "acme-main")})
+        self._entry = CacheEntry({"title": CachedField("CEO", now_ms - 2 * DAY_MS, "acme-main")})
 
     async def find(self, slots: Sequence[str]) -> list[CacheEntry]:
         await asyncio.sleep(_TAKES_S)
