@@ -9,7 +9,7 @@ a token. The client also carries the requests of the Public API (runs.py).
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Any, Final, Literal, Self
 from urllib.parse import urlsplit
@@ -19,7 +19,13 @@ import msgspec
 from attrs import define, field
 
 from stream_app.clay import Egress
-from stream_app.clay.transport import NotSent, ResponseBody, Transport, proxy_of
+from stream_app.clay.transport import (
+    PREPARED_HEAD,
+    NotSent,
+    ResponseBody,
+    Transport,
+    proxy_of,
+)
 from stream_app.domain.model import seen
 from stream_app.domain.model.addresses import (
     MALFORMED,
@@ -72,20 +78,28 @@ class _Target:
         kind: What it starts.
         headers: All but the length of the body.
         secrets: To be removed from excerpts, which can echo them.
+        extensions: What httpx hands to the transport beside the request: the head that ours has
+            prepared.
     """
 
     url: httpx.URL
-    headers: tuple[tuple[bytes, bytes], ...]
+    headers: httpx.Headers
     secrets: tuple[str, ...]
     kind: WebhookKind
+    extensions: Mapping[str, bytes]
 
     def request(self, body: bytes) -> httpx.Request:
-        return httpx.Request(
+        request = httpx.Request(
             "POST",
             self.url,
-            headers=[*self.headers, (b"content-length", b"%d" % len(body))],
+            headers=self.headers,
             stream=httpx.ByteStream(body),
+            extensions=self.extensions,
         )
+        # The transport that has prepared the head adds the length to it.
+        if PREPARED_HEAD not in self.extensions:
+            request.headers["content-length"] = str(len(body))
+        return request
 
 
 def _target_of(webhook_url: str, token: str | None, egress: Egress) -> _Target:
@@ -107,7 +121,8 @@ def _target_of(webhook_url: str, token: str | None, egress: Egress) -> _Target:
             raise ValueError(problem)
         headers.append((b"x-clay-webhook-auth", token.encode("ascii")))
         secrets.append(token)
-    return _Target(url, tuple(headers), tuple(secrets), webhook_kind(webhook_url))
+    kind = webhook_kind(webhook_url)
+    return _Target(url, httpx.Headers(headers), tuple(secrets), kind, extensions={})
 
 
 def proxy_secrets(egress: Egress) -> list[str]:
@@ -296,6 +311,9 @@ class ClayClient:
         target = self._targets.get((webhook_url, token))
         if target is None:
             target = _target_of(webhook_url, token, self._egress)
+            if isinstance(self._transport, Transport):
+                head = self._transport.head_of(target.request(b""))
+                target = replace(target, extensions={PREPARED_HEAD: head})
             self._targets[webhook_url, token] = target
         return target
 

@@ -32,6 +32,11 @@ _END_OF_HEAD: Final = re.compile(rb"\n\r?\n")
 # the end of a head may be split over two packets; this many bytes of it can be in the first
 _OVERLAP: Final = 2
 _FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
+_METHODS_WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH"})
+PREPARED_HEAD: Final = "prepared_head"
+"""The extension of a request that holds what `Transport.head_of` has returned for another one, from
+which it differs in its body alone.
+"""
 
 
 class ClayProtocol(ResponseHandler):
@@ -47,6 +52,7 @@ class ClayProtocol(ResponseHandler):
     """
 
     was_used = False
+    _poll: select.poll | None = None
     _rests = False
     _in_head = False
     _before = b""
@@ -70,12 +76,15 @@ class ClayProtocol(ResponseHandler):
         The loop handles many events in one turn, so a lead can get a connection whose 408 has not
         been read.
         """
-        sock = self.transport.get_extra_info("socket") if self.transport is not None else None
-        if sock is None or not hasattr(select, "poll"):
+        if self.transport is None:
             return False
-        poll = select.poll()
-        poll.register(sock.fileno(), select.POLLIN)
-        return bool(poll.poll(0))
+        if self._poll is None:
+            sock = self.transport.get_extra_info("socket")
+            if sock is None or not hasattr(select, "poll"):
+                return False
+            self._poll = select.poll()
+            self._poll.register(sock.fileno(), select.POLLIN)
+        return bool(self._poll.poll(0))
 
     def feed_data(self, data: Any, size: int = 0) -> None:
         """Handle a parsed head and its body stream. The parser calls it."""
@@ -147,7 +156,7 @@ class Transport(httpx.AsyncBaseTransport):
     No redirects, cookies, netrc or retries; certificates are always verified.
 
     The caller limits the time of the whole exchange, for example by `asyncio.timeout`: of a
-    request's extensions none is read. Create it inside a running event loop.
+    request's extensions only `PREPARED_HEAD` is read. Create it inside a running event loop.
 
     Args:
         connect_timeout_s: Limit of DNS, proxy, TCP and TLS together.
@@ -193,14 +202,15 @@ class Transport(httpx.AsyncBaseTransport):
             httpx.LocalProtocolError: A header has a line break. Nothing was sent.
             httpx.UnsupportedProtocol: The URL is not http or https. Nothing was sent.
         """
-        assert isinstance(request.stream, httpx.AsyncByteStream)
-        body = b"".join([piece async for piece in request.stream])
-        head = self._head(request, body)
+        body = await _body(request.stream)
+        head = request.extensions.get(PREPARED_HEAD) or self.head_of(request)
+        if body or request.method in _METHODS_WITH_BODY:
+            head = b"%bcontent-length: %d\r\n" % (head, len(body))
         connection = await self._connect(request.url)
         try:
             message, content = await self._exchange(
                 connection,
-                head + body,
+                b"%b\r\n%b" % (head, body),
                 has_no_body=request.method == "HEAD",
             )
         except (aiohttp.ClientConnectionError, OSError) as exc:
@@ -216,6 +226,30 @@ class Transport(httpx.AsyncBaseTransport):
             stream=ResponseBody(connection, content),
         )
 
+    def head_of(self, request: httpx.Request) -> bytes:
+        """Return the lines of a request's head that do not depend on its body.
+
+        The body is complete when it is sent, so its length replaces what the request says of
+        framing.
+
+        Raises:
+            httpx.LocalProtocolError: A header has a line break.
+        """
+        path = request.url.raw_path
+        lines = [
+            b"%b: %b" % header
+            for header in request.headers.raw
+            if header[0].lower() not in _FRAMING
+        ]
+        if self._is_for_proxy(request.url):
+            path = b"http://%b%b" % (request.url.netloc, path)
+            lines += self._login_lines
+        lines.insert(0, b"%b %b HTTP/1.1" % (request.method.encode("ascii"), path))
+        head = b"".join(line + b"\r\n" for line in lines)
+        if len(head.splitlines()) != len(lines):
+            raise httpx.LocalProtocolError("a header of the request has a line break")
+        return head
+
     async def reach(self, url: httpx.URL) -> None:
         """Connect as a request to this URL would, and send nothing. Raises NotSent."""
         (await self._connect(url)).close()
@@ -226,25 +260,6 @@ class Transport(httpx.AsyncBaseTransport):
     def _is_for_proxy(self, url: httpx.URL) -> bool:
         """True if the proxy reads the request itself, because there is no TLS."""
         return self._proxy is not None and url.scheme == "http"
-
-    def _head(self, request: httpx.Request, body: bytes) -> bytes:
-        """Return the head as bytes.
-
-        The body is complete, so its length replaces what the request says of framing.
-        """
-        path = request.url.raw_path
-        headers = request.headers.raw
-        lines = [b"%b: %b" % header for header in headers if header[0].lower() not in _FRAMING]
-        if body or len(lines) < len(headers):
-            lines.append(b"content-length: %d" % len(body))
-        if self._is_for_proxy(request.url):
-            path = b"http://%b%b" % (request.url.netloc, path)
-            lines += self._login_lines
-        lines.append(b"\r\n")
-        head = b"%b %b HTTP/1.1\r\n%b" % (request.method.encode("ascii"), path, b"\r\n".join(lines))
-        if len(head.splitlines()) != len(lines) + 1:
-            raise httpx.LocalProtocolError("a header of the request has a line break")
-        return head
 
     def _address(self, url: httpx.URL) -> aiohttp.ClientRequest:
         """Return what the connector needs to find a connection.
@@ -329,6 +344,14 @@ class Transport(httpx.AsyncBaseTransport):
         except BaseException:
             connection.close()
             raise
+
+
+async def _body(stream: httpx.SyncByteStream | httpx.AsyncByteStream) -> bytes:
+    """Return the whole body of a request."""
+    if isinstance(stream, httpx.ByteStream):
+        return b"".join(stream)  # without a step of the event loop
+    assert isinstance(stream, httpx.AsyncByteStream)
+    return b"".join([piece async for piece in stream])
 
 
 def _refused_by_proxy(status: int) -> NotSent:

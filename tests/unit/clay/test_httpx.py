@@ -116,6 +116,20 @@ async def test_the_mock_transport_fits_in_its_place() -> None:
     }
 
 
+async def test_what_leaves_is_the_request_that_another_transport_is_given() -> None:
+    mock, requests = mocked(httpx.Response(200), httpx.Response(200))
+    async with serve(READ, OK, READ, OK) as server, client() as clay, mock:
+        for body in (LEAD, b"{}"):
+            await clay.send(server.url, TOKEN, body)
+            await mock.send(server.url, TOKEN, body)
+    for (head, body), request in zip(server.requests, requests, strict=True):
+        _, *lines = head.decode().splitlines()
+        headers = [tuple(line.split(": ", 1)) for line in lines if line]
+        assert headers == request.headers.multi_items()
+        assert body == request.content
+        assert not request.extensions
+
+
 async def test_the_asgi_transport_fits_in_its_place() -> None:
     leads: list[bytes] = []
 
