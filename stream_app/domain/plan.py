@@ -232,7 +232,7 @@ class Destination(msgspec.Struct, frozen=True, dict=True):
         return Cost(self.ceiling_credits, self.ceiling_actions)
 
 
-class Workspace(msgspec.Struct, frozen=True):
+class Workspace(msgspec.Struct, frozen=True, dict=True):
     """A Clay workspace and the policies of its lane, as its table in the configuration.
 
     Attributes:
@@ -282,6 +282,11 @@ class Workspace(msgspec.Struct, frozen=True):
         """Return the limits of each webhook of a destination."""
         return self.quota.limits(destination.lifetime)
 
+    @cached_property
+    def unchanged(self) -> "InForce":
+        """The policy in force as long as no operator has changed it."""
+        return InForce(*msgspec.structs.astuple(self))
+
 
 ROUTINE_GRACE_S: Final = 72_000.0  # Clay keeps the results of a run for about a day
 
@@ -317,7 +322,7 @@ def in_force(configured: Workspace, changes: tuple[Change, ...]) -> InForce:
     the configuration overrides it.
     """
     if not changes:
-        return InForce(*msgspec.structs.astuple(configured))
+        return configured.unchanged
     tables: dict[str, dict[str, int | float | bool | None]] = {}
     for change in changes:
         table, _, key = change.key.partition(".")
@@ -327,7 +332,7 @@ def in_force(configured: Workspace, changes: tuple[Change, ...]) -> InForce:
         table: msgspec.structs.replace(getattr(configured, table), **values)
         for table, values in tables.items()
     }
-    return InForce(*msgspec.structs.astuple(msgspec.structs.replace(configured, **changed)))
+    return msgspec.structs.replace(configured, **changed).unchanged
 
 
 class DeliveryPolicy(msgspec.Struct, frozen=True):

@@ -135,18 +135,9 @@ class AdmissionQueue:
         # for the commit too: the watchdog names a commit that hangs, not each of its leads
         with in_flight.waiting():
             waiter = self._enter(in_flight, request, step_ahead)
-            try:
-                # `_bound_memory` bounds the leads that wait in a shared partition, so they take no
-                # place of the `Limiter`.
-                outside = self._lanes.shared and not waiter.has_left
-                with in_flight.limiter.released(0) if outside else nullcontext():
-                    outcome = await waiter.outcome()
-            except asyncio.CancelledError:
-                # The outcome may have come in the turn of the cancellation. Then `_leave` has
-                # removed the waiter, and there is nothing left to remove.
-                if self._waiters.get(in_flight) is waiter:
-                    self._remove(waiter)
-                raise
+            outcome = waiter.outcome
+            if outcome is None:
+                outcome = await self._wait(waiter)
             if outcome is Withdrawn.SUSPENDED:
                 raise StreamSuspended
             if outcome is Withdrawn.RECALLED:
@@ -163,6 +154,21 @@ class AdmissionQueue:
             name = request.destination.workspace
             stalls[name] = concurrency.begun(stalls[name], self._clock.now_ms())
         return outcome.grant
+
+    async def _wait(self, waiter: Waiter) -> WaitOutcome:
+        """Wait until a lead leaves the queue of its lane."""
+        # `_bound_memory` bounds the leads that wait in a shared partition, so they take no place of
+        # the `Limiter`.
+        limiter = waiter.in_flight.limiter
+        try:
+            with limiter.released(0) if self._lanes.shared else nullcontext():
+                return await waiter.wait()
+        except asyncio.CancelledError:
+            # The outcome may have come in the turn of the cancellation. Then `_leave` has removed
+            # the waiter, and there is nothing left to remove.
+            if self._waiters.get(waiter.in_flight) is waiter:
+                self._remove(waiter)
+            raise
 
     def _enter(
         self,
@@ -202,7 +208,7 @@ class AdmissionQueue:
             answer = self._try_admit(queue, waiter, now)
             if not isinstance(answer, Held):
                 # Most leads of a lane that keeps up leave here, without a place in the queue.
-                waiter.leave(answer)
+                waiter.outcome = answer
                 return waiter
             held[waiter.kind] = answer
         self._waiters[in_flight] = waiter

@@ -108,6 +108,7 @@ class InFlight:
             workspaces share the partition.
         waits: True while it waits for admission or for a lock.
         turns: How often such a wait has ended.
+        size: How many bytes its value has.
     """
 
     consumed: ConsumedRecord
@@ -122,10 +123,10 @@ class InFlight:
     next_may_start: asyncio.Event = field(init=False, factory=asyncio.Event)
     waits: bool = field(init=False, default=False)
     turns: int = field(init=False, default=0)
+    size: int = field(init=False)
 
-    @property
-    def size(self) -> int:
-        """How many bytes its value has."""
+    @size.default
+    def _size(self) -> int:
         return len(self.consumed.value or b"")
 
     def waiting(self) -> _Waiting:

@@ -64,14 +64,16 @@ class Waiter:
         since_ms: Since when it waits, on the monotonic clock.
         ready: False until `not_before_ms`.
         step_ahead: Called once if its lane admits it.
+        outcome: How it left; None before.
     """
 
     __slots__ = (
-        "_outcome",
+        "_left",
         "group",
         "in_flight",
         "kind",
         "number",
+        "outcome",
         "ready",
         "request",
         "since_ms",
@@ -95,7 +97,8 @@ class Waiter:
         self.kind: Kind = (request.destination.alias, request.bulk)
         self.group: Group = "next_attempt" if request.not_before_ms else in_flight.source
         self.ready = False
-        self._outcome: asyncio.Future[WaitOutcome] = asyncio.get_running_loop().create_future()
+        self.outcome: WaitOutcome | None = None
+        self._left: asyncio.Future[WaitOutcome] | None = None  # as soon as a task waits
 
     @property
     def place(self) -> tuple[int, int]:
@@ -115,16 +118,20 @@ class Waiter:
     @property
     def has_left(self) -> bool:
         """True if it has its outcome, or if its task was cancelled."""
-        return self._outcome.done()
+        return self.outcome is not None or (self._left is not None and self._left.done())
 
     def leave(self, outcome: WaitOutcome) -> None:
         """Give it its outcome. That of a lead whose task was cancelled interests nobody."""
-        if not self._outcome.done():
-            self._outcome.set_result(outcome)
+        if self.has_left:
+            return
+        self.outcome = outcome
+        if self._left is not None:
+            self._left.set_result(outcome)
 
-    async def outcome(self) -> WaitOutcome:
-        """Wait until it leaves the queue."""
-        return await self._outcome
+    async def wait(self) -> WaitOutcome:
+        """Wait until it leaves the queue, which it has not done yet."""
+        self._left = asyncio.get_running_loop().create_future()
+        return await self._left
 
 
 class LaneQueue:

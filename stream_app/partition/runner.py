@@ -6,7 +6,6 @@ recovery of the partition (`resume`). Its row says what became of it.
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
-from contextlib import suppress
 from typing import Any, Final
 
 from attrs import define, field
@@ -262,11 +261,13 @@ class RecordRunner:
         try:
             await self._begin(in_flight, previous)
             while True:
-                # If it is recalled, it starts again: behind the callback that waits for its lock,
-                # and before later copies of its lead.
-                with suppress(Recalled):
+                try:
                     await self._pipelines[in_flight.source](in_flight)
-                    break
+                except Recalled:
+                    # It starts again: behind the callback that waits for its lock, and before later
+                    # copies of its lead.
+                    continue
+                break
             self._intake.take(in_flight)
             # It leaves before the ack: what it has committed is not started again if a recovery
             # begins during the ack.
