@@ -5,6 +5,7 @@ also leaves the fetch when its waiting records have too many bytes, and comes ba
 of these bytes are left.
 """
 
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -27,20 +28,23 @@ class BoundedBuffer(ThrowableQueue):  # type: ignore[misc]  # mode ships no type
     def __init__(self, maxsize: int, *, most_bytes: int, **how: Any) -> None:
         self._most_bytes = most_bytes
         self._bytes = 0
+        self._sizes: deque[int] = deque()  # of the items in the queue
         super().__init__(maxsize, **how)
 
     def _put(self, item: Any) -> None:
-        self._bytes += size_of(item)
+        size = size_of(item)
+        self._bytes += size
+        self._sizes.append(size)
         super()._put(item)
 
     def _get(self) -> Any:
-        item = super()._get()
-        self._bytes -= size_of(item)
-        return item
+        self._bytes -= self._sizes.popleft()
+        return super()._get()
 
     def clear(self) -> None:
         super().clear()
         self._bytes = 0
+        self._sizes.clear()
 
     def in_pressure_high_state(self, callback: Callable[[], None]) -> bool:
         """Return True if the pressure has become high. `callback` is called when it has dropped."""
@@ -52,6 +56,8 @@ class BoundedBuffer(ThrowableQueue):  # type: ignore[misc]  # mode ships no type
 
     def maybe_endorse_pressure_drop(self) -> None:
         """Call the callbacks if the pressure has dropped, in bytes and in records."""
+        if not self._pending_pressure_drop_callbacks:
+            return
         if self.empty() or self._bytes <= self._most_bytes * self.pressure_drop_ratio:
             super().maybe_endorse_pressure_drop()
 
@@ -61,11 +67,7 @@ def size_of(item: Any) -> int:
     message = getattr(item, "message", None)
     if message is None:
         return 0
-    headers = message.headers or ()
-    size = (
-        _RECORD_BYTES
-        + len(message.key or b"")
-        + len(message.value or b"")
-        + _HEADER_BYTES * len(headers)
-    )
-    return size + sum(len(name) + len(value or b"") for name, value in headers)
+    size = _RECORD_BYTES + len(message.key or b"") + len(message.value or b"")
+    for name, value in message.headers or ():
+        size += _HEADER_BYTES + len(name) + len(value or b"")
+    return size
