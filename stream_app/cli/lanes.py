@@ -101,6 +101,17 @@ def lane_tables(
     )
     for lane in lanes:
         states.add(*_state(lane, now_ms, zones.get(lane.workspace, "UTC"), works=works))
+    destinations = Table(
+        Column("lane"),
+        Column("destination"),
+        Column("health"),
+        Column("breaker", rank=1),
+    )
+    for view, _ in known:
+        # A single destination has the health of its lane.
+        for alias, seen in view.destinations.items() if len(view.destinations) > 1 else ():
+            health = _health(seen.health, seen.score, seen.calls)
+            destinations.add(view.workspace, alias, health, seen.breaker.replace("_", " "))
     budgets = Table(
         Column("lane"),
         Column("budget"),
@@ -129,7 +140,13 @@ def lane_tables(
                 at,
                 change.by.why,
             )
-    return [states, *(table for table in (budgets, changed) if table.rows)]
+    return [states, *(table for table in (destinations, budgets, changed) if table.rows)]
+
+
+def _health(health: str, score: float, calls: int) -> str:
+    if health == "insufficient_data":
+        return f"{count(calls, 'call')}: too few"
+    return f"{health} {score:g}"
 
 
 def _state(lane: LaneFacts, now_ms: int, zone: str, *, works: bool) -> list[str]:
@@ -149,9 +166,9 @@ def _state(lane: LaneFacts, now_ms: int, zone: str, *, works: bool) -> list[str]
     if view is None:
         return [lane.workspace, "nothing sent yet", "", "", "", waiting]
     forced = {"auto": "", "shadow": " (shadow)"}.get(view.mode, " (forced)")
-    health = f"{view.health} {view.score:g}, p95 {view.p95_ms} ms"
-    if view.health == "insufficient_data":
-        health = f"{count(view.calls, 'call')}: too few"
+    health = _health(view.health, view.score, view.calls)
+    if view.health != "insufficient_data":
+        health += f", p95 {view.p95_ms} ms"
     now = _now(lane, view, now_ms, zone, works=works)
     breaker = view.breaker.replace("_", " ") + forced
     return [lane.workspace, now, breaker, health, f"{view.rate_per_s:g}", waiting]

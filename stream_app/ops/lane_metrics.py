@@ -26,6 +26,7 @@ _GOOD: Final = frozenset(
         "changed",
         "mode",
         "breaker_closed",
+        "destination_closed",
         "health_healthy",
         "health_insufficient_data",
     }
@@ -94,6 +95,16 @@ class LaneMetrics:
         )
         self._score = gauge("score", "Health of the last five minutes, 0 to 100.")
         self._calls = gauge("window_calls", "Calls in the last five minutes.")
+        self._own_score = gauge(
+            "destination_score",
+            "Health of a destination in the last five minutes, 0 to 100.",
+            "destination",
+        )
+        self._own_breaker = gauge(
+            "destination_breaker",
+            "As breaker, for a destination that fails alone: 0 closed, 1 half open, 2 open.",
+            "destination",
+        )
         self._latency = gauge(
             "latency_seconds",
             "Clay's latency in the last five minutes.",
@@ -204,6 +215,9 @@ class LaneMetrics:
         yield from ((self._mode, (mode,), mode == view.mode) for mode in _MODES)
         yield self._score, (), view.score
         yield self._calls, (), view.calls
+        for alias, health in view.destinations.items():
+            yield self._own_score, (alias,), health.score
+            yield self._own_breaker, (alias,), _BREAKER[health.breaker]
         if view.calls:
             for quantile, ms in (
                 ("0.5", view.p50_ms),

@@ -305,7 +305,7 @@ class LeadPipeline:
                 if self._is_felt(attempt.outcome, retry_ms):
                     await self._fallback.answer_refused(recorder)
                 not_before_ms = retry_ms
-                was_probe = answer.permit.lease is not None
+                was_probe = answer.is_probe
             elif answer is not ASK_AGAIN and not await self._hold_or_defer(
                 in_flight,
                 recorder,

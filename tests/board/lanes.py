@@ -9,7 +9,7 @@ from stream_app.domain.limits.suspension import Suspension
 from stream_app.domain.limits.webhook_quota import Webhook
 from stream_app.domain.model.topics import TopicNames
 from stream_app.domain.plan import Actor, Change
-from stream_app.domain.views.lane import LaneChange
+from stream_app.domain.views.lane import DestinationView, LaneChange
 from tests.board.clock import DAY_MS, HOUR_MS, MINUTE_MS, NOW_MS
 from tests.board.model_records import Made, lane
 
@@ -100,6 +100,11 @@ def lanes() -> Iterator[Made]:
             "w-gone": Webhook(9, "", _GONE),
         },
         estimates={"acme-people": Estimate(5.8, 1.2, 900)},
+        destinations={
+            "acme-people": DestinationView(38.5, "unhealthy", 70, "open"),
+            "acme-firms": DestinationView(99.4, "healthy", 160),
+            "acme-jobs": DestinationView(100, "insufficient_data", 10),
+        },
         submissions_left={"acme-people": 3_800},
         changes=(Change("rate.rate_per_s", 10, 6, jane),),
     )

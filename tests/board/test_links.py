@@ -52,6 +52,7 @@ MEASURES = {
         *("budget.used", "budget.reserved", "budget.cap", "estimate.credits", "estimate.actions"),
         *("view.rate_per_s", "view.concurrency", "view.score", "score", "page.worst[0]"),
         *("view.calls", "webhook.count", "view.submissions_left[alias]"),
+        *("seen.score", "seen.calls"),
     },
     # credits; repeats of a step, and waits of a kind, which are folded
     "lead": {

@@ -207,6 +207,14 @@ LIVES: Final = {
     ),
     "CallbacksNotProved": _callbacks("wrong_token", brief=3),
     "BreakerOpen": Life({'stream_app_lane_breaker{workspace="acme"}': _gauge(0, 2)}),
+    "DestinationFails": Life(
+        {
+            'stream_app_lane_destination_breaker{workspace="acme", destination="people"}': _gauge(
+                0,
+                2,
+            ),
+        },
+    ),
     "BreakerForced": Life(
         {
             'stream_app_lane_breaker_mode{workspace="acme", mode="open"}': _gauge(0, 1),

@@ -247,6 +247,20 @@ LANE: Final = Dashboard(
                 span=6,
             ),
             Panel(
+                "Health of each destination",
+                "The score of the last five minutes, 0 to 100. A destination that fails alone is "
+                "held alone.",
+                "short",
+                {
+                    "{{destination}}": highest(
+                        "stream_app_lane_destination_score",
+                        LANES,
+                        "destination",
+                    ),
+                },
+                span=12,
+            ),
+            Panel(
                 "Webhooks: submissions left",
                 "A webhook takes `quota_lifetime` submissions in its lifetime. Add a new one to "
                 "the pool in time.",

@@ -9,8 +9,15 @@ from typing import Final
 import msgspec
 
 from stream_app.domain.lane.holds import BREAKER_OPEN, KEY_REFUSED, WEBHOOK_OUT, reason_of
-from stream_app.domain.lane.lane import Lane, mode_of
-from stream_app.domain.limits import breaker, budget, concurrency, rate, suspension
+from stream_app.domain.lane.lane import Lane, mode_of, with_destination
+from stream_app.domain.limits import (
+    breaker,
+    budget,
+    concurrency,
+    destination_health,
+    rate,
+    suspension,
+)
 from stream_app.domain.limits import webhook_quota as quota
 from stream_app.domain.limits.concurrency import NOTHING, StallDetector
 from stream_app.domain.model.messages import Status
@@ -43,7 +50,8 @@ class Grant(msgspec.Struct, frozen=True):
     """Permission for one POST, with what it took from the lane.
 
     `suspension_probe`: set if the lead is a probe of the lane's suspension. `webhook_probe`: set if
-        it is one of its webhook's. `at_boot_ms`: on the monotonic clock.
+    it is one of its webhook's. `at_boot_ms`: on the monotonic clock. `own_permit`: of the breaker
+    of its destination, if the lane has several.
     """
 
     destination: Destination
@@ -53,6 +61,13 @@ class Grant(msgspec.Struct, frozen=True):
     suspension_probe: suspension.Probe | None
     at_boot_ms: int
     webhook_probe: suspension.Probe | None = None
+    own_permit: breaker.Permit | None = None
+
+    @property
+    def is_probe(self) -> bool:
+        """True if a breaker lets it through to see whether Clay, or its destination, is well."""
+        own = self.own_permit
+        return self.permit.lease is not None or (own is not None and own.lease is not None)
 
 
 class Held(msgspec.Struct, frozen=True):
@@ -142,12 +157,18 @@ def decide(
             return lane, held(suspended.reason, suspended.text, answer.until_ms)
         probe = answer
     mode = mode_of(policy, lane)
+    own = lane.destinations.get(destination.alias)
+    own_permit = None
+    if own is not None:
+        own, own_answer = destination_health.permit(policy.breaker, own, now_ms, mode)
+        if isinstance(own_answer, Wait):
+            until_ms = _asked_again_ms(policy, own.breaker, own_answer, now_ms)
+            hold = held(BREAKER_OPEN, _why_alone(destination, own.breaker), until_ms)
+            return with_destination(lane, destination.alias, own), hold
+        own_permit = own_answer
     tripped, permit = breaker.permit(policy.breaker, lane.breaker, now_ms, mode)
     if isinstance(permit, Wait):
-        until_ms = permit.until_ms
-        # Its probes may answer at any moment: their lease is only the last one.
-        if tripped.phase == "half_open":
-            until_ms = min(until_ms, now_ms + int(policy.breaker.open_s * 1000))
+        until_ms = _asked_again_ms(policy, tripped, permit, now_ms)
         hold = held(BREAKER_OPEN, why_open(lane), until_ms)
         return msgspec.structs.replace(lane, breaker=tripped), hold
     stalled = _stalled(policy, lane, stall, now_ms)
@@ -190,6 +211,8 @@ def decide(
         shadowed=lane.shadowed
         + (mode == "shadow" and tripped.phase != "closed" and permit.lease is None),
     )
+    if own is not None:
+        consumed = with_destination(consumed, destination.alias, own)
     return consumed, Grant(
         destination,
         reserved[1],
@@ -198,6 +221,7 @@ def decide(
         probe,
         boot_ms,
         picked.probe,
+        own_permit,
     )
 
 
@@ -265,9 +289,7 @@ def would_hold(
     if isinstance(answer, Held):
         return answer.status is not None
     return (
-        answer.permit.lease is not None
-        or answer.suspension_probe is not None
-        or answer.webhook_probe is not None
+        answer.is_probe or answer.suspension_probe is not None or answer.webhook_probe is not None
     )
 
 
@@ -338,6 +360,28 @@ def why_open(lane: Lane) -> str:
     if lane.forced is not None and lane.forced.mode == "open":
         return f"the circuit breaker was forced open by {lane.forced.by.who}: {lane.forced.by.why}"
     return f"the circuit breaker is {lane.breaker.phase}: {lane.breaker.cause}"
+
+
+def _asked_again_ms(
+    policy: InForce,
+    state: breaker.Breaker,
+    answer: Wait,
+    now_ms: int,
+) -> int:
+    """Return when to ask a breaker again.
+
+    Its probes may answer at any moment: their lease is only the last one.
+    """
+    if state.phase != "half_open":
+        return answer.until_ms
+    return min(answer.until_ms, now_ms + int(policy.breaker.open_s * 1000))
+
+
+def _why_alone(destination: Destination, state: breaker.Breaker) -> str:
+    return (
+        f"destination {destination.alias} fails, and the others of its lane do not: its circuit "
+        f"breaker is {state.phase.replace('_', ' ')} ({state.cause})"
+    )
 
 
 def without_webhook(

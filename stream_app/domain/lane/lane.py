@@ -17,6 +17,7 @@ from stream_app.domain.limits import (
     budget,
     callback_health,
     concurrency,
+    destination_health,
     meters,
     rate,
     suspension,
@@ -48,7 +49,8 @@ class Lane(msgspec.Struct, frozen=True, omit_defaults=True):
     `partition` is where it lives: a configuration that moves it is refused. The breaker and the
     flood guard use `window`, and people see `health`. `pause`, `forced` and `changes` are an
     operator's orders (domain/lane/overrides.py). `held_since` says since when it is held (epoch
-    ms), by the code of the reason.
+    ms), by the code of the reason. `destinations` has the health of each one, if there are several;
+    `failing` are those whose last calls failed.
     """
 
     workspace: str
@@ -72,10 +74,23 @@ class Lane(msgspec.Struct, frozen=True, omit_defaults=True):
     flood_guard: FloodGuard = FloodGuard()
     outage: Outage | None = None
     held_since: dict[str, TimeMs] = {}
+    destinations: dict[str, destination_health.DestinationHealth] = {}
+    failing: tuple[destination_health.Failing, ...] = ()
 
     def in_force(self, configured: Workspace) -> InForce:
         """Return the policy that the rules apply: the configured one with operators' changes."""
         return in_force(configured, self.changes)
+
+
+def with_destination(
+    lane: Lane,
+    alias: str,
+    health: destination_health.DestinationHealth,
+) -> Lane:
+    """Return the lane with this health of one of its destinations."""
+    if lane.destinations[alias] is health:
+        return lane
+    return replace(lane, destinations={**lane.destinations, alias: health})
 
 
 def mode_of(policy: InForce, lane: Lane) -> breaker.Mode:
@@ -142,7 +157,17 @@ def reconfigured(
     """
     reviewed = budget.reviewed(policy.budget, lane.budget, now_ms)
     setups = {destination.alias: destination.setup_id for destination in destinations}
-    lane = replace(lane, budget=reviewed, quota=quota.reconfigured(lane.quota, setups, now_ms))
+    healths = {
+        alias: lane.destinations.get(alias) or destination_health.DestinationHealth()
+        for alias in setups
+    }
+    lane = replace(
+        lane,
+        budget=reviewed,
+        quota=quota.reconfigured(lane.quota, setups, now_ms),
+        # A single destination has the health of its lane.
+        destinations=healths if len(healths) > 1 else {},
+    )
     suspended = lane.suspension
     setup = setups.get(suspended.destination) if suspended is not None else None
     if suspended is None or setup is None or setup == suspended.setup_id:

@@ -280,18 +280,23 @@ def _force(lane: Lane, mode: breaker.Mode, text: str, by: Actor) -> OrderOutcome
     return OrderOutcome(replace(lane, breaker=state, forced=Forced(mode, by)), text)
 
 
+def _closed(state: breaker.Breaker, now_ms: int) -> breaker.Breaker:
+    """Return a closed breaker, in whose epoch the calls in flight are late."""
+    return breaker.Breaker(epoch=state.epoch + 1, since_ms=now_ms, next_lease=state.next_lease)
+
+
 def _reset(lane: Lane, now_ms: int) -> OrderOutcome:
-    fresh = breaker.Breaker(
-        epoch=lane.breaker.epoch + 1,
-        since_ms=now_ms,
-        next_lease=lane.breaker.next_lease,
-    )
     lane = replace(
         lifted(lane),
-        breaker=fresh,
+        breaker=_closed(lane.breaker, now_ms),
         window=window.Window(),
         forced=None,
         quota=quota.resumed(lane.quota),
+        destinations={
+            alias: replace(health, breaker=_closed(health.breaker, now_ms))
+            for alias, health in lane.destinations.items()
+        },
+        failing=(),
     )
     rest = [f"the pause {byline(lane.pause)}"] if lane.pause else []
     rest += ["Clay's Retry-After"] if lane.rate.blocked_until_ms > now_ms else []

@@ -6,12 +6,13 @@ import msgspec
 
 from stream_app.domain.lane.admission import Grant, Look
 from stream_app.domain.lane.holds import OVER_CEILING, reason_of
-from stream_app.domain.lane.lane import Lane, lifted, mode_of
+from stream_app.domain.lane.lane import Lane, lifted, mode_of, with_destination
 from stream_app.domain.limits import (
     breaker,
     budget,
     callback_health,
     concurrency,
+    destination_health,
     meters,
     rate,
     suspension,
@@ -361,9 +362,8 @@ def _refused(
     alone: bool,
 ) -> tuple[Lane, Settlement]:
     free = mode_of(policy, lane) == "shadow"
-    was_closed = free or (
-        lane.breaker.phase == "closed" and not breaker.is_late(lane.breaker, grant.permit)
-    )
+    alone_fails = _fails_alone(lane, grant, ok=False, now_ms=now_ms)
+    was_closed = free or _is_closed_for(lane, grant, alone_fails)
     lane = _with_verdict(policy, lane, grant, outcome.reason, outcome.latency_ms, now_ms, rand)
     lane = _with_probe_released(_refunded(lane, grant), grant, now_ms)
     after_ms = rate.parse_retry_after(outcome.retry_after, now_ms)
@@ -372,9 +372,27 @@ def _refused(
         blocked_ms = max(lane.rate.blocked_until_ms, until_ms)
         blocked = msgspec.structs.replace(lane.rate, tokens=0.0, blocked_until_ms=blocked_ms)
         lane = msgspec.structs.replace(lane, rate=blocked)
-    counts = was_closed and (free or lane.breaker.phase == "closed")
-    run = 0 if free else lane.breaker.consecutive
+    after, _ = _breaker_of(lane, grant, alone_fails)
+    counts = was_closed and (free or after.phase == "closed")
+    run = 0 if free else after.consecutive
     return lane, Settlement(counts, max(now_ms, lane.rate.blocked_until_ms), run=run, alone=alone)
+
+
+def _breaker_of(
+    lane: Lane,
+    grant: Grant,
+    alone: bool,
+) -> tuple[breaker.Breaker, breaker.Permit]:
+    """Return the breaker for which a failed call counts, and the permit that it had of it."""
+    own = lane.destinations.get(grant.destination.alias)
+    if alone and own is not None and grant.own_permit is not None:
+        return own.breaker, grant.own_permit
+    return lane.breaker, grant.permit
+
+
+def _is_closed_for(lane: Lane, grant: Grant, alone: bool) -> bool:
+    state, permit = _breaker_of(lane, grant, alone)
+    return state.phase == "closed" and not breaker.is_late(state, permit)
 
 
 def _with_latency(
@@ -407,11 +425,9 @@ def _with_verdict(
 ) -> Lane:
     """Record a call.
 
-    Health counts each one. Breaker and window ignore those from before the breaker last opened.
+    Health counts each one. Breaker and window ignore those from before the breaker last opened, and
+    the failures of a destination that fails alone: they are its own.
     """
-    if failure:
-        outage = breaker.record_failure(lane.outage, failure, lane.breaker.cause, now_ms)
-        lane = msgspec.structs.replace(lane, outage=outage)
     ok = not failure
     verdict = breaker.verdict(policy.breaker, not failure, latency_ms)
     health = window.record(
@@ -422,6 +438,15 @@ def _with_verdict(
         verdict == "slow",
         latency_ms,
     )
+    alone = _fails_alone(lane, grant, ok, now_ms)
+    if grant.destination.alias in lane.destinations:
+        lane = _with_own_verdict(policy, lane, grant, verdict, alone, now_ms, rand)
+    if alone:
+        freed = breaker.release_probe(lane.breaker, grant.permit)
+        return msgspec.structs.replace(lane, breaker=freed, health=health)
+    if failure:
+        outage = breaker.record_failure(lane.outage, failure, lane.breaker.cause, now_ms)
+        lane = msgspec.structs.replace(lane, outage=outage)
     if breaker.is_late(lane.breaker, grant.permit):
         return msgspec.structs.replace(lane, health=health)
     seen = window.record(window.LAST_MINUTE, lane.window, now_ms, ok, verdict == "slow")
@@ -446,6 +471,43 @@ def _with_verdict(
     )
 
 
+def _fails_alone(lane: Lane, grant: Grant, ok: bool, now_ms: int) -> bool:
+    """Return True for a failed call of a destination beside which no other one fails."""
+    alias = grant.destination.alias
+    return (
+        not ok
+        and alias in lane.destinations
+        and destination_health.fails_alone(lane.failing, alias, now_ms)
+    )
+
+
+def _with_own_verdict(
+    policy: InForce,
+    lane: Lane,
+    grant: Grant,
+    verdict: breaker.CallVerdict,
+    alone: bool,
+    now_ms: int,
+    rand: float,
+) -> Lane:
+    """Record a call in the health of its destination."""
+    alias = grant.destination.alias
+    ok = verdict != "failure"
+    after = destination_health.recorded(
+        policy.breaker,
+        lane.destinations[alias],
+        grant.own_permit,
+        now_ms,
+        rand,
+        mode_of(policy, lane),
+        ok=ok,
+        slow=verdict == "slow",
+        alone=alone,
+    )
+    failing = destination_health.noted(lane.failing, alias, ok, now_ms)
+    return with_destination(msgspec.structs.replace(lane, failing=failing), alias, after)
+
+
 def _without_verdict(lane: Lane, grant: Grant, now_ms: int, keep_probe: bool = False) -> Lane:
     """Return probe and reservation: the call said nothing about Clay's health and cost nothing."""
     freed = breaker.release_probe(lane.breaker, grant.permit)
@@ -453,6 +515,10 @@ def _without_verdict(lane: Lane, grant: Grant, now_ms: int, keep_probe: bool = F
         lane if freed is lane.breaker else msgspec.structs.replace(lane, breaker=freed),
         grant,
     )
+    own = lane.destinations.get(grant.destination.alias)
+    if own is not None and grant.own_permit is not None:
+        own = destination_health.released(own, grant.own_permit)
+        lane = with_destination(lane, grant.destination.alias, own)
     return lane if keep_probe else _with_probe_released(lane, grant, now_ms)
 
 

@@ -74,6 +74,22 @@ class PartHold(msgspec.Struct, frozen=True, omit_defaults=True):
         return f"{self.text}; the next of them goes as a probe" if self.probe_due else self.text
 
 
+class DestinationView(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The health of one destination in the last five minutes.
+
+    Attributes:
+        score: 0 to 100, as `LaneView.score`.
+        health: As `LaneView.health`.
+        calls: Its calls.
+        breaker: `closed`, or `open` or `half_open` while it fails alone and is held for that.
+    """
+
+    score: Real
+    health: Literal["healthy", "degraded", "unhealthy", "insufficient_data"]
+    calls: Whole = 0
+    breaker: Literal["closed", "open", "half_open"] = "closed"
+
+
 class Position(msgspec.Struct, frozen=True, omit_defaults=True):
     """How far the owner of a partition has read a topic.
 
@@ -125,6 +141,7 @@ class LaneView(msgspec.Struct, frozen=True, omit_defaults=True):
         probe_due: True if the lane is held, and its next lead goes as a probe.
         positions: By topic of leads, how far the lane's partition was read. The newest view of a
             partition counts.
+        destinations: The health of each destination.
     """
 
     workspace: str
@@ -164,6 +181,7 @@ class LaneView(msgspec.Struct, frozen=True, omit_defaults=True):
     turns: dict[str, Whole] = {}
     probe_due: bool = False
     positions: dict[str, Position] = {}
+    destinations: dict[str, DestinationView] = {}
 
     def in_force(self, configured: Workspace) -> InForce:
         """Return the policy that the lane applies: the configured one with operators' changes."""
@@ -292,6 +310,10 @@ def view(
         outage=lane.outage if lane.breaker.cause in OF_FAILURES else None,
         partly=tuple(_partly(to_bulk, held, since)),
         turns=dict(_turns(policy, lane, answers, now_ms)),
+        destinations={
+            destination.alias: _health_of(lane, destination.alias, now_ms, before)
+            for destination in destinations
+        },
     ).at(now_ms)
     return (
         seen
@@ -307,6 +329,24 @@ def held_since(seen: LaneView) -> dict[str, int]:
     """
     since = {part.holds: part.since_ms for part in seen.partly}
     return since | {seen.holds: seen.since_ms} if seen.holds else since
+
+
+def _health_of(
+    lane: Lane,
+    alias: str,
+    now_ms: int,
+    before: LaneView | None,
+) -> DestinationView:
+    """Return the health of a destination. A single one has the health of its lane."""
+    own = lane.destinations.get(alias)
+    counts = window.totals(window.FIVE_MINUTES, own.calls if own else lane.health, now_ms)
+    known = before.destinations.get(alias) if before is not None else None
+    return DestinationView(
+        round(window.score(counts), 1),
+        window.status(counts, known.health if known is not None else None),
+        counts.calls,
+        own.breaker.phase if own else "closed",
+    )
 
 
 class _Pace(msgspec.Struct, frozen=True):
@@ -424,13 +464,23 @@ def _turns(
     A destination is held if it takes no leads, or takes them only as probes.
     """
     mode = mode_of(policy, lane)
-    tripped = lane.breaker.phase != "closed" and mode == "auto"
+    auto = mode == "auto"
+    tripped = auto and lane.breaker.phase != "closed"
     for alias, held in answers.items():
         if held is not None:
             until_ms = 0 if mode == "open" else held.may_end_ms
             yield alias, until_ms if until_ms > now_ms or not until_ms else AS_PROBE
-        elif tripped or suspension.holds(lane.suspension, alias):
+        elif (
+            tripped
+            or (auto and _fails_alone(lane, alias))
+            or suspension.holds(lane.suspension, alias)
+        ):
             yield alias, AS_PROBE
+
+
+def _fails_alone(lane: Lane, alias: str) -> bool:
+    own = lane.destinations.get(alias)
+    return own is not None and own.breaker.phase != "closed"
 
 
 def _held_in_part(policy: InForce, lane: Lane) -> Held | None:
@@ -490,6 +540,9 @@ def _since_ms(
     if code_of(reason, mode) == FORCED_OPEN and lane.forced is not None:
         return lane.forced.by.at_ms
     if reason == BREAKER_OPEN:
+        own = [lane.destinations[alias] for alias in aliases if _fails_alone(lane, alias)]
+        if own and lane.breaker.phase == "closed":
+            return min(health.breaker.outage_ms for health in own)
         return lane.breaker.outage_ms
     return lane.held_since.get(reason, now_ms)
 
@@ -558,6 +611,11 @@ def _news(
             since = datetime.fromtimestamp(now.outage.since_ms / 1000, UTC)
             text = f"{outage_text(now.outage)} since {since:%H:%M} UTC; {text}"
         yield LaneChange(f"breaker_{now.breaker}", text)
+    for alias, health in now.destinations.items():
+        known = before.destinations.get(alias)
+        if health.breaker != (known.breaker if known is not None else "closed"):
+            text = f"destination {alias}: its circuit breaker is {health.breaker.replace('_', ' ')}"
+            yield LaneChange(f"destination_{health.breaker}", text)
     if now.health != before.health:
         text = f"{count(now.calls, 'call')}, score {now.score:g}, p95 {now.p95_ms} ms"
         yield LaneChange(f"health_{now.health}", text)
