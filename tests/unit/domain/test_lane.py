@@ -17,7 +17,7 @@ from stream_app.domain.limits.suspension import FloodGuardPolicy, Suspension
 from stream_app.domain.limits.webhook_quota import Quota, QuotaPolicy, Webhook
 from stream_app.domain.model.outcome import Accepted, Denied, Outcome, Poison, Refused, WebhookOut
 from stream_app.domain.plan import Actor, Change, Destination, InForce
-from stream_app.domain.views.lane import LaneView, _news, held_since, view
+from stream_app.domain.views.lane import DestinationView, LaneView, _news, held_since, view
 from tests.support.narrow import of_type
 from tests.unit.domain.lanes import granted
 
@@ -361,6 +361,7 @@ def test_a_view_has_all_that_is_known_of_its_lane() -> None:
         concurrency=5,
         sends_per_s=10.0,
         submissions_left={"people": 89_995},
+        destinations={"people": DestinationView(75.0, "insufficient_data", 4)},
     )
 
 
