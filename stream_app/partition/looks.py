@@ -20,7 +20,6 @@ from stream_app.domain.plan import Destination, Plan
 from stream_app.partition.rows import Rows
 
 _OPEN: Final = WAITING | OVERDUE
-_NOW: Final = 0  # before every other time
 
 
 @attrs.define(eq=False)
@@ -32,14 +31,15 @@ class OpenRun:
         key: The key of its lead's row.
         due_ms: When it is looked at next (epoch ms); None while it is asked for.
         gone: How often in a row Clay did not know it.
-        hastened: True if Clay announced its end while it was asked for.
+        hastened_ms: When Clay announced its end while it was asked for (epoch ms); None if it did
+            not.
     """
 
     run: str
     key: bytes
     due_ms: int | None
     gone: int = 0
-    hastened: bool = False
+    hastened_ms: int | None = None
 
 
 class RunningLead(NamedTuple):
@@ -122,28 +122,32 @@ class LookQueue:
         """Put a run into its queue, to be looked at then (epoch ms)."""
         if self._open.get(opened.run) is not opened:
             return  # the rows were replaced, or it was closed
-        if opened.hastened:
-            opened.hastened = False
-            due_ms = _NOW
+        if opened.hastened_ms is not None:
+            due_ms = min(due_ms, opened.hastened_ms)
+            opened.hastened_ms = None
         opened.due_ms = due_ms
         workspace = lead_of(opened.key)[0]
         heappush(self._queues.setdefault(workspace, []), (due_ms, opened.run))
         self.change(workspace)
 
-    def hasten(self, key: bytes) -> None:
+    def hasten(self, key: bytes, now_ms: int) -> None:
         """Have the run of a lead looked at now: Clay says that it has finished.
+
+        It comes behind the runs that are due already. Else those of a busy lane whose end nobody
+        announces would wait as long as others are announced.
 
         Args:
             key: The key of the lead's row.
+            now_ms: The time, epoch ms.
         """
         row = self._rows.delivery(key)
         opened = self._open.get(row.run) if row is not None else None
         if opened is None:
             return
         if opened.due_ms is None:
-            opened.hastened = True  # asked for just now, perhaps before it had finished
-        elif opened.due_ms:
-            self.put_back(opened, _NOW)
+            opened.hastened_ms = now_ms  # asked for just now, perhaps before it had finished
+        elif opened.due_ms > now_ms:
+            self.put_back(opened, now_ms)
 
     def close(self, opened: OpenRun) -> None:
         """Forget a run that settles no lead any more."""

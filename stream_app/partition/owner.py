@@ -104,7 +104,7 @@ class PartitionOwner:
                 # A quarter of the places that callbacks have (`RecordRunner`).
                 most=state.plan.delivery.max_in_flight,
                 ask=_no_answer if self._results is None else self._results.ask,
-                look_now=state.deadlines.looks.hasten,
+                look_now=lambda key: state.deadlines.looks.hasten(key, state.clock.now_ms()),
             ),
         )
         pipelines: dict[Source, ProcessRecord] = {

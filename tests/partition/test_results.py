@@ -25,6 +25,7 @@ from stream_app.domain.model.run import (
     RunUnfinished,
     RunUnread,
 )
+from tests.partition.test_announcements import announce
 from tests.simulation.schedule import POLL_AFTER_S, Setup
 from tests.support.partition.bench import LEAD, Bench
 from tests.support.partition.runs import RoutineClay
@@ -294,6 +295,40 @@ async def test_a_run_that_finishes_in_its_grace_settles_its_lead() -> None:
 
 
 # ----------------------------------------------------------------------------- the rate of the lane
+
+
+@virtual_time
+async def test_a_run_that_nobody_announces_is_looked_at_beside_those_that_are() -> None:
+    """A lane whose backlog takes all of its rate, and a notification that was lost."""
+    bench = Routines()
+    bench.change_workspaces(rate=RatePolicy(rate_per_s=4.0, burst=5))
+    bench.change_destination(poll_after_s=(20.0,))
+    bench.publish_leads(150)
+    announced = 1
+
+    async def announce_the_others() -> None:
+        nonlocal announced
+        while True:
+            await asyncio.sleep(0.1)
+            finished = sum(at_ms + 5_200 <= now_ms() for at_ms in bench.clay.posts_ms)
+            for number in range(announced + 1, finished + 1):
+                announce(bench, f"run_{number}")
+            announced = max(announced, finished)
+
+    telling = asyncio.create_task(announce_the_others())
+    await bench.serve_for(45.0)
+    telling.cancel()
+    assert len(bench.clay.posts_ms) < 150, "leads wait all the time"
+    assert bench.clay.looks["run_1"], "it was due after 20 s"
+    [looked_ms] = bench.clay.looks["run_1"]
+    due_ms = bench.clay.posts_ms[0] + 21_100  # with the spread of its schedule
+    after = [
+        f"run_{number}"
+        for number, at_ms in enumerate(bench.clay.posts_ms, 1)
+        if at_ms + 5_200 > due_ms and bench.clay.looks[f"run_{number}"]
+    ]
+    assert after
+    assert all(bench.clay.looks[run][0] >= looked_ms for run in after), "those come behind it"
 
 
 @virtual_time
