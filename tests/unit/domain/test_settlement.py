@@ -255,6 +255,7 @@ def test_a_routine_that_takes_no_leads_says_what_to_do_in_clay() -> None:
     held = without_webhook(Lane("acme", 0), routine, Wait(NOW_MS + 1_000), NOW_MS)
     assert held.reason == "webhook_out"
     assert held.text == (
-        "destination people has no routine that takes leads (function:t_1: 0 submissions): switch "
-        "its API on in Clay, or compare its id with `routine`, then `stream-app lanes reload`"
+        "Clay does not start the routine of destination people (function:t_1: 0 submissions): "
+        "publish it and switch its API on in Clay, or correct its id, then `stream-app lanes "
+        "reload`"
     )
