@@ -390,6 +390,8 @@ def _yield(destination: Destination) -> Iterator[str]:
                 f".yield: the name of a column has 1 to {_LONGEST_COLUMN} printable characters, "
                 "as the callback names it, without a space at its ends"
             )
+    if destination.yield_suspends and not columns:
+        yield ".yield_suspends: names no column whose yield may fall: set yield, too"
     if columns and not destination.callbacks:
         yield ".yield: no callback says what was found, because callbacks = false; remove one"
 

@@ -157,6 +157,8 @@ class Destination(msgspec.Struct, frozen=True, dict=True):
         yield_: The columns of a result for which the leads are bought, such as `work_email`. The
             event of an answer says which of them have a value, and how often they have one is
             counted.
+        yield_suspends: Hold the leads of this destination when Clay finds one of these columns much
+            less often than before.
         allowed_hosts: Hosts that a webhook may name, or a routine's `api_url`. Hosts other than
             Clay's are for the simulator.
         setup_id: A hash that changes with its token and webhooks.
@@ -192,6 +194,7 @@ class Destination(msgspec.Struct, frozen=True, dict=True):
     unavailable_is_refused: bool = True
     cache_first: bool = False
     yield_: tuple[str, ...] = msgspec.field(default=(), name="yield")
+    yield_suspends: bool = False
     allowed_hosts: tuple[str, ...] = ("api.clay.com",)
     setup_id: str = ""
     callback_url: str = ""

@@ -150,6 +150,12 @@ class LaneMetrics:
             "Submissions that a destination's pool of webhooks still takes.",
             "destination",
         )
+        self._fell = gauge(
+            "yield_fell",
+            "1 while Clay finds a column of a destination much less often than before.",
+            "destination",
+            "column",
+        )
         self._changes = Counter(
             "stream_app_lane_changes",
             "Changes of lanes: suspension, breaker, soft limits, quota, commands.",
@@ -240,6 +246,7 @@ class LaneMetrics:
         yield from (
             (self._sent, (webhook_id,), hook.count) for webhook_id, hook in view.webhooks.items()
         )
+        yield from ((self._fell, (fall.destination, fall.column), 1) for fall in view.falls)
         yield from ((self._left, (alias,), left) for alias, left in view.submissions_left.items())
 
 

@@ -223,6 +223,12 @@ LIVES: Final = {
     ),
     "LaneStopped": _hold("http_401"),
     "NoCallbacks": _hold("no_callbacks"),
+    "YieldFell": Life(
+        {
+            'stream_app_lane_yield_fell{workspace="acme", destination="people", '
+            'column="work_email"}': _gauge(0, 1),
+        },
+    ),
     "LaneHeld": _hold("paused"),
     "BudgetMostlyUsed": _used(0.79, 0.8),
     "BudgetNearlySpent": _used(0.94, 0.95),

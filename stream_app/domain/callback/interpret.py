@@ -10,7 +10,7 @@ from stream_app.domain.lane.holds import CREDITS_OUT, OVER_CEILING, reason_of
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lane.settlement import book_callback, probe_succeeded
 from stream_app.domain.lead.identity import is_plain_id
-from stream_app.domain.limits import budget, callback_health, suspension
+from stream_app.domain.limits import budget, callback_health, suspension, yield_health
 from stream_app.domain.limits import webhook_quota as quota
 from stream_app.domain.limits.budget import Cost, Reservation
 from stream_app.domain.limits.callback_health import causes
@@ -158,6 +158,9 @@ def _called_back(
     """
     health = callback_health.record_callback(lane.callback_health, destination.alias, now_ms)
     lane = msgspec.structs.replace(lane, callback_health=health)
+    answer = answered_columns(destination, callback)
+    if row.state != "partial":  # the rest of an answer is no second one
+        lane = _with_answer(policy, lane, row, destination, answer, cost, now_ms)
     stopped = lane.suspension
     if stopped is None or stopped.since_ms != row.probed_ms:
         return lane
@@ -165,9 +168,46 @@ def _called_back(
         return lane
     if stopped.reason == OVER_CEILING and cost.exceeds(destination.ceiling):
         return lane
+    if stopped.reason == yield_health.YIELD_FELL and not yield_health.has_fallen_columns(
+        lane.yields,
+        destination.alias,
+        answer,
+    ):
+        return lane
     if stopped.reason == CREDITS_OUT and callback.outcome == "enrich_error":
         return lane
     return probe_succeeded(policy, lane, destination.alias, now_ms)
+
+
+def _with_answer(
+    policy: InForce,
+    lane: Lane,
+    row: Delivery,
+    destination: Destination,
+    answer: AnsweredColumns,
+    cost: Cost,
+    now_ms: int,
+) -> Lane:
+    """Return the lane after an answer of Clay.
+
+    A fall of the yield that it shows suspends the destination, if its configuration says so and
+    nothing is suspended yet: a second suspension would hold all destinations.
+    """
+    if not destination.yield_:
+        return lane
+    yields, told = yield_health.record_answer(
+        lane.yields,
+        destination.alias,
+        answer,
+        row.list_id,
+        cost.credits,
+        now_ms,
+    )
+    lane = msgspec.structs.replace(lane, yields=yields)
+    if not told or not destination.yield_suspends or lane.suspension is not None:
+        return lane
+    text = "; ".join(fall.text for fall in told)
+    return _suspend(policy, lane, destination, yield_health.YIELD_FELL, text, now_ms)
 
 
 def unsaid(callback: Callback) -> tuple[Meter, ...]:

@@ -6,6 +6,7 @@ A copy has the bytes of the record.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from hashlib import blake2b
 from typing import Any, Final, Generic, Literal, TypeVar
 
 import msgspec
@@ -71,6 +72,16 @@ def failure(outcome: Refused | Uncertain | Poison, due_at_ms: int | None = None)
         due_at_ms,
         excerpt=outcome.excerpt,
     )
+
+
+def _list_of(resolved: ResolvedLead) -> int:
+    """Return the list whose answers that of a lead is compared with (limits/yield_health.py)."""
+    if not resolved.destination.yield_:
+        return 0
+    import_id, _ = import_of(resolved.lead)
+    if not import_id:
+        return 0
+    return int.from_bytes(blake2b(import_id.encode(), digest_size=4).digest(), "big")
 
 
 class Duration(msgspec.Struct, frozen=True, gc=False):
@@ -180,6 +191,7 @@ class DeliveryRecorder(Generic[LeadT_co]):
             probed_ms=grant.suspension_probe.since_ms if grant.suspension_probe else 0,
             results=results,
             run="",
+            list_id=_list_of(resolved),
             **set_apart(self.row),
         )
         return self.step()

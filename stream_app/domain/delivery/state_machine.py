@@ -142,6 +142,8 @@ class Delivery(msgspec.Struct, frozen=True, array_like=True, gc=False):
             where the id was lost with Clay's answer.
         provisional: The version of the result that the history has published in place of Clay's, to
             which one more will follow; 0 if it has none.
+        list_id: A checksum of the lead's import, where its destination names columns in `yield`; 0
+            for a lead without one.
     """
 
     version: Whole
@@ -171,6 +173,7 @@ class Delivery(msgspec.Struct, frozen=True, array_like=True, gc=False):
     unsettled: tuple[Reservation, ...] = ()
     run: str = ""
     provisional: Whole = 0
+    list_id: Whole = 0
 
 
 def open_costs(row: Delivery) -> tuple[Reservation, ...]:

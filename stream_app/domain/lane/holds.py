@@ -11,7 +11,7 @@ from typing import Final, Literal
 import msgspec
 
 from stream_app.domain.lane.overrides import OrderKind
-from stream_app.domain.limits import callback_health, concurrency, suspension
+from stream_app.domain.limits import callback_health, concurrency, suspension, yield_health
 from stream_app.domain.limits.breaker import Mode
 from stream_app.domain.limits.budget import METERS
 from stream_app.domain.model.messages import Status
@@ -170,6 +170,16 @@ _REASONS: Final = (
         remedy="resume",
         needs_repair=True,
         alarm="Its leads fail one after the other, and the workspace's credits are used up.",
+    ),
+    HoldReason(
+        code=yield_health.YIELD_FELL,
+        lifted_by="callback",
+        waits_for="pause",
+        lifts=f"the callback of a probe that has the column again; or {_REPAIR}",
+        status="held_paused",
+        remedy="resume",
+        needs_repair=True,
+        alarm="Clay finds a column much less often than before: does a provider fail?",
     ),
     HoldReason(
         code=suspension.FLOOD,

@@ -26,6 +26,7 @@ from stream_app.domain.limits import (
 from stream_app.domain.limits import webhook_quota as quota
 from stream_app.domain.limits.breaker import Outage
 from stream_app.domain.limits.suspension import FloodGuard
+from stream_app.domain.limits.yield_health import YieldHealth
 from stream_app.domain.model.numbers import TimeMs, Whole
 from stream_app.domain.plan import Actor, Change, Destination, InForce, Workspace, in_force
 
@@ -76,6 +77,7 @@ class Lane(msgspec.Struct, frozen=True, omit_defaults=True):
     held_since: dict[str, TimeMs] = {}
     destinations: dict[str, destination_health.DestinationHealth] = {}
     failing: tuple[destination_health.Failing, ...] = ()
+    yields: YieldHealth = {}
 
     def in_force(self, configured: Workspace) -> InForce:
         """Return the policy that the rules apply: the configured one with operators' changes."""

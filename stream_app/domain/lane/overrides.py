@@ -11,7 +11,7 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from stream_app.domain.lane.lane import Forced, Lane, lifted
-from stream_app.domain.limits import breaker, budget, window
+from stream_app.domain.limits import breaker, budget, window, yield_health
 from stream_app.domain.limits import webhook_quota as quota
 from stream_app.domain.limits.budget import Cost
 from stream_app.domain.limits.meters import meters
@@ -250,8 +250,21 @@ def _resume(lane: Lane) -> OrderOutcome:
     ]
     if not gone:
         return OrderOutcome(lane, "the lane was neither paused nor suspended")
-    lane = replace(lifted(lane), pause=None, quota=quota.resumed(lane.quota))
+    lane = replace(
+        lifted(lane),
+        pause=None,
+        quota=quota.resumed(lane.quota),
+        yields=_accepted_yields(lane),
+    )
     return OrderOutcome(lane, f"resumed: lifted {' and '.join(gone)}")
+
+
+def _accepted_yields(lane: Lane) -> yield_health.YieldHealth:
+    """Return the yields of a lane that an operator resumes: what is low now is the usual level."""
+    stopped = lane.suspension
+    if stopped is None or stopped.reason != yield_health.YIELD_FELL:
+        return lane.yields
+    return yield_health.accepted(lane.yields, stopped.destination)
 
 
 _MODES: Final[Mapping[type[Order], tuple[breaker.Mode, str]]] = {
@@ -297,6 +310,7 @@ def _reset(lane: Lane, now_ms: int) -> OrderOutcome:
             for alias, health in lane.destinations.items()
         },
         failing=(),
+        yields=_accepted_yields(lane),
     )
     rest = [f"the pause {byline(lane.pause)}"] if lane.pause else []
     rest += ["Clay's Retry-After"] if lane.rate.blocked_until_ms > now_ms else []

@@ -17,6 +17,7 @@ from stream_app.domain.limits import (
     rate,
     suspension,
     window,
+    yield_health,
 )
 from stream_app.domain.limits import webhook_quota as quota
 from stream_app.domain.limits.budget import Cost, Reservation
@@ -301,6 +302,9 @@ def probe_succeeded(policy: InForce, lane: Lane, destination: str, now_ms: int) 
     The lane resumes, unless other destinations are not healthy.
     """
     missing = callback_health.still_missing(lane.callback_health, destination)
+    if lane.suspension is not None and lane.suspension.reason == yield_health.YIELD_FELL:
+        yields = yield_health.recovered(lane.yields, lane.suspension.destination)
+        return msgspec.structs.replace(lifted(lane), yields=yields)
     if (
         lane.suspension is None
         or lane.suspension.reason != callback_health.NO_CALLBACKS

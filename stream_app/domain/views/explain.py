@@ -7,6 +7,7 @@ from typing import Final
 import msgspec
 
 from stream_app.domain.lane.holds import WEBHOOK_OUT, lifts, remains
+from stream_app.domain.limits import yield_health
 from stream_app.domain.limits.budget import MeterName
 from stream_app.domain.limits.meters import Forecast
 from stream_app.domain.model.text import count
@@ -237,6 +238,7 @@ def _of_lane(lane: LaneFacts, facts: Facts) -> Iterator[Finding]:
         )
     yield from (_in_part(part, lane, view) for part in parts)
     yield from _suspended_webhooks(lane, view, facts.at_ms)
+    yield from _fallen_yields(view)
     # An unreadable lane would run, but nothing of its partition reaches it.
     if view.holds or lane.unreadable:
         return
@@ -372,6 +374,23 @@ def _suspended_webhooks(lane: LaneFacts, view: LaneView, now_ms: int) -> Iterato
             since_ms=stopped.since_ms,
             until_ms=left.until_ms if left is not None else 0,
             lifts=lifts(WEBHOOK_OUT, view.workspace),
+        )
+
+
+def _fallen_yields(view: LaneView) -> Iterator[Finding]:
+    """Yield the columns that Clay finds less often, if that does not hold their leads."""
+    holds = (view.holds, *(part.holds for part in view.partly))
+    if yield_health.YIELD_FELL in holds:
+        return
+    for fall in view.falls:
+        yield Finding(
+            code=yield_health.YIELD_FELL,
+            what=fall.text,
+            workspace=view.workspace,
+            holds=False,
+            since_ms=fall.since_ms,
+            until_ms=fall.since_ms + yield_health.LASTS_MS,
+            lifts="answers of Clay that have it again; until then look at the column in Clay",
         )
 
 

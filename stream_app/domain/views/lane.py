@@ -19,7 +19,14 @@ from stream_app.domain.lane.holds import (
     remains,
 )
 from stream_app.domain.lane.lane import Lane, mode_of
-from stream_app.domain.limits import breaker, concurrency, rate, suspension, window
+from stream_app.domain.limits import (
+    breaker,
+    concurrency,
+    rate,
+    suspension,
+    window,
+    yield_health,
+)
 from stream_app.domain.limits import webhook_quota as quota
 from stream_app.domain.limits.breaker import OF_FAILURES, Mode, Outage, outage_text
 from stream_app.domain.limits.budget import MeterName
@@ -142,6 +149,7 @@ class LaneView(msgspec.Struct, frozen=True, omit_defaults=True):
         positions: By topic of leads, how far the lane's partition was read. The newest view of a
             partition counts.
         destinations: The health of each destination.
+        falls: The columns that Clay finds much less often than before (`yield` of a destination).
     """
 
     workspace: str
@@ -182,6 +190,7 @@ class LaneView(msgspec.Struct, frozen=True, omit_defaults=True):
     probe_due: bool = False
     positions: dict[str, Position] = {}
     destinations: dict[str, DestinationView] = {}
+    falls: tuple[yield_health.Fall, ...] = ()
 
     def in_force(self, configured: Workspace) -> InForce:
         """Return the policy that the lane applies: the configured one with operators' changes."""
@@ -195,7 +204,10 @@ class LaneView(msgspec.Struct, frozen=True, omit_defaults=True):
         a probe lifts is not: the lane stays held until a lead comes, and that lead goes as a probe.
         """
         parts = tuple(rest for part in self.partly if (rest := part.at(now_ms)) is not None)
-        seen = self if parts == self.partly else msgspec.structs.replace(self, partly=parts)
+        falls = tuple(fall for fall in self.falls if now_ms - fall.since_ms < yield_health.LASTS_MS)
+        seen = self
+        if parts != self.partly or len(falls) < len(self.falls):
+            seen = msgspec.structs.replace(self, partly=parts, falls=falls)
         if not self.holds:
             return seen
         code = code_of(self.holds, self.mode)
@@ -314,6 +326,7 @@ def view(
             destination.alias: _health_of(lane, destination.alias, now_ms, before)
             for destination in destinations
         },
+        falls=tuple(yield_health.falls(lane.yields, now_ms)),
     ).at(now_ms)
     return (
         seen
@@ -625,6 +638,7 @@ def _news(
             LaneChange("held", f"{now.holds.replace('_', ' ')}: {now.text}") if now.holds else moves
         )
     yield from _of_meters(before, now)
+    yield from _of_yields(before, now)
     for webhook_id, webhook in now.webhooks.items():
         was = before.webhooks.get(webhook_id, Webhook())
         if webhook.dead and not was.dead:
@@ -645,6 +659,15 @@ def _news(
                 "quota_warning",
                 f"webhook {webhook_id} is left after {left}: add a new one",
             )
+
+
+def _of_yields(before: LaneView, now: LaneView) -> Iterator[LaneChange]:
+    was = {(fall.destination, fall.column): fall for fall in before.falls}
+    for fall in now.falls:
+        if was.pop((fall.destination, fall.column), None) is None:
+            yield LaneChange(yield_health.YIELD_FELL, fall.text)
+    for destination, column in was:
+        yield LaneChange("yield_back", f"the yield of {column} of {destination} is as usual again")
 
 
 def _of_meters(before: LaneView, now: LaneView) -> Iterator[LaneChange]:

@@ -136,6 +136,7 @@ def test_headers_of_traces_may_stay_on_this_machine_or_in_a_network_of_container
             f"yield = {[f'c{number}' for number in range(11)]}",
             "destinations.people.yield: has 11 columns; name the 10 that count most",
         ),
+        ("yield_suspends = true", "destinations.people.yield_suspends: names no column"),
         ("yield = ['a', 'a']", "destinations.people.yield: names a column twice"),
         ("yield = ['status']", "destinations.people.yield: status is no result of a callback"),
         ("yield = ['_clay_meta']", "destinations.people.yield: _clay_meta is no result"),
