@@ -13,7 +13,8 @@ concluded, its record is not acked, so that another owner of the partition asks 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Final, TypeVar
 
 from attrs import define, field
@@ -34,7 +35,6 @@ from stream_app.domain.model.run import (
 )
 from stream_app.partition.in_flight import InFlight
 from stream_app.partition.open_runs import OpenRuns, RoutinePlace
-from stream_app.tasks import cancel
 
 T = TypeVar("T")
 
@@ -65,14 +65,16 @@ class Announcements:
     _most: int
     _ask: Callable[[str, str], Awaitable[RunAnswer]]
     _look_now: Callable[[bytes], None]
-    _asked: set[tuple[RoutinePlace, str]] = field(init=False, factory=set)
+    _asked: dict[tuple[RoutinePlace, str], asyncio.Event] = field(init=False, factory=dict)
+    _under_way: int = field(init=False, default=0)
 
-    async def callback_of(
+    @asynccontextmanager
+    async def asking(
         self,
         in_flight: InFlight,
         announced: RunNotification,
-    ) -> Callback | Reason | None:
-        """Return what the run says of a lead, or why it says nothing.
+    ) -> AsyncIterator[Callback | Reason | None]:
+        """Find what the run says of a lead, or why it says nothing, and conclude that inside.
 
         None: there is nothing more to do about it.
 
@@ -82,20 +84,33 @@ class Announcements:
         if not self._runs.are_loaded.is_set():
             await _unless_suspended(in_flight, self._runs.are_loaded.wait())
         routine = RoutinePlace(announced.workspace, announced.destination)
-        if self._is_looked_after(routine, announced.run):
-            return None
         asked = routine, announced.run
-        # The announcement that is asked about already is not acked before it is concluded, and this
-        # one is about the same.
-        if asked in self._asked:
-            return None
-        if len(self._asked) >= self._most:
-            return _TOO_MANY
-        self._asked.add(asked)
+        if self._is_looked_after(*asked):
+            yield None
+            return
+        if self._under_way >= self._most:
+            yield _TOO_MANY
+            return
+        self._under_way += 1
         try:
-            return await self._search(in_flight, routine, announced.run)
+            if (concluded := self._asked.get(asked)) is not None:
+                # It is about the same, and must not be acked first: a later owner of the partition
+                # would find only the other one, or none.
+                await _unless_suspended(in_flight, concluded.wait())
+                yield None
+                return
+            concluded = self._asked[asked] = asyncio.Event()
+            try:
+                says = await self._search(in_flight, *asked)
+                yield says
+                # Only now: until this was concluded, the record could be given up and come again.
+                if isinstance(says, Callback) or says is _UNKNOWN:
+                    self._runs.note_settled(*asked)
+            finally:
+                del self._asked[asked]
+                concluded.set()
         finally:
-            self._asked.discard(asked)
+            self._under_way -= 1
 
     def _is_looked_after(self, routine: RoutinePlace, run: str) -> bool:
         """Return True if this run is known. The results of one that a lead waits for are due."""
@@ -141,7 +156,6 @@ class Announcements:
         leads = (self._runs.lead_of_item(routine, item.id) for item in answer.items)
         # Second look: the answer to the POST may have come while Clay was asked.
         key = next(filter(None, leads), None) or self._runs.lead_of_run(routine, run)
-        self._runs.note_settled(routine, run)
         return _UNKNOWN if key is None else callback_of_run(key, answer, self._clock.now_ms())
 
 
@@ -152,7 +166,7 @@ async def _unless_suspended(in_flight: InFlight, wait: Awaitable[T]) -> T:
         await in_flight.wait_or_give_up(task)
         return task.result()
     finally:
-        await cancel([task])
+        task.cancel()
 
 
 def _not_learnt(answer: RunAnswer) -> Reason:

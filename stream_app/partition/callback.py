@@ -22,7 +22,7 @@ from stream_app.domain.callback.interpret import (
     read_callback,
 )
 from stream_app.domain.delivery.envelope import Envelope
-from stream_app.domain.delivery.recorder import step_without_row
+from stream_app.domain.delivery.recorder import WriteBatch, step_without_row
 from stream_app.domain.delivery.state_machine import (
     CONCLUDED,
     Delivery,
@@ -80,20 +80,32 @@ class CallbackPipeline:
         in_flight.release_next()
         came = read_callback(self._plan, in_flight.consumed)
         if isinstance(came, RunNotification):
-            callback = await self._announcements.callback_of(in_flight, came)
-            if callback is None:
-                # Nothing is written, not even that it was processed: doing so again does no harm.
-                return
+            async with self._announcements.asking(in_flight, came) as says:
+                await self._conclude_run(in_flight, came, says)
+        elif isinstance(came, Reason):
+            await self._settle_nothing(in_flight, "callback_unmatched", came)
         else:
-            callback = came
-        if isinstance(callback, Reason):
-            await self._settle_nothing(
-                in_flight,
-                "callback_unmatched",
-                callback,
-                about=came if isinstance(came, RunNotification) else None,
-            )
-            return
+            await self._conclude(in_flight, came)
+
+    async def _conclude_run(
+        self,
+        in_flight: InFlight,
+        announced: RunNotification,
+        says: Callback | Reason | None,
+    ) -> None:
+        """Commit what an announced run says of a lead; None if there is nothing to do about it."""
+        if says is None:
+            # What is known of the run may be a step that is not committed yet. If that fails, the
+            # run is unknown again, so its announcement is acked behind this commit only.
+            step = WriteBatch([], [], [], announced.workspace)
+            await self._commits.commit_last(in_flight, step)
+        elif isinstance(says, Reason):
+            await self._settle_nothing(in_flight, "callback_unmatched", says, announced)
+        else:
+            await self._conclude(in_flight, says)
+
+    async def _conclude(self, in_flight: InFlight, callback: Callback) -> None:
+        """Settle the lead of a callback, or report that it settles none."""
         key = delivery_key(
             callback.workspace,
             callback.destination,

@@ -101,8 +101,8 @@ class PartitionOwner:
             announcements=Announcements(
                 clock=state.clock,
                 runs=state.runs,
-                # A quarter of the places that callbacks have (`RecordRunner`).
-                most=state.plan.delivery.max_in_flight,
+                # Half of the places that callbacks have (`RecordRunner`).
+                most=2 * state.plan.delivery.max_in_flight,
                 ask=_no_answer if self._results is None else self._results.ask,
                 look_now=lambda key: state.deadlines.looks.hasten(key, state.clock.now_ms()),
             ),

@@ -336,7 +336,7 @@ async def test_callbacks_and_leads_go_on_beside_as_many_unknown_runs_as_there_ar
     await asyncio.sleep(10.0)
     assert bench.states(LEAD)[-1] == "enriched", "by a callback of the table that it had before"
     assert bench.unmatched(5) == [("callback_unmatched", "too_many_runs")]
-    assert len(bench.at_clay.asked) == 2
+    assert len(bench.at_clay.asked) == 4
 
 
 @pytest.mark.parametrize(
@@ -518,3 +518,34 @@ async def test_an_announced_result_whose_commit_fails_is_asked_for_again() -> No
     assert failed == 1
     assert bench.at_clay.runs == ["run-1", "run-1"]
     assert bench.states(LEAD)[-1] == "enriched"
+
+
+@virtual_time
+async def test_a_run_that_was_known_by_a_step_that_is_lost_is_asked_about_again() -> None:
+    """The answer to the POST named it, and was not committed: its announcement must not be acked
+    before.
+    """
+    clay = RoutineClay()
+    clay.finishes_s = 1.0
+    bench = Bench(ROUTINE, clay=lambda _: clay, runs=clay)
+    bench.change_destination(run_webhook="wh_1", poll_after_s=(60.0,), callback_deadline_s=1_000.0)
+    await bench.serve()
+    commit = bench.store.transact
+    failed = 0
+
+    async def transact(records: Sequence[Record]) -> None:
+        nonlocal failed
+        if not failed and any(b'"accepted"' in (record.value or b"") for record in records):
+            failed += 1
+            await asyncio.sleep(10.0)
+            raise Aborted("the transaction failed")
+        await commit(records)
+
+    bench.store.transact = transact  # type: ignore[method-assign]  # a Kafka that aborts once
+    bench.publish_leads(1)
+    await asyncio.sleep(5.0)
+    announce(bench, "run_1")
+    await asyncio.sleep(30.0)
+    assert failed == 1
+    assert bench.history("id0")[-2:] == ["accepted", "enriched"]
+    assert len(clay.bodies) == 1
