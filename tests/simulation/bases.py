@@ -142,6 +142,23 @@ _RARE: Final = (
         redrives_s=(130.0,),
     ),
     Schedule(
+        # The answer to the POST is lost, and its run is announced twice: it settles itself.
+        "unnamed",
+        setup=Setup(routines=True, announces=True, partitions=1),
+        arrivals=(_acme("a", "p1"),),
+        fates=("lost_after",),
+        announced=("doubled",),
+        workers=1,
+    ),
+    Schedule(
+        # Announcements that are early, forged, late and lost, of answers that came and did not.
+        "announced",
+        setup=Setup(routines=True, announces=True),
+        arrivals=(_acme("a", "p1"), _acme("b", "p2"), _acme("c", "p3"), _acme("d", "p4")),
+        fates=("hang", "accepted", "lost_after", "lost_after"),
+        announced=("early", "forged", "late", "lost"),
+    ),
+    Schedule(
         # Clay does not know the runs any more.
         "forgotten",
         setup=Setup(routines=True),

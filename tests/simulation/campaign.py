@@ -20,7 +20,7 @@ from tests.simulation.bases import (
 from tests.simulation.money import budgeted
 from tests.simulation.neighbours import crowded, troubled
 from tests.simulation.recoveries import recovered
-from tests.simulation.runs import routed
+from tests.simulation.runs import announced, routed
 from tests.simulation.schedule import Schedule, drawn
 from tests.simulation.world import Outcome, simulate
 
@@ -33,6 +33,7 @@ _DRAWN: Final[dict[str, Callable[[int], Schedule]]] = {
     "p": routed,
     "r": recovered,
     "t": troubled,
+    "w": announced,
 }
 _CHUNK = 250
 _COLLECT_EVERY = 50

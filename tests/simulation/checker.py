@@ -124,7 +124,11 @@ class Checker:
         self.orders.before_commit(records)
         for event in events:
             self.neighbours.on_event(event)
-            if not (self.answers.reported(event) or self.orders.reported(event)):
+            if not (
+                self.answers.reported(event)
+                or self.runs.reported(event)
+                or self.orders.reported(event)
+            ):
                 self._check_step(event, rows)
         answered = self.answers.on_commit(events, results, rows, self.runs.is_of_run)
         self.cached.on_commit(events, answered)
@@ -365,7 +369,7 @@ class Checker:
             )
         while (consumed := log.read(before)) is not None and consumed.offset < after:
             before = consumed.offset + 1
-            if self.answers.acked(consumed.record_id):
+            if self.answers.acked(consumed.record_id) or self.runs.acked(consumed.record_id):
                 continue
             envelope = lead_envelope(consumed, self._plan.topics.inputs)
             if consumed.topic == self._plan.topics.commands:

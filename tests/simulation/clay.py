@@ -64,6 +64,19 @@ LookFate = Literal[
     "denied",  # 401
 ]
 """What a look at a run meets."""
+Announced = Literal["once", "doubled", "late", "early", "lost", "forged"]
+"""How Clay announces the end of a run. `forged`: somebody who knows the secret announces a run that
+is none, beside the one of Clay.
+"""
+ANNOUNCEMENTS: Final[dict[Announced, tuple[float, ...]]] = {
+    "once": (0.05,),
+    "doubled": (0.05, 0.055, 30.0),
+    "late": (300.0,),
+    "early": (-1_000.0, 0.05),
+    "lost": (),
+    "forged": (0.05,),
+}
+"""Seconds after the end of the run; at once if that is before it has begun."""
 ANSWERS: Final[dict[Answer, tuple[tuple[float, str, int], ...]]] = {
     "enriched": ((3.0, "enriched", 1),),
     "no_data": ((3.0, "no_data", 1),),
@@ -176,7 +189,8 @@ class FakeClay:
 
     `answers` are those to the rows that it takes, in their order; when they end, everything is
     enriched. `looks` are met in the order in which looks at runs start; when they end, each is
-    answered.
+    answered. The runs are announced as `announced` says, in the order in which they begin; when it
+    ends, none is.
     """
 
     def __init__(
@@ -187,12 +201,15 @@ class FakeClay:
         answers: Iterator[Answer],
         drop_in_flight: bool,
         looks: Iterator[LookFate],
+        announced: Iterator[Announced],
     ) -> None:
         self.posts: list[Post] = []
         self.on_look: Callable[[Post, str], None] = lambda post, worker: None
         self.on_results: Callable[[Post, RunAnswer], None] = lambda post, answer: None
         self.on_limited: Callable[[Post, str, int], None] = lambda post, worker, until_ms: None
+        self.on_announcement: Callable[[Post, str], None] = lambda post, run: None
         self._looks = looks
+        self._announced = announced
         self._runs: dict[str, Post] = {}
         self.on_callback: Callable[[Post, str, int], None] = lambda post, outcome, attempt: None
         self.on_post: Callable[[Post], None] = lambda post: None
@@ -252,10 +269,19 @@ class FakeClay:
             post.cost = 2 + post.serial % 7
             post.taken_s = self._loop.time()
             post.end = ENDS[next(self._answers, "enriched")]
+            self._announce(post, next(self._announced, "lost"))
         elif post.took:
             post.cost = 2 + post.serial % 7
             for after_s, outcome, attempt in ANSWERS[next(self._answers, "enriched")]:
                 self._loop.outside(after_s, self._call_back, post, outcome, attempt)
+
+    def _announce(self, post: Post, how: Announced) -> None:
+        if how == "forged":
+            self._loop.outside(0.05, self.on_announcement, post, f"no-{post.run}")
+        if post.end is not None:
+            for after_s in ANNOUNCEMENTS[how]:
+                at_s = max(0.0, post.end[0] + after_s)
+                self._loop.outside(at_s, self.on_announcement, post, post.run)
 
     def _call_back(self, post: Post, outcome: str, attempt: int) -> None:
         post.callbacks.append(self._loop.time())
@@ -294,9 +320,11 @@ class FakeClay:
             case "out":
                 return 0.1, self._out[post.webhook_id]
 
-    def look(self, run: str, worker: str) -> tuple[Post, LookFate]:
-        """A worker asks for the results of a run."""
-        post = self._runs[run]
+    def look(self, run: str, worker: str) -> tuple[Post, LookFate] | None:
+        """A worker asks for the results of a run; None if there is no such run."""
+        post = self._runs.get(run)
+        if post is None:
+            return None
         self.on_look(post, worker)
         return post, next(self._looks, "answered")
 
@@ -313,7 +341,11 @@ class ProcessClay:
         return True
 
     async def results(self, destination: str, run: str) -> RunAnswer:
-        post, fate = self._clay.look(run, self._process.name)
+        looked = self._clay.look(run, self._process.name)
+        if looked is None:
+            await asyncio.sleep(0.1)
+            return RunGone(404, "no such run")
+        post, fate = looked
         heard = self._loop.create_future()
 
         def arrive() -> None:

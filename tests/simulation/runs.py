@@ -9,10 +9,11 @@ from random import Random
 from typing import Final
 
 from stream_app.domain.model.messages import StatusEvent
+from stream_app.domain.model.records import ConsumedRecord
 from stream_app.domain.model.run import RunAnswer, RunFinished
 from stream_app.domain.plan import Plan
 from tests.simulation.answers import ANSWERED, REFUSALS, History
-from tests.simulation.clay import ENDS, LookFate, Post
+from tests.simulation.clay import ANNOUNCEMENTS, ENDS, LookFate, Post
 from tests.simulation.schedule import Arrival, Schedule, drawn
 
 ESTIMATE: Final = 6
@@ -29,6 +30,8 @@ class _Run:
     post: Post
     origin: str
     outcomes: set[str] = field(default_factory=set)
+    is_announced: bool = False
+    is_one_of_too_many: bool = False
 
 
 class RunChecks:
@@ -36,6 +39,7 @@ class RunChecks:
 
     calm       no fault explains that a worker asked twice, or too soon.
     certain    every look is answered.
+    announced_settles  nobody and nothing keeps an announced run from settling its lead.
     """
 
     def __init__(
@@ -47,12 +51,16 @@ class RunChecks:
     ) -> None:
         self.calm = False
         self.certain = False
+        self.announced_settles = False
         self._plan = plan
         self._histories = histories
         self._now_ms = now_ms
         self._problem = problem
         self._runs: dict[str, _Run] = {}
         self._looks: defaultdict[str, int] = defaultdict(int)
+        # the runs of announcements by their places, and those that were reported
+        self._announcements: dict[str, str] = {}
+        self._reported: set[str] = set()
 
     def on_post(self, post: Post, origin: str) -> None:
         """A POST begins a run, if Clay takes it."""
@@ -64,10 +72,49 @@ class RunChecks:
         destination = self._plan.destinations.get(event.destination)
         return destination is not None and destination.kind == "routine"
 
+    def on_announcement(self, consumed: ConsumedRecord, run: str) -> None:
+        """Clay, or somebody else, announces a run."""
+        self._announcements[consumed.record_id] = run
+        if run in self._runs:
+            self._runs[run].is_announced = True
+
+    def reported(self, event: StatusEvent) -> bool:
+        """Whether the event is an announcement's own: one that settles nothing says so, once."""
+        if event.origin not in self._announcements:
+            return False
+        self._histories[event.origin].events.append(event)
+        if (
+            event.status not in ("callback_unmatched", "callback_duplicate")
+            or event.id != f"{event.origin}#1"
+        ):
+            self._problem(f"6: {event.id} {event.status} reports an announcement")
+        run = self._announcements[event.origin]
+        self._reported.add(run)
+        if event.reason == "too_many_runs" and run in self._runs:
+            self._runs[run].is_one_of_too_many = True
+        return True
+
+    def acked(self, place: str) -> bool:
+        """An announcement is acked: its run has settled its lead, or a row has it, or it was
+        reported.
+        """
+        run = self._announcements.get(place)
+        if run is None:
+            return False
+        known = self._runs.get(run)
+        events = self._histories[known.origin].events if known else []
+        if run not in self._reported and not any(
+            event.run == run or event.status in ANSWERED for event in events
+        ):
+            self._problem(f"2: the announcement {place} of {run} is acked before it is concluded")
+        return True
+
     def on_look(self, post: Post, worker: str) -> None:
         """A worker asks for the results of a run: its row says that Clay has it."""
         events = self._histories[self._runs[post.run].origin].events
         accepted = next((event for event in events if event.run == post.run), None)
+        if accepted is None and self._runs[post.run].is_announced:
+            return
         if accepted is None:
             # An owner that was fenced in that moment does not know it yet. Its look does no harm.
             if self.calm:
@@ -85,14 +132,20 @@ class RunChecks:
             self._runs[post.run].outcomes.add(post.end[1])
 
     def on_answered(self, event: StatusEvent) -> None:
-        """A lead has its answer: it is that of the run of its last POST, and a worker heard it."""
+        """A lead has its answer: it is that of the run of its last POST, or of one that was
+        announced, and a worker heard it.
+        """
         events = self._histories[event.origin].events
-        run = next((before.run for before in reversed(events) if before.run), "")
-        known = self._runs.get(run)
-        if known is None or known.origin != event.origin:
+        last = next((before.run for before in reversed(events) if before.run), "")
+        known = {
+            run: known.outcomes
+            for run, known in self._runs.items()
+            if known.origin == event.origin and (run == last or known.is_announced)
+        }
+        if not known:
             self._problem(f"6: {event.id} {event.status} has no run")
-        elif event.status not in known.outcomes:
-            self._problem(f"6: {event.id} is {event.status}, and {run} said {known.outcomes}")
+        elif all(event.status not in outcomes for outcomes in known.values()):
+            self._problem(f"6: {event.id} is {event.status}, and Clay said {known}")
 
     def at_rest(self, corrections: Collection[StatusEvent]) -> None:
         """What ended at Clay in time has its answer, and its cost is booked."""
@@ -102,7 +155,10 @@ class RunChecks:
             sent_again = accepted is not None and any(
                 event.status == "sending" and event.seq > accepted.seq for event in events
             )
-            if accepted is None or sent_again:
+            if accepted is None:
+                self._check_announced(run, known, events)
+                continue
+            if sent_again:
                 continue
             last = events[-1]
             end = known.post.end
@@ -110,6 +166,14 @@ class RunChecks:
             if self.certain and soon and last.status not in ANSWERED:
                 self._problem(f"6: {run} ended, and {known.origin} is left at {last.status}")
             self._check_cost(known, events, corrections)
+
+    def _check_announced(self, run: str, known: _Run, events: list[StatusEvent]) -> None:
+        """The run whose id was lost with the answer to its POST has settled its lead."""
+        settles = known.is_announced and not known.is_one_of_too_many
+        if settles and self.announced_settles and events[-1].status not in ANSWERED:
+            self._problem(
+                f"6: {run} was announced, and {known.origin} is left at {events[-1].status}",
+            )
 
     def _check_cost(
         self,
@@ -143,6 +207,26 @@ def routed(seed: int) -> Schedule:
         answers=tuple(rng.choices(list(ENDS), k=rng.choice((0, 3, 6)))),
         looks=tuple(rng.choices(fates, mix, k=rng.choice((0, 4, 10)))),
         redrives_s=redrives_s if is_plain else (),
+    )
+
+
+def announced(seed: int) -> Schedule:
+    """A drawn schedule whose runs are announced, and some of whose POSTs have no answer."""
+    rng = Random(f"announced {seed}")
+    schedule = routed(seed)
+    hows = tuple(ANNOUNCEMENTS)
+    mix = rng.choice(((1, 0, 0, 0, 0, 0), (3, 2, 1, 2, 1, 1)))
+    fates = list(schedule.fates) + ["accepted"] * 4
+    for number in range(len(fates)):
+        if rng.random() < 0.4:
+            fates[number] = rng.choice(("lost_after", "hang"))
+    return replace(
+        schedule,
+        name=f"w{seed}",
+        setup=replace(schedule.setup, announces=True),
+        fates=tuple(fates),
+        looks=schedule.looks if rng.random() < 0.3 else (),
+        announced=tuple(rng.choices(hows, mix, k=12)),
     )
 
 

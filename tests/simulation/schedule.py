@@ -15,7 +15,7 @@ from stream_app.domain.limits.rate import RatePolicy
 from stream_app.domain.model.records import Headers
 from stream_app.domain.model.topics import TopicNames
 from stream_app.domain.plan import DeliveryPolicy, Destination, Plan, ReplayPolicy, Workspace
-from tests.simulation.clay import COUNTED, Answer, Fate, LookFate
+from tests.simulation.clay import COUNTED, Announced, Answer, Fate, LookFate
 from tests.simulation.orders import Order, drawn_orders
 
 FaultKind = Literal["crash", "freeze", "stop", "rebalance"]
@@ -97,6 +97,7 @@ class Setup:
     max_waiting  how many leads may wait there.
     cached       something is known of each person, so that a lead can be answered without Clay.
     routines     the destinations are routines, so that the worker asks for their results.
+    announces    their runs are announced.
     """
 
     partitions: int = 2
@@ -118,6 +119,7 @@ class Setup:
     patience_s: float = 2.0
     cached: bool = False
     routines: bool = False
+    announces: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +136,7 @@ class Schedule:
     redrives_s    when an operator sends back some of the dead letters that wait for one.
     give_ups_s    when an operator gives up some of the dead letters that are kept.
     looks         what the looks at runs meet.
+    announced     how the runs are announced.
     """
 
     name: str
@@ -162,6 +165,7 @@ class Schedule:
     redrives_s: tuple[float, ...] = ()
     give_ups_s: tuple[float, ...] = ()
     looks: tuple[LookFate, ...] = ()
+    announced: tuple[Announced, ...] = ()
 
 
 def routine_of(workspace: str) -> str:
@@ -205,6 +209,7 @@ def plan_of(setup: Setup) -> Plan:
             kind="routine" if setup.routines else "table",
             routine=routine_of(name) if setup.routines else None,
             poll_after_s=POLL_AFTER_S,
+            run_webhook="wh_1" if setup.announces else None,
         )
     return Plan(
         topics=TopicNames(),

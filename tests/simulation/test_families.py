@@ -20,7 +20,7 @@ from tests.simulation.neighbours import crowded, troubled
 from tests.simulation.parts import assert_whole, each_part, of_part
 from tests.simulation.recoveries import aborted, interrupted, missed_once, recovered
 from tests.simulation.republished import perhaps_at_clay, republished, sent_back
-from tests.simulation.runs import routed
+from tests.simulation.runs import announced, routed
 from tests.simulation.schedule import BREAKS, Schedule
 from tests.simulation.world import simulate
 
@@ -42,6 +42,20 @@ def test_the_runs_of_routines_settle_their_leads_once(part: str) -> None:
 
 @pytest.mark.parametrize("base", ["looked", "tworuns", "forgotten"])
 def test_no_fault_in_a_look_loses_a_result(base: str) -> None:
+    assert_whole(list(counted(base))[::40])
+
+
+@each_part
+def test_announced_runs_settle_leads_whose_answer_was_lost(part: str) -> None:
+    """In a third of them Clay's answer to a POST is lost, and the announcement shows its lead."""
+    schedules = [announced(seed) for seed in of_part(part, range(ROUTINES))]
+    met = assert_whole(schedules)
+    assert met["callback"] > len(schedules) / 3
+    assert met["unknown_run"] + met["result_gone"] > 0
+
+
+@pytest.mark.parametrize("base", ["unnamed", "announced"])
+def test_no_fault_loses_what_an_announcement_shows(base: str) -> None:
     assert_whole(list(counted(base))[::40])
 
 

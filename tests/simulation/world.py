@@ -15,7 +15,7 @@ import msgspec
 
 from stream_app.domain.dead_letter.replay import giving_up, goes_on, redriven
 from stream_app.domain.delivery.envelope import read_envelope
-from stream_app.domain.model.messages import Callback
+from stream_app.domain.model.messages import Callback, RunNotification
 from stream_app.domain.model.records import ConsumedRecord, Record
 from stream_app.partition import lane_timer, lanes
 from stream_app.partition.owner import Erasures
@@ -87,6 +87,7 @@ class World:
             iter(schedule.answers),
             schedule.drop_in_flight,
             iter(schedule.looks),
+            iter(schedule.announced),
         )
         self.problems: list[str] = []
         self.trace: list[str] | None = [] if trace else None
@@ -101,6 +102,13 @@ class World:
         self.checker.answers.ordered = bool(schedule.orders)
         self.checker.cached.expects = schedule.setup.cached
         self.checker.runs.calm = self.checker.answers.calm and not schedule.orders
+        self.checker.runs.announced_settles = not (
+            schedule.looks
+            or schedule.orders
+            or schedule.redrives_s
+            or schedule.give_ups_s
+            or "denied" in schedule.fates  # a refused key cannot ask, and that is tried for minutes
+        )
         self.checker.runs.certain = not (schedule.looks or schedule.losses or schedule.missed)
         self._workers: dict[Process, Worker] = {}
         self._lives: dict[str, int] = {}
@@ -130,6 +138,7 @@ class World:
         self.clay.on_answer = self.checker.on_answer
         self.clay.on_callback = self._call_back
         self.clay.on_look = self._on_look
+        self.clay.on_announcement = self._announce
         self.clay.on_results = self.checker.runs.on_results
         self.clay.on_limited = self.checker.on_limited_look
         self.clay.on_arrival = lambda post: self.say(
@@ -439,6 +448,24 @@ class World:
             f"{consumed.record_id}",
         )
         self.checker.answers.called_back(consumed, origin, post)
+
+    def _announce(self, post: Post, run: str) -> None:
+        """What the gateway does with the announcement of a run."""
+        destination = self.plan.destinations[post.destination]
+        announced = RunNotification(
+            destination.workspace,
+            destination.alias,
+            run,
+            self.now_ms(),
+        )
+        record = Record(
+            self.plan.topics.callbacks,
+            destination.workspace.encode(),
+            msgspec.json.encode(announced),
+        )
+        consumed = self.kafka.produce(self.plan.pins[destination.workspace], record)
+        self.say(None, f"Clay announces {run} of #{post.serial}, as {consumed.record_id}")
+        self.checker.runs.on_announcement(consumed, run)
 
     def _on_end(self, transactional_id: str) -> None:
         """Kafka ends a transaction; perhaps some of its partitions have no leader just then."""
