@@ -549,3 +549,51 @@ async def test_a_run_that_was_known_by_a_step_that_is_lost_is_asked_about_again(
     assert failed == 1
     assert bench.history("id0")[-2:] == ["accepted", "enriched"]
     assert len(clay.bodies) == 1
+
+
+@virtual_time
+async def test_an_announcement_that_waits_for_its_lead_when_its_stream_goes_comes_again() -> None:
+    """The results are known, and the POST is still under way: nothing is concluded before it ends.
+
+    The same process gets the stream again, and has not forgotten the rows.
+    """
+    bench = RoutineBench(clay_takes_s=30.0)
+    bench.clay.first = [Uncertain("reset", 1)]
+    bench.leave_row("send_uncertain", sends=1, at_ms=now_ms())
+    await bench.serve_for(1.0)
+    bench.publish("id1", "p1")
+    await asyncio.sleep(1.0)
+    bench.at_clay.finish("run-2", delivery_key("acme", "acme-main", "id1"))
+    bench.announce("run-2")
+    await asyncio.sleep(2.0)
+    assert bench.at_clay.runs == ["run-2"]
+    stream = bench.streams["callback"]
+    stream.suspend()
+    async with asyncio.timeout(1.0):
+        await stream.drained()
+    await stream.end()
+    bench.kafka.next_generation("g")
+    bench.join()
+    again = bench.partition.runner.serve(bench.streams["callback"], "callback")
+    serving = asyncio.create_task(again)
+    await asyncio.sleep(60.0)
+    assert bench.history("id1")[-2:] == ["accepted", "enriched"]
+    assert len(bench.clay.bodies) == 1
+    serving.cancel()
+
+
+@virtual_time
+async def test_a_second_announcement_waits_until_the_first_one_is_concluded() -> None:
+    """A later owner may get them in another order, and must find the one that is not concluded."""
+    bench = RoutineBench()
+    bench.leave_row("send_uncertain", sends=1)
+    bench.at_clay.first["run-1"] = [RunUnread("reset", "reset")]
+    bench.at_clay.finish("run-1", bench.key)
+    for _ in range(2):
+        bench.announce("run-1")
+    await bench.serve_for(3.0)
+    assert len(bench.partition.runner._unfinished) == 2
+    await asyncio.sleep(10.0)
+    assert bench.partition.runner._unfinished == {}
+    assert bench.states(LEAD)[-1] == "enriched"
+    assert bench.at_clay.runs == ["run-1", "run-1"]
