@@ -13,6 +13,7 @@ from statistics import NormalDist
 
 from stream_app.dev.simulator.script import (
     CALLBACK_FAULTS,
+    COLUMN_FAULTS,
     LISTENER,
     OBSCURING,
     REFUSING,
@@ -119,6 +120,16 @@ class Timeline:
     ) -> list[Fault]:
         """Return all faults for one run of a callback column."""
         return list(self._hits(CALLBACK_FAULTS.keys(), workspace, webhook, about, occurrence))
+
+    def column_faults(
+        self,
+        workspace: str,
+        webhook: str,
+        about: str,
+        occurrence: int,
+    ) -> list[Fault]:
+        """Return all faults of the columns of one run of a row."""
+        return list(self._hits(COLUMN_FAULTS.keys(), workspace, webhook, about, occurrence))
 
     def routine_faults(
         self,

@@ -42,7 +42,14 @@ class SimulatedClay:
         self.world = World(script, clock)
         self.timeline = Timeline(script.fault, chance, clock)
         self._callbacks = Callbacks(self.world, self.timeline, ledger)
-        self.enrichment = Enrichment(self.world, ledger, chance, self._report, self._unpaid)
+        self.enrichment = Enrichment(
+            self.world,
+            ledger,
+            chance,
+            self.timeline,
+            self._report,
+            self._unpaid,
+        )
         self.routines = PublicApi(
             self.world,
             self.timeline,

@@ -14,7 +14,7 @@ import msgspec
 from attrs import define, field
 
 from stream_app.dev.simulator.callbacks import fill, placeholders
-from stream_app.dev.simulator.chance import Chance
+from stream_app.dev.simulator.chance import Chance, Timeline
 from stream_app.dev.simulator.kept import RowProgress
 from stream_app.dev.simulator.ledger import ChargeLine, Ledger, RefundLine, RowLine
 from stream_app.dev.simulator.script import PaidColumn
@@ -51,6 +51,7 @@ class Enrichment:
     _world: World
     _ledger: Ledger
     _chance: Chance
+    _timeline: Timeline
     _report: Callable[[TableRow, dict[str, Any], bool], None]
     _unpaid: Callable[[TableRow], None]
     _stopped: bool = field(init=False, default=False)
@@ -159,13 +160,19 @@ class Enrichment:
         if self._chance.draw("column error", *about) < column.error_share:
             return False
         value = None
-        if self._chance.draw("column miss", *about) >= column.miss_share:
+        is_missed = self._chance.draw("column miss", *about) < column.miss_share
+        if not is_missed and not self._provider_fails(run, column):
             value = _value_of(
                 column.values[self._chance.pick(len(column.values), *about)],
                 run.cells,
             )
         row.filled[column.name] = run.cells[column.name] = value
         return True
+
+    def _provider_fails(self, run: Run, column: PaidColumn) -> bool:
+        row = run.row
+        names = (row.webhook.workspace.name, row.webhook.slug, row.about, run.number)
+        return any(fault.column == column.name for fault in self._timeline.column_faults(*names))
 
     def _refund(self, row: TableRow, column: PaidColumn) -> None:
         if column.credits == 0:

@@ -265,6 +265,7 @@ class Fault(ScriptPart, frozen=True, kw_only=True):
     location: str | None = None
     size_bytes: Count | None = None
     headers: dict[str, str] | None = None
+    column: str | None = None
 
     def __post_init__(self) -> None:
         for name, default in FAULTS.get(self.kind, {}).items():
@@ -305,6 +306,8 @@ CALLBACK_FAULTS: dict[str, dict[str, Any]] = {
     "callbacks_wrong_lead": {},
     "callbacks_old_secret": {"headers": {}},
 }
+# Faults of a paid column: its provider finds nothing, and Clay charges for that as for any miss.
+COLUMN_FAULTS: dict[str, dict[str, Any]] = {"provider_fails": {"column": "work_email"}}
 # Faults of a routine's run, of its items, and of what is told when it has finished.
 ROUTINE: dict[str, dict[str, Any]] = {
     "run_answer_cut": {},
@@ -321,7 +324,9 @@ ROUTINE: dict[str, dict[str, Any]] = {
     "notification_test": {},
 }
 LISTENER: dict[str, dict[str, Any]] = {"refuse": {}}
-FAULTS: dict[str, dict[str, Any]] = REFUSING | OBSCURING | CALLBACK_FAULTS | ROUTINE | LISTENER
+FAULTS: dict[str, dict[str, Any]] = (
+    REFUSING | OBSCURING | CALLBACK_FAULTS | COLUMN_FAULTS | ROUTINE | LISTENER
+)
 
 
 class Script(ScriptPart, frozen=True, kw_only=True):

@@ -111,6 +111,37 @@ def fault(kind: str, more: str = "") -> str:
     return f'{COLUMNS}{BODY}[[fault]]\nkind = "{kind}"\n{more}\n'
 
 
+@pytest.mark.parametrize(
+    ("more", "found"),
+    [
+        ('column = "employees"', ""),
+        ('column = "phone"', "38"),
+        ('column = "employees"\nworkspace = "other"', "38"),
+        ('column = "employees"\nshare = 0', "38"),
+    ],
+)
+async def test_a_provider_that_fails_is_charged_and_finds_nothing(
+    start: Start,
+    receiver: RawServer,
+    more: str,
+    found: str,
+) -> None:
+    always = BODY.replace("[table", '[table.callback]\nrun_if = "always"\n[table', 1)
+    bench = await called_back(
+        start,
+        receiver,
+        f'{COLUMNS}{always}[[fault]]\nkind = "provider_fails"\n{more}\n',
+    )
+    (body,) = bodies(receiver)
+    assert (body["employees"], body["spent"]) == (found, "3")
+    charges = await bench.of_kind("charge", 4)
+    assert [line["column"] for line in charges if line.get("credits")] == [
+        "company",
+        "employees",
+        "phone",
+    ]
+
+
 async def test_late_without_holding_up_the_end(start: Start, receiver: RawServer) -> None:
     bench = await called_back(start, receiver, fault("callbacks_late", "delay_s = 400000"), 0)
     await bench.of_kind("row", 1)
