@@ -6,14 +6,20 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 from unittest.mock import patch
 
+from stream_app.domain.delivery.state_machine import Reason
 from stream_app.domain.lane.admission import Look
+from stream_app.domain.model.messages import Callback, RunNotification
 from stream_app.domain.model.records import Record
 from stream_app.domain.model.topics import TopicNames
 from stream_app.partition import admission
+from stream_app.partition.callback import CallbackPipeline
+from stream_app.partition.in_flight import InFlight
 from stream_app.partition.looks import LookQueue, OpenRun, RunningLead
+from stream_app.partition.open_runs import OpenRuns
 from tests.simulation.clay import LookFate
 from tests.simulation.client import MemoryStateStore
 from tests.simulation.mutant import Patch, mutant, unguarded
+from tests.simulation.runs import announced
 from tests.simulation.schedule import Arrival, Fault, Schedule, Setup
 
 _ENRICHED: Final = TopicNames().enriched
@@ -82,3 +88,45 @@ def results_are_settled_without_the_fence() -> Patch:
         await real(self, records)
 
     return patch.object(MemoryStateStore, "transact", transact)
+
+
+def drawn_announcements() -> Iterable[Schedule]:
+    """In some of them a run is announced while the step that names it is written, in vain."""
+    return (announced(seed) for seed in range(60, 260))
+
+
+def lost_answers() -> Iterable[Schedule]:
+    """The answer to a POST is lost, and its run is announced."""
+    setup = Setup(routines=True, announces=True, partitions=1)
+    return (
+        Schedule(
+            f"answers/{seed}",
+            seed,
+            setup,
+            (_LEAD,),
+            fates=("lost_after",),
+            announced=("once",),
+        )
+        for seed in range(3)
+    )
+
+
+@mutant("2", hunt=drawn_announcements)
+def an_announcement_is_acked_before_the_step_that_names_its_run() -> Patch:
+    real = CallbackPipeline._conclude_run
+
+    async def conclude_run(
+        self: CallbackPipeline,
+        in_flight: InFlight,
+        run: RunNotification,
+        says: Callback | Reason | None,
+    ) -> None:
+        if says is not None:
+            await real(self, in_flight, run, says)
+
+    return patch.object(CallbackPipeline, "_conclude_run", conclude_run)
+
+
+@mutant("6", hunt=lost_answers)
+def a_run_that_nobody_knows_is_not_asked_about() -> Patch:
+    return patch.object(OpenRuns, "any_in_doubt", lambda self, routine: False)
