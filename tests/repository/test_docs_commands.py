@@ -10,12 +10,12 @@ from tests.repository.documents import ROOT, CommandError, each_document, parse
 
 EXCUSED = {
     # parts of an example
-    *(".", "cat", "cp", "echo", "export", "kill", "printf", "rm", "set", "sleep"),
+    *(".", "cat", "cd", "cp", "echo", "export", "kill", "printf", "rm", "set", "sleep"),
     "curl",  # asks the simulated Clay; tests/e2e/test_break_it.py decodes what the page sends
     *("helm", "kubectl"),  # need a cluster; tests/unit/deploy renders the chart
     "docker",  # needs an engine; tests/containers builds the image
     # tools of their own; $lock is uv, as the line before it says
-    *("pip", "pre-commit", "pytest", "$lock"),
+    *("git", "pip", "pre-commit", "pytest", "$lock"),
 }
 """Programs that are not ours."""
 _KEYWORDS = frozenset({"do", "then", "else", "!"})
