@@ -31,7 +31,7 @@ from tests.simulation.money import budgeted
 from tests.simulation.mutant import run_mutant
 from tests.simulation.neighbours import crowded
 from tests.simulation.recoveries import aborted, interrupted, missed_once, recovered
-from tests.simulation.runs import routed
+from tests.simulation.runs import announced, routed
 from tests.simulation.schedule import drawn
 
 
@@ -68,7 +68,7 @@ def main() -> int:
         "--routines",
         type=int,
         default=3_500,
-        help="how many whose leads go to routines (default 3500)",
+        help="how many whose leads go to routines, with announcements and without (default 3500)",
     )
     parser.add_argument(
         "--recoveries",
@@ -105,6 +105,7 @@ def main() -> int:
             budgeted: args.budgets,
             crowded: args.neighbours,
             routed: args.routines,
+            announced: args.routines,
             recovered: args.recoveries,
         }
         of_seeds = (
