@@ -65,19 +65,19 @@ class ApiEndpoint:
     key: str
 
 
-class _Sent(msgspec.Struct, gc=False):
+class _Sent(msgspec.Struct, frozen=True, gc=False):
     inputs: dict[str, Any]
 
 
-class _SentRun(msgspec.Struct, gc=False):
+class _SentRun(msgspec.Struct, frozen=True, gc=False):
     items: list[_Sent]
 
 
-class _Begun(msgspec.Struct, gc=False):
+class _Begun(msgspec.Struct, frozen=True, gc=False):
     routine_run_id: str
 
 
-class _ItemOfPage(msgspec.Struct, gc=False):
+class _ItemOfPage(msgspec.Struct, frozen=True, gc=False):
     """An item as Clay writes it. Clay may add states, and authors return any JSON."""
 
     id: str = ""
@@ -86,25 +86,25 @@ class _ItemOfPage(msgspec.Struct, gc=False):
     error: Any = None
 
 
-class _Page(msgspec.Struct, gc=False):
+class _Page(msgspec.Struct, frozen=True, gc=False):
     status: str = ""
     data: list[_ItemOfPage] | None = None
     cursor: str | None = None
 
 
-class _Error(msgspec.Struct, gc=False):
+class _Error(msgspec.Struct, frozen=True, gc=False):
     message: str
 
 
-class _Balance(msgspec.Struct, gc=False):
+class _Balance(msgspec.Struct, frozen=True, gc=False):
     balance: float
 
 
-class _Workspace(msgspec.Struct, gc=False):
+class _Workspace(msgspec.Struct, frozen=True, gc=False):
     id: str | int
 
 
-class _Me(msgspec.Struct, gc=False):
+class _Me(msgspec.Struct, frozen=True, gc=False):
     workspace: _Workspace
 
 
@@ -324,11 +324,13 @@ def _broken() -> RunUnread:
 class Routines:
     """`ports.Runs` over HTTP, and the POSTs of destinations with a routine.
 
-    Calls `posted` with destination, outcome and trace id after each POST.
+    `endpoints` are by destination, and `accounts` by workspace. Calls `posted` with destination,
+    outcome and trace id after each POST.
     """
 
     api: ClayApi
     endpoints: Mapping[str, ApiEndpoint]
+    accounts: Mapping[str, ApiEndpoint]
     posted: Callable[[str, Outcome, str], None]
 
     async def send(self, destination: str, routine: str, body: bytes, trace_id: str) -> Outcome:
@@ -342,8 +344,8 @@ class Routines:
             return RunUnread("no_routine", "the destination has no routine any more")
         return await self.api.results(endpoint, run)
 
-    async def balance(self, destination: str) -> float | None:
-        endpoint = self.endpoints.get(destination)
+    async def balance(self, workspace: str) -> float | None:
+        endpoint = self.accounts.get(workspace)
         left = None if endpoint is None else await self.api.balance(endpoint)
         return left if isinstance(left, float) else None
 

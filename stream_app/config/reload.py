@@ -63,7 +63,7 @@ _LOOKED_UP: Final = frozenset(
 class Configuration:
     """The configuration that the process works with.
 
-    `plan`, `endpoints` and `apis` are changed in place.
+    `plan`, `endpoints`, `apis` and `accounts` are changed in place.
 
     `read` returns the settings that the files and the environment have now, `moved` why a plan must
     not be adopted. Tasks may ask at the same time; they are served one after the other.
@@ -75,6 +75,7 @@ class Configuration:
         self.plan = settings.plan
         self.endpoints = endpoints_of(settings)
         self.apis = apis_of(settings)
+        self.accounts = accounts_of(settings)
         self._read = read
         self.moved: Callable[[Plan], Awaitable[list[str]]] = _stays
         self._turn = asyncio.Lock()
@@ -110,7 +111,11 @@ class Configuration:
         if problems := await self.moved(plan):
             return CommandResult("; ".join(problems), False, "refused")
         self._stamp = settings.stamp
-        adopted = [*self._adopt_workspaces(plan), *self._adopt_destinations(settings)]
+        adopted = [
+            *self._adopt_workspaces(plan),
+            *self._adopt_accounts(settings),
+            *self._adopt_destinations(settings),
+        ]
         left = list(self._left(settings, plan))
         if differs:
             left.append((_EVERY, "the pepper of privacy.pepper_env"))
@@ -127,6 +132,16 @@ class Configuration:
             if before != workspace:
                 mine.put_workspace(workspace, plan.pins.get(name))
                 yield f"workspace {name}{'' if before else ' (new)'}"
+
+    def _adopt_accounts(self, settings: Settings) -> Iterator[str]:
+        """Adopt the keys of workspaces. Those of routines are named with their destinations."""
+        of_routines = apis_of(settings).keys()
+        for name, account in accounts_of(settings).items():
+            known = self.accounts.get(name)
+            self.accounts[name] = account
+            mine = {place.alias for place in settings.plan.destinations_of(name)}
+            if known != account and not mine & of_routines:
+                yield f"the API key of workspace {name}"
 
     def _adopt_destinations(self, settings: Settings) -> Iterator[str]:
         mine = self.plan
@@ -326,13 +341,21 @@ def apis_of(settings: Settings) -> dict[str, ApiEndpoint]:
 
     The settings must have been read with Clay's secrets.
     """
-    workspaces = {
-        alias: settings.workspaces[destination.workspace]
-        for alias, destination in settings.destinations.items()
-        if destination.routine is not None
-    }
+    accounts = accounts_of(settings)
     return {
-        alias: ApiEndpoint(workspace.api_url, settings.secrets[workspace.api_key_env])
-        for alias, workspace in workspaces.items()
+        alias: accounts[destination.workspace]
+        for alias, destination in settings.destinations.items()
+        if destination.routine is not None and destination.workspace in accounts
+    }
+
+
+def accounts_of(settings: Settings) -> dict[str, ApiEndpoint]:
+    """Return the Public API of each workspace that has a key.
+
+    The settings must have been read with Clay's secrets.
+    """
+    return {
+        name: ApiEndpoint(workspace.api_url, settings.secrets[workspace.api_key_env])
+        for name, workspace in settings.workspaces.items()
         if workspace.api_key_env is not None
     }

@@ -40,7 +40,11 @@ def routine_problems(settings: Settings) -> Iterator[str]:
 
 
 def _workspace(workspace: Workspace, mine: list[Destination]) -> Iterator[str]:
-    """Yield the errors of a workspace with routines. `mine` are its destinations."""
+    """Yield the errors of a workspace with a key or routines. `mine` are its destinations."""
+    if workspace.api_key_env is not None:
+        # The key goes to this address, whatever its destinations are.
+        lines = (api_problem(workspace.api_url, place.allowed_hosts) for place in mine)
+        yield from dict.fromkeys(f".api_url: {line}" for line in lines if line)
     routines = [destination for destination in mine if destination.routine is not None]
     if not routines:
         return
@@ -57,8 +61,6 @@ def _workspace(workspace: Workspace, mine: list[Destination]) -> Iterator[str]:
             f".api_key_env: the routine of {first} needs it; name the environment variable with "
             "the key of this workspace, which Clay makes under Settings, Account, API keys"
         )
-    lines = (api_problem(workspace.api_url, destination.allowed_hosts) for destination in routines)
-    yield from dict.fromkeys(f".api_url: {line}" for line in lines if line)
 
 
 def _webhooks(destination: Destination) -> Iterator[str]:

@@ -259,8 +259,9 @@ class Workspace(msgspec.Struct, frozen=True, dict=True):
         max_in_flight: The most POSTs in flight, which is `DeliveryPolicy.max_in_flight`.
         flood_guard: How many dead letters suspend the lane.
         callback_health: How many overdue leads without a callback suspend a destination.
-        api_key_env: The variable with the workspace's key for Clay's Public API, which a routine
-            needs. A key belongs to one workspace of Clay.
+        api_key_env: The variable with the workspace's key for Clay's Public API. A routine needs
+            it. With webhooks it serves to compare Clay's balance with the books. A key belongs to
+            one workspace of Clay.
         api_url: The address of that API. Another one than Clay's is for the simulator.
     """
 

@@ -82,6 +82,10 @@ class Lanes:
             self._shown[workspace] = msgspec.structs.replace(self.view(workspace), at_ms=_NEVER)
         return lane
 
+    def __contains__(self, workspace: str) -> bool:
+        """True if the workspace has a lane, because it has had leads or commands."""
+        return workspace in self._lanes
+
     def policy(self, workspace: str) -> InForce:
         """The policy that the rules of this lane apply now.
 

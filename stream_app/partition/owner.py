@@ -27,6 +27,7 @@ from stream_app.domain.model.topics import ERASED_LAG_MS
 from stream_app.domain.plan import Plan
 from stream_app.domain.result import seal
 from stream_app.partition.announcements import Announcements
+from stream_app.partition.balances import Balances
 from stream_app.partition.callback import CallbackPipeline
 from stream_app.partition.command import CommandPipeline
 from stream_app.partition.commits import FIRST_PAUSE_S, LONGEST_PAUSE_S, Commits
@@ -88,6 +89,19 @@ class PartitionOwner:
                 admission=state.admission,
                 commits=state.commits,
                 endings=endings,
+                runs=parts.runs,
+            )
+        )
+        self._balances = (
+            None
+            if parts.runs is None
+            else Balances(
+                number=number,
+                plan=state.plan,
+                clock=state.clock,
+                lanes=state.lanes,
+                admission=state.admission,
+                commits=state.commits,
                 runs=parts.runs,
             )
         )
@@ -227,6 +241,7 @@ class PartitionOwner:
             self._erasures.run(),
             state.hosts.run(state.admission.pump_lane),
             *([self._results.run()] if self._results is not None else []),
+            *([self._balances.run()] if self._balances is not None else []),
         )
         if not isinstance(failed, StateStoreError):  # `Commits.run` raises that one, too
             # the commits go on: what is under way can still be recorded

@@ -132,13 +132,16 @@ class Clay(Protocol):
 
 
 class Runs(Protocol):
-    """The runs of all routines. Asking about them costs no credits and changes nothing at Clay."""
+    """Clay's Public API: the runs of all routines, and the balances of workspaces with a key.
+
+    Asking costs no credits and changes nothing at Clay.
+    """
 
     async def results(self, destination: str, run: str) -> RunAnswer:
         """Ask for the results of a run. A network failure is an answer, not an exception."""
 
-    async def balance(self, destination: str) -> float | None:
-        """Ask how many credits the workspace of a routine has left. None: that was not learnt."""
+    async def balance(self, workspace: str) -> float | None:
+        """Ask how many credits a workspace has left. None: that was not learnt."""
 
 
 class Cache(Protocol):

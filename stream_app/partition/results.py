@@ -293,7 +293,7 @@ class ResultPipeline:
     async def _ask_balance(self, asked: Destination, look: Look) -> None:
         """Ask for the balance of a workspace whose leads fail. Without credits, suspend."""
         name = asked.workspace
-        balance = await self._runs.balance(asked.alias)
+        balance = await self._runs.balance(name)
         # Second look: while Clay was asked, a lead may have succeeded, or the destination may have
         # been changed.
         destination = self._plan.destination(name, asked.alias)

@@ -96,7 +96,12 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
         host_check = HostCheck(egress)
         stack.push_async_callback(host_check.close)
         webhooks = Webhooks(client, configuration.endpoints, metrics.posted, host_check)
-        routines = Routines(ClayApi(client), configuration.apis, metrics.posted)
+        routines = Routines(
+            ClayApi(client),
+            configuration.apis,
+            configuration.accounts,
+            metrics.posted,
+        )
         clay = Doors(webhooks, routines)
         cache = await stack.enter_async_context(open_cache(settings, registry))
         local_clock = Clock()

@@ -52,7 +52,7 @@ class RunsAtClay:
             return waiting.pop(0)
         return self.last.get(run, RunGone(404, "run not found"))
 
-    async def balance(self, destination: str) -> float | None:
+    async def balance(self, workspace: str) -> float | None:
         return None
 
     @property

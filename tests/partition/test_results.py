@@ -531,9 +531,9 @@ async def test_a_lead_that_succeeds_while_the_balance_is_asked_for_keeps_the_lan
     bench.clay.credits_left = 0.0
     real = bench.clay.balance
 
-    async def slow(destination: str) -> float | None:
+    async def slow(workspace: str) -> float | None:
         await asyncio.sleep(30.0)
-        return await real(destination)
+        return await real(workspace)
 
     bench.clay.balance = slow  # type: ignore[method-assign]  # a script
     last = f"run_{MOST_FAILED + 1}"

@@ -13,7 +13,7 @@ from stream_app.clay.client import ClayClient
 from stream_app.clay.runs import ApiEndpoint, ClayApi, NotAnswered
 from stream_app.client.doctor.gateways import ProbeFailed
 from stream_app.config import Settings
-from stream_app.config.reload import apis_of
+from stream_app.config.reload import accounts_of
 from stream_app.domain.model.run import RunGone, RunLimited
 from stream_app.domain.plan import ROUTINE_GRACE_S, Destination
 
@@ -21,12 +21,8 @@ _MOST_PER_S: Final = 5  # Clay names 300 requests a minute (docs/reference/clay.
 
 
 def apis_to_try(settings: Settings) -> Mapping[str, ApiEndpoint]:
-    """Return the API of each workspace with routines, by the workspace's name."""
-    of_destinations = apis_of(settings)
-    return {
-        settings.destinations[alias].workspace: endpoint
-        for alias, endpoint in of_destinations.items()
-    }
+    """Return the API of each workspace that has a key, by the workspace's name."""
+    return accounts_of(settings)
 
 
 async def key_works(workspace: str, endpoint: ApiEndpoint, egress: Egress, within_s: float) -> str:
@@ -58,9 +54,13 @@ async def balance_suffices(
         balance = await api.balance(endpoint)
     if not isinstance(balance, float):
         raise ProbeFailed(f"the credits of {workspace} are not known: {_why(balance)}")
-    dearest = max(_routines_of(settings, workspace), key=attrgetter("ceiling_credits"))
-    most = dearest.ceiling_credits
-    if balance < most:
+    mine = [
+        destination
+        for destination in settings.destinations.values()
+        if destination.workspace == workspace
+    ]
+    dearest = max(mine, key=attrgetter("ceiling_credits"), default=None)
+    if dearest is not None and balance < (most := dearest.ceiling_credits):
         raise ProbeFailed(
             f"{workspace} has {balance:,g} credits left at Clay, and one lead may cost {most} "
             f"(destinations.{dearest.alias}.ceiling_credits): buy credits, or lower the ceiling",

@@ -129,8 +129,11 @@ def booked(
         return _called_back(lane, row, cost, destination, policy, now_ms, callback), None, None
     booked_now = Reservation(period.day, period.month, cost.credits, cost.actions)
     spent = booked_now
+    paid = lane.paid.said if callback.credits is not None else lane.paid.unsaid
+    totals = paid(period.credits, cost.credits)
     if reserved is None and before is not None:
         lane = msgspec.structs.replace(lane, budget=budget.unbook(lane.budget, before))
+        totals = lane.paid.corrected(before.credits, cost.credits)
         reserved = msgspec.structs.replace(before, credits=0, actions=0)
         spent = Reservation(
             before.day,
@@ -138,6 +141,7 @@ def booked(
             cost.credits - before.credits,
             cost.actions - before.actions,
         )
+    lane = msgspec.structs.replace(lane, paid=totals)
     lane = book_callback(policy, lane, destination, reserved or period, cost, now_ms)
     lane = _called_back(lane, row, cost, destination, policy, now_ms, callback)
     return lane, booked_now, spent

@@ -133,7 +133,11 @@ def settle_lead(
     more = replace(now, credits=now.credits - before.credits, actions=now.actions - before.actions)
     corrected = unbook(lane.budget, replace(more, credits=-more.credits, actions=-more.actions))
     rules = lane.in_force(plan.workspaces[command.workspace]).budget
-    lane = replace(lane, budget=reviewed(rules, corrected, now_ms))
+    lane = replace(
+        lane,
+        budget=reviewed(rules, corrected, now_ms),
+        paid=lane.paid.corrected(before.credits, now.credits),
+    )
     text = (
         f"{before.credits} credits and {before.actions} actions were booked, now it is "
         f"{now.credits} and "

@@ -24,6 +24,7 @@ from stream_app.domain.limits import (
     window,
 )
 from stream_app.domain.limits import webhook_quota as quota
+from stream_app.domain.limits.balance import Booked, Reading
 from stream_app.domain.limits.breaker import Outage
 from stream_app.domain.limits.suspension import FloodGuard
 from stream_app.domain.limits.yield_health import YieldHealth
@@ -51,7 +52,8 @@ class Lane(msgspec.Struct, frozen=True, omit_defaults=True):
     flood guard use `window`, and people see `health`. `pause`, `forced` and `changes` are an
     operator's orders (domain/lane/overrides.py). `held_since` says since when it is held (epoch
     ms), by the code of the reason. `destinations` has the health of each one, if there are several;
-    `failing` are those whose last calls failed.
+    `failing` are those whose last calls failed. `paid` are the totals of its leads, and
+    `reading` is the last one of Clay's balance.
     """
 
     workspace: str
@@ -78,6 +80,8 @@ class Lane(msgspec.Struct, frozen=True, omit_defaults=True):
     destinations: dict[str, destination_health.DestinationHealth] = {}
     failing: tuple[destination_health.Failing, ...] = ()
     yields: YieldHealth = {}
+    paid: Booked = Booked()
+    reading: Reading | None = None
 
     def in_force(self, configured: Workspace) -> InForce:
         """Return the policy that the rules apply: the configured one with operators' changes."""

@@ -378,7 +378,13 @@ def _correct(policy: Workspace, lane: Lane, order: Correct, now_ms: int) -> Orde
         f"{name} {after[name].elsewhere}" for name in budget.METERS if after[name].elsewhere
     )
     return OrderOutcome(
-        replace(lane, budget=corrected),
+        # What is booked in the month only was spent on another day, so that it explains nothing of
+        # this day's bill.
+        replace(
+            lane,
+            budget=corrected,
+            paid=lane.paid.elsewhere(order.credits if order.period == "day" else 0),
+        ),
         f"spent elsewhere is now: {sums or 'nothing'}",
     )
 

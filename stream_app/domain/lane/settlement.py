@@ -108,11 +108,9 @@ def settled(
                 credits=cost.credits,
                 actions=cost.actions,
             )
-            return msgspec.structs.replace(lane, budget=settled_budget), Settlement(
-                True,
-                now_ms,
-                spent=spent,
-            )
+            paid = lane.paid.unsaid(grant.reservation.credits, cost.credits)
+            lane = msgspec.structs.replace(lane, budget=settled_budget, paid=paid)
+            return lane, Settlement(True, now_ms, spent=spent)
         case Uncertain():
             lane = _with_latency(policy, lane, outcome.latency_ms, held_ms, in_flight)
             lane = _with_verdict(
@@ -256,7 +254,11 @@ def dead_letter_counted(policy: InForce, lane: Lane, grant: Grant, cause: str, n
 def charged(lane: Lane, reservation: Reservation) -> Lane:
     """Book a reservation as spent in full: nothing can show any more that it cost less."""
     cost = Cost(reservation.credits, reservation.actions)
-    return msgspec.structs.replace(lane, budget=budget.settle(lane.budget, reservation, cost))
+    return msgspec.structs.replace(
+        lane,
+        budget=budget.settle(lane.budget, reservation, cost),
+        paid=lane.paid.unsaid(cost.credits, cost.credits),
+    )
 
 
 def book_callback(

@@ -28,6 +28,7 @@ from stream_app.domain.limits import (
     yield_health,
 )
 from stream_app.domain.limits import webhook_quota as quota
+from stream_app.domain.limits.balance import Reading
 from stream_app.domain.limits.breaker import OF_FAILURES, Mode, Outage, outage_text
 from stream_app.domain.limits.budget import MeterName
 from stream_app.domain.limits.concurrency import NOTHING, STALLED, StallDetector
@@ -150,6 +151,7 @@ class LaneView(msgspec.Struct, frozen=True, omit_defaults=True):
             partition counts.
         destinations: The health of each destination.
         falls: The columns that Clay finds much less often than before (`yield` of a destination).
+        reading: The last reading of Clay's balance, where the workspace has an API key.
     """
 
     workspace: str
@@ -191,6 +193,7 @@ class LaneView(msgspec.Struct, frozen=True, omit_defaults=True):
     positions: dict[str, Position] = {}
     destinations: dict[str, DestinationView] = {}
     falls: tuple[yield_health.Fall, ...] = ()
+    reading: Reading | None = None
 
     def in_force(self, configured: Workspace) -> InForce:
         """Return the policy that the lane applies: the configured one with operators' changes."""
@@ -327,6 +330,7 @@ def view(
             for destination in destinations
         },
         falls=tuple(yield_health.falls(lane.yields, now_ms)),
+        reading=lane.reading,
     ).at(now_ms)
     return (
         seen

@@ -61,7 +61,7 @@ class RoutineClay(SlowClay):
         own = RunItem(self._items[run], **{**given, **item})  # type: ignore[arg-type]  # mixed values
         return RunFinished((own,))
 
-    async def balance(self, destination: str) -> float | None:
+    async def balance(self, workspace: str) -> float | None:
         self.balances += 1
         await asyncio.sleep(self.look_s)
         return self.credits_left

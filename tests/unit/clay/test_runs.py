@@ -381,10 +381,11 @@ async def test_a_balance_that_cannot_be_read_is_none(answer: ServerStep) -> None
     async with serve(READ, answer) as server, patient() as clay:
         routines = Routines(
             ClayApi(clay),
-            {"people": of_server(server)},
+            {},
+            {"acme": of_server(server)},
             lambda *_: None,
         )
-        assert await routines.balance("people") is None
+        assert await routines.balance("acme") is None
         assert await routines.balance("other") is None
 
 
@@ -441,6 +442,7 @@ async def test_each_destination_has_its_door() -> None:
         routines = Routines(
             ClayApi(clay),
             {"people": of_server(server)},
+            {},
             on_post,
         )
         doors = Doors(Webhooks(clay, {"firms": webhook}, on_post, check), routines)
@@ -453,6 +455,7 @@ async def test_each_destination_has_its_door() -> None:
         routines = Routines(
             ClayApi(clay),
             {"people": of_server(server)},
+            {},
             on_post,
         )
         doors = Doors(Webhooks(clay, {}, on_post, check), routines)
