@@ -75,9 +75,16 @@ class Lanes:
         """The lane of a workspace. A new workspace gets a new lane."""
         lane = self._lanes.get(workspace)
         if lane is None:
+            now_ms = self._clock.now_ms()
+            fresh = Lane(workspace, self._number)
             lane = self._lanes[workspace] = for_new_owner(
-                Lane(workspace, self._number),
-                self._clock.now_ms(),
+                reconfigured(
+                    fresh.in_force(self._plan.workspaces[workspace]),
+                    fresh,
+                    self._plan.destinations_of(workspace),
+                    now_ms,
+                ),
+                now_ms,
             )
             self._shown[workspace] = msgspec.structs.replace(self.view(workspace), at_ms=_NEVER)
         return lane

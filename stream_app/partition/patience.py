@@ -21,9 +21,10 @@ _IN_FLIGHT: Final = "in_flight"  # held until a request ends, which may be at an
 class Patience:
     """Decides which waiting leads of one partition are deferred, and until when.
 
-    A lead waits in its partition for as long as the hold of its lane lasts, with two exceptions:
-    where workspaces share the partition, and where a workspace's leads are to be answered at once
-    (`hold = "degrade"`).
+    A lead waits in its partition for as long as the hold of its lane lasts, with three exceptions:
+    where workspaces share the partition, where a workspace's leads are to be answered at once
+    (`hold = "degrade"`), and where its destination fails alone, because leads of the others are
+    behind it.
     """
 
     def __init__(self, plan: Plan, lanes: Lanes) -> None:
@@ -63,6 +64,8 @@ class Patience:
             return [
                 waiter for waiter in queue.ready(kind) if degrades or not waiter.request.was_probe
             ]
+        if held.alone:
+            return [waiter for waiter in queue.ready(kind) if not waiter.request.was_probe]
         if held.bulk_only and is_long:  # returned bulk leads must not block replays that may go
             return [waiter for waiter in queue.ready(kind) if waiter.in_flight.source == "retry"]
         return []

@@ -75,7 +75,7 @@ class Held(msgspec.Struct, frozen=True):
 
     `status`: the event to write if the whole lane is held or the lead is too old; None for a wait
     for a token. `defer`: the lead must return later, at `back_ms` if given. `bulk_only`: a hot lead
-    would be admitted.
+    would be admitted. `alone`: its destination fails alone, so that leads behind it would go.
     """
 
     reason: str
@@ -85,6 +85,7 @@ class Held(msgspec.Struct, frozen=True):
     defer: bool = False
     bulk_only: bool = False
     back_ms: int = 0
+    alone: bool = False
 
     @property
     def may_end_ms(self) -> int:
@@ -164,7 +165,8 @@ def decide(
         if isinstance(own_answer, Wait):
             until_ms = _asked_again_ms(policy, own.breaker, own_answer, now_ms)
             hold = held(BREAKER_OPEN, _why_alone(destination, own.breaker), until_ms)
-            return with_destination(lane, destination.alias, own), hold
+            lane = with_destination(lane, destination.alias, own)
+            return lane, msgspec.structs.replace(hold, alone=True)
         own_permit = own_answer
     tripped, permit = breaker.permit(policy.breaker, lane.breaker, now_ms, mode)
     if isinstance(permit, Wait):

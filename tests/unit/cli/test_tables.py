@@ -2,6 +2,7 @@
 room.
 """
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -10,7 +11,7 @@ from stream_app.cli.tables import Column, Table, lines_of
 from stream_app.domain.limits.budget import MeterName
 from stream_app.domain.limits.meters import Meter
 from stream_app.domain.views.explain import LaneFacts
-from stream_app.domain.views.lane import LaneView
+from stream_app.domain.views.lane import DestinationView, LaneView
 
 SAID = "Clay answered 503 and asks for another try in a while"
 
@@ -82,6 +83,29 @@ def test_without_a_worker_no_lane_is_running() -> None:
     view = LaneView("acme", 0, 1, "closed", "healthy", 99.5, 8.0)
     table, _ = lane_tables([LaneFacts("acme", 0, view, {}, ("beta",))], {}, {}, 1, works=False)
     assert table.rows[0][1] == "no worker runs, shares its partition with beta"
+
+
+def test_a_sick_destination_is_not_averaged_away() -> None:
+    health = {
+        "people": DestinationView(38.5, "unhealthy", 70, "half_open"),
+        "firms": DestinationView(99.4, "healthy", 160),
+        "jobs": DestinationView(100.0, "insufficient_data", 3),
+    }
+    view = LaneView("acme", 0, 1, "closed", "degraded", 82.0, 8.0, destinations=health)
+    _, destinations, *_ = lane_tables([LaneFacts("acme", 0, view, {}, ())], {}, {}, 1)
+    assert lines_of(destinations, 80)[0] == [
+        "lane  destination  health            breaker",
+        "acme  people       unhealthy 38.5    half open",
+        "acme  firms        healthy 99.4      closed",
+        "acme  jobs         3 calls: too few  closed",
+    ]
+    alone = msgspec.structs.replace(view, destinations={"people": health["people"]})
+    titles = [
+        column.title
+        for table in lane_tables([LaneFacts("acme", 0, alone, {}, ())], {}, {}, 1)
+        for column in table.columns
+    ]
+    assert "destination" not in titles, "it has the health of its lane"
 
 
 def test_a_lane_without_a_cap_is_called_unlimited() -> None:

@@ -24,7 +24,7 @@ from stream_app.domain.model.run import (
     RunUnread,
 )
 from stream_app.domain.plan import Destination
-from stream_app.domain.views.lane import LaneChange, LaneView
+from stream_app.domain.views.lane import DestinationView, LaneChange, LaneView
 from stream_app.ops import lane_metrics
 from stream_app.ops import logs as log
 from stream_app.ops.lane_metrics import (
@@ -248,6 +248,10 @@ VIEW = LaneView(
         "actions_day": Meter("2026-11-30", 0),
     },
     submissions_left={"people": 12},
+    destinations={
+        "people": DestinationView(0.0, "unhealthy", 20, "open"),
+        "firms": DestinationView(100.0, "insufficient_data", 4),
+    },
     calls=24,
     p50_ms=210,
     p95_ms=900,
@@ -276,6 +280,14 @@ def test_a_lane_is_shown_as_it_was_last_published() -> None:
     assert first["budget_used_ratio['acme', 'credits_day']"] == 0.6
     assert "budget_used_ratio['acme', 'actions_day']" not in first, "there is no limit"
     assert first["submissions_left['acme', 'people']"] == 12
+    assert [first[f"destination_score['acme', '{name}']"] for name in ("people", "firms")] == [
+        0,
+        100,
+    ]
+    assert [first[f"destination_breaker['acme', '{name}']"] for name in ("people", "firms")] == [
+        2,
+        0,
+    ]
     assert first["changes_total['acme', 'breaker_open']"] == 1
     assert [first[f"latency_seconds['{quantile}', 'acme']"] for quantile in (0.5, 0.95, 0.99)] == [
         0.21,
