@@ -113,6 +113,19 @@ _BASES: Final = (
 
 _RARE: Final = (
     Schedule(
+        # One of two tables fails until it is held, and its neighbour goes on.
+        "sick",
+        setup=Setup(callbacks=False, tables=("firms",), trips_after=2, max_attempts=2),
+        arrivals=(
+            _acme("a", "p1"),
+            _acme("b", "p2", 0.2),
+            _acme("c", "p3", 0.9, table="firms"),
+            _acme("d", "p4", 1.0),
+            _acme("e", "p5", 1.1, table="firms"),
+        ),
+        fates=("busy", "busy", "accepted", "accepted", "busy", "lost_before"),
+    ),
+    Schedule(
         # The first of two persons is known, and both fail: each is answered, once, and goes on. The
         # third waits for long, and the fourth is no hot lead.
         "failed",

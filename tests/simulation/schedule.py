@@ -7,6 +7,8 @@ from functools import lru_cache
 from random import Random
 from typing import Final, Literal
 
+import msgspec
+
 from stream_app.domain.delivery.envelope import Envelope
 from stream_app.domain.limits.breaker import BreakerPolicy
 from stream_app.domain.limits.budget import BudgetPolicy, Cost
@@ -45,6 +47,7 @@ class Arrival:
     `topic`: leads or bulk; `away`: in the wrong partition; `headers`: the user's.
 
     known_by  the identifiers that it has of its person, by kind: see persons.py.
+    table     '' for main, or another destination of its workspace.
     how       nowhere: its workspace is not configured; long: a field is too long for Clay; nobody:
     no identity.
     """
@@ -61,6 +64,7 @@ class Arrival:
     headers: Headers = ()
     known_by: str = "e"
     import_id: str = ""
+    table: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +99,7 @@ class Setup:
 
     lanes        how many more workspaces, lane0 and so on, share the partition of acme.
     max_waiting  how many leads may wait there.
+    tables       more destinations of each workspace, beside main.
     cached       something is known of each person, so that a lead can be answered without Clay.
     routines     the destinations are routines, so that the worker asks for their results.
     announces    their runs are announced.
@@ -118,6 +123,7 @@ class Setup:
     max_waiting: int = 500
     patience_s: float = 2.0
     cached: bool = False
+    tables: tuple[str, ...] = ()
     routines: bool = False
     announces: bool = False
 
@@ -211,6 +217,12 @@ def plan_of(setup: Setup) -> Plan:
             poll_after_s=POLL_AFTER_S,
             run_webhook="wh_1" if setup.announces else None,
         )
+        for table in setup.tables:
+            destinations[f"{name}-{table}"] = msgspec.structs.replace(
+                destinations[f"{name}-main"],
+                alias=f"{name}-{table}",
+                webhook_ids=tuple(f"{name}-{table}-{number}" for number in range(setup.webhooks)),
+            )
     return Plan(
         topics=TopicNames(),
         partitions=setup.partitions,
@@ -276,6 +288,9 @@ def drawn(seed: int) -> Schedule:
         silent_after=Random(f"silence {seed}").choice((1, 2, 5)),
         cached=Random(f"cached {seed}").random() < 0.5,
     )
+    # The checks of callbacks know one destination in a workspace.
+    if not setup.callbacks and Random(f"tables {seed}").random() < 0.5:
+        setup = replace(setup, tables=("firms",))
     leads = rng.choice((1, 2, 2, 3, 3, 4, 6))
     mix = rng.choice(_MIXES)
     turns = 60 + 60 * leads
@@ -283,9 +298,16 @@ def drawn(seed: int) -> Schedule:
         name=str(seed),
         seed=seed,
         setup=setup,
-        arrivals=_with_identifiers(
-            Random(f"identifiers {seed}"),
-            _with_headers(Random(f"headers {seed}"), [_arrival(rng, setup) for _ in range(leads)]),
+        arrivals=_with_tables(
+            Random(f"of tables {seed}"),
+            setup,
+            _with_identifiers(
+                Random(f"identifiers {seed}"),
+                _with_headers(
+                    Random(f"headers {seed}"),
+                    [_arrival(rng, setup) for _ in range(leads)],
+                ),
+            ),
         ),
         fates=tuple(rng.choices(_FATES, mix, k=rng.choice((3, 6, 12)))),
         faults=tuple(_fault(rng, turns) for _ in range(rng.choice((0, 1, 1, 2, 3)))),
@@ -324,6 +346,27 @@ def _with_identifiers(rng: Random, arrivals: tuple[Arrival, ...]) -> tuple[Arriv
     """In half of the schedules, leads of one person name the person in different ways."""
     kinds = rng.choice((("e",), ("e", "l", "el", "em", "fl")))
     return tuple(replace(arrival, known_by=rng.choice(kinds)) for arrival in arrivals)
+
+
+def _with_tables(
+    rng: Random,
+    setup: Setup,
+    arrivals: tuple[Arrival, ...],
+) -> tuple[Arrival, ...]:
+    """Where there are several tables, half of the leads are of other people, for another table."""
+    if not setup.tables:
+        return arrivals
+    return tuple(
+        replace(
+            arrival,
+            table=rng.choice(setup.tables),
+            person=f"other-{arrival.person}",
+            lead_id=f"other-{arrival.lead_id}",
+        )
+        if rng.random() < 0.5
+        else arrival
+        for arrival in arrivals
+    )
 
 
 def _with_headers(rng: Random, arrivals: list[Arrival]) -> tuple[Arrival, ...]:

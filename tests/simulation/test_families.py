@@ -151,6 +151,7 @@ def test_no_time_of_the_publication_breaks_a_promise(family: Family, ends: set[s
 @pytest.mark.parametrize(
     ("base", "every"),
     [
+        ("sick", 5),
         ("ordered", 3),
         ("corrected", 7),
         *((name, 5) for name in ("mixed", "linked", "apart", "grown", "merged")),

@@ -323,6 +323,8 @@ class World:
             "force": arrival.force,
             "workspace": "nowhere" if arrival.how == "nowhere" else arrival.workspace,
         }
+        if arrival.table:
+            document["destination"] = f"{arrival.workspace}-{arrival.table}"
         if arrival.import_id:
             alike = [
                 other
