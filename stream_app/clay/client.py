@@ -176,6 +176,7 @@ class ClayClient:
     _given_transport: httpx.AsyncBaseTransport | None = field(default=None, alias="transport")
     _connections: asyncio.Semaphore = field(init=False)
     _transport: httpx.AsyncBaseTransport = field(init=False)
+    _now: Callable[[], float] = field(init=False)  # the clock of the event loop
     _targets: dict[tuple[str, str | None], _Target] = field(init=False, factory=dict)
 
     def __attrs_post_init__(self) -> None:
@@ -187,6 +188,8 @@ class ClayClient:
         self._connections = asyncio.Semaphore(self._max_connections)
 
     async def __aenter__(self) -> Self:
+        # Looked up once: the look is a system call, and each POST needs the time three times.
+        self._now = asyncio.get_running_loop().time
         self._transport = self._given_transport or Transport(
             connect_timeout_s=self._connect_timeout_s,
             keepalive_s=self._keepalive_s,
@@ -233,7 +236,7 @@ class ClayClient:
             ValueError: The URL or the token is invalid.
         """
         target = self._target(webhook_url, token)
-        started = asyncio.get_running_loop().time()
+        started = self._now()
         if not await self._acquire_connection():
             return _unsent("pool_timeout", _since_ms(started))
         try:
@@ -263,8 +266,7 @@ class ClayClient:
         Returns:
             The answer. `Refused` if nothing was sent, and `Uncertain` if no status came back.
         """
-        now = asyncio.get_running_loop().time
-        begun = now()
+        begun = self._now()
         if give_up_at is None:
             give_up_at = begun + self._request_timeout_s
         if not await self._acquire_connection():
@@ -272,11 +274,11 @@ class ClayClient:
         response: httpx.Response | None = None
         body = bytearray()
         end: Literal["whole", "more", "cut"] = "cut"
-        begun = now()
+        begun = self._now()
         try:
             async with asyncio.timeout_at(give_up_at):
                 response = await self._transport.handle_async_request(request)
-                answered = now()
+                answered = self._now()
                 end = await _read_to(most_bytes, response, body)
         except NotSent as exc:
             return _unsent(exc.reason, _since_ms(begun), exc.detail)
@@ -328,8 +330,7 @@ class ClayClient:
 
         The status decides it, even if the body fails.
         """
-        now = asyncio.get_running_loop().time
-        begun = now()
+        begun = self._now()
         request = target.request(body)
         response: httpx.Response | None = None
         excerpt = bytearray()
@@ -337,7 +338,7 @@ class ClayClient:
         try:
             async with asyncio.timeout_at(give_up_at) as limit:
                 response = await self._transport.handle_async_request(request)
-                answered = now()
+                answered = self._now()
                 stream = response.stream
                 is_success = 200 <= response.status_code <= 299
                 # The body of an accepted lead says nothing. It is read only if its connection could

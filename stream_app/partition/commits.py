@@ -58,6 +58,8 @@ class Commits:
     streams: dict[str, RecordStream] = field(init=False, factory=dict)
     opening: Record | None = field(init=False, default=None)
     failures: int = field(init=False, default=0)
+    # The loop is looked up once: each lead has several steps, and the look is a system call.
+    _loop: asyncio.AbstractEventLoop = field(init=False, factory=asyncio.get_running_loop)
     _batches: int = field(init=False, default=0)
     _busy: bool = field(init=False, default=False)
 
@@ -78,7 +80,7 @@ class Commits:
         step.rows.extend(self._rows.expire(self._clock.now_ms()))
         if step.events:
             self._deadlines.note(step)
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[None] = self._loop.create_future()
         self._waiting.append((step, future))
         self._submitted.set()
         return future
@@ -146,7 +148,7 @@ class Commits:
             Aborted: A transaction failed. All steps in it and after it have failed, too.
             Fenced: Another process owns the partition.
         """
-        now = asyncio.get_running_loop().time
+        now = self._loop.time
         ended = now() - self._spacing_s
         while True:
             await self._submitted.wait()
