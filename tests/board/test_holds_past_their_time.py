@@ -32,6 +32,7 @@ from stream_app.domain.limits import suspension
 from stream_app.domain.limits import webhook_quota as quota
 from stream_app.domain.limits.budget import BudgetPolicy
 from stream_app.domain.limits.concurrency import NOTHING, StallDetector
+from stream_app.domain.limits.destination_health import DestinationHealth
 from stream_app.domain.limits.rate import Rate
 from stream_app.domain.limits.webhook_quota import Quota, Webhook
 from stream_app.domain.model.outcome import Accepted, Refused
@@ -104,6 +105,16 @@ def _broken() -> InTrouble:
     return InTrouble(lane)
 
 
+def _failing() -> InTrouble:
+    alone = {PEOPLE.alias: DestinationHealth()}
+    lane = msgspec.structs.replace(NEW, destinations=alone)
+    for number in range(5):
+        at_ms = BEGAN_MS + number
+        lane, grant = granted(POLICY, lane, PEOPLE, at_ms)
+        lane, _ = settled(POLICY, lane, grant, Refused("http_503", 20, 503), at_ms, 0.0)
+    return InTrouble(lane)
+
+
 def _half_open() -> InTrouble:
     lane = _broken().lane
     lane, grant = granted(POLICY, lane, PEOPLE, lane.breaker.until_ms)
@@ -141,6 +152,7 @@ UNTIL_A_PROBE: Final[dict[str, Callable[[], InTrouble]]] = {
     },
     "webhook_out": _out,
     "breaker_open": _broken,
+    "destination_fails": _failing,
     "breaker_open: half open": _half_open,
 }
 UNTIL_A_PERSON: Final[dict[str, Callable[[], InTrouble]]] = {

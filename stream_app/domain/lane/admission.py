@@ -8,7 +8,13 @@ from typing import Final
 
 import msgspec
 
-from stream_app.domain.lane.holds import BREAKER_OPEN, KEY_REFUSED, WEBHOOK_OUT, reason_of
+from stream_app.domain.lane.holds import (
+    BREAKER_OPEN,
+    DESTINATION_FAILS,
+    KEY_REFUSED,
+    WEBHOOK_OUT,
+    reason_of,
+)
 from stream_app.domain.lane.lane import Lane, mode_of, with_destination
 from stream_app.domain.limits import (
     breaker,
@@ -164,9 +170,8 @@ def decide(
         own, own_answer = destination_health.permit(policy.breaker, own, now_ms, mode)
         if isinstance(own_answer, Wait):
             until_ms = _asked_again_ms(policy, own.breaker, own_answer, now_ms)
-            hold = held(BREAKER_OPEN, _why_alone(destination, own.breaker), until_ms)
             lane = with_destination(lane, destination.alias, own)
-            return lane, msgspec.structs.replace(hold, alone=True)
+            return lane, failing_alone(destination, own, until_ms)
         own_permit = own_answer
     tripped, permit = breaker.permit(policy.breaker, lane.breaker, now_ms, mode)
     if isinstance(permit, Wait):
@@ -379,11 +384,16 @@ def _asked_again_ms(
     return min(answer.until_ms, now_ms + int(policy.breaker.open_s * 1000))
 
 
-def _why_alone(destination: Destination, state: breaker.Breaker) -> str:
-    return (
-        f"destination {destination.alias} fails, and the others of its lane do not: its circuit "
-        f"breaker is {state.phase.replace('_', ' ')} ({state.cause})"
-    )
+def failing_alone(
+    destination: Destination,
+    health: destination_health.DestinationHealth,
+    until_ms: int,
+) -> Held:
+    """Return the hold of a destination that fails alone."""
+    text = f"destination {destination.alias} fails, and the others of its lane do not"
+    if health.outage is not None:
+        text += f": {breaker.outage_text(health.outage)}"
+    return msgspec.structs.replace(held(DESTINATION_FAILS, text, until_ms), alone=True)
 
 
 def without_webhook(

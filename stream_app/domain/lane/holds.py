@@ -19,6 +19,7 @@ from stream_app.domain.model.messages import Status
 WEBHOOK_OUT: Final = "webhook_out"
 OVER_CEILING: Final = "over_ceiling"
 BREAKER_OPEN: Final = "breaker_open"
+DESTINATION_FAILS: Final = "destination_fails"
 CREDITS_OUT: Final = "credits_exhausted_suspected"
 KEY_REFUSED: Final = "http_401"
 """The key or token of the workspace is not accepted, so nothing else can be asked either."""
@@ -200,6 +201,18 @@ _REASONS: Final = (
         status="held_outage",
         remedy="reset",
         alarm="Clay fails, is slow or cannot be reached, so the lane is held.",
+    ),
+    HoldReason(
+        code=DESTINATION_FAILS,
+        lifted_by="probe",
+        waits_for="outage",
+        lifts="a few of its leads that go as probes and that Clay accepts; or: stream-app lanes "
+        'reset {} --why "..."',
+        status="held_outage",
+        remedy="reset",
+        needs_repair=True,
+        alarm="One of its destinations fails, and the others do not, so the leads of that one are "
+        "held.",
     ),
     HoldReason(
         code=FORCED_OPEN,

@@ -446,7 +446,7 @@ def _with_verdict(
     )
     alone = _fails_alone(lane, grant, ok, now_ms)
     if grant.destination.alias in lane.destinations:
-        lane = _with_own_verdict(policy, lane, grant, verdict, alone, now_ms, rand)
+        lane = _with_own_verdict(policy, lane, grant, failure, verdict, alone, now_ms, rand)
     if alone:
         freed = breaker.release_probe(lane.breaker, grant.permit)
         return msgspec.structs.replace(lane, breaker=freed, health=health)
@@ -491,6 +491,7 @@ def _with_own_verdict(
     policy: InForce,
     lane: Lane,
     grant: Grant,
+    failure: str,
     verdict: breaker.CallVerdict,
     alone: bool,
     now_ms: int,
@@ -498,7 +499,6 @@ def _with_own_verdict(
 ) -> Lane:
     """Record a call in the health of its destination."""
     alias = grant.destination.alias
-    ok = verdict != "failure"
     after = destination_health.recorded(
         policy.breaker,
         lane.destinations[alias],
@@ -506,11 +506,11 @@ def _with_own_verdict(
         now_ms,
         rand,
         mode_of(policy, lane),
-        ok=ok,
+        failure=failure,
         slow=verdict == "slow",
         alone=alone,
     )
-    failing = destination_health.noted(lane.failing, alias, ok, now_ms)
+    failing = destination_health.noted(lane.failing, alias, not failure, now_ms)
     return with_destination(msgspec.structs.replace(lane, failing=failing), alias, after)
 
 

@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from stream_app.domain.limits import breaker, window
-from stream_app.domain.limits.breaker import Breaker, BreakerPolicy, Mode, Permit
+from stream_app.domain.limits.breaker import Breaker, BreakerPolicy, Mode, Outage, Permit
 from stream_app.domain.limits.window import Window, WindowTotals
 from stream_app.domain.model.numbers import TimeMs
 from stream_app.domain.model.ranges import Wait
@@ -23,10 +23,14 @@ _MOST_FAILING: Final = 2
 
 
 class DestinationHealth(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The last five minutes of a destination, and the breaker of its own failures."""
+    """The last five minutes of a destination, and the breaker of its own failures.
+
+    `outage`: the calls that failed while it failed alone.
+    """
 
     calls: Window = Window()
     breaker: Breaker = Breaker()
+    outage: Outage | None = None
 
 
 class Failing(msgspec.Struct, frozen=True):
@@ -84,7 +88,7 @@ def recorded(
     rand: float,
     mode: Mode,
     *,
-    ok: bool,
+    failure: str,
     slow: bool,
     alone: bool,
 ) -> DestinationHealth:
@@ -97,12 +101,16 @@ def recorded(
         now_ms: The present time, epoch ms.
         rand: From 0 to 1.
         mode: That of the lane's breaker.
-        ok: Clay took the lead.
+        failure: Why the call failed; '' if Clay took the lead.
         slow: It took long.
         alone: If it failed, the destination fails alone. Any other failure is the lane's.
     """
+    ok = not failure
     calls = window.record(window.FIVE_MINUTES, state.calls, now_ms, ok, slow)
     after = state.breaker
+    outage = state.outage
+    if failure and alone:
+        outage = breaker.record_failure(outage, failure, after.cause, now_ms)
     if permit is not None and (ok or alone):
         verdict: breaker.CallVerdict = "ok" if ok else "failure"
         # Failures in a row open it, and no share of failed calls: the window has those of outages
@@ -110,7 +118,7 @@ def recorded(
         after = breaker.on_result(policy, after, permit, verdict, WindowTotals, now_ms, rand, mode)
     elif permit is not None:
         after = breaker.release_probe(after, permit)
-    return DestinationHealth(calls, after)
+    return DestinationHealth(calls, after, outage)
 
 
 def released(state: DestinationHealth, permit: Permit) -> DestinationHealth:

@@ -7,9 +7,10 @@ from typing import Final, Literal, Self
 
 import msgspec
 
-from stream_app.domain.lane.admission import Held, decide, why_open, without_webhook
+from stream_app.domain.lane.admission import Held, decide, failing_alone, why_open, without_webhook
 from stream_app.domain.lane.holds import (
     BREAKER_OPEN,
+    DESTINATION_FAILS,
     FORCED_OPEN,
     PROBE_DUE,
     WEBHOOK_OUT,
@@ -406,6 +407,10 @@ def _answer(
     _, answer = decide(policy, lane, destination, now_ms, 0, hot, stall)
     if isinstance(answer, Held):
         return answer if reason_of(answer.reason).lifted_by != "turn" else None
+    if _fails_alone(lane, destination.alias) and mode_of(policy, lane) == "auto":
+        own = lane.destinations[destination.alias]
+        # The next lead goes, and only as a probe.
+        return failing_alone(destination, own, breaker.due_ms(own.breaker))
     pool = destination.webhook_ids
     limits = policy.limits(destination)
     if answer.webhook_probe is None or quota.has_one_in_use(limits, lane.quota, pool):
@@ -481,17 +486,12 @@ def _turns(
     A destination is held if it takes no leads, or takes them only as probes.
     """
     mode = mode_of(policy, lane)
-    auto = mode == "auto"
-    tripped = auto and lane.breaker.phase != "closed"
+    tripped = lane.breaker.phase != "closed" and mode == "auto"
     for alias, held in answers.items():
         if held is not None:
             until_ms = 0 if mode == "open" else held.may_end_ms
             yield alias, until_ms if until_ms > now_ms or not until_ms else AS_PROBE
-        elif (
-            tripped
-            or (auto and _fails_alone(lane, alias))
-            or suspension.holds(lane.suspension, alias)
-        ):
+        elif tripped or suspension.holds(lane.suspension, alias):
             yield alias, AS_PROBE
 
 
@@ -556,10 +556,12 @@ def _since_ms(
         return min(out[webhook_id].since_ms for webhook_id in out.keys() & pools)
     if code_of(reason, mode) == FORCED_OPEN and lane.forced is not None:
         return lane.forced.by.at_ms
+    if reason == DESTINATION_FAILS:
+        concerned = [place for place in destinations if not aliases or place.alias in aliases]
+        own = [lane.destinations[place.alias] for place in concerned]
+        outages = [health.outage for health in own if health.outage is not None]
+        return min((outage.since_ms for outage in outages), default=now_ms)
     if reason == BREAKER_OPEN:
-        own = [lane.destinations[alias] for alias in aliases if _fails_alone(lane, alias)]
-        if own and lane.breaker.phase == "closed":
-            return min(health.breaker.outage_ms for health in own)
         return lane.breaker.outage_ms
     return lane.held_since.get(reason, now_ms)
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from stream_app.domain.lane.admission import Grant, Held, decide, would_hold
-from stream_app.domain.lane.holds import BREAKER_OPEN
+from stream_app.domain.lane.holds import BREAKER_OPEN, DESTINATION_FAILS
 from stream_app.domain.lane.lane import Lane, reconfigured
 from stream_app.domain.lane.overrides import Reset, obey
 from stream_app.domain.lane.settlement import Settlement, settled
@@ -86,7 +86,7 @@ def test_a_sick_destination_is_held_and_its_neighbour_is_not() -> None:
     assert seen.holds == ""
     (held,) = seen.partly
     assert held.destinations == ("people",)
-    assert held.holds == BREAKER_OPEN
+    assert held.holds == DESTINATION_FAILS
     assert "destination people fails, and the others of its lane do not" in held.text
     assert NOW_MS < held.since_ms < NOW_MS + 2_000
     assert seen.turns.keys() == {"people"}
