@@ -35,7 +35,7 @@ def test_the_page_tells_the_bounds() -> None:
     )
     assert lead_bound.EVERY_S % 60 == 0
     assert f"remembers the {lead_bound.MOST_LEADS:,} leads" in PAGE.read_text()
-    assert f"accepts {lead_bound.AT_ONCE} callbacks of a lead at once" in PAGE.read_text()
+    assert f"takes {lead_bound.AT_ONCE} callbacks of a lead at once" in PAGE.read_text()
     assert lead_bound.AT_ONCE * lead_bound.EVERY_S == 86_400, "and as many more a day"
 
 
