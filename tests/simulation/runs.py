@@ -123,6 +123,9 @@ class RunChecks:
         self._looks[post.run] += 1
         after = next((event for event in events if event.seq > accepted.seq), None)
         ended = after is not None and after.status in (*ANSWERED, "parked", "replayed")
+        # A later owner does not know the runs that were settled before, so it may ask about one
+        # that is announced again.
+        ended = ended and not self._runs[post.run].is_announced
         if self.calm and ended and after is not None and self._now_ms() - after.at_ms > _SOON_MS:
             self._problem(f"6: {post.run} is looked at though {after.id} is {after.status}")
 
