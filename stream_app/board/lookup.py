@@ -122,6 +122,12 @@ _OPERATIONS: Final = (
         answers.YieldAnswer,
         (_query("workspace", "Only destinations of this workspace."),),
     ),
+    _Operation(
+        "/bill",
+        "getBill",
+        "Clay's balance against the books, by workspace and day",
+        answers.BillAnswer,
+    ),
     _Operation("/books", "getBooks", "Leads by status", answers.BooksAnswer),
     _Operation("/dlq", "getDeadLetters", "Dead letters by cause", answers.DeadLettersAnswer),
 )
@@ -207,6 +213,7 @@ class Lookup:
             Route("/lanes", _Endpoint(self, self._lanes)),
             Route("/imports", _Endpoint(self, self._imports)),
             Route("/yield", _Endpoint(self, self._yield)),
+            Route("/bill", _Endpoint(self, self._bill)),
             Route("/books", _Endpoint(self, self._books)),
             Route("/dlq", _Endpoint(self, self._dead_letters)),
             Route("/openapi.json", _Endpoint(self, self._openapi)),
@@ -354,6 +361,10 @@ class Lookup:
         workspace = request.query_params.get("workspace") or None
         yields = await asyncio.to_thread(self.queries.yields, self.now_ms(), workspace)
         return answers.YieldAnswer(**msgspec.structs.asdict(lag), yields=yields)
+
+    async def _bill(self, _: Request, lag: ProjectionLag) -> answers.BillAnswer:
+        bills = await asyncio.to_thread(self.queries.bills)
+        return answers.BillAnswer(**msgspec.structs.asdict(lag), bills=bills)
 
     async def _books(self, _: Request, lag: ProjectionLag) -> answers.BooksAnswer:
         counts = await asyncio.to_thread(self.queries.status_counts)

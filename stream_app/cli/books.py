@@ -4,9 +4,14 @@ import asyncio
 from typing import Final
 
 from stream_app.cli.base import COMMON, NO, OK, Common, Whole
+from stream_app.cli.options import iso
 from stream_app.cli.output import say, show, show_json
+from stream_app.cli.status import say_how_far
 from stream_app.cli.tables import Column, Table, reading
 from stream_app.client.books import read_books
+from stream_app.client.results.answers import Bill
+from stream_app.client.results.lookup import find_bills
+from stream_app.domain.books.bill import AT_CLAY, UNEXPLAINED
 from stream_app.domain.books.money import BooksReport
 from stream_app.domain.books.records import COLUMN_MEANING, COLUMNS, books_line, name_of
 from stream_app.domain.model.text import count
@@ -20,17 +25,25 @@ _NOT_LEADS: Final[dict[str, str]] = {
 }
 
 
-def books(*, limit: Whole = 20, common: Common = COMMON) -> int:
+def books(*, limit: Whole = 20, clay: bool = False, common: Common = COMMON) -> int:
     """Prove that every input lead is accounted for.
 
     Leads that are not are named, and the exit code is 1.
 
+    With --clay the board is asked whether Clay's bill agrees: what its balance fell by and what was
+    booked, by day. It is known where the workspace has an API key. The exit code is 1 if a day has
+    a difference that estimates and leads in flight do not explain.
+
     example:
       stream-app books --config stream_app.toml
+      stream-app books --clay
 
     Args:
         limit: name at most N problems; all are counted
+        clay: compare the books with Clay's balance instead
     """
+    if clay:
+        return _show_bills(common)
     with reading("reading the topics") as progress:
         report = asyncio.run(read_books(common.settings(), limit=limit, progress=progress, say=say))
     if common.json:
@@ -38,6 +51,49 @@ def books(*, limit: Whole = 20, common: Common = COMMON) -> int:
     else:
         show_report(report)
     return OK if report.balanced else NO
+
+
+def _show_bills(common: Common) -> int:
+    settings = common.settings("api")
+    answer = find_bills(settings)
+    bills = answer.bills
+    common.show(answer, *([bill_table(bills)] if any(bill.days for bill in bills) else []))
+    unread = settings.workspaces.keys() - {bill.workspace for bill in bills}
+    for bill in bills:
+        common.tell(f"{bill.workspace}: Clay had {bill.credits:,.10g} credits at {iso(bill.at_ms)}")
+        if not bill.days:
+            say(f"{bill.workspace}: no two readings of Clay's balance can be compared yet")
+    if unread:
+        say(f"{', '.join(sorted(unread))}: no reading of Clay's balance. {AT_CLAY}")
+    say_how_far(answer)
+    days = [day for bill in bills for day in bill.days]
+    return NO if any(day.verdict in UNEXPLAINED for day in days) else OK
+
+
+def bill_table(bills: list[Bill]) -> Table:
+    """Build the table of what Clay took and what was booked."""
+    table = Table(
+        Column("workspace"),
+        Column("day, UTC"),
+        Column("Clay took", right=True),
+        Column("booked", right=True),
+        Column("drift", right=True),
+        Column("explained", rank=2, right=True),
+        Column("which means", rank=1, prose=True),
+        title="Clay's bill",
+    )
+    for bill in bills:
+        for day in bill.days:
+            table.add(
+                bill.workspace,
+                day.day,
+                f"{day.taken:,.10g}",
+                f"{day.booked:,}",
+                f"{day.drift:+,.10g}",
+                f"{day.least:,} to {day.most:,}",
+                day.says,
+            )
+    return table
 
 
 def show_report(report: BooksReport) -> None:

@@ -88,8 +88,8 @@ def slots_of(workspace: str, destination: str, at_ms: int) -> Iterator[tuple[str
             )
 
 
-_HOUR_S: Final = 3_600
-YIELD_KEPT_S: Final = {MINUTE_S: 2 * _HOUR_S, _HOUR_S: 8 * DAY_S + 2 * _HOUR_S}
+HOUR_S: Final = 3_600
+YIELD_KEPT_S: Final = {MINUTE_S: 2 * HOUR_S, HOUR_S: 8 * DAY_S + 2 * HOUR_S}
 """As `KEPT_S`, for answers: minutes for the last hour, hours for the day and the week before it."""
 
 
@@ -101,11 +101,11 @@ def yield_windows(now_ms: int) -> dict[YieldWindow, tuple[int, int, int]]:
     """
     now_s = now_ms // 1000
     hour_s = now_s // MINUTE_S * MINUTE_S - 59 * MINUTE_S
-    day_s = now_s // _HOUR_S * _HOUR_S - 23 * _HOUR_S
+    day_s = now_s // HOUR_S * HOUR_S - 23 * HOUR_S
     return {
         "hour": (MINUTE_S, hour_s, _NEVER_S),
-        "day": (_HOUR_S, day_s, _NEVER_S),
-        "before": (_HOUR_S, day_s - 7 * DAY_S, day_s),
+        "day": (HOUR_S, day_s, _NEVER_S),
+        "before": (HOUR_S, day_s - 7 * DAY_S, day_s),
     }
 
 
@@ -161,18 +161,24 @@ class History:
         """Keep the health and the changes of published lanes."""
         changes: list[tuple[object, ...]] = []
         marks: list[tuple[object, ...]] = []
+        readings: list[tuple[object, ...]] = []
         for view in views:
             at_s = view.at_ms // 1000
             if view.health != "insufficient_data":
                 marks.append((view.workspace, at_s - at_s % MARK_S, view.score, view.p95_ms))
             for number, change in enumerate(view.news):
                 changes.append((view.workspace, view.at_ms, number, change.kind, change.text))
+            if (reading := view.reading) is not None:
+                hour = reading.at_ms // 1000 // HOUR_S
+                readings.append((view.workspace, hour, msgspec.json.encode(reading)))
         self._db.executemany(
             """INSERT INTO lane_marks VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET
                    score = min(score, excluded.score), p95_ms = max(p95_ms, excluded.p95_ms)""",
             marks,
         )
         self._db.executemany("INSERT OR IGNORE INTO lane_changes VALUES (?, ?, ?, ?, ?)", changes)
+        # The first reading of each hour: one that is published again changes nothing.
+        self._db.executemany("INSERT OR IGNORE INTO readings VALUES (?, ?, ?)", readings)
 
     def sweep(self, now_ms: int, audit_days: int) -> None:
         """Delete what is older than it is kept."""
@@ -199,6 +205,10 @@ class History:
         db.executemany(
             "DELETE FROM lane_marks WHERE workspace = ? AND slot < ?",
             [(name, now_s - KEPT_S[QUARTER_S]) for (name,) in workspaces],
+        )
+        db.executemany(
+            "DELETE FROM readings WHERE workspace = ? AND hour < ?",
+            [(name, (now_s - KEPT_S[DAY_S]) // HOUR_S) for (name,) in workspaces],
         )
         db.executemany(
             """DELETE FROM lane_changes

@@ -6,8 +6,8 @@ Each has its own connection or shares a snapshot's, so any thread may run one.
 import sqlite3
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Set
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Collection, Iterator, Mapping, Set
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -17,6 +17,7 @@ import msgspec
 
 from stream_app.board.read_model.history import (
     DAY_S,
+    HOUR_S,
     MOST_IMPORTS,
     QUARTER_S,
     YieldWindow,
@@ -25,11 +26,13 @@ from stream_app.board.read_model.history import (
 )
 from stream_app.board.read_model.project import record_numbers
 from stream_app.client.results import answers
+from stream_app.domain.books.bill import billed_days
 from stream_app.domain.books.records import MOVING, STATES, column
 from stream_app.domain.callback.interpret import OVERDUE, WAITING
 from stream_app.domain.callback.schedule import looks_until, next_look_ms
 from stream_app.domain.dead_letter.orders import ReplayPause, read_pause
 from stream_app.domain.lead.identity import MOST_IDENTIFIERS
+from stream_app.domain.limits.balance import Reading
 from stream_app.domain.model.untrusted import UNREADABLE
 from stream_app.domain.plan import Destination
 from stream_app.domain.views.backlog import positions_of
@@ -45,6 +48,7 @@ _COME_BACK: Final = ("dead_lettered", "deferred")  # through the replay process
 _BUSY_S: Final = 2.0
 
 _lane: Final = msgspec.json.Decoder(LaneView)
+_reading: Final = msgspec.json.Decoder(Reading)
 
 
 def last_day_s(now_ms: int) -> int:
@@ -364,6 +368,41 @@ class Queries:
                 before=windows.get("before", answers.NO_YIELD),
             )
             for name, windows in sorted(counts.items())
+        ]
+
+    def bills(
+        self,
+        workspaces: Collection[str] | None = None,
+        since_s: int = 0,
+    ) -> list[answers.Bill]:
+        """Return Clay's balances against the books, by workspace.
+
+        Args:
+            workspaces: Only of these; None for all.
+            since_s: No reading of an earlier hour, epoch s.
+        """
+        mine = [] if workspaces is None else [msgspec.json.encode(list(workspaces)).decode()]
+        only = "AND workspace IN (SELECT value FROM json_each(?))" if mine else ""
+        kept = f"""SELECT workspace, reading
+                   FROM readings
+                   WHERE hour >= ? {only}
+                   ORDER BY workspace, hour"""
+        readings: defaultdict[str, list[Reading]] = defaultdict(list)
+        with self.snapshot():
+            for workspace, raw in self._all(kept, since_s // HOUR_S, *mine):
+                readings[workspace].append(_reading.decode(raw))
+            for workspace, raw in self._all(
+                f"SELECT workspace, view FROM lanes WHERE true {only}",
+                *mine,
+            ):
+                with suppress(*UNREADABLE):
+                    last = _lane.decode(raw).reading
+                    if last is not None and [last] != readings[workspace][-1:]:
+                        readings[workspace].append(last)
+        return [
+            answers.Bill(name, of[-1].at_ms, of[-1].credits, billed_days(of))
+            for name, of in sorted(readings.items())
+            if of
         ]
 
     def imports(

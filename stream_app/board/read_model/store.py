@@ -39,6 +39,8 @@ anything. After a change of its tables, the file is rebuilt from Kafka:
         Clay; `refused`: leads that a budget held.
     resent: The records of the leads that `history` counts as resent, and when.
     lane_marks: The worst health and latency of a lane in each slot of five minutes.
+    readings: The first reading of Clay's balance of a workspace in each hour (`hour`: of epoch
+        time).
     lane_changes: The changes of a lane, newest last, as its records on Kafka report it.
     audit: The answers to commands.
     unreadable: Records that this version cannot read, by topic: how many, and the position and time
@@ -208,6 +210,12 @@ TABLES: Final = (
         score REAL NOT NULL,
         p95_ms INTEGER NOT NULL,
         PRIMARY KEY (workspace, slot)
+    ) WITHOUT ROWID""",
+    """CREATE TABLE readings (
+        workspace TEXT,
+        hour INTEGER,
+        reading BLOB NOT NULL,
+        PRIMARY KEY (workspace, hour)
     ) WITHOUT ROWID""",
     """CREATE TABLE lane_changes (
         workspace TEXT,

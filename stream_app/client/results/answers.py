@@ -5,6 +5,7 @@ from typing import Final
 
 import msgspec
 
+from stream_app.domain.books.bill import BilledDay
 from stream_app.domain.books.records import MOVING
 from stream_app.domain.model.messages import Meter, Scalar
 from stream_app.domain.model.text import count
@@ -359,6 +360,28 @@ class YieldAnswer(Answer, frozen=True, kw_only=True):
     """`GET /yield`: what Clay finds, by the columns that destinations name in `yield`."""
 
     yields: list[ColumnYield]
+
+
+class Bill(msgspec.Struct, frozen=True):
+    """Clay's balance of a workspace against the books.
+
+    Attributes:
+        at_ms: The last reading of the balance, epoch ms.
+        credits: The credits that Clay said were left then.
+        days: What Clay took and what was booked, by day, the newest first. Empty until there are
+            two readings that can be compared.
+    """
+
+    workspace: str
+    at_ms: int
+    credits: float
+    days: list[BilledDay]
+
+
+class BillAnswer(Answer, frozen=True, kw_only=True):
+    """`GET /bill`: whether Clay's bill agrees, of each workspace whose balance was read."""
+
+    bills: list[Bill]
 
 
 class FoundImport(msgspec.Struct, frozen=True):

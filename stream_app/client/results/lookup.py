@@ -17,6 +17,7 @@ from stream_app.client.results.answers import (
     NOT_READ_YET,
     UNKNOWN_LEAD,
     Answer,
+    BillAnswer,
     DeadLettersAnswer,
     FoundImport,
     FoundLead,
@@ -190,6 +191,12 @@ def find_yields(settings: Settings, workspace: str | None = None) -> YieldAnswer
     query = f"?{urlencode({'workspace': workspace})}" if workspace else ""
     with _client(settings) as client:
         return _answer(client, f"/yield{query}", YieldAnswer)
+
+
+def find_bills(settings: Settings) -> BillAnswer:
+    """Return whether Clay's bill agrees, by workspace. Raises as `find_imports`."""
+    with _client(settings) as client:
+        return _answer(client, "/bill", BillAnswer)
 
 
 def find_dead_letters(settings: Settings) -> DeadLettersAnswer:

@@ -19,6 +19,13 @@ from stream_app.domain.model.text import count
 _HOUR_MS: Final = 3_600_000
 _DIGITS: Final = 4  # of sums of Clay's fractions, so that no binary rest of them counts
 Verdict = Literal["agrees", "more", "less", "unknown"]
+UNEXPLAINED: Final = frozenset[Verdict]({"more", "less"})
+AT_CLAY: Final = (
+    "To have it read, name a key of Clay's Public API in api_key_env of the workspace. Without "
+    "one, compare by hand: Clay shows the credits of each table and day under Settings, Usage, and "
+    "the page Money of the board what was booked"
+)
+"""How to compare where no balance was read."""
 
 
 class BilledDay(msgspec.Struct, frozen=True):
