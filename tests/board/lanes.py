@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any, Final
 
+from stream_app.domain.limits.balance import Booked, Reading
 from stream_app.domain.limits.breaker import Outage
 from stream_app.domain.limits.meters import Estimate, Meter
 from stream_app.domain.limits.suspension import Suspension
@@ -55,6 +56,13 @@ _GONE: Final = Suspension(
 )
 
 
+def _reading(ago_min: int, others: int) -> Reading:
+    """Clay's balance of acme so many minutes ago: leads have taken 2 credits a minute."""
+    paid = 2 * (24 * 60 - ago_min)
+    booked = Booked(paid, paid - paid // 4, paid)
+    return Reading(NOW_MS - ago_min * MINUTE_MS, 9_140.5 - paid - others, booked, open=12)
+
+
 def lanes() -> Iterator[Made]:
     jane = Actor("jane", "Clay's sales call said so", NOW_MS - 3 * HOUR_MS)
     common: dict[str, Any] = {
@@ -69,7 +77,8 @@ def lanes() -> Iterator[Made]:
     for minutes in range(23 * 60, 40, -20):
         turn = minutes // 20
         values = {"score": 97 - turn % 5, "p95_ms": 200 + 30 * (turn % 4), "calls": 90}
-        yield _lane("acme", 0, at_ms=NOW_MS - minutes * MINUTE_MS, **values)
+        read = _reading(minutes, others=180 if minutes < 600 else 0)
+        yield _lane("acme", 0, at_ms=NOW_MS - minutes * MINUTE_MS, reading=read, **values)
     for ago_min, kind, text in (
         (23 * 60, "moves", "no longer paused"),
         (38, "held", f"stopped: {held}"),
@@ -107,6 +116,7 @@ def lanes() -> Iterator[Made]:
         },
         submissions_left={"acme-people": 3_800},
         changes=(Change("rate.rate_per_s", 10, 6, jane),),
+        reading=_reading(0, others=180),
     )
     yield _lane(
         "globex",

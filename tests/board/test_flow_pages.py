@@ -22,11 +22,14 @@ from stream_app.board.pages.flow import (
 from stream_app.board.read_model.board_query import CommandFilter
 from stream_app.board.read_model.on_kafka import FoundRecord, Search
 from stream_app.board.read_model.query import ListPlace
-from stream_app.client.results.answers import FoundImport, StatusCount
+from stream_app.client.results.answers import Bill, FoundImport, StatusCount
+from stream_app.domain.books.bill import AT_CLAY, billed_days
 from stream_app.domain.books.records import COLUMN_MEANING, COLUMNS, MOVING, meaning_of
 from stream_app.domain.commands import REPLAY_RELOAD
+from stream_app.domain.limits.balance import Booked, Reading
 from stream_app.kafka.backlog import Waiting
 from tests.board.asked import NOW_MS, asked_queries, moment_of, site_of
+from tests.board.clock import DAY_MS
 
 
 def publication(**columns: int) -> FoundImport:
@@ -178,6 +181,18 @@ LEFT: Final = {
 }
 
 
+DAYS: Final = billed_days(
+    [
+        Reading(NOW_MS - 5 * DAY_MS, 1_000),
+        Reading(NOW_MS - 3 * DAY_MS, 900, Booked(100, 100, 100)),
+        Reading(NOW_MS - 2 * DAY_MS, 700, Booked(200, 200, 200)),
+        Reading(NOW_MS - DAY_MS, 600, Booked(300, 300, 300)),
+        Reading(NOW_MS, 500, Booked(400, 400, 400)),
+    ],
+)
+BILLS: Final = [Bill("acme", NOW_MS, 500, DAYS), Bill("beta", NOW_MS, 10, [])]
+
+
 def books(
     counts: list[StatusCount],
     left: Mapping[Any, Waiting] | None,
@@ -187,9 +202,12 @@ def books(
         status_counts=counts,
         records_in=300,
         unreadable=[("test.leads.status", 2)],
+        bills=BILLS,
     )
     page = dict(books_page(site_of(queries), moment_of(left), query))
     assert page.pop("unreadable") == [("test.leads.status", 2)]
+    assert page.pop("at_clay") == AT_CLAY
+    assert page.pop("bill_days") == 7
     return page
 
 
@@ -206,7 +224,16 @@ def test_all_of_the_page_of_books(is_known: bool) -> None:
         "rows": [("acme", {"enriched": 3, "held": 8}), ("beta", {"enriched": 4})],
         "after": "",
         "not_leads": [("callback_unmatched", 132), ("erased", 16)],
+        "bills": [(BILLS[0], [DAYS[0], DAYS[2]]), (BILLS[1], [])],
     }
+    assert [day.verdict for day in DAYS] == ["agrees", "agrees", "more", "agrees"]
+
+
+def test_the_books_ask_for_the_bills_of_their_workspaces_only() -> None:
+    counts = [StatusCount(name, "", "enriched", "enriched", 1) for name in ("", "acme", "beta")]
+    queries = asked_queries(status_counts=counts, records_in=3, unreadable=[], bills=[])
+    books_page(site_of(queries), moment_of(LEFT), {})
+    queries.bills.assert_called_once_with(["acme", "beta"], NOW_MS // 1000 - 7 * 86_400)
 
 
 def test_the_books_have_a_column_for_what_a_newer_version_wrote() -> None:

@@ -7,10 +7,12 @@ from stream_app.board.formats import plan_path
 from stream_app.board.lookup import waiting_lead
 from stream_app.board.page import outcome_of
 from stream_app.board.read_model.board_query import CommandFilter
+from stream_app.board.read_model.history import DAY_S
 from stream_app.board.read_model.on_kafka import Search
 from stream_app.board.requests import MAX_FILE_BYTES, Query, after_of, number, word, words
 from stream_app.board.site import ROWS, Moment, PageData, Site, untaken
 from stream_app.client.results.answers import FoundImport
+from stream_app.domain.books.bill import AGREES, AT_CLAY
 from stream_app.domain.books.records import COLUMN_MEANING, COLUMNS, MOVING, books_line, meaning_of
 from stream_app.domain.commands import REPLAY_RELOAD
 from stream_app.domain.dead_letter.causes import LetterSource
@@ -170,6 +172,9 @@ def waiting_page(site: Site, moment: Moment, search: Search) -> PageData:
     return {"leads": leads, "search": search}
 
 
+BILL_DAYS: Final = 7
+
+
 def books_page(site: Site, moment: Moment, query: Query) -> PageData:
     """Return the page. `after`: the last workspace of the page before."""
     after = word(query, "after")
@@ -193,6 +198,8 @@ def books_page(site: Site, moment: Moment, query: Query) -> PageData:
     if sums["unknown"]:
         columns.append(("unknown", meaning_of("unknown"), sums["unknown"]))
     names = [name for name in sorted(rows) if name > after or not after]
+    since_s = moment.now_ms // 1000 - BILL_DAYS * DAY_S
+    bills = site.queries.bills([name for name in names[:ROWS] if name], since_s)
     return {
         # Name, meaning and number of leads. For `waiting` it is the number of records, None if
         # unknown.
@@ -204,6 +211,14 @@ def books_page(site: Site, moment: Moment, query: Query) -> PageData:
         "at_most": whole is not None and whole.at_most,  # so many records wait on Kafka, or fewer
         "rows": [(name, rows[name]) for name in names[:ROWS]],
         "after": names[ROWS - 1] if len(names) > ROWS else "",
+        # Of the workspaces above whose balance was read: the newest day, and the others that do not
+        # simply agree.
+        "bills": [
+            (bill, [day for place, day in enumerate(bill.days) if not place or day.says != AGREES])
+            for bill in bills
+        ],
+        "bill_days": BILL_DAYS,
+        "at_clay": AT_CLAY,
         # By status, the records that begin with a callback or a command.
         "not_leads": not_leads.most_common(),
         "unreadable": site.queries.unreadable(),

@@ -20,6 +20,7 @@ _HOUR_MS: Final = 3_600_000
 _DIGITS: Final = 4  # of sums of Clay's fractions, so that no binary rest of them counts
 Verdict = Literal["agrees", "more", "less", "unknown"]
 UNEXPLAINED: Final = frozenset[Verdict]({"more", "less"})
+AGREES: Final = "agrees"
 AT_CLAY: Final = (
     "To have it read, name a key of Clay's Public API in api_key_env of the workspace. Without "
     "one, compare by hand: Clay shows the credits of each table and day under Settings, Usage, and "
@@ -168,7 +169,7 @@ def _words(verdict: Verdict, unexplained: float, unknown_ms: int) -> Iterable[st
             "credits were added or returned between two readings, or a cost column says too much"
         )
     elif verdict == "agrees":
-        yield "agrees"
+        yield AGREES
     if unknown_ms:
         minutes = count(max(1, round(unknown_ms / 60_000)), "minute")
         yield f"the balance rose (credits were added or returned), so {minutes} cannot be compared"
