@@ -11,7 +11,7 @@ from stream_app.cli.tables import Column, Table, reading
 from stream_app.client.books import read_books
 from stream_app.client.results.answers import Bill
 from stream_app.client.results.lookup import find_bills
-from stream_app.domain.books.bill import AT_CLAY, UNEXPLAINED
+from stream_app.domain.books.bill import COMPARE_BY_HAND, UNEXPLAINED
 from stream_app.domain.books.money import BooksReport
 from stream_app.domain.books.records import COLUMN_MEANING, COLUMNS, books_line, name_of
 from stream_app.domain.model.text import count
@@ -64,7 +64,7 @@ def _show_bills(common: Common) -> int:
         if not bill.days:
             say(f"{bill.workspace}: no two readings of Clay's balance can be compared yet")
     if unread:
-        say(f"{', '.join(sorted(unread))}: no reading of Clay's balance. {AT_CLAY}")
+        say(f"{', '.join(sorted(unread))}: no reading of Clay's balance. {COMPARE_BY_HAND}")
     say_how_far(answer)
     days = [day for bill in bills for day in bill.days]
     return NO if any(day.verdict in UNEXPLAINED for day in days) else OK

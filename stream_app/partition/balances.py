@@ -14,7 +14,7 @@ from stream_app.clock import Clock
 from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.lane.admission import Look
 from stream_app.domain.lane.holds import KEY_REFUSED
-from stream_app.domain.limits.balance import reading
+from stream_app.domain.limits.balance import balance_reading
 from stream_app.domain.plan import Plan
 from stream_app.partition.admission import AdmissionQueue
 from stream_app.partition.commits import Commits
@@ -87,6 +87,6 @@ class Balances:
         lane = self._lanes[name]
         self._lanes[name] = msgspec.structs.replace(
             lane,
-            reading=reading(lane.reading, now_ms, credits_, before, lane.paid, lane.budget),
+            reading=balance_reading(lane.reading, now_ms, credits_, before, lane.paid, lane.budget),
         )
         await self._commits.submit(WriteBatch([], [], [], name))

@@ -23,7 +23,7 @@ from stream_app.board.read_model.board_query import CommandFilter
 from stream_app.board.read_model.on_kafka import FoundRecord, Search
 from stream_app.board.read_model.query import ListPlace
 from stream_app.client.results.answers import Bill, FoundImport, StatusCount
-from stream_app.domain.books.bill import AT_CLAY, billed_days
+from stream_app.domain.books.bill import COMPARE_BY_HAND, billed_days
 from stream_app.domain.books.records import COLUMN_MEANING, COLUMNS, MOVING, meaning_of
 from stream_app.domain.commands import REPLAY_RELOAD
 from stream_app.domain.limits.balance import Booked, Reading
@@ -206,7 +206,7 @@ def books(
     )
     page = dict(books_page(site_of(queries), moment_of(left), query))
     assert page.pop("unreadable") == [("test.leads.status", 2)]
-    assert page.pop("at_clay") == AT_CLAY
+    assert page.pop("at_clay") == COMPARE_BY_HAND
     assert page.pop("bill_days") == 7
     return page
 

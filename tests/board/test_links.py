@@ -29,6 +29,10 @@ MEASURES = {
         "row.waiting.records",
         "page.back",
     },  # a row of the list itself; copies, whose leads are counted elsewhere
+    # credits: of a day at Clay, and of its readings
+    "books": {
+        *("bill.credits", "day.taken", "day.booked", "day.drift", "day.least", "day.most"),
+    },
     "dead": {"row.share"},
     # credits; rows of a file, which the gateway does not have; leads that are published and that no
     # worker has taken
@@ -54,11 +58,12 @@ MEASURES = {
         *("view.calls", "webhook.count", "view.submissions_left[alias]"),
         *("seen.score", "seen.calls"),
     },
-    # credits; repeats of a step, and waits of a kind, which are folded
+    # credits; looks at a run, which are nowhere listed; repeats of a step, and waits of a kind,
+    # which are folded
     "lead": {
         "page.lead.booked_in_all",
         "history.credits",
-        "event.credits",
+        "history.history.run.looks",
         "step.times",
         "row.times",
     },

@@ -286,6 +286,7 @@ def test_the_books_add_up_by_workspace_fifty_a_page() -> None:
         status_counts=lambda: counts,
         records_in=lambda: 300,
         unreadable=list,
+        bills=lambda names, since_s: [],
     )
     site: Any = SimpleNamespace(queries=queries, settings=SimpleNamespace(names=TopicNames()))
     waiting = {("leads", 0): Waiting(8), ("leads", 1): Waiting(1), ("leads.bulk", 0): Waiting(4)}

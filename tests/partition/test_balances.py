@@ -4,7 +4,6 @@ books.
 
 import asyncio
 from itertools import pairwise
-from typing import Any
 
 import msgspec
 import pytest
@@ -14,7 +13,6 @@ from stream_app.domain.limits.balance import Reading
 from stream_app.domain.model.outcome import Denied
 from stream_app.domain.views.lane import LaneView
 from stream_app.partition.balances import READ_EVERY_MS
-from tests.partition.test_results import Routines
 from tests.simulation.schedule import Setup
 from tests.support.partition.bench import Bench
 from tests.support.partition.runs import RoutineClay
@@ -39,16 +37,14 @@ class PayingClay(RoutineClay):
         return 10_000.0 - COST * len(self.posts_ms) - self.others if self.read else None
 
 
-class Paying(Routines):
+class Paying(Bench):
     """A partition whose workspace has a key."""
 
     clay: PayingClay
 
-    def __init__(self, setup: Setup | None = None, **of_worker: Any) -> None:
-        setup = Setup(routines=True, max_in_flight=100) if setup is None else setup
-        Bench.__init__(self, setup, 0.1, clay=PayingClay, **of_worker)
-        acme = self.plan.workspaces["acme"]
-        self.plan.workspaces["acme"] = msgspec.structs.replace(acme, api_key_env="KEY")
+    def __init__(self) -> None:
+        super().__init__(Setup(routines=True, max_in_flight=100), 0.1, clay=PayingClay)
+        self.change_workspaces(api_key_env="KEY")
 
     def readings(self) -> list[Reading]:
         """Those that were published, each once."""

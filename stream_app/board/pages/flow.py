@@ -12,7 +12,7 @@ from stream_app.board.read_model.on_kafka import Search
 from stream_app.board.requests import MAX_FILE_BYTES, Query, after_of, number, word, words
 from stream_app.board.site import ROWS, Moment, PageData, Site, untaken
 from stream_app.client.results.answers import FoundImport
-from stream_app.domain.books.bill import AGREES, AT_CLAY
+from stream_app.domain.books.bill import AGREES, COMPARE_BY_HAND
 from stream_app.domain.books.records import COLUMN_MEANING, COLUMNS, MOVING, books_line, meaning_of
 from stream_app.domain.commands import REPLAY_RELOAD
 from stream_app.domain.dead_letter.causes import LetterSource
@@ -218,7 +218,7 @@ def books_page(site: Site, moment: Moment, query: Query) -> PageData:
             for bill in bills
         ],
         "bill_days": BILL_DAYS,
-        "at_clay": AT_CLAY,
+        "at_clay": COMPARE_BY_HAND,
         # By status, the records that begin with a callback or a command.
         "not_leads": not_leads.most_common(),
         "unreadable": site.queries.unreadable(),

@@ -88,9 +88,14 @@ def slots_of(workspace: str, destination: str, at_ms: int) -> Iterator[tuple[str
             )
 
 
-HOUR_S: Final = 3_600
-YIELD_KEPT_S: Final = {MINUTE_S: 2 * HOUR_S, HOUR_S: 8 * DAY_S + 2 * HOUR_S}
+_HOUR_S: Final = 3_600
+YIELD_KEPT_S: Final = {MINUTE_S: 2 * _HOUR_S, _HOUR_S: 8 * DAY_S + 2 * _HOUR_S}
 """As `KEPT_S`, for answers: minutes for the last hour, hours for the day and the week before it."""
+
+
+def hour_of(at_s: int) -> int:
+    """Return the number of the hour of a moment, which the table `readings` has."""
+    return at_s // _HOUR_S
 
 
 def yield_windows(now_ms: int) -> dict[YieldWindow, tuple[int, int, int]]:
@@ -101,11 +106,11 @@ def yield_windows(now_ms: int) -> dict[YieldWindow, tuple[int, int, int]]:
     """
     now_s = now_ms // 1000
     hour_s = now_s // MINUTE_S * MINUTE_S - 59 * MINUTE_S
-    day_s = now_s // HOUR_S * HOUR_S - 23 * HOUR_S
+    day_s = now_s // _HOUR_S * _HOUR_S - 23 * _HOUR_S
     return {
         "hour": (MINUTE_S, hour_s, _NEVER_S),
-        "day": (HOUR_S, day_s, _NEVER_S),
-        "before": (HOUR_S, day_s - 7 * DAY_S, day_s),
+        "day": (_HOUR_S, day_s, _NEVER_S),
+        "before": (_HOUR_S, day_s - 7 * DAY_S, day_s),
     }
 
 
@@ -169,7 +174,7 @@ class History:
             for number, change in enumerate(view.news):
                 changes.append((view.workspace, view.at_ms, number, change.kind, change.text))
             if (reading := view.reading) is not None:
-                hour = reading.at_ms // 1000 // HOUR_S
+                hour = hour_of(reading.at_ms // 1000)
                 readings.append((view.workspace, hour, msgspec.json.encode(reading)))
         self._db.executemany(
             """INSERT INTO lane_marks VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET
@@ -208,7 +213,7 @@ class History:
         )
         db.executemany(
             "DELETE FROM readings WHERE workspace = ? AND hour < ?",
-            [(name, (now_s - KEPT_S[DAY_S]) // HOUR_S) for (name,) in workspaces],
+            [(name, hour_of(now_s - KEPT_S[DAY_S])) for (name,) in workspaces],
         )
         db.executemany(
             """DELETE FROM lane_changes

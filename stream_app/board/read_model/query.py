@@ -17,11 +17,11 @@ import msgspec
 
 from stream_app.board.read_model.history import (
     DAY_S,
-    HOUR_S,
     MOST_IMPORTS,
     QUARTER_S,
     YieldWindow,
     events_of,
+    hour_of,
     yield_windows,
 )
 from stream_app.board.read_model.project import record_numbers
@@ -389,7 +389,7 @@ class Queries:
                    ORDER BY workspace, hour"""
         readings: defaultdict[str, list[Reading]] = defaultdict(list)
         with self.snapshot():
-            for workspace, raw in self._all(kept, since_s // HOUR_S, *mine):
+            for workspace, raw in self._all(kept, hour_of(since_s), *mine):
                 readings[workspace].append(_reading.decode(raw))
             for workspace, raw in self._all(
                 f"SELECT workspace, view FROM lanes WHERE true {only}",

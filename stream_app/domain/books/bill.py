@@ -18,10 +18,10 @@ from stream_app.domain.model.text import count
 
 _HOUR_MS: Final = 3_600_000
 _DIGITS: Final = 4  # of sums of Clay's fractions, so that no binary rest of them counts
-Verdict = Literal["agrees", "more", "less", "unknown"]
-UNEXPLAINED: Final = frozenset[Verdict]({"more", "less"})
+BillVerdict = Literal["agrees", "more", "less", "unknown"]
+UNEXPLAINED: Final = frozenset[BillVerdict]({"more", "less"})
 AGREES: Final = "agrees"
-AT_CLAY: Final = (
+COMPARE_BY_HAND: Final = (
     "To have it read, name a key of Clay's Public API in api_key_env of the workspace. Without "
     "one, compare by hand: Clay shows the credits of each table and day under Settings, Usage, and "
     "the page Money of the board what was booked"
@@ -58,7 +58,7 @@ class BilledDay(msgspec.Struct, frozen=True):
     least: int
     most: int
     unexplained: float
-    verdict: Verdict
+    verdict: BillVerdict
     unknown_ms: int
     says: str
 
@@ -122,7 +122,7 @@ def _billed(
     is_known = any(known for _, known in spans)
     above = max(0.0, taken - most) - max(0.0, least - taken)
     unexplained = round(above, _DIGITS)
-    verdict: Verdict = "unknown"
+    verdict: BillVerdict = "unknown"
     if is_known:
         verdict = "more" if unexplained > 0 else "less" if unexplained < 0 else "agrees"
     return BilledDay(
@@ -157,7 +157,7 @@ def _late(readings: Sequence[Reading]) -> Iterator[int | None]:
         yield max(0, reading.booked.guessed - begin.booked.guessed) if is_whole else None
 
 
-def _words(verdict: Verdict, unexplained: float, unknown_ms: int) -> Iterable[str]:
+def _words(verdict: BillVerdict, unexplained: float, unknown_ms: int) -> Iterable[str]:
     if verdict == "more":
         yield (
             f"Clay took {_credits(unexplained)} more than the leads explain: someone else used "

@@ -70,7 +70,7 @@ class Reading(msgspec.Struct, frozen=True, omit_defaults=True):
     rises: Whole = 0
 
 
-def reading(
+def balance_reading(
     last: Reading | None,
     at_ms: int,
     credits_: float,

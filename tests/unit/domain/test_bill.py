@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream_app.domain.books.bill import BilledDay, billed_days
-from stream_app.domain.limits.balance import Booked, Reading, reading
+from stream_app.domain.limits.balance import Booked, Reading, balance_reading
 from stream_app.domain.limits.budget import Budget, Period
 
 BEGIN_MS = 1_796_083_200_000  # 2026-12-01 00:00 UTC
@@ -78,7 +78,7 @@ class History:
         for minute in minutes:
             totals, reserved = self.booked(minute)
             readings.append(
-                reading(
+                balance_reading(
                     readings[-1] if readings else None,
                     BEGIN_MS + minute * MINUTE_MS,
                     self.balance(minute),
@@ -249,7 +249,7 @@ def test_one_reading_says_nothing(count: int) -> None:
 def test_what_was_booked_while_clay_was_asked_may_be_in_its_answer_or_not() -> None:
     before = Booked(100, 100, 100)
     after = before.said(CEILING, 8)
-    first = reading(None, BEGIN_MS, 50, before, after, Budget())
+    first = balance_reading(None, BEGIN_MS, 50, before, after, Budget())
     assert first.open == 8
     for already in (0, 8):
         then = Reading(BEGIN_MS + HOUR_MS, 50 - (8 - already), after)
