@@ -1,4 +1,4 @@
-"""The fallback: results that are served without Clay, top to bottom.
+"""The fallback: results that answer leads without Clay, top to bottom.
 
     cache_first, before the lane is asked:
         a fresh result of that person -> served_from_cache, and nothing is paid
@@ -12,7 +12,7 @@
 
 A result states its source and age, and each field where it comes from. A lead with a provisional
 result is sent all the same. Its result is then a higher version of the same lead. A lead that may
-be at Clay, or that is suppressed or forced, is never served.
+be at Clay, or that is suppressed or forced, is never answered in this way.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -73,7 +73,7 @@ class Fallback:
     _cache: Cache | None
     _local_facts: Callable[[Mapping[str, Scalar]], dict[str, tuple[Scalar, str]]]
 
-    async def serve_cached_first(
+    async def answer_cached_first(
         self,
         in_flight: InFlight,
         recorder: DeliveryRecorder[ResolvedLead],
@@ -84,12 +84,12 @@ class Fallback:
         """
         if not self._plan.destinations[recorder.resolved.destination.alias].cache_first:
             return False
-        if not self._may_serve(recorder):
+        if not self._may_answer(recorder):
             return False
         stored, _, _ = await self._look_up(recorder.resolved)
-        return await self._serve(in_flight, recorder, stored, ("cache",), "cache_first")
+        return await self._answer(in_flight, recorder, stored, ("cache",), "cache_first")
 
-    async def serve_same_person(
+    async def answer_same_person(
         self,
         in_flight: InFlight,
         resolved: ResolvedLead,
@@ -100,7 +100,7 @@ class Fallback:
         That is done under `cache_first`, and under `hold = "degrade"` on a held lane.
 
         The person's aliases stay with the lead that was bought. This lead does not change when to
-        buy again. It replaces the concluded row `replaced`. False: nothing was served, and it is a
+        buy again. It replaces the concluded row `replaced`. False: nothing answered it, and it is a
         duplicate.
         """
         destination = self._plan.destinations[resolved.destination.alias]
@@ -111,14 +111,14 @@ class Fallback:
         row = resolved.begin(self._clock.now_ms())
         recorder = DeliveryRecorder(self._plan, resolved, row, replaced=replaced)
         recorder.emit()
-        if await self.serve_cached_first(in_flight, recorder):
+        if await self.answer_cached_first(in_flight, recorder):
             return True
         if not degrades:
             return False
         stored, _, _ = await self._look_up(resolved)
-        return await self._serve(in_flight, recorder, stored, workspace.fallback)
+        return await self._answer(in_flight, recorder, stored, workspace.fallback)
 
-    async def serve_while_held(
+    async def answer_while_held(
         self,
         in_flight: InFlight,
         recorder: DeliveryRecorder[ResolvedLead],
@@ -140,7 +140,7 @@ class Fallback:
         # Then nothing is published here, and the caller has it concluded.
         if self._is_unwanted(resolved):
             return []
-        if await self._serve(in_flight, recorder, stored, workspace.fallback):
+        if await self._answer(in_flight, recorder, stored, workspace.fallback):
             return None
         answer = self._locally(recorder, person, company)
         if answer is None or not resolved.destination.callbacks:
@@ -244,7 +244,7 @@ class Fallback:
                 provenance[name] = FieldOrigin(source, now_ms)
         return FallbackAnswer("local", 0, fields, provenance) if fields else None
 
-    def _may_serve(self, recorder: DeliveryRecorder[ResolvedLead]) -> bool:
+    def _may_answer(self, recorder: DeliveryRecorder[ResolvedLead]) -> bool:
         """False for a lead that was sent already, even if it was refused.
 
         A callback may still settle it.
@@ -267,7 +267,7 @@ class Fallback:
         self,
         resolved: ResolvedLead,
     ) -> tuple[CacheHit | None, CacheEntry, CacheEntry]:
-        """Return what may be served, the entry of the person and the entry of the company."""
+        """Return what may answer the lead, the entry of the person and the entry of the company."""
         if self._cache is None:
             return None, NOTHING_CACHED, NOTHING_CACHED
         scope = resolved.destination.workspace, resolved.destination.alias
@@ -285,7 +285,7 @@ class Fallback:
         person = reduce(merge, entries, NOTHING_CACHED)
         return answer(self._plan.cache, person, company, self._clock.now_ms()), person, company
 
-    async def _serve(
+    async def _answer(
         self,
         in_flight: InFlight,
         recorder: DeliveryRecorder[ResolvedLead],
@@ -293,13 +293,13 @@ class Fallback:
         sources: Collection[str],
         reason: str = "",
     ) -> bool:
-        """Conclude the lead with a result of one of these sources, if it may still be served.
+        """Conclude the lead with a result of one of these sources, if it may still be answered.
 
         True: it is concluded.
         """
-        # `_may_serve` is the second look: the lead may have been suppressed or erased, or may have
+        # `_may_answer` is the second look: the lead may have been suppressed or erased, or may have
         # expired, while the cache was asked.
-        if stored is None or stored.source not in sources or not self._may_serve(recorder):
+        if stored is None or stored.source not in sources or not self._may_answer(recorder):
             return False
         in_flight.release_next()
         now_ms = self._clock.now_ms()

@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 
 from attrs import define, field
 
-from stream_app.domain.delivery.recorder import Attempt
+from stream_app.domain.delivery.recorder import AdmittedPost
 from stream_app.domain.model.records import ConsumedRecord
 from stream_app.partition.places import Limiter
 
@@ -102,7 +102,7 @@ class InFlight:
         execution: How far it was started, and the task that processes it.
         lock: What the locks keep of it.
         admission: What admission keeps of it.
-        attempt: What is known of its last POST, from the write-ahead on, except while the POST is
+        post: What is known of its last POST, from the write-ahead on, except while the POST is
             under way. Only `lead.py` writes it.
         next_may_start: Set when the next record of its topic may start; of its workspace, where
             workspaces share the partition.
@@ -119,7 +119,7 @@ class InFlight:
     execution: Execution = field(init=False, factory=Execution)
     lock: LockState = field(init=False, factory=LockState)
     admission: AdmissionState = field(init=False, factory=AdmissionState)
-    attempt: Attempt | None = field(init=False, default=None)
+    post: AdmittedPost | None = field(init=False, default=None)
     next_may_start: asyncio.Event = field(init=False, factory=asyncio.Event)
     waits: bool = field(init=False, default=False)
     turns: int = field(init=False, default=0)

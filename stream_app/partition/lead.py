@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from stream_app.clock import Clock
 from stream_app.domain.delivery.envelope import Envelope, lead_envelope
 from stream_app.domain.delivery.recorder import (
-    Attempt,
+    AdmittedPost,
     DeliveryRecorder,
     WriteBatch,
     failure,
@@ -65,7 +65,7 @@ from stream_app.partition.rows import Rows
 
 LeadRecorder = DeliveryRecorder[ResolvedLead]
 
-NextAttempt = int | None
+SendAgainAt = int | None
 """The earliest time of a lead's next attempt (epoch ms; 0: at once), or None if the lead is
 concluded.
 """
@@ -162,7 +162,7 @@ class LeadPipeline:
             unwanted = self._rows.why_not_sent(resolved)
             if unwanted is not None and unwanted.reason == "suppressed":
                 await self._conclusions.without_row(in_flight, resolved, "suppressed", unwanted)
-            elif why.reason != "same_person" or not await self._fallback.serve_same_person(
+            elif why.reason != "same_person" or not await self._fallback.answer_same_person(
                 in_flight,
                 resolved,
                 row,
@@ -172,17 +172,17 @@ class LeadPipeline:
         if verdict in ("uncertain", "resume"):
             self._intake.take(in_flight)  # its row shows an earlier step of this very record
         recorder = self._recorder(resolved, row, verdict, now_ms)
-        not_before_ms: NextAttempt = 0
+        not_before_ms: SendAgainAt = 0
         match verdict:
             case "uncertain":
                 # Its row says `sending`. If this process sent it, it knows the outcome: only the
                 # step that recorded it was lost. Else the send is uncertain.
                 in_flight.release_next()
-                attempt = in_flight.attempt
-                if attempt is None or attempt.row != recorder.row:
+                post = in_flight.post
+                if post is None or post.row != recorder.row:
                     await self._conclusions.uncertain(in_flight, recorder, _WORKER_DIED)
                     return
-                not_before_ms = await self._act_on(in_flight, recorder, attempt, has_slot=False)
+                not_before_ms = await self._act_on(in_flight, recorder, post, has_slot=False)
             case "decide":
                 # The replay process has brought it back when the grace of an uncertain send ended.
                 not_before_ms = await self._resend_or_park(in_flight, recorder)
@@ -226,7 +226,7 @@ class LeadPipeline:
             recorder.emit()
         return recorder
 
-    async def _resend_or_park(self, in_flight: InFlight, recorder: LeadRecorder) -> NextAttempt:
+    async def _resend_or_park(self, in_flight: InFlight, recorder: LeadRecorder) -> SendAgainAt:
         """Send a lead again whose grace ended without a callback, or park it, as policy says."""
         resolved = recorder.resolved
         if (
@@ -268,7 +268,7 @@ class LeadPipeline:
         if recorder.row.state == "refused":
             in_flight.release_next()
             await self._fallback.answer_refused(recorder)
-        if await self._fallback.serve_cached_first(in_flight, recorder):
+        if await self._fallback.answer_cached_first(in_flight, recorder):
             return
 
         def step_ahead(grant: Grant, now_ms: int) -> WriteBatch:
@@ -276,7 +276,7 @@ class LeadPipeline:
             step = recorder.write_ahead(grant, now_ms, self._rows.get)
             # Known from here on, before the commit: if that fails or this task is cancelled, a
             # recovery finds the row `sending` perhaps, and no POST of it was started.
-            in_flight.attempt = Attempt(recorder.row, grant)
+            in_flight.post = AdmittedPost(recorder.row, grant)
             return step
 
         was_probe = False
@@ -298,11 +298,11 @@ class LeadPipeline:
             )
             answer = await self._admission.admit(in_flight, request, step_ahead)
             if isinstance(answer, Grant):
-                attempt = await self._post(in_flight, recorder, answer)
-                retry_ms = await self._act_on(in_flight, recorder, attempt, has_slot=True)
+                post = await self._post(in_flight, recorder, answer)
+                retry_ms = await self._act_on(in_flight, recorder, post, has_slot=True)
                 if retry_ms is None:
                     return
-                if self._is_felt(attempt.outcome, retry_ms):
+                if self._is_felt(post.outcome, retry_ms):
                     await self._fallback.answer_refused(recorder)
                 not_before_ms = retry_ms
                 was_probe = answer.is_probe
@@ -313,7 +313,9 @@ class LeadPipeline:
             ):
                 return
 
-    async def _post(self, in_flight: InFlight, recorder: LeadRecorder, grant: Grant) -> Attempt:
+    async def _post(
+        self, in_flight: InFlight, recorder: LeadRecorder, grant: Grant
+    ) -> AdmittedPost:
         """Send the lead to Clay. A POST that would start too late is not started.
 
         This worker may have been frozen since the grant, and another worker may own the partition
@@ -321,10 +323,10 @@ class LeadPipeline:
         """
         age_ms = self._clock.boot_ms() - grant.at_boot_ms
         if age_ms > self._plan.delivery.max_request_start_age_s * 1000:
-            return Attempt(recorder.row, grant)
+            return AdmittedPost(recorder.row, grant)
         # Cleared before the POST and set right after it: if this task is cancelled in between,
         # nobody knows the outcome, and the row `sending` ends as uncertain.
-        in_flight.attempt = None
+        in_flight.post = None
         resolved = recorder.resolved
         outcome = await self._clay.send(
             resolved.destination.alias,
@@ -332,23 +334,23 @@ class LeadPipeline:
             resolved.body,
             recorder.row.trace_id,
         )
-        in_flight.attempt = attempt = Attempt(recorder.row, grant, outcome)
-        return attempt
+        in_flight.post = post = AdmittedPost(recorder.row, grant, outcome)
+        return post
 
     async def _act_on(
         self,
         in_flight: InFlight,
         recorder: LeadRecorder,
-        attempt: Attempt,
+        post: AdmittedPost,
         *,
         has_slot: bool,
-    ) -> NextAttempt:
+    ) -> SendAgainAt:
         """Commit the outcome of a POST.
 
         `has_slot`: as in `AdmissionQueue.settle`.
         """
-        grant = attempt.grant
-        outcome = attempt.outcome
+        grant = post.grant
+        outcome = post.outcome
         # No await from here to the step that each case submits: the lane with this settlement and
         # the row are written together.
         settlement = self._admission.settle(grant, outcome, has_slot=has_slot)
@@ -443,7 +445,7 @@ class LeadPipeline:
         in_flight.release_next()
         provisional: list[Record] | None = []
         if held.reason != LANE_BUSY:
-            provisional = await self._fallback.serve_while_held(in_flight, recorder)
+            provisional = await self._fallback.answer_while_held(in_flight, recorder)
         if provisional is None:
             return False
         # Second look: an operator may have suppressed the lead while the cache was asked. Then

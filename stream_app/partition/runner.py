@@ -215,7 +215,7 @@ class RecordRunner:
         if previous is not None and not previous.is_set():
             with in_flight.waiting():
                 await previous.wait()
-            if in_flight.suspended.is_set() and in_flight.attempt is None:
+            if in_flight.suspended.is_set() and in_flight.post is None:
                 # The previous record may have been given up, too, and must not be overtaken.
                 raise StreamSuspended
         # Until the bootstrap has ended, a lead may not even be answered from the cache: its person
@@ -223,7 +223,7 @@ class RecordRunner:
         if in_flight.source in PRIORITY and not self._bootstrapped.is_set():
             bootstrapped = asyncio.ensure_future(self._bootstrapped.wait())
             try:
-                if in_flight.attempt is None:
+                if in_flight.post is None:
                     await in_flight.wait_or_give_up(bootstrapped)
                 else:  # A suspension does not end it, because its outcome must be recorded.
                     with in_flight.waiting():

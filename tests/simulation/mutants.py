@@ -16,7 +16,7 @@ from stream_app.domain.delivery import recorder as history
 from stream_app.domain.delivery import resolve as seen
 from stream_app.domain.delivery import state_machine as delivery
 from stream_app.domain.delivery.envelope import Envelope, read_envelope
-from stream_app.domain.delivery.recorder import Attempt, DeliveryRecorder, WriteBatch
+from stream_app.domain.delivery.recorder import AdmittedPost, DeliveryRecorder, WriteBatch
 from stream_app.domain.delivery.resolve import ResolvedLead
 from stream_app.domain.delivery.state_machine import Delivery, Verdict
 from stream_app.domain.lane.admission import Grant, Held
@@ -196,7 +196,7 @@ def sends_whenever_it_wakes_up() -> Patch:
         in_flight: InFlight,
         recorder: LeadRecorder,
         grant: Grant,
-    ) -> Attempt:
+    ) -> AdmittedPost:
         fresh = msgspec.structs.replace(grant, at_boot_ms=self._clock.boot_ms())
         return await real(self, in_flight, recorder, fresh)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from unittest.mock import patch
 
-from stream_app.domain.delivery.recorder import Attempt
+from stream_app.domain.delivery.recorder import AdmittedPost
 from stream_app.domain.lane.admission import Grant
 from stream_app.domain.lane.lane import for_new_owner
 from stream_app.kafka.takeover import steps as stranded
@@ -30,10 +30,10 @@ def under_way_counts_as_not_started() -> Patch:
         in_flight: InFlight,
         recorder: LeadRecorder,
         grant: Grant,
-    ) -> Attempt:
+    ) -> AdmittedPost:
         lead = recorder.resolved
         sent = lead.destination.alias, grant.webhook_id, lead.body, recorder.row.trace_id
-        return Attempt(recorder.row, grant, await self._clay.send(*sent))
+        return AdmittedPost(recorder.row, grant, await self._clay.send(*sent))
 
     return patch.object(LeadPipeline, "_post", post)
 

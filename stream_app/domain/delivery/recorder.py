@@ -104,7 +104,7 @@ class WriteBatch(msgspec.Struct, frozen=True, gc=False):
     durations: tuple[Duration, ...] = ()
 
 
-class Attempt(msgspec.Struct, frozen=True, gc=False):
+class AdmittedPost(msgspec.Struct, frozen=True, gc=False):
     """An admitted lead, whose row was written ahead, and then the result of its POST.
 
     As long as the lead's current row is this one, its outcome has not been recorded and the lead
