@@ -314,7 +314,10 @@ class LeadPipeline:
                 return
 
     async def _post(
-        self, in_flight: InFlight, recorder: LeadRecorder, grant: Grant
+        self,
+        in_flight: InFlight,
+        recorder: LeadRecorder,
+        grant: Grant,
     ) -> AdmittedPost:
         """Send the lead to Clay. A POST that would start too late is not started.
 
