@@ -10,6 +10,9 @@ from stream_app.clay import Egress
 from stream_app.clay.client import ClayClient, Endpoint, HostCheck, Webhooks
 from stream_app.clay.runs import MOST_RESULT_BYTES, ApiEndpoint, ClayApi, Doors, Routines
 from stream_app.dev.simulator import Simulator, parse_script
+from stream_app.domain.books.bill import billed_days
+from stream_app.domain.limits.balance import Booked, Reading, balance_reading
+from stream_app.domain.limits.budget import Budget
 from stream_app.domain.model.outcome import (
     Accepted,
     Denied,
@@ -520,5 +523,52 @@ async def test_it_speaks_with_the_simulator() -> None:
                 "HTTP 401: Clay refuses the workspace's API key: make one in Clay and put it into "
                 "the variable of api_key_env (Clay said: Invalid API key.)"
             )
+    finally:
+        await sim.stop()
+
+
+async def test_the_simulated_balance_agrees_with_the_books_and_names_what_others_take() -> None:
+    script = SCRIPT.replace('requires = ["Email"]', 'requires = ["Email"]\ncost_output = "credits"')
+    sim = Simulator(parse_script(script))
+    await sim.start()
+    try:
+        async with patient() as clay:
+            endpoint = ApiEndpoint(f"{sim.url}/public/v0", KEY)
+            routines = Routines(
+                ClayApi(clay),
+                {"people": endpoint},
+                {"acme": endpoint},
+                lambda *_: None,
+            )
+
+            async def cost_of_a_lead() -> int:
+                outcome = await routines.api.run(endpoint, ROUTINE, BODY)
+                run = of_type(Accepted, outcome).run
+
+                async def is_finished() -> bool:
+                    return isinstance(await routines.results("people", run), RunFinished)
+
+                await wait_until(is_finished)
+                finished = of_type(RunFinished, await routines.results("people", run))
+                return of_type(int, finished.items[0].outputs["credits"])
+
+            async def read(last: Reading | None, booked: Booked) -> Reading:
+                left = of_type(float, await routines.balance("acme"))
+                at_ms = 0 if last is None else last.at_ms + 600_000
+                return balance_reading(last, at_ms, left, booked, booked, Budget())
+
+            booked = Booked()
+            readings = [await read(None, booked)]
+            for _ in range(3):
+                booked = booked.said(20, await cost_of_a_lead())
+            readings.append(await read(readings[-1], booked))
+            [day] = billed_days(readings)
+            assert day.taken == sim.ledger.tally.workspaces()["acme"].credits_charged
+            assert (day.taken, day.booked, day.verdict) == (6, 6, "agrees")
+            await cost_of_a_lead()  # of another program, which nobody here books
+            readings.append(await read(readings[-1], booked))
+            [day] = billed_days(readings)
+            assert day.taken == sim.ledger.tally.workspaces()["acme"].credits_charged
+            assert (day.taken, day.drift, day.unexplained, day.verdict) == (8, 2, 2, "more")
     finally:
         await sim.stop()

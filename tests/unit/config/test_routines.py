@@ -7,7 +7,7 @@ import pytest
 
 from stream_app.clay.runs import ApiEndpoint
 from stream_app.config import load_settings
-from stream_app.config.reload import Configuration
+from stream_app.config.reload import NOTHING_NEW, Configuration, accounts_of, apis_of
 from stream_app.domain.model.addresses import API_URL
 from stream_app.domain.model.errors import SettingsError
 from stream_app.domain.plan import Destination, Workspace
@@ -179,6 +179,39 @@ def test_a_workspace_with_a_routine_needs_its_own_key(tmp_path: Path) -> None:
         "workspace_defaults.api_key_env: a key is of one workspace; "
         "write it under [workspaces.NAME]"
     )
+
+
+ACME_OF_WEBHOOKS = f"""{CAP}
+[workspaces.acme]
+api_key_env = "CLAY_KEY_ACME"
+{{}}
+{WEBHOOKS}"""
+URL_OF_HOOK = {"HOOK": "https://api.clay.com/v3/sources/webhook/s3cret-slug"}
+
+
+def test_a_workspace_with_webhooks_may_have_a_key_for_its_balance(tmp_path: Path) -> None:
+    settings = load(tmp_path, ACME_OF_WEBHOOKS.format(""), SECRETS | URL_OF_HOOK)
+    assert accounts_of(settings) == {"acme": ApiEndpoint(API_URL, API_KEY)}
+    assert apis_of(settings) == {}
+    elsewhere = ACME_OF_WEBHOOKS.format('api_url = "https://collects-keys.example.com/v0"')
+    [line] = problems(tmp_path, elsewhere, SECRETS | URL_OF_HOOK)
+    assert line == (
+        "workspaces.acme.api_url: the API's host must be one of allowed_hosts (api.clay.com)"
+    )
+
+
+def test_a_running_worker_adopts_a_key_for_webhooks(tmp_path: Path) -> None:
+    path = tmp_path / "stream_app.toml"
+    path.write_text(ACME_OF_WEBHOOKS.format(""))
+    environ = SECRETS | URL_OF_HOOK
+    configuration = Configuration(
+        load_settings(path, environ),
+        lambda: load_settings(path, environ),
+    )
+    assert asyncio.run(configuration.reload("c1")) == NOTHING_NEW
+    environ["CLAY_KEY_ACME"] = "s3cret-new"
+    assert asyncio.run(configuration.reload("c2")).text == "adopted: the API key of workspace acme"
+    assert configuration.accounts == {"acme": ApiEndpoint(API_URL, "s3cret-new")}
 
 
 def test_webhooks_and_routines_have_a_workspace_each(tmp_path: Path) -> None:
