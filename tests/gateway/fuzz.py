@@ -43,7 +43,7 @@ Answer = tuple[int | None, bytes]
 
 
 @dataclass
-class Ledger:
+class Findings:
     """What happened. `faults` must stay empty."""
 
     requests: int = 0
@@ -119,72 +119,72 @@ def is_proven(callback: Callback, sent: list[Sent]) -> bool:
     return False
 
 
-def check(ledger: Ledger, gateway: Gateway, sent: list[Sent], answers: list[Answer]) -> None:
+def check(findings: Findings, gateway: Gateway, sent: list[Sent], answers: list[Answer]) -> None:
     """Count requests that were under way at the same time, and check what must hold of them."""
     new = gateway.inbox.callbacks()
     gateway.inbox.records.clear()
     accepted = hung_up = 0
     for one, (status, text) in zip(sent, answers, strict=True):
-        ledger.requests += 1
-        ledger.callbacks += one.path.startswith("/callbacks/")
-        ledger.unanswered += status is None
-        ledger.statuses.update([] if status is None else [status])
+        findings.requests += 1
+        findings.callbacks += one.path.startswith("/callbacks/")
+        findings.unanswered += status is None
+        findings.statuses.update([] if status is None else [status])
         accepted += status == 200 and not one.path.startswith("/healthz")
         hung_up += one.ends == "hangs up"
         about = (
-            f"request {ledger.requests}: {one.method} {one.path!r} {one.headers} "
+            f"request {findings.requests}: {one.method} {one.path!r} {one.headers} "
             f"{one.raw()[:300]!r}"
         )
         if any(hidden.encode() in text for hidden in HIDDEN):
-            ledger.faults.append(f"{about}: a secret is in the answer {text!r}")
+            findings.faults.append(f"{about}: a secret is in the answer {text!r}")
         if status in (500, 502, 504) or (
             status is not None and one.method != "HEAD" and not text.strip()
         ):
-            ledger.faults.append(f"{about}: {status} {text[:300]!r}")
+            findings.faults.append(f"{about}: {status} {text[:300]!r}")
     if not accepted <= len(new) <= accepted + hung_up:
-        ledger.faults.append(
+        findings.faults.append(
             f"{accepted} answers of 200, {len(new)} kept: {[one.raw()[:200] for one in sent]}",
         )
     for callback in new:
         if not is_proven(callback, sent):
-            ledger.faults.append(f"kept as {callback} without a token of it")
+            findings.faults.append(f"kept as {callback} without a token of it")
 
 
-async def check_held(ledger: Ledger, gateway: Gateway, sent: list[Sent]) -> None:
+async def check_held(findings: Findings, gateway: Gateway, sent: list[Sent]) -> None:
     """Have Kafka take again what is held of these requests, and check it."""
     gateway.inbox.fails_with = None
     if await gateway.holding.write_rest(10):
-        ledger.faults.append(f"held and not written: {[one.raw()[:200] for one in sent]}")
+        findings.faults.append(f"held and not written: {[one.raw()[:200] for one in sent]}")
     for callback in gateway.inbox.callbacks():
         if not is_proven(callback, sent):
-            ledger.faults.append(f"held as {callback} without a token of it")
+            findings.faults.append(f"held as {callback} without a token of it")
     gateway.inbox.records.clear()
 
 
-async def fuzz(requests: int, seed: int) -> tuple[Ledger, Gateway]:
-    """Send this many requests. Return their ledger, and the gateway with its counters."""
+async def fuzz(requests: int, seed: int) -> tuple[Findings, Gateway]:
+    """Send this many requests. Return their findings, and the gateway with its counters."""
     rng = random.Random(seed)
-    ledger = Ledger()
+    findings = Findings()
     gateway = Gateway(limits=LIMITS)
     for _ in range(requests):
         gateway.inbox.fails_with = BrokerUnavailable("away") if rng.random() < 0.01 else None
         sent = make(rng)
         try:
             answer = await answer_of(gateway, sent)
-        except Exception as error:  # noqa: BLE001 - any is a crash of the gateway, and one more line of the ledger
-            ledger.faults.append(f"request {ledger.requests}: {error!r} at {sent}")
+        except Exception as error:  # noqa: BLE001 - any is a crash of the gateway, and one more line of the findings
+            findings.faults.append(f"request {findings.requests}: {error!r} at {sent}")
             continue
-        check(ledger, gateway, [sent], [answer])
-        await check_held(ledger, gateway, [sent])
+        check(findings, gateway, [sent], [answer])
+        await check_held(findings, gateway, [sent])
     counted = gateway.counted()
     responses = gateway.responses()
-    if sum(counted.values()) != ledger.callbacks:
-        ledger.faults.append(f"{ledger.callbacks} callbacks, counted {counted}")
-    if responses != {str(status): count for status, count in ledger.statuses.items()}:
-        ledger.faults.append(f"answered {ledger.statuses}, counted {responses}")
-    if counted.get("gone", 0) != ledger.unanswered:
-        ledger.faults.append(f"{ledger.unanswered} not answered, counted {counted}")
-    return ledger, gateway
+    if sum(counted.values()) != findings.callbacks:
+        findings.faults.append(f"{findings.callbacks} callbacks, counted {counted}")
+    if responses != {str(status): count for status, count in findings.statuses.items()}:
+        findings.faults.append(f"answered {findings.statuses}, counted {responses}")
+    if counted.get("gone", 0) != findings.unanswered:
+        findings.faults.append(f"{findings.unanswered} not answered, counted {counted}")
+    return findings, gateway
 
 
 def bytes_of(sent: Sent) -> bytes:
@@ -232,13 +232,13 @@ def waits(sent: Sent) -> bool:
     )
 
 
-async def fuzz_through_nginx(requests: int, seed: int) -> tuple[Ledger, Gateway]:
+async def fuzz_through_nginx(requests: int, seed: int) -> tuple[Findings, Gateway]:
     """Send this many requests to nginx, some at a time, with a gateway of this process behind it.
 
     Those that nginx waits for in vain come last, together.
     """
     rng = random.Random(seed)
-    ledger = Ledger()
+    findings = Findings()
     gateway = Gateway(limits=THROUGH_NGINX)
     port = free_port()
     made = 0
@@ -254,9 +254,9 @@ async def fuzz_through_nginx(requests: int, seed: int) -> tuple[Ledger, Gateway]
                     BrokerUnavailable("away") if rng.random() < 0.01 else None
                 )
                 answers = await asyncio.gather(*(answer_through(nginx.port, one) for one in sent))
-                check(ledger, gateway, sent, answers)
-                await check_held(ledger, gateway, sent)
-    return ledger, gateway
+                check(findings, gateway, sent, answers)
+                await check_held(findings, gateway, sent)
+    return findings, gateway
 
 
 def main() -> int:
@@ -266,21 +266,21 @@ def main() -> int:
     args = parser.parse_args()
     log.configure("console", level="critical")
     began = time.monotonic()
-    ledger, gateway = asyncio.run(fuzz_through_nginx(args.requests, args.seed))
+    findings, gateway = asyncio.run(fuzz_through_nginx(args.requests, args.seed))
     out = Console()
     out.print(
         (
-            f"{ledger.requests} requests in {time.monotonic() - began:.0f} s, "
-            f"{len(ledger.faults)} faults"
+            f"{findings.requests} requests in {time.monotonic() - began:.0f} s, "
+            f"{len(findings.faults)} faults"
         ),
     )
     out.print(
-        f"answers: {dict(sorted(ledger.statuses.items()))}, not answered: {ledger.unanswered}",
+        f"answers: {dict(sorted(findings.statuses.items()))}, not answered: {findings.unanswered}",
     )
     out.print(f"counted: {dict(sorted(gateway.counted().items()))}")
-    for line in ledger.faults[:20]:
+    for line in findings.faults[:20]:
         out.print(line, markup=False)
-    return 1 if ledger.faults else 0
+    return 1 if findings.faults else 0
 
 
 if __name__ == "__main__":

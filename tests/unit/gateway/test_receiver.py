@@ -337,9 +337,9 @@ async def test_keys_that_go_while_a_body_comes_leave_no_request_without_its_proo
 async def test_none_crashes_none_is_taken_without_a_token_and_each_is_counted(
     requests: int,
 ) -> None:
-    ledger, gateway = await fuzz(requests, seed=7)
-    assert ledger.faults == []
-    assert ledger.requests == requests
+    findings, gateway = await fuzz(requests, seed=7)
+    assert findings.faults == []
+    assert findings.requests == requests
     counted = gateway.counted()
     assert counted["enriched"] > requests // 10, "most were not far from right"
     assert len(counted) > 20, "and wrong in every way that there is"
@@ -352,5 +352,5 @@ async def test_the_check_finds_an_accepted_token_of_another_lead(
         return Verified("") if token.count(".") == 1 else "malformed"
 
     monkeypatch.setattr(receiver, "verify", whose_ever)
-    ledger, _ = await fuzz(500, seed=7)
-    assert any("without a token of it" in line for line in ledger.faults)
+    findings, _ = await fuzz(500, seed=7)
+    assert any("without a token of it" in line for line in findings.faults)
