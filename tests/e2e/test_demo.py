@@ -129,7 +129,6 @@ def test_the_demo_tells_the_same_story_through_routines(
     assert outcome["in_the_outage"]["balanced"]
     ledger = outcome["ledger"]
     assert ledger["doubles"] == ledger["missing"] == ledger["unknown"] == []
-    assert ledger["uncertain"] == 0, "a completion webhook names each run whose answer was lost"
     assert ledger["charged"] == ledger["booked"] > 200 * 2
     assert outcome["replays"] == outcome["dead_letters"] > 0
     assert outcome["exit_codes"] == dict.fromkeys(APPS, 0)
