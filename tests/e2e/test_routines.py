@@ -293,7 +293,9 @@ async def test_without_credits_a_backlog_is_held_and_not_burnt(
         worker = line.join()
         await line.publish(line.leads(leads))
         await line.until(
-            lambda: line.last()["held_paused"] >= 1, 90, "the lane says that it is held"
+            lambda: line.last()["held_paused"] >= 1,
+            90,
+            "the lane says that it is held",
         )
         held_ms = now_ms()
         _, explained = await line.run("explain")
