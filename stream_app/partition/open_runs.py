@@ -134,12 +134,12 @@ class OpenRuns:
         Returns:
             How many there are, and when the POST of the oldest was accepted, epoch ms.
         """
-        found: dict[str, tuple[int, int]] = {}
+        runs: dict[str, tuple[int, int]] = {}
         for key in self._leads.values():
             place = self._places[key]
-            count, oldest_ms = found.get(place.routine.destination, (0, place.accepted_ms))
-            found[place.routine.destination] = count + 1, min(oldest_ms, place.accepted_ms)
-        return found
+            count, oldest_ms = runs.get(place.routine.destination, (0, place.accepted_ms))
+            runs[place.routine.destination] = (count + 1, min(oldest_ms, place.accepted_ms))
+        return runs
 
     def lead_of_run(self, routine: RoutinePlace, run: str) -> bytes | None:
         """Return the row key of the lead that waits for this run."""

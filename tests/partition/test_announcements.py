@@ -6,12 +6,11 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, Final
 
-import msgspec
 import pytest
 
 from stream_app.domain.delivery.state_machine import delivery_key, item_id
 from stream_app.domain.model.errors import Aborted
-from stream_app.domain.model.messages import RunNotification, Status
+from stream_app.domain.model.messages import Status
 from stream_app.domain.model.outcome import Accepted, Uncertain
 from stream_app.domain.model.records import Record
 from stream_app.domain.model.run import (
@@ -73,15 +72,6 @@ class RoutineBench(Bench):
         self.at_clay = RunsAtClay()
         super().__init__(setup, runs=self.at_clay, **others)
         self.change_destination(run_webhook="wh_1")
-
-    def announce(self, run: str, workspace: str = "acme", destination: str = "") -> None:
-        announce(self, run, workspace, destination)
-
-
-def announce(bench: Bench, run: str, workspace: str = "acme", destination: str = "") -> None:
-    """Have the gateway store the announcement of a run."""
-    value = RunNotification(workspace, destination or f"{workspace}-main", run, now_ms())
-    bench.put(bench.plan.topics.callbacks, msgspec.json.encode(value), workspace.encode())
 
 
 @pytest.mark.parametrize(
@@ -360,7 +350,7 @@ async def test_an_announcement_of_nothing_configured_is_reported(
 @virtual_time
 async def test_a_table_announces_no_runs() -> None:
     bench = Bench()
-    announce(bench, "run-1")
+    bench.announce("run-1")
     await bench.serve_for(2.0)
     assert bench.unmatched(0) == [("callback_unmatched", "unknown_destination")]
 
@@ -390,7 +380,7 @@ async def test_with_announcements_each_lead_takes_one_look() -> None:
     bench.publish_leads(20)
     await asyncio.sleep(13.0)
     for number in range(1, 21):
-        announce(bench, f"run_{number}")
+        bench.announce(f"run_{number}")
     await asyncio.sleep(5.0)
     assert len(bench.results()) == 20
     assert {len(looks) for looks in clay.looks.values()} == {1}
@@ -408,7 +398,7 @@ async def test_an_announcement_of_a_run_that_goes_on_costs_one_look() -> None:
     await bench.serve()
     bench.publish_leads(1)
     await asyncio.sleep(10.0)
-    announce(bench, "run_1")
+    bench.announce("run_1")
     await asyncio.sleep(30.0)
     assert len(clay.all_looks) == 1
     await asyncio.sleep(100.0)
@@ -425,7 +415,7 @@ async def test_announcements_of_settled_runs_do_nothing_however_often_they_come(
     bench.publish_leads(1)
     await asyncio.sleep(10.0)
     for _ in range(5):
-        announce(bench, "run_1")
+        bench.announce("run_1")
         await asyncio.sleep(10.0)
     assert len(clay.all_looks) == 1
     assert bench.history("id0")[-1] == "enriched"
@@ -544,7 +534,7 @@ async def test_a_run_that_was_known_by_a_step_that_is_lost_is_asked_about_again(
     bench.store.transact = transact  # type: ignore[method-assign]  # a Kafka that aborts once
     bench.publish_leads(1)
     await asyncio.sleep(5.0)
-    announce(bench, "run_1")
+    bench.announce("run_1")
     await asyncio.sleep(30.0)
     assert failed == 1
     assert bench.history("id0")[-2:] == ["accepted", "enriched"]

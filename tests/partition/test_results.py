@@ -25,7 +25,6 @@ from stream_app.domain.model.run import (
     RunUnfinished,
     RunUnread,
 )
-from tests.partition.test_announcements import announce
 from tests.simulation.schedule import POLL_AFTER_S, Setup
 from tests.support.partition.bench import LEAD, Bench
 from tests.support.partition.runs import RoutineClay
@@ -312,7 +311,7 @@ async def test_a_run_that_nobody_announces_is_looked_at_beside_those_that_are() 
             await asyncio.sleep(0.1)
             finished = sum(at_ms + 5_200 <= now_ms() for at_ms in bench.clay.posts_ms)
             for number in range(announced + 1, finished + 1):
-                announce(bench, f"run_{number}")
+                bench.announce(f"run_{number}")
             announced = max(announced, finished)
 
     telling = asyncio.create_task(announce_the_others())

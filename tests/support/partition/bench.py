@@ -19,7 +19,13 @@ from stream_app.domain.delivery.state_machine import (
 )
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.limits.budget import Budget, Period, Reservation
-from stream_app.domain.model.messages import Callback, Result, Status, StatusEvent
+from stream_app.domain.model.messages import (
+    Callback,
+    Result,
+    RunNotification,
+    Status,
+    StatusEvent,
+)
 from stream_app.domain.model.records import ConsumedRecord, Record
 from stream_app.partition.owner import PartitionOwner
 from tests.simulation.client import Link, MemoryStream
@@ -225,6 +231,12 @@ class Bench:
             actions=1,
         )
         value = msgspec.json.encode(msgspec.structs.replace(callback, **changes))
+        self.put(self.plan.topics.callbacks, value, workspace.encode())
+
+    def announce(self, run: str, workspace: str = "acme", destination: str = "") -> None:
+        """Have the gateway store the announcement of a run."""
+        announced = RunNotification(workspace, destination or f"{workspace}-main", run, now_ms())
+        value = msgspec.json.encode(announced)
         self.put(self.plan.topics.callbacks, value, workspace.encode())
 
     def command(
