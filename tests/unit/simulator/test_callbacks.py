@@ -112,7 +112,7 @@ def fault(kind: str, more: str = "") -> str:
 
 
 @pytest.mark.parametrize(
-    ("more", "found"),
+    ("more", "employees"),
     [
         ('column = "employees"', ""),
         ('column = "phone"', "38"),
@@ -124,7 +124,7 @@ async def test_a_provider_that_fails_is_charged_and_finds_nothing(
     start: Start,
     receiver: RawServer,
     more: str,
-    found: str,
+    employees: str,
 ) -> None:
     always = BODY.replace("[table", '[table.callback]\nrun_if = "always"\n[table', 1)
     bench = await called_back(
@@ -133,7 +133,7 @@ async def test_a_provider_that_fails_is_charged_and_finds_nothing(
         f'{COLUMNS}{always}[[fault]]\nkind = "provider_fails"\n{more}\n',
     )
     (body,) = bodies(receiver)
-    assert (body["employees"], body["spent"]) == (found, "3")
+    assert (body["employees"], body["spent"]) == (employees, "3")
     charges = await bench.of_kind("charge", 4)
     assert [line["column"] for line in charges if line.get("credits")] == [
         "company",
