@@ -81,7 +81,8 @@ async def fill(
 
     Returns how many rows.
     """
-    producer = AIOKafkaProducer(bootstrap_servers=bootstrap, linger_ms=50, max_batch_size=2**19)
+    # As large as the batches of a worker at most: larger ones are read record by record.
+    producer = AIOKafkaProducer(bootstrap_servers=bootstrap, linger_ms=50, max_batch_size=2**18)
     await producer.start()
     rows = 0
     try:
