@@ -129,7 +129,7 @@ def booked(
         return _called_back(lane, row, cost, destination, policy, now_ms, callback), None, None
     booked_now = Reservation(period.day, period.month, cost.credits, cost.actions)
     spent = booked_now
-    paid = lane.paid.said if callback.credits is not None else lane.paid.unsaid
+    paid = lane.paid.reported if callback.credits is not None else lane.paid.unreported
     totals = paid(period.credits, cost.credits)
     if reserved is None and before is not None:
         lane = msgspec.structs.replace(lane, budget=budget.unbook(lane.budget, before))
@@ -216,8 +216,8 @@ def _with_answer(
 
 def unsaid(callback: Callback) -> tuple[Meter, ...]:
     """Return the meters whose cost an answer does not say, so that the estimate is booked."""
-    said: dict[Meter, int | None] = {"credits": callback.credits, "actions": callback.actions}
-    return tuple(meter for meter, cost in said.items() if cost is None)
+    costs: dict[Meter, int | None] = {"credits": callback.credits, "actions": callback.actions}
+    return tuple(meter for meter, cost in costs.items() if cost is None)
 
 
 def _bounded(reported: int | None, estimated: int) -> int:

@@ -108,7 +108,7 @@ def settled(
                 credits=cost.credits,
                 actions=cost.actions,
             )
-            paid = lane.paid.unsaid(grant.reservation.credits, cost.credits)
+            paid = lane.paid.unreported(grant.reservation.credits, cost.credits)
             lane = msgspec.structs.replace(lane, budget=settled_budget, paid=paid)
             return lane, Settlement(True, now_ms, spent=spent)
         case Uncertain():
@@ -257,7 +257,7 @@ def charged(lane: Lane, reservation: Reservation) -> Lane:
     return msgspec.structs.replace(
         lane,
         budget=budget.settle(lane.budget, reservation, cost),
-        paid=lane.paid.unsaid(cost.credits, cost.credits),
+        paid=lane.paid.unreported(cost.credits, cost.credits),
     )
 
 

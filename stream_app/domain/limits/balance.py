@@ -26,7 +26,7 @@ class Booked(msgspec.Struct, frozen=True, omit_defaults=True):
     most: Whole = 0
     guessed: Whole = 0
 
-    def said(self, reserved: int, cost: int) -> "Booked":
+    def reported(self, reserved: int, cost: int) -> "Booked":
         """Add a lead whose cost Clay's answer says.
 
         A cost is booked in whole credits, rounded up, so the true one may be up to one below it.
@@ -35,7 +35,7 @@ class Booked(msgspec.Struct, frozen=True, omit_defaults=True):
         least = max(0, min(reserved, cost) - 1)
         return Booked(self.credits + cost, self.least + least, self.most + cost, self.guessed)
 
-    def unsaid(self, reserved: int, cost: int) -> "Booked":
+    def unreported(self, reserved: int, cost: int) -> "Booked":
         """Add a lead whose cost nobody says: between nothing and what was reserved for it."""
         most = max(reserved, cost)
         return Booked(self.credits + cost, self.least, self.most + most, self.guessed + most)

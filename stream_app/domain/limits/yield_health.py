@@ -60,7 +60,13 @@ _FIRST_MEAN: Final = 0.45
 _FIRST_VARIANCE: Final = 0.0625
 
 
-class ListYield(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class ListYield(
+    msgspec.Struct,
+    frozen=True,
+    array_like=True,
+    omit_defaults=True,
+    gc=False,
+):
     """The answers to the leads of one list: 6 numbers.
 
     Attributes:
@@ -80,7 +86,13 @@ class ListYield(msgspec.Struct, frozen=True, array_like=True, gc=False):
     credits: Whole = 0
 
 
-class ColumnYieldHealth(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class ColumnYieldHealth(
+    msgspec.Struct,
+    frozen=True,
+    array_like=True,
+    omit_defaults=True,
+    gc=False,
+):
     """What is known of a column: at most 24 numbers, of which 18 are those of three lists.
 
     Attributes:
@@ -299,7 +311,8 @@ def _with_list(column: ColumnYieldHealth, list_id: int) -> ColumnYieldHealth:
         return column
     mine = next((known for known in lists if known.id == list_id), ListYield(list_id))
     others = tuple(known for known in lists if known.id != list_id)
-    mean, variance = column.mean, column.variance
+    mean = column.mean
+    variance = column.variance
     for left in others[_LISTS - 1 :]:
         mean, variance = _learned(mean, variance, left)
     return msgspec.structs.replace(
@@ -326,7 +339,8 @@ def _usual(column: ColumnYieldHealth) -> tuple[float, float]:
 
     That is the beta distribution which has the mean and variance of the levels of other lists.
     """
-    mean, variance = column.mean, column.variance
+    mean = column.mean
+    variance = column.variance
     for other in column.lists[1:]:
         mean, variance = _learned(mean, variance, other)
     mean = min(max(mean, _LEAST_LEVEL), 1 - _LEAST_LEVEL)

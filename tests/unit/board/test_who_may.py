@@ -144,6 +144,7 @@ async def test_the_board_answers_only_who_may_ask(folder: Path, has_token: bool)
                 "/leads",
                 "/waiting",
                 "/lanes",
+                "/bill",
                 "/books",
                 "/dlq",
                 "/imports",

@@ -560,7 +560,7 @@ async def test_the_simulated_balance_agrees_with_the_books_and_names_what_others
             booked = Booked()
             readings = [await read(None, booked)]
             for _ in range(3):
-                booked = booked.said(20, await cost_of_a_lead())
+                booked = booked.reported(20, await cost_of_a_lead())
             readings.append(await read(readings[-1], booked))
             [day] = billed_days(readings)
             assert day.taken == sim.ledger.tally.workspaces()["acme"].credits_charged

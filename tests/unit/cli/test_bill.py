@@ -83,9 +83,9 @@ def test_what_cannot_be_compared_says_why(
 ) -> None:
     answers(monkeypatch, *bills)
     assert main(["books", "--clay"]) == 0
-    said = " ".join(capsys.readouterr().err.split())
+    printed = " ".join(capsys.readouterr().err.split())
     if bills:
-        assert said == "acme: no two readings of Clay's balance can be compared yet"
+        assert printed == "acme: no two readings of Clay's balance can be compared yet"
     else:
-        assert "acme: no reading of Clay's balance. To have it read" in said
-        assert "Settings, Usage" in said
+        assert "acme: no reading of Clay's balance. To have it read" in printed
+        assert "Settings, Usage" in printed

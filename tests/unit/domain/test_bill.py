@@ -21,14 +21,14 @@ ESTIMATE = 6
 class Lead:
     """A lead from its POST to the end, in minutes from the beginning.
 
-    said     Clay's answer says the cost.
+    reported Clay's answer says the cost.
     charged  when Clay takes the cost.
     settled  when the books have it.
     again    when an answer comes to a lead that was booked at its ceiling, if one comes.
     """
 
     cost: int
-    said: bool
+    reported: bool
     sent: int
     charged: int
     settled: int
@@ -64,13 +64,13 @@ class History:
             if lead.settled > minute:
                 continue
             if lead.again is not None:
-                totals = totals.unsaid(CEILING, CEILING)
+                totals = totals.unreported(CEILING, CEILING)
                 if lead.again <= minute:
                     totals = totals.corrected(CEILING, lead.cost)
-            elif lead.said:
-                totals = totals.said(CEILING, lead.cost)
+            elif lead.reported:
+                totals = totals.reported(CEILING, lead.cost)
             else:
-                totals = totals.unsaid(CEILING, ESTIMATE)
+                totals = totals.unreported(CEILING, ESTIMATE)
         return totals, reserved
 
     def readings(self, minutes: list[int]) -> list[Reading]:
@@ -98,14 +98,14 @@ def drawn_leads(draw: st.DrawFn) -> Lead:
     sent = draw(st.integers(0, 4_000))
     cost = draw(st.integers(0, CEILING))
     settled = sent + draw(st.integers(0, 300))
-    kind = draw(st.sampled_from(["said", "unsaid", "late", "lost"]))
+    kind = draw(st.sampled_from(["reported", "unreported", "late", "lost"]))
     if kind == "lost":
         again = settled + draw(st.integers(0, 900))
-        return Lead(cost, said=True, sent=sent, charged=again, settled=settled, again=again)
+        return Lead(cost, reported=True, sent=sent, charged=again, settled=settled, again=again)
     charged = draw(st.integers(sent, settled))
     if kind == "late":  # a destination without callbacks
         charged = settled + draw(st.integers(0, 60))
-    return Lead(cost, said=kind == "said", sent=sent, charged=charged, settled=settled)
+    return Lead(cost, reported=kind == "reported", sent=sent, charged=charged, settled=settled)
 
 
 LEADS = st.lists(drawn_leads(), max_size=30)
@@ -175,7 +175,7 @@ def test_a_rise_makes_its_time_unknown_and_never_a_finding_that_clay_took_more(
         assert ("cannot be compared" in day.says) == (day.unknown_ms > 0)
 
 
-IDLE = Lead(5, said=True, sent=1, charged=1, settled=1)
+IDLE = Lead(5, reported=True, sent=1, charged=1, settled=1)
 
 
 def test_a_top_up_alone_leaves_the_rest_of_the_day_compared() -> None:
@@ -203,7 +203,7 @@ def test_a_top_up_that_is_used_up_before_the_next_reading_is_told_as_too_little_
 
 
 def test_what_is_booked_before_midnight_may_be_taken_after_it() -> None:
-    late = Lead(CEILING, said=False, sent=1_430, charged=1_450, settled=1_435)
+    late = Lead(CEILING, reported=False, sent=1_430, charged=1_450, settled=1_435)
     today, yesterday = History([late]).days([1_400, 1_441, 1_500])
     assert (yesterday.booked, yesterday.taken, yesterday.verdict) == (ESTIMATE, 0, "agrees")
     assert (today.booked, today.taken, today.most) == (0, CEILING, CEILING)
@@ -211,7 +211,7 @@ def test_what_is_booked_before_midnight_may_be_taken_after_it() -> None:
 
 
 def test_an_answer_that_comes_when_its_lead_was_given_up_explains_what_clay_took() -> None:
-    lost = Lead(CEILING, said=True, sent=1, charged=1_600, settled=1_300, again=1_600)
+    lost = Lead(CEILING, reported=True, sent=1, charged=1_600, settled=1_300, again=1_600)
     today, _ = History([lost]).days([1_200, 1_310, 1_380, 1_441, 1_700])
     assert (today.booked, today.taken, today.verdict) == (0, CEILING, "agrees")
 
@@ -248,7 +248,7 @@ def test_one_reading_says_nothing(count: int) -> None:
 
 def test_what_was_booked_while_clay_was_asked_may_be_in_its_answer_or_not() -> None:
     before = Booked(100, 100, 100)
-    after = before.said(CEILING, 8)
+    after = before.reported(CEILING, 8)
     first = balance_reading(None, BEGIN_MS, 50, before, after, Budget())
     assert first.open == 8
     for already in (0, 8):
