@@ -468,8 +468,25 @@ class Plan(msgspec.Struct, frozen=True, dict=True):
 
     def put_destination(self, destination: Destination) -> None:
         """Add a destination, or replace it. It stays with its workspace."""
-        self._aliases.setdefault(destination.workspace, {})[destination.alias] = None
-        self.destinations[destination.alias] = destination
+        alias = destination.alias
+        # Before the change, because they are computed when they are first used.
+        aliases = self._aliases
+        routines = self.routines
+        aliases.setdefault(destination.workspace, {})[alias] = None
+        self.destinations[alias] = destination
+        if destination.kind == "routine":
+            routines.add(alias)
+        else:
+            routines.discard(alias)
+
+    @cached_property
+    def routines(self) -> set[str]:
+        """The aliases of the destinations that are routines."""
+        return {
+            alias
+            for alias, destination in self.destinations.items()
+            if destination.kind == "routine"
+        }
 
     @cached_property
     def _homes(self) -> dict[str, int]:

@@ -93,7 +93,7 @@ class OpenRuns:
 
         A row that changes meanwhile is noted by its change, too, and is read here as it is then.
         """
-        for number, key in enumerate(keys):
+        for number, key in enumerate(keys if self._plan.routines else ()):
             if number % _SLICE == _SLICE - 1:
                 await asyncio.sleep(0)
             self.note(key, read(key))
@@ -101,6 +101,8 @@ class OpenRuns:
 
     def note(self, key: bytes, raw: bytes | None) -> None:
         """Note the row of a lead as it is from now on; None if it is deleted."""
+        if not self._plan.routines:
+            return  # it is called for each step of a lead, and costs those of webhooks nothing
         routine = self._routine_of(key)
         if routine is None:
             return

@@ -24,6 +24,7 @@ from stream_app.domain.model.run import (
     RunUnfinished,
     RunUnread,
 )
+from stream_app.domain.plan import Destination
 from stream_app.partition import open_runs
 from stream_app.partition.open_runs import OpenRuns
 from tests.simulation.schedule import Setup, plan_of
@@ -478,11 +479,26 @@ async def test_what_is_known_of_runs_follows_each_row_and_is_what_a_scan_would_f
     assert len(scanned._items) == 2, "of uncertain leads only"
 
 
-def test_rows_of_webhooks_cost_no_memory_here() -> None:
-    runs = OpenRuns(plan_of(Setup()))
-    runs.note(Bench.key, b'[1,"send_uncertain","leads/0/0",3,1,1,"t"]')
-    runs.note(b"d/none/none/id", b'[1,"send_uncertain","leads/0/0",3,1,1,"t"]')
-    assert (runs._places, runs._items, runs._leads) == ({}, {}, {})
+UNCERTAIN: Final = b'[1,"send_uncertain","leads/0/0",3,1,1,"t"]'
+
+
+async def test_rows_of_webhooks_cost_nothing_here_until_a_routine_is_adopted() -> None:
+    plan = plan_of(Setup())
+    runs = OpenRuns(plan)
+    key = Bench.key
+
+    def read(_: bytes) -> bytes:
+        raise AssertionError("no row is read")
+
+    await runs.load([key], read)
+    assert runs.are_loaded.is_set()
+    runs.note(key, UNCERTAIN)
+    assert runs._routines == {}, "nobody asks whose lead it is"
+    plan.put_destination(Destination("finder", "acme", ("function:t_1",), kind="routine"))
+    lead = delivery_key("acme", "finder", "id0")
+    for row_key in (lead, key, b"d/none/none/id"):
+        runs.note(row_key, UNCERTAIN)
+    assert runs._items == {(("acme", "finder"), item_id(lead)): lead}
 
 
 @virtual_time
