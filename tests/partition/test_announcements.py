@@ -479,7 +479,7 @@ async def test_what_is_known_of_runs_follows_each_row_and_is_what_a_scan_would_f
     assert len(scanned._items) == 2, "of uncertain leads only"
 
 
-UNCERTAIN: Final = b'[1,"send_uncertain","leads/0/0",3,1,1,"t"]'
+UNCERTAIN: Final = b'[1,"send_uncertain","leads/0/0",3,1,1,"t",0,0,0,1,0,null,"w"]'
 
 
 async def test_rows_of_webhooks_cost_nothing_here_until_a_routine_is_adopted() -> None:
