@@ -6,12 +6,13 @@ results of the run have the lead's item, and these few leads are kept here by th
 announcement reads all rows.
 
 It is filled by one scan of the rows when the partition is taken over, and follows each change of a
-row from then on.
+row from then on. Runs that have settled their leads are remembered up to a bound, because Clay, or
+Kafka after a crash, may deliver their announcements again.
 """
 
 import asyncio
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final, NamedTuple
 
@@ -88,15 +89,31 @@ class OpenRuns:
         self._settled.clear()  # by steps that may not have been committed
         self.are_loaded.clear()
 
-    async def load(self, keys: Iterable[bytes], read: Callable[[bytes], bytes | None]) -> None:
+    async def load(self, keys: Sequence[bytes], read: Callable[[bytes], bytes | None]) -> None:
         """Read the rows of these keys, a slice at a time.
 
         A row that changes meanwhile is noted by its change, too, and is read here as it is then.
+        The announcement of a run that a predecessor has settled comes again if it could not ack
+        that. So the runs of the newest settled leads are remembered; the other rows of settled
+        leads are not decoded.
+
+        Args:
+            keys: The keys of the rows, oldest first.
+            read: Returns a row as it is now; None if it is deleted.
         """
-        for number, key in enumerate(keys if self._plan.routines else ()):
+        settled: list[tuple[RoutinePlace, str]] = []
+        for number, key in enumerate(reversed(keys) if self._plan.routines else ()):
             if number % _SLICE == _SLICE - 1:
                 await asyncio.sleep(0)
-            self.note(key, read(key))
+            raw = read(key)
+            self.note(key, raw)
+            if len(settled) < MOST_SETTLED and (of_lead := self._settled_run(key, raw)) is not None:
+                settled.append(of_lead)
+        # Those that were settled during the load are newer, and are forgotten later.
+        newer = list(self._settled)
+        self._settled.clear()
+        for routine, run in [*reversed(settled), *newer]:
+            self.note_settled(routine, run)
         self.are_loaded.set()
 
     def note(self, key: bytes, raw: bytes | None) -> None:
@@ -178,6 +195,16 @@ class OpenRuns:
         if place.item:
             del self._items[place.routine, place.item]
             (self._sending if place.is_sending else self._in_doubt)[place.routine] -= 1
+
+    def _settled_run(self, key: bytes, raw: bytes | None) -> tuple[RoutinePlace, str] | None:
+        """Return the run that has settled this lead; None if none has."""
+        routine = self._routine_of(key)
+        if routine is None or raw is None or not _is_settled(raw):
+            return None
+        with suppress(RowUnreadable):  # reported when that lead is processed: the others go on
+            if run := read_delivery(key, raw).run:
+                return routine, run
+        return None
 
     def _routine_of(self, key: bytes) -> RoutinePlace | None:
         """Return the routine of a lead by its row key; None if it goes to a webhook.

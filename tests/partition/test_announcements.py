@@ -6,9 +6,15 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, Final
 
+import msgspec
 import pytest
 
-from stream_app.domain.delivery.state_machine import delivery_key, item_id
+from stream_app.domain.delivery.state_machine import (
+    ROW_VERSION,
+    Delivery,
+    delivery_key,
+    item_id,
+)
 from stream_app.domain.model.errors import Aborted
 from stream_app.domain.model.messages import Status
 from stream_app.domain.model.outcome import Accepted, Uncertain
@@ -26,7 +32,7 @@ from stream_app.domain.model.run import (
 )
 from stream_app.domain.plan import Destination
 from stream_app.partition import open_runs
-from stream_app.partition.open_runs import OpenRuns
+from stream_app.partition.open_runs import OpenRuns, RoutinePlace
 from tests.simulation.schedule import Setup, plan_of
 from tests.support.partition.bench import HELD, LEAD, PAID, Bench
 from tests.support.partition.runs import RoutineClay
@@ -421,6 +427,45 @@ async def test_announcements_of_settled_runs_do_nothing_however_often_they_come(
     assert len(clay.all_looks) == 1
     assert bench.history("id0")[-1] == "enriched"
     assert [event for event in bench.events() if event.status == "callback_unmatched"] == []
+
+
+@pytest.mark.parametrize("state", ["enriched", "partial", "no_data", "enrich_error"])
+@virtual_time
+async def test_an_announcement_that_comes_again_after_a_crash_is_known(state: Status) -> None:
+    """The predecessor settled the lead, and was killed before its ack of the announcement."""
+    bench = RoutineBench()
+    bench.leave_row(state, run="run-1", reservation=None, booked=PAID, final=True)
+    bench.announce("run-1")
+    await bench.serve_for(10.0)
+    assert bench.unmatched(0) == []
+    assert bench.at_clay.asked == []
+    topic = bench.plan.topics.callbacks
+    assert bench.streams["callback"].committed() == bench.kafka.log(topic, 0).end
+
+
+async def test_a_new_owner_remembers_the_runs_that_were_settled_last(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Within the bound, and those that are settled while the rows are read are the newest."""
+    monkeypatch.setattr(open_runs, "MOST_SETTLED", 3)
+    monkeypatch.setattr(open_runs, "_SLICE", 1)
+    keys = [delivery_key("acme", "acme-main", f"id{number}") for number in range(5)]
+    rows = {key: settled_row(f"run-{number}") for number, key in enumerate(keys)}
+    runs = OpenRuns(plan_of(ROUTINE))
+    place = RoutinePlace("acme", "acme-main")
+    async with asyncio.TaskGroup() as group:
+        group.create_task(runs.load(keys, rows.get))
+        await asyncio.sleep(0)
+        assert not runs.are_loaded.is_set()
+        runs.note_settled(place, "run-now")
+    begun = [*(f"run-{number}" for number in range(5)), "run-now"]
+    known = [run for run in begun if runs.is_settled(place, run)]
+    assert known == ["run-3", "run-4", "run-now"]
+
+
+def settled_row(run: str) -> bytes:
+    row = Delivery(ROW_VERSION, "enriched", LEAD, 3, 1, 1, "t", final=True, run=run)
+    return msgspec.json.encode(row)
 
 
 @pytest.mark.parametrize(
