@@ -10,6 +10,7 @@ import os
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from datetime import UTC, datetime, time, timedelta
 from functools import partial
 from typing import Final
 
@@ -45,6 +46,7 @@ from stream_app.clock import Clock
 from stream_app.config import Settings
 from stream_app.config.board_files import messages_path, model_path, token_of_board
 from stream_app.config.kafka_access import connection_of
+from stream_app.domain.books.bill import day_of_reading
 from stream_app.domain.books.records import STATES
 from stream_app.domain.model.records import Record
 from stream_app.domain.views.explain import Finding
@@ -223,6 +225,65 @@ class YieldMetrics(Collector):
         yield booked
 
 
+class BillMetrics(Collector):
+    """Reports what Clay's balances fell by and what was booked, as `GET /bill` does.
+
+    It reads two days and the one before them, because a scrape must not read all that is kept.
+    """
+
+    def __init__(
+        self,
+        queries: BoardQueries,
+        now_ms: Callable[[], int],
+        is_complete: Callable[[], bool],
+    ) -> None:
+        self._queries = queries
+        self._now_ms = now_ms
+        self._is_complete = is_complete
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        balance = GaugeMetricFamily(
+            "stream_app_bill_balance_credits",
+            "The credits that Clay said were left at the last reading, of the last two days (UTC).",
+            labels=("workspace",),
+        )
+        taken = GaugeMetricFamily(
+            "stream_app_bill_taken_credits",
+            "By how many credits Clay's balance fell today and yesterday (UTC).",
+            labels=("workspace", "day"),
+        )
+        booked = GaugeMetricFamily(
+            "stream_app_bill_booked_credits",
+            "How many credits were booked in the same time.",
+            labels=("workspace", "day"),
+        )
+        unexplained = GaugeMetricFamily(
+            "stream_app_bill_unexplained_credits",
+            "What estimates, roundings and leads in flight do not explain of the difference.",
+            labels=("workspace", "day"),
+        )
+        families = (balance, taken, booked, unexplained)
+        if self._is_complete():  # before that, an old reading would look like the last one
+            today = datetime.fromtimestamp(self._now_ms() / 1000, UTC).date()
+            days = {
+                today.isoformat(): "today",
+                (today - timedelta(days=1)).isoformat(): "yesterday",
+            }
+            # What Clay may take late for leads of the day before is known from its readings.
+            since = datetime.combine(today - timedelta(days=2), time.min, UTC)
+            with suppress(sqlite3.Error):
+                for bill in self._queries.bills(since_s=int(since.timestamp())):
+                    if day_of_reading(bill.at_ms) in days:
+                        balance.add_metric([bill.workspace], bill.credits)
+                    for day in bill.days:
+                        if day.day in days and day.verdict != "unknown":
+                            labels = [bill.workspace, days[day.day]]
+                            taken.add_metric(labels, day.taken)
+                            booked.add_metric(labels, day.booked)
+                            unexplained.add_metric(labels, day.unexplained)
+        yield from families
+
+
 @asynccontextmanager
 async def serving(
     settings: Settings,
@@ -260,6 +321,7 @@ async def serving(
         return projection.lag.as_of_ms is not None
 
     registry.register(YieldMetrics(queries, Clock().now_ms, is_complete))
+    registry.register(BillMetrics(queries, Clock().now_ms, is_complete))
     registry.register(
         DeadLetterMetrics(
             queries,

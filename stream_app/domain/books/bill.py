@@ -74,7 +74,7 @@ def billed_days(readings: Sequence[Reading]) -> list[BilledDay]:
     readings = readings[begin:]
     late = late[begin:]
     spans = [
-        (_day_of(first.at_ms), number, _is_known(first, then))
+        (day_of_reading(first.at_ms), number, _is_known(first, then))
         for number, (first, then) in enumerate(pairwise(readings))
     ]
     days = [
@@ -179,5 +179,6 @@ def _credits(amount: float) -> str:
     return f"{amount:,.10g} {'credit' if amount == 1 else 'credits'}"
 
 
-def _day_of(at_ms: int) -> str:
+def day_of_reading(at_ms: int) -> str:
+    """Return the day (UTC) of a reading at this time, epoch ms."""
     return datetime.fromtimestamp(at_ms / 1000, UTC).date().isoformat()

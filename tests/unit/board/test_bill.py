@@ -4,12 +4,15 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
 
+from stream_app.board.read_model.board_query import BoardQueries
 from stream_app.board.read_model.query import Queries
 from stream_app.board.read_model.store import ReadModel
 from stream_app.client.results.answers import Bill
 from stream_app.domain.books.bill import billed_days
 from stream_app.domain.limits.balance import Booked, Reading
+from stream_app.services.board import BillMetrics
 from tests.board.model_records import DAY_MS, NOW_MS, lane, sources, take
 
 NAMES = sources().names
@@ -70,3 +73,64 @@ def test_readings_are_kept_for_35_days(path: Path) -> None:
     model.sweep(BEGIN_MS + 35 * DAY_MS + HOUR_MS)
     assert Queries(path, set())._all("SELECT * FROM readings") == []
     model.close()
+
+
+def test_metrics_say_today_and_yesterday_once_the_model_is_complete(path: Path) -> None:
+    model = ReadModel(path, sources())
+    fill(model, "acme", 3 * 144 + 20)  # three days and a bit
+    fill(model, "globex", 3 * 144 + 20)
+    model.close()
+    complete = False
+    now_ms = BEGIN_MS + 3 * DAY_MS + 6 * HOUR_MS
+    registry = CollectorRegistry()
+    registry.register(BillMetrics(BoardQueries(path, set()), lambda: now_ms, lambda: complete))
+
+    def metric(kind: str, workspace: str, day: str) -> float | None:
+        labels = {"workspace": workspace, "day": day}
+        return registry.get_sample_value(f"stream_app_bill_{kind}_credits", labels)
+
+    def balance() -> float | None:
+        labels = {"workspace": "acme"}
+        return registry.get_sample_value("stream_app_bill_balance_credits", labels)
+
+    assert (metric("taken", "acme", "today"), balance()) == (None, None)
+    complete = True
+    kinds = ("taken", "booked", "unexplained")
+    for bill in bills(path):
+        for day, word in zip(bill.days, ("today", "yesterday"), strict=False):
+            counted = [metric(kind, bill.workspace, word) for kind in kinds]
+            assert counted == [day.taken, day.booked, day.unexplained]
+    others = read(432, "globex").credits - read(432).credits
+    others -= read(288, "globex").credits - read(288).credits
+    assert [metric(kind, "globex", "yesterday") for kind in kinds] == [720 - others, 720, -others]
+    assert balance() == read(3 * 144 + 19).credits
+    now_ms += DAY_MS
+    assert metric("taken", "acme", "today") is None
+    assert metric("taken", "acme", "yesterday") == bills(path)[0].days[0].taken
+    now_ms += DAY_MS
+    assert (metric("taken", "acme", "yesterday"), balance()) == (None, None)
+
+
+def test_a_day_that_cannot_be_compared_has_no_metric(path: Path) -> None:
+    model = ReadModel(path, sources())
+    for number in range(2):
+        reading = Reading(BEGIN_MS + number * HOUR_MS, 100 + number * 500)
+        take(model, lane(NAMES, "acme", at_ms=reading.at_ms, reading=reading))
+    model.close()
+    registry = CollectorRegistry()
+    registry.register(BillMetrics(BoardQueries(path, set()), lambda: BEGIN_MS, lambda: True))
+    assert bills(path)[0].days[0].verdict == "unknown"
+    assert (
+        registry.get_sample_value(
+            "stream_app_bill_balance_credits",
+            {"workspace": "acme"},
+        )
+        == 600
+    )
+    assert (
+        registry.get_sample_value(
+            "stream_app_bill_taken_credits",
+            {"workspace": "acme", "day": "today"},
+        )
+        is None
+    )
