@@ -31,8 +31,8 @@ class OpenRun:
         key: The key of its lead's row.
         due_ms: When it is looked at next (epoch ms); None while it is asked for.
         gone: How often in a row Clay did not know it.
-        hastened_ms: When Clay announced its end while it was asked for (epoch ms); None if it did
-            not.
+        hastened_ms: When Clay announced its end (epoch ms); None if it did not since it was last
+            asked for.
     """
 
     run: str
@@ -117,14 +117,29 @@ class LookQueue:
     def take(self, opened: OpenRun) -> None:
         """Take a run out of its queue: it is asked for now."""
         opened.due_ms = None
+        opened.hastened_ms = None
 
     def put_back(self, opened: OpenRun, due_ms: int) -> None:
-        """Put a run into its queue, to be looked at then (epoch ms)."""
-        if self._open.get(opened.run) is not opened:
-            return  # the rows were replaced, or it was closed
+        """Put a run into its queue, to be looked at then (epoch ms); now if Clay announced it."""
         if opened.hastened_ms is not None:
             due_ms = min(due_ms, opened.hastened_ms)
-            opened.hastened_ms = None
+        self._put(opened, due_ms)
+
+    def postpone(self, opened: OpenRun, next_ms: int, held_until_ms: int) -> None:
+        """Put a run back that cannot be looked at now.
+
+        Args:
+            opened: The run.
+            next_ms: When it is looked at next by its schedule, epoch ms.
+            held_until_ms: When it may be looked at again (epoch ms): then it is, if Clay announced
+                it.
+        """
+        announced = opened.hastened_ms is not None
+        self._put(opened, min(next_ms, held_until_ms) if announced else next_ms)
+
+    def _put(self, opened: OpenRun, due_ms: int) -> None:
+        if self._open.get(opened.run) is not opened:
+            return  # the rows were replaced, or it was closed
         opened.due_ms = due_ms
         workspace = lead_of(opened.key)[0]
         heappush(self._queues.setdefault(workspace, []), (due_ms, opened.run))
@@ -144,9 +159,9 @@ class LookQueue:
         opened = self._open.get(row.run) if row is not None else None
         if opened is None:
             return
-        if opened.due_ms is None:
-            opened.hastened_ms = now_ms  # asked for just now, perhaps before it had finished
-        elif opened.due_ms > now_ms:
+        # If it is asked for just now, perhaps it had not finished yet: `put_back` looks again.
+        opened.hastened_ms = now_ms
+        if opened.due_ms is not None and opened.due_ms > now_ms:
             self.put_back(opened, now_ms)
 
     def close(self, opened: OpenRun) -> None:

@@ -24,7 +24,7 @@ from stream_app.domain.callback.interpret import MOST_FAILED, suspend_without_cr
 from stream_app.domain.callback.routine import callback_of_run
 from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.delivery.state_machine import Reason
-from stream_app.domain.lane.admission import NEXT_LOOK, Look, LookHeld
+from stream_app.domain.lane.admission import Look, LookHeld
 from stream_app.domain.lane.settlement import looked
 from stream_app.domain.limits import suspension
 from stream_app.domain.model.errors import BrokerUnavailable, StateStoreError
@@ -130,8 +130,10 @@ class ResultPipeline:
                 self._looks.close(opened)
                 continue
             answer = self._admission.take_look(lead.destination)
-            if answer is NEXT_LOOK:
-                self._looks.put_back(opened, lead.next_look_ms(now_ms))
+            if isinstance(answer, LookHeld) and answer.by_breaker:
+                # An operator may end the hold earlier.
+                until_ms = min(answer.until_ms, now_ms + _LONGEST_HOLD_MS)
+                self._looks.postpone(opened, lead.next_look_ms(now_ms), until_ms)
                 moved += 1
                 if moved == _MOVED_AT_ONCE:
                     self._times.set(name, now_ms)
@@ -163,7 +165,7 @@ class ResultPipeline:
         """
         destination = self._plan.destinations[alias]
         while isinstance(look := self._admission.take_look(destination), LookHeld):
-            if look is NEXT_LOOK:
+            if look.by_breaker:
                 return RunUnread("breaker_open", "the circuit breaker is open")
             if not look.for_token:
                 return RunDenied(401, "Clay refuses the key of the workspace")

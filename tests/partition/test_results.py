@@ -397,6 +397,51 @@ async def test_an_open_breaker_moves_a_look_to_its_next_time() -> None:
 
 
 @virtual_time
+async def test_an_announced_run_is_looked_at_as_soon_as_the_breaker_lets_calls_through() -> None:
+    """Its next time by the schedule is a quarter of an hour later, and the hold ends before."""
+    bench = Routines()
+    bench.change_destination(
+        run_webhook="wh_1",
+        poll_after_s=(20.0,),
+        callback_deadline_s=1_000.0,
+    )
+    await bench.one(for_s=1.0)
+    # The breaker has opened by itself, as after a failure of a POST.
+    open_for(bench, 45.0)
+    bench.announce("run_1")
+    await asyncio.sleep(43.0)
+    assert bench.clay.looks == {}
+    await asyncio.sleep(5.0)
+    assert len(bench.clay.looks["run_1"]) == 1
+    assert bench.states(LEAD)[-1] == "enriched"
+
+
+@virtual_time
+async def test_an_announced_run_is_looked_at_soon_after_an_operator_ends_the_hold() -> None:
+    bench = Routines()
+    bench.change_destination(
+        run_webhook="wh_1",
+        poll_after_s=(600.0,),
+        callback_deadline_s=1_000.0,
+    )
+    await bench.one(for_s=1.0)
+    await bench.order("trip", for_s=1.0)
+    bench.announce("run_1")
+    await asyncio.sleep(200.0)
+    assert bench.clay.looks == {}
+    await bench.order("auto", "c2", for_s=62.0)
+    assert bench.states(LEAD)[-1] == "enriched"
+
+
+def open_for(bench: Bench, for_s: float) -> None:
+    """Open the breaker of the lane for so many seconds, as failures of POSTs do."""
+    lanes = bench.partition.state.lanes
+    until_ms = now_ms() + int(for_s * 1000)
+    breaker = msgspec.structs.replace(lanes["acme"].breaker, phase="open", until_ms=until_ms)
+    lanes["acme"] = msgspec.structs.replace(lanes["acme"], breaker=breaker)
+
+
+@virtual_time
 async def test_a_paused_lane_goes_on_asking() -> None:
     bench = Routines()
     await bench.one(for_s=1.0)

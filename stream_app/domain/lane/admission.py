@@ -241,15 +241,13 @@ class Look(msgspec.Struct, frozen=True):
 class LookHeld(msgspec.Struct, frozen=True):
     """No look now. `until_ms` (epoch ms): when to ask again at the latest.
 
-    `for_token`: nothing but the rate is in the way.
+    `for_token`: nothing but the rate is in the way. `by_breaker`: the circuit breaker is open, so a
+    run that nobody has announced is looked at at its next time.
     """
 
     until_ms: int
     for_token: bool = False
-
-
-NEXT_LOOK: Final = LookHeld(0)
-"""The answer while the circuit breaker is open: the lead is looked at at its next time."""
+    by_breaker: bool = False
 
 
 def decide_look(
@@ -266,9 +264,10 @@ def decide_look(
     Keep the returned lane in any case.
     """
     mode = mode_of(policy, lane)
-    is_open = lane.breaker.phase == "open" and now_ms < lane.breaker.until_ms
-    if mode == "open" or (mode == "auto" and is_open):
-        return lane, NEXT_LOOK
+    if mode == "open":
+        return lane, LookHeld(now_ms + _ASK_AGAIN_MS, by_breaker=True)
+    if mode == "auto" and lane.breaker.phase == "open" and now_ms < lane.breaker.until_ms:
+        return lane, LookHeld(lane.breaker.until_ms, by_breaker=True)
     suspended = lane.suspension
     probe = None
     if suspended is not None and suspended.reason == KEY_REFUSED:
