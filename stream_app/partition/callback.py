@@ -102,10 +102,13 @@ class CallbackPipeline:
         elif isinstance(says, Reason):
             await self._settle_nothing(in_flight, "callback_unmatched", says, announced)
         else:
-            await self._conclude(in_flight, says)
+            await self._conclude(in_flight, says, announced.run)
 
-    async def _conclude(self, in_flight: InFlight, callback: Callback) -> None:
-        """Settle the lead of a callback, or report that it settles none."""
+    async def _conclude(self, in_flight: InFlight, callback: Callback, run: str = "") -> None:
+        """Settle the lead of a callback, or report that it settles none.
+
+        `run`: the run whose announcement it follows, if any.
+        """
         key = delivery_key(
             callback.workspace,
             callback.destination,
@@ -121,7 +124,7 @@ class CallbackPipeline:
                 # the lead, or the lead itself may have gone on.
                 row = self._rows.delivery(key)
                 if row is not None and match_callback(row, callback.outcome) == "settles":
-                    await self._settle(in_flight, callback, key, row)
+                    await self._settle(in_flight, callback, key, row, run)
                     return
         await self._settle_nothing(in_flight, *_why_not(row, callback.outcome), callback, row)
 
@@ -131,13 +134,14 @@ class CallbackPipeline:
         callback: Callback,
         key: bytes,
         row: Delivery,
+        run: str,
     ) -> None:
         # The bootstrap and the stream may both have this callback, and the other copy may have had
         # the lock before. Where `is_concluded` returns False it has not suspended, so the row is
         # still current when the step is submitted.
         if await self._commits.is_concluded(in_flight):
             return
-        step = self._endings.settle(callback, key, row, in_flight.consumed)
+        step = self._endings.settle(callback, key, row, in_flight.consumed, run)
         if isinstance(step, Reason):
             await self._settle_nothing(in_flight, "callback_unmatched", step, callback, row)
             return

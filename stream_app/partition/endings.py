@@ -57,6 +57,7 @@ class Endings:
         key: bytes,
         row: Delivery,
         consumed: ConsumedRecord,
+        run: str = "",
     ) -> WriteBatch | Reason:
         """Settle a lead: its row, event and result, and the books of its lane.
 
@@ -65,6 +66,7 @@ class Endings:
             key: The key of its row.
             row: The row as it is now. A callback may settle it.
             consumed: The record that the answer came with; the lead's own place if none did.
+            run: The run whose announcement the answer follows; '' if it follows none.
 
         Returns:
             The step, or why nothing can be published. Then the lane is unchanged.
@@ -84,6 +86,9 @@ class Endings:
             key,
         )
         recorder = DeliveryRecorder(self._plan, subject, row)
+        if run:
+            # A later owner knows by it that the lead has had this announcement.
+            recorder.amend(run=run)
         if row.state not in _AT_CLAY:
             recorder.go("accepted", now_ms, _AT_CLAY_REASON)
         policy = self._lanes.policy(callback.workspace)

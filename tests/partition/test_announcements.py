@@ -134,6 +134,12 @@ async def test_a_lost_answer_to_a_post_settles_itself() -> None:
     await bench.grace_ends()
     assert bench.history("id0")[-1] == "enriched"
     assert len(bench.clay.bodies) == 1, "it is not sent again when its grace ends"
+    assert bench.row().run == "run-1"
+    await bench.kill()
+    await bench.start()
+    bench.announce("run-1")
+    await asyncio.sleep(20.0)
+    assert bench.unmatched(1) == [], "the next owner knows the run that has settled the lead"
     assert bench.books().problems == []
 
 

@@ -138,8 +138,9 @@ class Delivery(msgspec.Struct, frozen=True, array_like=True, gc=False):
         sampled: True if the caller of the input record has sampled its span.
         unsettled: What was booked for earlier POSTs, which the lead was sent again after. Nobody
             has said what they cost.
-        run: The id of the routine's run that the last accepted POST began; '' for a webhook, and
-            where the id was lost with Clay's answer.
+        run: The id of the routine's run that the last accepted POST began, or of the announced run
+            that has settled the lead; '' for a webhook, and while the id is not known because
+            Clay's answer was lost.
         provisional: The version of the result that the history has published in place of Clay's, to
             which one more will follow; 0 if it has none.
         list_id: A checksum of the lead's import, where its destination names columns in `yield`; 0
