@@ -2,13 +2,17 @@
 
 import asyncio
 import time
+import urllib.error
+import urllib.request
 from collections import Counter
 from functools import partial
 from typing import Final
 
+import msgspec
 import pytest
 
 from stream_app.dev.kafka import Broker
+from stream_app.domain.callback.run_webhook import sign_run
 from tests.e2e.fleet import now_ms
 from tests.e2e.loop import CONFIG
 from tests.e2e.pipeline import ANSWERED
@@ -393,4 +397,145 @@ async def test_forged_and_unknown_notifications_do_no_harm(kafka: Broker, namesp
         assert {event.status for event in line.ended().values()} <= ANSWERED
         for process in (worker.process, gateway):
             assert await line.stop(process) == 0
+        await line.books_balance()
+
+
+REFUSED: Final = {
+    ("unauthorized", "run"): "http_401",
+    ("payment", "run"): "http_402",
+    ("forbidden", "run"): "http_403",
+    ("gone", "run"): "webhook_out",
+    ("unauthorized", "results"): "http_401",
+    ("payment", "results"): "http_402",
+    ("forbidden", "results"): "http_403",
+    ("gone", "results"): "",  # of this run only: it may be too new, and is asked for again
+}
+"""What holds a lane while Clay refuses its runs, or questions about them; '' if nothing does."""
+
+
+async def holds(line: RoutineLine) -> dict[str, str]:
+    """Return what holds each lane, as `stream-app lanes` says it."""
+    _, answer = await line.ask("lanes")
+    views = [lane["view"] for lane in answer["facts"]["lanes"] if lane["view"]]
+    return {view["workspace"]: view.get("holds", "") for view in views}
+
+
+async def until_held(line: RoutineLine, wanted: dict[str, str], within_s: float) -> None:
+    """Wait until these hold the lanes, and nothing else does."""
+    deadline_s = time.monotonic() + within_s * BUSY
+    while (seen := await holds(line)) != wanted:
+        assert time.monotonic() < deadline_s, (seen, wanted)
+        await asyncio.sleep(0.5)
+
+
+@pytest.mark.slow
+async def test_a_refusal_of_runs_or_of_looks_is_named_and_ends(
+    kafka: Broker,
+    namespace: str,
+) -> None:
+    """Each lane has a refusal of its own. When Clay refuses no more, a probe shows that."""
+    lanes = {f"w{number}": refusal for number, refusal in enumerate(REFUSED)}
+    async with RoutineLine(
+        kafka.bootstrap,
+        namespace,
+        len(lanes),
+        routines=tuple(lanes),
+        public=False,
+        config=CONFIG,
+        workspace="suspension = { probe_s = 2, probe_cap_s = 4 }",
+    ) as line:
+        for lane, (kind, endpoint) in lanes.items():
+            fault = {"kind": kind, "workspace": lane, "endpoint": endpoint}
+            line.control("POST", "/control/faults", fault)
+        worker = line.start("worker")
+        replay = line.start("replay")
+        await line.ready(worker, replay)
+        await line.publish([line.lead(number, lane) for number, lane in enumerate(lanes)])
+        await line.until(lambda: len(line.histories) >= len(lanes), 60, "all leads are taken")
+        await until_held(line, {lane: REFUSED[refusal] for lane, refusal in lanes.items()}, 60)
+        assert line.answered() == 0
+        line.control("DELETE", "/control/faults")
+        await line.until(lambda: line.answered() >= len(lanes), 120, "all results are fetched")
+        await line.publish(
+            [line.lead(len(lanes) + number, lane) for number, lane in enumerate(lanes)],
+        )
+        await line.until(lambda: line.answered() >= 2 * len(lanes), 60, "the lanes go on")
+        await until_held(line, dict.fromkeys(lanes, ""), 60)
+        await line.check_account()
+        assert line.charged() == line.booked()
+        for process in (worker, replay):
+            assert await line.stop(process) == 0
+        await line.books_balance()
+
+
+def announce(line: RoutineLine, run: str, secret: str | None) -> int:
+    """Announce a run of w0 to the gateway, as Clay does. Return the status of its answer.
+
+    secret: what signs it; None for an announcement without a signature.
+    """
+    body = msgspec.json.encode({"webhookId": "wh_w0", "data": {"routine_run_id": run}})
+    headers = {"content-type": "application/json"}
+    if secret is not None:
+        headers["x-clay-signature"] = sign_run(body, secret.encode())
+    address = f"http://127.0.0.1:{line.gateway_port}/callbacks/w0/w0-crm/run"
+    try:
+        with urllib.request.urlopen(
+            urllib.request.Request(address, body, headers),
+            timeout=30,
+        ) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as refusal:
+        with refusal:
+            return refusal.code
+
+
+def unmatched(line: RoutineLine) -> Counter[str]:
+    """Count the callbacks that settle nothing by their reasons."""
+    return Counter(
+        event.reason
+        for history in list(line.histories.values())
+        for event in history
+        if event.status == "callback_unmatched"
+    )
+
+
+async def test_only_a_signed_notification_has_a_result_fetched_also_after_a_kill(
+    kafka: Broker,
+    namespace: str,
+) -> None:
+    """Clay's own are lost, so what settles the lead is one of these. A forged one never does."""
+    async with RoutineLine(
+        kafka.bootstrap,
+        namespace,
+        1,
+        routines=("w0",),
+        notified=("w0",),
+        config=CONFIG,
+        poll_after_s=LATE,
+        script=TABLE + '[[fault]]\nkind = "notification_lost"\n',
+    ) as line:
+        gateway = line.start("gateway")
+        await line.receives()
+        worker = line.join()
+        await line.publish(line.leads(1))
+        await line.until_last({"accepted": 1}, 60)
+        await line.until_clay_rests(30)
+        [run] = line.runs()
+        assert await asyncio.to_thread(announce, line, run, "whsec_other") == 403
+        assert await asyncio.to_thread(announce, line, run, None) == 401
+        assert await asyncio.to_thread(announce, line, "run_other", "whsec_w0") == 200
+        await line.until(lambda: unmatched(line)["unknown_run"] == 1, 60, "it is reported")
+        assert line.polls() == {}, "nobody was asked, by the forged ones neither"
+        assert await asyncio.to_thread(announce, line, run, "whsec_w0") == 200
+        await line.until(lambda: line.answered() == 1, 60, "its result is fetched")
+        worker.kill()
+        worker = line.join()
+        assert await asyncio.to_thread(announce, line, run, "whsec_w0") == 200
+        assert await asyncio.to_thread(announce, line, "run_last", "whsec_w0") == 200
+        await line.until(lambda: unmatched(line)["unknown_run"] == 2, 60, "the last is reported")
+        for process in (worker.process, gateway):
+            assert await line.stop(process) == 0
+        assert unmatched(line) == {"unknown_run": 2}, "the run that has settled its lead is known"
+        assert line.polls() == {"lead-0": 1}
+        await line.check_account()
         await line.books_balance()
