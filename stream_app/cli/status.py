@@ -324,8 +324,13 @@ def _yields_table(counted: list[ColumnYield]) -> Table:
 
 
 def yield_text(counted: Yield) -> str:
-    """Return a share with the answers that it is of."""
-    return "" if counted.share is None else f"{counted.share:.1%} of {counted.answered:,}"
+    """Return a share with the answers that it is of.
+
+    It is computed from the counts, because `share` is rounded: rounded twice, 82.353 % may be 82.3.
+    """
+    if not counted.answered:
+        return ""
+    return f"{counted.filled / counted.answered:.1%} of {counted.answered:,}"
 
 
 def _price(counted: Yield) -> str:

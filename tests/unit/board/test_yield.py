@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 from stream_app.board.read_model.board_query import BoardQueries
 from stream_app.board.read_model.history import YIELD_KEPT_S
 from stream_app.board.read_model.store import ReadModel
+from stream_app.cli.status import yield_text
 from stream_app.client.results.answers import NO_YIELD, ColumnYield, ImportYield, yield_of
 from stream_app.domain.model.messages import Status
 from stream_app.domain.plan import MOST_YIELD_COLUMNS
@@ -152,6 +153,11 @@ def test_each_answer_is_in_the_windows_of_its_age(
         if getattr(row, window) != NONE
     ]
     assert " ".join(met) == windows
+
+
+def test_a_share_is_rounded_once_where_it_is_shown() -> None:
+    assert yield_text(yield_of(34, 28, 102)) == "82.4% of 34"
+    assert yield_text(NO_YIELD) == ""
 
 
 def test_what_is_kept_is_bounded(model: ReadModel, path: Path) -> None:
