@@ -69,7 +69,7 @@ _COMPLETION_WEBHOOK: Final = """
 url = "http://127.0.0.1:{port}/callbacks/{name}/{name}-crm/run"
 secret = "whsec_{name}"
 """
-_READS: Final = "a token that reads the boards of one pipeline"
+READS: Final = "a token that reads the boards of one pipeline"
 _ENOUGH: Final = 1_000_000_000
 """Credits a month: more than any test spends. A worker sends for no workspace without a cap, and
 earlier versions know this key.
@@ -125,6 +125,7 @@ class Pipeline:
         poll_after_s: Sequence[float] = (1, 2, 4, 8),
         routine: str = "",
         public: bool = True,
+        more: Sequence[str] = (),
     ) -> None:
         """Take what the configuration has.
 
@@ -134,6 +135,8 @@ class Pipeline:
             poll_after_s: When the results of a run are asked for.
             routine: Settings of every routine in the simulator's script.
             public: Clay can call the gateway.
+            more: The workspaces that have a second destination with a webhook, NAME-more, and a
+                key of the Public API.
         """
         self.children = ChildProcesses("pipeline")
         self.directory = self.children.directory
@@ -149,11 +152,14 @@ class Pipeline:
         self._logs: list[Path] = []
         self.logs: dict[int, Path] = {}
         self.ports: dict[int, int] = {}
+        # Called in each command before it does anything.
+        self.change_commands: Callable[[], object] | None = None
         self.gateway_port = free_port()
         self.board_port = free_port()
-        if routines:
+        keyed = [*routines, *more]
+        if keyed:
             self._script += "\n[api_keys]\n"
-        for name in routines:
+        for name in keyed:
             self._script += f'{name} = "key-{name}"\n'
         for name in routines:
             self._script += _ROUTINE.format(name=name, settings=routine)
@@ -164,7 +170,7 @@ class Pipeline:
             f"""
 [workspaces.{name}]
 {pin.format(number=number % partitions)}
-{_key_of(number) if name in routines else ""}
+{_key_of(number) if name in keyed else ""}
 {workspace}
 [workspaces.{name}.rate]
 rate_per_s = {rate_per_s}
@@ -182,6 +188,18 @@ uncertain = "{uncertain}"
 allowed_hosts = ["127.0.0.1"]
 """
             for number, name in enumerate(self.names)
+        )
+        lanes += "".join(
+            f"""
+[destinations.{name}-more]
+workspace = "{name}"
+webhooks_env = ["{_variable(self.names.index(name), 0, "MORE_WEBHOOK")}"]
+callbacks = {str(callbacks).lower()}
+uncertain = "{uncertain}"
+{destination}
+allowed_hosts = ["127.0.0.1"]
+"""
+            for name in more
         )
         self._toml = f"""
 {config}
@@ -232,6 +250,8 @@ read_model_path = "{self.directory}/model.sqlite"
             }
             self.environment["CALLBACK_KEY"] = "a key of callback tokens, only for tests"
             for number, name in enumerate(self.names):
+                second = f"{ready['url']}/v3/sources/webhook/{name}--more"
+                self.environment[_variable(number, 0, "MORE_WEBHOOK")] = second
                 self.environment[_variable(number, 0, "API_KEY")] = f"key-{name}"
                 self.environment[_variable(number, 0, "RUN_HOOK")] = f"whsec_{name}"
             self._toml = self._toml.replace(_API, ready["url"] + API)
@@ -289,7 +309,7 @@ read_model_path = "{self.directory}/model.sqlite"
         toml = toml.replace("model.sqlite", f"model-{number}.sqlite")
         # Boards have models of their own. Commands look beside the one of the configuration.
         for model in ("model", f"model-{number}"):
-            (self.directory / f"{model}.token").write_text(_READS)
+            (self.directory / f"{model}.token").write_text(READS)
         port = free_port()
         own = f"{command}_ops_port" if command in ("gateway", "board") else f"{command}_port"
         ports = {own: port, "gateway_port": self.gateway_port, "board_port": self.board_port}
@@ -364,7 +384,13 @@ read_model_path = "{self.directory}/model.sqlite"
     async def run(self, *argv: str) -> tuple[int, str]:
         """Run a command of the CLI. Return its exit code and its output."""
         words = [argv[0], "--config", str(self._config), *argv[1:]]
-        return await asyncio.to_thread(run_command, words, self.directory, 110 * BUSY)
+        return await asyncio.to_thread(
+            run_command,
+            words,
+            self.directory,
+            110 * BUSY,
+            self.change_commands,
+        )
 
     async def done(self, *argv: str) -> str:
         """Run a command that succeeds. Return its output."""

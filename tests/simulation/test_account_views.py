@@ -33,6 +33,7 @@ from stream_app.kafka.groups import Consumption
 from stream_app.services.board import YieldMetrics
 from tests.board.client import BEARER, Client, plain
 from tests.board.scene import TOKEN, board_of, consumers_of, fetch_result, find_waiting, settings_of
+from tests.board.yields import Shown, Yields, shown_yields, yield_texts
 from tests.simulation.account import (
     COLUMN_OF,
     NO_LEADS,
@@ -103,12 +104,12 @@ async def _compare(tmp_path: Path, looks: dict[int, Look]) -> None:
         assert _yields_of_imports(api["/imports"]) == _yields_of_ledger_imports(expected), (
             f"m{seed}"
         )
-        ratios = _shares(yields)
+        ratios = yield_texts(yields)
         assert _yields_of_command(api["/yield"]) == ratios, f"m{seed}"
-        assert _yields_of_page((await client.get("/board/money")).text) == ratios, f"m{seed}"
+        assert shown_yields((await client.get("/board/money")).text) == ratios, f"m{seed}"
         of_lane = {place: row for place, row in ratios.items() if place[0] == "acme"}
         page = (await client.get("/board/lanes/acme")).text
-        assert _yields_of_page(page, "acme") == of_lane, f"m{seed}"
+        assert shown_yields(page, "acme") == of_lane, f"m{seed}"
         met["yields of a lane"] += len(of_lane)
         met["yields"] += len(yields)
         imports = {
@@ -163,8 +164,6 @@ def _columns(expected: Numbers) -> Counter[str]:
 
 
 _YIELD: Final = ("answered", "filled", "credits")
-Yields = dict[tuple[str, str, str], tuple[int, ...]]
-"""Workspace, destination and column -> answers, those with a value, and credits."""
 
 
 def _yields(expected: Numbers) -> Yields:
@@ -225,20 +224,6 @@ def _yields_of_metrics(path: Path) -> Yields:
     return {place: tuple(counts[kind] for kind in _YIELD) for place, counts in yields.items()}
 
 
-Shown = dict[tuple[str, str, str], tuple[str, str]]
-"""Workspace, destination and column -> share with answers, and credits for each value."""
-
-
-def _shares(yields: Yields) -> Shown:
-    return {
-        place: (
-            f"{100 * filled / answered:.1f} of {answered}",
-            f"{credits_ / filled:.1f}" if filled else "-",
-        )
-        for place, (answered, filled, credits_) in yields.items()
-    }
-
-
 def _yields_of_command(answer: dict[str, Any]) -> Shown:
     table = _yields_table(msgspec.convert(answer, YieldAnswer).yields)
     titles = [column.title for column in table.columns]
@@ -250,24 +235,6 @@ def _yields_of_command(answer: dict[str, Any]) -> Shown:
         )
         for row in rows
     }
-
-
-def _yields_of_page(text: str, workspace: str = "") -> Shown:
-    if 'id="yield"' not in text:
-        return {}
-    table = text[text.index('id="yield"') :]
-    shown: Shown = {}
-    for row in re.findall(r"<tr>(<th scope=\"row\">.*?)</tr>", table[: table.index("</table>")]):
-        head, *cells = [plain(cell).split() for cell in re.split(r"</t[hd]>", row)[:-1]]
-        column, *place = head
-        share, _, _, answers = cells[1]
-        of = workspace or place[0]
-        price = cells[3][0]
-        shown[of, place[-1], column] = (
-            f"{float(share):.1f} of {answers}",
-            price if price == "-" else f"{float(price):.1f}",
-        )
-    return shown
 
 
 _MONEY: Final = ("credits", "saved", "enriched", "refused", "resent")

@@ -36,14 +36,22 @@ def _forks() -> ForkServerContext:
     return context
 
 
-def run_command(argv: list[str], folder: Path, timeout_s: float) -> tuple[int, str]:
-    """Run a command in a folder, without a terminal.
+def run_command(
+    argv: list[str],
+    folder: Path,
+    timeout_s: float,
+    change: Callable[[], object] | None = None,
+) -> tuple[int, str]:
+    """Run a command in a folder, without a terminal. `change` is called in it first.
 
     Return its exit code, and its output before its errors.
     """
     with TemporaryDirectory() as kept:
         texts = [Path(kept) / name for name in ("stdout", "stderr")]
-        process = _forks().Process(target=_run, args=(argv, folder, dict(os.environ), texts))
+        process = _forks().Process(
+            target=_run,
+            args=(argv, folder, dict(os.environ), texts, 0, change),
+        )
         process.start()
         process.join(timeout_s)
         if process.exitcode is None:
