@@ -2,9 +2,11 @@
 
 The row says in how much trouble a lane is, and since when. That is read from it here once more,
 without the code that makes a view: the state that is told must be one of these troubles, and the
-same in each place.
+same in each place. Where only some leads of a lane are held, such as those of one destination that
+fails alone, the lane runs: each place must tell that part as a part, and none as the whole lane.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +22,7 @@ from stream_app.board.read_model.follow import ProjectionLag
 from stream_app.board.site import Moment, Site, overview
 from stream_app.cli.lanes import lane_tables
 from stream_app.config import Kafka, Settings
-from stream_app.domain.lane.holds import PROBE_DUE
+from stream_app.domain.lane.holds import PROBE_DUE, reason_of
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.limits import budget
 from stream_app.domain.model.records import ConsumedRecord
@@ -38,12 +40,36 @@ LATER_MS: Final = (0, 90_000, 3_600_000, 3 * 86_400_000)
 UP: Final = ConsumerGroup("Stable", 1)
 
 
+_OF_A_PART: Final = ("leads of ", "bulk leads of ")
+"""How a finding begins that holds only some leads of its lane."""
+_GOES_AS_PROBE: Final = "goes as a probe"
+"""How the words of a hold end, of a lane or of a part, whose next lead goes as a probe."""
+_NOT_RUNNING: Final = re.compile(r", but not .+? \((\w+)\)")
+"""A part of a running lane that is held, in `stream-app lanes`."""
+
+
 class Said(msgspec.Struct, frozen=True):
-    """The state of a lane in one place. `since_ms`: None where the place does not say it."""
+    """One hold of a lane in one place. None: the place does not say it.
+
+    `is_part`: it holds only some leads of the lane.
+    """
 
     code: str
     probe_due: bool | None = None
     since_ms: int | None = None
+    is_part: bool = False
+
+    def agrees(self, told: "Said") -> bool:
+        """Return True if `told`, which says everything, is the same hold."""
+        return (
+            (self.code, self.is_part) == (told.code, told.is_part)
+            and self.probe_due in (None, told.probe_due)
+            and self.since_ms in (None, told.since_ms)
+        )
+
+
+Holds = tuple[Said, ...]
+"""Every hold of a lane that a place tells, that of the whole lane first; empty if it runs."""
 
 
 class Trouble(msgspec.Struct, frozen=True):
@@ -134,8 +160,8 @@ def troubles_of(
     return troubles
 
 
-def _is_true(state: Said, troubles: dict[str, Trouble]) -> bool:
-    if not state.code:
+def _is_true(state: Said | None, troubles: dict[str, Trouble]) -> bool:
+    if state is None:
         return not troubles
     trouble = troubles.get(state.code)
     if trouble is None:
@@ -163,36 +189,28 @@ def said_in(
     path: Path,
     views: dict[str, LaneView],
     now_ms: int,
-) -> Iterator[tuple[str, str, Said]]:
-    """Yield place, workspace and state of each lane. `path`: of the read model."""
+) -> Iterator[tuple[str, str, Holds]]:
+    """Yield place, workspace and holds of each lane. `path`: of the read model."""
     site = Site(settings_of(plan), BoardQueries(path, set()))
     for view in site.queries.lanes(now_ms)[0]:
-        yield "API", view.workspace, Said(view.holds, view.probe_due, view.since_ms)
+        yield "API", view.workspace, _of_view(view)
     shown = overview(site, Moment(now_ms, ProjectionLag(now_ms), Consumption(UP, UP, {}), STRANGER))
     for lane in shown.lanes:
         if lane.view is not None:
-            yield (
-                "board",
-                lane.workspace,
-                _of_findings([finding for finding in lane.findings if finding.holds]),
-            )
+            yield "board", lane.workspace, _of_findings(lane.findings)
+            # The board calls a lane held, too, of which only a part is, and says which part.
             is_held = lane.state == "held"
-            yield "board's word", lane.workspace, Said(lane.view.holds if is_held else "")
+            yield "board's word", lane.workspace, _of_view(lane.view) if is_held else ()
     facts = [LaneFacts(name, view.partition, view, {}) for name, view in views.items()]
     findings = explain(Facts(now_ms, UP, UP, facts))
     for name in views:
-        holding = [finding for finding in findings if finding.holds and finding.workspace == name]
-        yield "explain", name, _of_findings(holding)
-        alerts = [
-            alert.since_ms
-            for finding in holding
-            if (alert := alert_of(finding, now_ms)) is not None
-        ]
-        if alerts:
-            yield "message", name, Said(holding[0].code, since_ms=alerts[0])
+        of_lane = [finding for finding in findings if finding.workspace == name]
+        yield "explain", name, _of_findings(of_lane)
+        yield "message", name, _of_alerts(of_lane, now_ms)
     for name, words, *_ in lane_tables(facts, {}, {}, now_ms)[0].rows:
         code = words.split()[0].rstrip(",;")
-        yield "lanes", name, Said("" if code == "running" else code, PROBE_DUE in words)
+        parts = tuple(Said(part, is_part=True) for part in _NOT_RUNNING.findall(words))
+        yield "lanes", name, parts if code == "running" else (Said(code, PROBE_DUE in words),)
     registry = CollectorRegistry()
     metrics = LaneMetrics(registry, logs.get("simulation"), lambda: now_ms)
     for view in views.values():
@@ -204,7 +222,7 @@ def said_in(
         if sample.value
     }
     for name in views:
-        yield "metrics", name, Said(held.get(name, ""))
+        yield "metrics", name, (Said(held[name]),) if name in held else ()
 
 
 def settings_of(plan: Plan) -> Settings:
@@ -220,11 +238,48 @@ def settings_of(plan: Plan) -> Settings:
     )
 
 
-def _of_findings(holding: list[Finding]) -> Said:
-    if not holding:
-        return Said("")
-    first = holding[0]
-    return Said(first.code, PROBE_DUE in first.what, first.since_ms)
+def _of_view(view: LaneView) -> Holds:
+    whole = (Said(view.holds, view.probe_due, view.since_ms),) if view.holds else ()
+    parts = (Said(part.holds, part.probe_due, part.since_ms, is_part=True) for part in view.partly)
+    return (*whole, *parts)
+
+
+def _of_findings(findings: list[Finding]) -> Holds:
+    return tuple(
+        Said(
+            finding.code,
+            finding.what.endswith(_GOES_AS_PROBE),
+            finding.since_ms,
+            is_part=finding.what.startswith(_OF_A_PART),
+        )
+        for finding in findings
+        if finding.holds
+    )
+
+
+def _of_alerts(findings: list[Finding], now_ms: int) -> Holds:
+    return tuple(
+        Said(
+            finding.code,
+            since_ms=alert.since_ms,
+            is_part=finding.what.startswith(_OF_A_PART),
+        )
+        for finding in findings
+        if finding.holds and (alert := alert_of(finding, now_ms)) is not None
+    )
+
+
+def _told_in(place: str, holds: Holds) -> Holds:
+    """Return those holds of a lane that a place has to tell."""
+    match place:
+        case "metrics":  # of the whole lane
+            return tuple(hold for hold in holds if not hold.is_part)
+        case "lanes":  # the parts of a lane that runs
+            return holds if not holds or holds[0].is_part else holds[:1]
+        case "message":  # what needs a person
+            return tuple(hold for hold in holds if reason_of(hold.code).alarm)
+        case _:
+            return holds
 
 
 # ----------------------------------------------------------------------------------- the difference
@@ -247,25 +302,25 @@ def wrong_states(
     views = views_of(plan, logs)
     rows = rows_of(plan, logs)
     wrong: list[str] = []
-    said_of: dict[str, dict[str, Said]] = {}
-    for place, name, state in said_in(plan, path, views, now_ms):
-        said_of.setdefault(name, {})[place] = state
+    said_of: dict[str, dict[str, Holds]] = {}
+    for place, name, holds in said_in(plan, path, views, now_ms):
+        said_of.setdefault(name, {})[place] = holds
     for name, by_place in said_of.items():
         api = by_place["API"]
-        for place, state in by_place.items():
-            same = (
-                state.code == api.code
-                and state.probe_due in (None, api.probe_due)
-                and state.since_ms in (None, api.since_ms)
-            )
+        for place, holds in by_place.items():
+            told = _told_in(place, api)
+            same = len(holds) == len(told) and all(map(Said.agrees, holds, told))
             if not same:
-                wrong.append(f"{name}: {place} says {state}, the API {api}")
+                wrong.append(f"{name}: {place} says {holds}, the API {told}")
+        whole = next((hold for hold in api if not hold.is_part), None)
         destinations = plan.destinations_of(name)
         # Where a lane has several destinations, one may be held alone, and `troubles_of` knows the
         # row of a lane with one. The places were compared with each other above.
         if is_at_rest and len(destinations) == 1:
             troubles = troubles_of(plan.workspaces[name], rows[name], destinations[0], now_ms)
-            if not _is_true(api, troubles):
-                wrong.append(f"{name}: the API says {api}, its row {troubles}")
-        met[f"lane {api.code or 'runs'}{', probe due' if api.probe_due else ''}"] += 1
+            if not _is_true(whole, troubles):
+                wrong.append(f"{name}: the API says {whole}, its row {troubles}")
+        for hold in (whole or Said("runs"), *(hold for hold in api if hold.is_part)):
+            due = ", probe due" if hold.probe_due else ""
+            met[f"lane {'in part ' if hold.is_part else ''}{hold.code}{due}"] += 1
     return wrong

@@ -11,11 +11,15 @@ from pathlib import Path
 from typing import Any, Final
 from unittest.mock import patch
 
+import msgspec
 import pytest
 
+from stream_app.cli import lanes
 from stream_app.domain.lane import holds
+from stream_app.domain.views import explain
 from stream_app.domain.views import lane as view
-from stream_app.domain.views.lane import LaneView
+from stream_app.domain.views.explain import Finding, LaneFacts
+from stream_app.domain.views.lane import LaneView, PartHold
 from tests.simulation import lane_states
 from tests.simulation.account import Differential, Look, looks_at, messy
 from tests.simulation.account_mutants import ACCOUNT_MUTANTS
@@ -49,6 +53,7 @@ KINDS: Final = {
         for code in ("breaker_open", "http_401", "no_callbacks")
         for due in ("", ", probe due")
     ),
+    "lane in part destination_fails, probe due",
     *(
         f"status {status}"
         for status in (
@@ -128,14 +133,30 @@ def _as_published(seen: LaneView, now_ms: int) -> LaneView:
     return seen
 
 
+def _as_the_whole(part: PartHold, lane: LaneFacts, view: LaneView) -> Finding:
+    """A finding that does not say that it holds only some leads of its lane."""
+    return msgspec.structs.replace(_IN_PART(part, lane, view), what=part.says)
+
+
+_IN_PART: Final = explain._in_part
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
         patch.object(view, "remains", _ends_with_its_time),
         patch.object(LaneView, "at", _as_published),
         patch.object(lane_states, "explain", lambda facts: []),
+        patch.object(explain, "_in_part", _as_the_whole),
+        patch.object(lanes, "_but", lambda view: ""),
     ],
-    ids=["a probe that is due is no hold", "nobody looks at the time", "explain finds nothing"],
+    ids=[
+        "a probe that is due is no hold",
+        "nobody looks at the time",
+        "explain finds nothing",
+        "a part is told as the whole lane",
+        "a command does not tell the parts",
+    ],
 )
 def test_a_lane_that_is_told_wrongly_is_found_out(
     wrong: Any,
