@@ -34,6 +34,7 @@ SMALL: Final = {
     "take_over": "--leads 2000",
     "waiting": "--waiting 500 --sorting 50",
     "worker_memory": "--leads 2000",
+    "yield_alarms": "20 2",
 }
 """Benchmark -> the arguments of a small load."""
 
