@@ -36,7 +36,7 @@ from stream_app.domain.views.backlog import positions_of, untaken_from
 from stream_app.domain.views.lane import LaneView
 from stream_app.ops.metrics import WorkerMetrics
 from tests.board.model_records import Made
-from tests.simulation.clay import COUNTED, results_of
+from tests.simulation.clay import results_of
 from tests.simulation.kafka import MemoryKafka
 from tests.simulation.lane_states import LATER_MS, wrong_states
 from tests.simulation.orders import Order
@@ -278,7 +278,7 @@ class Ledger:
             results = results_of(self._serial(record), record.status)
             credits_ = sum(event.get("credits", 0) for event in record.events)
             for place in places:
-                for column in COUNTED:
+                for column in self.plan.destinations[record.place[1]].yield_:
                     numbers["yield", *place, column, "answered"] += 1
                     numbers["yield", *place, column, "filled"] += column in results
                     numbers["yield", *place, column, "credits"] += credits_

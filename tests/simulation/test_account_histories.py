@@ -1,9 +1,9 @@
 """The account of the read model, for histories that no schedule of the simulation makes: any legal
 step may come next.
 
-A small world writes what a worker would: events, the rows that records take, dead letters, and what
-callbacks and commands leave. The ledger of tests/simulation/account.py counts again from the last
-status of each record.
+A small world writes the leads and what a worker would: events, the rows that records take, dead
+letters, and what callbacks and commands leave. Clay answers as it does in the schedules. The ledger
+of tests/simulation/account.py counts again from the last status of each record.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from stream_app.board.read_model.store import ReadModel, Sources
 from stream_app.domain.delivery.envelope import HEADERS
-from stream_app.domain.delivery.state_machine import NEXT
+from stream_app.domain.delivery.state_machine import CALLBACK, NEXT
 from stream_app.domain.model.messages import ImportSummary, Status, StatusEvent
 from stream_app.domain.model.records import Record
 from stream_app.domain.model.topics import Retention
@@ -32,6 +32,7 @@ from tests.simulation.account import (
     read_into,
     sources_of,
 )
+from tests.simulation.clay import results_of
 from tests.simulation.kafka import MemoryKafka
 from tests.simulation.schedule import Setup, plan_of
 
@@ -85,7 +86,10 @@ STEPS: Final = st.lists(
 
 
 class Made:
-    """One record and its history so far."""
+    """One record and its history so far.
+
+    `serial`: the number that its producer gave to its lead. A copy of a dead letter has the same.
+    """
 
     def __init__(
         self,
@@ -93,11 +97,13 @@ class Made:
         place: tuple[str, str, str],
         import_id: str,
         copy_of: str,
+        serial: int,
     ) -> None:
         self.origin = origin
         self.place = place
         self.import_id = import_id
         self.copy_of = copy_of
+        self.serial = serial
         self.status: Status | None = None
         self.seq = 0
         self.has_row = False
@@ -132,18 +138,20 @@ class SmallWorld:
 
     def _new(self, step: Step) -> Made:
         number = len(self._records)
+        serial = number + 1  # Clay finds every value of the first, so that few steps have all kinds
         if step.sent_back and self._letters:
             letter, lost = self._letters.pop(step.about % len(self._letters))
             headers = ((HEADERS["redriven_from"], letter.encode()),)
-            copy = self._produce(self._names.retry, b"k", b"{}", headers)
-            record = Made(copy, lost.place, lost.import_id, letter)
+            copy = self._produce(self._names.retry, b"k", _lead(lost.serial), headers)
+            record = Made(copy, lost.place, lost.import_id, letter, lost.serial)
         else:
             place = PLACES[step.about % len(PLACES)]
             record = Made(
-                f"{self._names.leads}/0/{number}",
+                self._produce(self._names.leads, b"k", _lead(serial)),
                 place,
                 step.import_id if place[0] else "",
                 "",
+                serial,
             )
         kinds = sorted(NEXT[None])
         status: Status = kinds[step.choice % len(kinds)] if record.place[1] else "rejected_invalid"
@@ -154,9 +162,9 @@ class SmallWorld:
         if status == "without_value" and record.copy_of:
             status = "received"  # a copy without its value is one of an erased lead
         if status == "without_value":  # it names nothing: no workspace, import or lead
-            record = Made(record.origin, ("", "", f"record:{record.origin}"), "", "")
+            record = Made(record.origin, ("", "", f"record:{record.origin}"), "", "", serial)
         if status in NO_LEADS:
-            record = Made(f"{self._names.callbacks}/0/{number}", record.place, "", "")
+            record = Made(f"{self._names.callbacks}/0/{number}", record.place, "", "", serial)
         self._records.append(record)
         self._write(record, status, step)
         return record
@@ -178,6 +186,11 @@ class SmallWorld:
             more["credits"] = step.credits
         if status == "served_from_cache":
             more["saved"] = abs(step.credits)
+        if status in CALLBACK:
+            results = results_of(record.serial, status)
+            columns = self.plan.destinations[destination].yield_
+            more["filled"] = tuple(name for name in columns if name in results)
+            more["empty"] = tuple(name for name in columns if name not in results)
         reason = "resend" if status == "replayed" and step.sent_back else ""
         more |= {"workspace": workspace, "destination": destination, "reason": reason}
         event_id = f"{record.origin}#{record.seq}"
@@ -239,6 +252,10 @@ class SmallWorld:
         partition: int = 0,
     ) -> str:
         return self.kafka.produce(partition, Record(topic, key, value, headers)).record_id
+
+
+def _lead(serial: int) -> bytes:
+    return msgspec.json.encode({"fields": {"serial": serial}})
 
 
 @given(st.lists(STEPS, min_size=1, max_size=3), st.booleans(), st.integers())
