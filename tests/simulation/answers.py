@@ -62,7 +62,8 @@ class Answers:
         self.calm = False
         self._plan = plan
         self._fenced: dict[str, int] = {}
-        self._silent: dict[str, int] = {}
+        # when each silent destination of a workspace was reported, or sent its last probe
+        self._silent: defaultdict[str, dict[str, int]] = defaultdict(dict)
         self.ordered = False
         self._histories = histories
         self._now_ms = now_ms
@@ -105,19 +106,23 @@ class Answers:
         return self._fenced.get(f"{self._plan.topics.worker_app}-{home}", 0)
 
     def check_silence(self, event: StatusEvent) -> None:
-        """Once a lane is silent, one lead now and then is sent, until one is answered."""
-        name = event.workspace
+        """Leads of a silent destination are sent one now and then, until one is answered.
+
+        Each destination reports its own silence, once. While two of a workspace are silent, they
+        share the probes of the lane.
+        """
+        silent = self._silent[event.workspace]
         if event.status == "credits_exhausted_suspected":
-            if name in self._silent:
+            if event.destination in silent:
                 self._problem(f"6: {event.id} reports a silence that was reported already")
-            self._silent[name] = event.at_ms
+            silent[event.destination] = event.at_ms
         elif event.status in ANSWERED:
-            self._silent.pop(name, None)
-        elif event.status == "sending" and name in self._silent and not self.ordered:
-            waited_ms = event.at_ms - self._silent[name]
-            if waited_ms < self._plan.workspaces[name].suspension.probe_s * 1000:
+            silent.pop(event.destination, None)
+        elif event.status == "sending" and event.destination in silent and not self.ordered:
+            waited_ms = event.at_ms - max(silent.values())
+            if waited_ms < self._plan.workspaces[event.workspace].suspension.probe_s * 1000:
                 self._problem(f"6: {event.id} is sent into a silence after {waited_ms} ms")
-            self._silent[name] = event.at_ms
+            silent[event.destination] = event.at_ms
 
     def check_overdue(self, event: StatusEvent, last: StatusEvent) -> None:
         """A lead without a callback is reported and parked at its deadline, and not sooner."""

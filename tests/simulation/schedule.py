@@ -288,7 +288,7 @@ def drawn(seed: int) -> Schedule:
         silent_after=Random(f"silence {seed}").choice((1, 2, 5)),
         cached=Random(f"cached {seed}").random() < 0.5,
     )
-    # The checks of callbacks know one destination in a workspace.
+    # Callbacks of tables are drawn for one destination in a workspace. Routines (runs.py) have two.
     if not setup.callbacks and Random(f"tables {seed}").random() < 0.5:
         setup = replace(setup, tables=("firms",))
     leads = rng.choice((1, 2, 2, 3, 3, 4, 6))
