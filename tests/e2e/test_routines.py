@@ -26,6 +26,10 @@ LATE: Final = (600,)
 """Nobody asks for a result while a test runs, unless a notification says that it is there."""
 LOST: Final = '[[fault]]\nkind = "reset_after_read"\nendpoint = "run"\n'
 """Each run is made, and its answer is lost."""
+KILLS_AT: Final = (20, 60, 100)
+"""A worker is killed when so many leads have answers."""
+MOST_IN_FLIGHT: Final = 3
+"""POSTs of one partition and of one lane: what a kill leaves uncertain at most."""
 
 
 def has_answered(line: RoutineLine, least: int) -> bool:
@@ -220,7 +224,7 @@ async def test_killed_workers_lose_no_run_and_start_none_twice(
         2,
         routines=("w0", "w1"),
         notified=("w1",),
-        config=CONFIG,
+        config=CONFIG.replace("[delivery]", f"[delivery]\nmax_in_flight = {MOST_IN_FLIGHT}"),
         rate_per_s=20,
         burst=20,
     ) as line:
@@ -228,7 +232,7 @@ async def test_killed_workers_lose_no_run_and_start_none_twice(
         replay = line.start("replay")
         await line.receives()
         await line.publish(line.leads(200))
-        for least in (20, 60, 100):
+        for least in KILLS_AT:
             worker = line.join()
             await line.until(partial(has_answered, line, least), 60, "results come back")
             worker.kill()
@@ -240,7 +244,13 @@ async def test_killed_workers_lose_no_run_and_start_none_twice(
         at_clay = {event.lead_id for event in parked} & set(line.runs().values())
         of_w1 = {event.lead_id for event in parked if event.workspace == "w1"}
         assert not at_clay & of_w1, "the gateway of w1 is told of runs whose answers were lost"
-        assert line.answered() >= 180
+        # At most 3 kills x 2 lanes x 3 in flight = 18 are uncertain, however slow the machine is.
+        assert line.answered() >= 180, Counter(
+            event.reason
+            for history in line.histories.values()
+            for event in history
+            if event.status == "send_uncertain"
+        )
         for process in (worker.process, gateway, replay):
             assert await line.stop(process) == 0
         await line.books_balance()
