@@ -97,7 +97,7 @@ def lanes() -> Iterator[Made]:
         "acme",
         0,
         **common | {"score": 71.0, "health": "degraded", "rate_per_s": 0},
-        holds="stopped",
+        holds="http_401",
         text=held,
         since_ms=NOW_MS - 38 * MINUTE_MS,
         until_ms=NOW_MS + 5 * MINUTE_MS,
