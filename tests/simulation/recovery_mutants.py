@@ -21,6 +21,7 @@ from tests.simulation.kafka import ORDINARY_TIMEOUT_MS
 from tests.simulation.mutant import Patch, family, mutant
 from tests.simulation.recoveries import aborted, interrupted, missed_once
 from tests.simulation.schedule import Arrival, Fault, Schedule
+from tests.simulation.world import simulate
 
 
 @mutant("3", hunt=family("crowd", "lost"))
@@ -39,11 +40,12 @@ def under_way_counts_as_not_started() -> Patch:
 
 
 def heard_and_given_up() -> Iterable[Schedule]:
-    """A long Retry-After is previous, its step is lost, and a rebalance takes the lead away that
-    could tell of it.
+    """A worker reads a long Retry-After, the commit of that step is lost, and a rebalance takes
+    away the lead that would report it once more.
 
-    The lead of another workspace comes shortly before: at each of its steps a rebalance may begin
-    in time.
+    The lead of another workspace comes shortly before, so that a rebalance at one of its steps may
+    begin in time. Those steps come shortly after the middle of the run. The requests and turns are
+    read off the run without faults, because each change of the worker moves them.
     """
     refused = next(base for base in bases() if base.name == "refused")
     limited = replace(
@@ -51,10 +53,11 @@ def heard_and_given_up() -> Iterable[Schedule]:
         arrivals=(*refused.arrivals, Arrival(3.4, "beta", "c", "p3")),
         fates=("limited", "limited", "accepted", "limited", "accepted", "accepted"),
     )
+    whole = simulate(limited)
     return [
-        replace(limited, losses=((request, "refused"),), faults=(Fault(step, "rebalance"),))
-        for request in range(14, 30)
-        for step in range(80, 110)
+        replace(limited, losses=((commit, "refused"),), faults=(Fault(turn, "rebalance"),))
+        for commit in whole.commits
+        for turn in range(whole.turns // 2, whole.turns * 2 // 3)
     ]
 
 
