@@ -8,11 +8,11 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from io import BytesIO
 from itertools import count
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from aiokafka import AIOKafkaProducer
@@ -124,6 +124,8 @@ async def run_scenario(
         in_the_outage = await _outage(processes, state, display)
         finished = await _until(lambda: state.at_rest, processes, state, display, _REST_WITHIN_S)
         if keep:
+            for fault in _now_and_then(door):
+                await processes.mend(fault["kind"])
             await _keep(processes, state, display)
             finished = await _until(
                 lambda: state.at_rest,
@@ -162,6 +164,9 @@ async def _publish(processes: DemoProcesses, state: DemoState, display: Display)
 
     The invalid values are published as another program would publish them.
     """
+    # Before the first lead is published: the worker already runs.
+    for fault in _now_and_then(processes.door):
+        await processes.fault(**fault)
     display.say(
         "Publishing 300 leads of two workspaces; some come twice, some are too old to be "
         "worth paying for.",
@@ -190,12 +195,21 @@ async def _publish(processes: DemoProcesses, state: DemoState, display: Display)
                 home = processes.settings.home(name)
                 await producer.send_and_wait(topic, value, key=name.encode(), partition=home)
     state.published = summary.published + len(WORKSPACES) * len(NO_LEADS)
-    # Clay rejects some leads as invalid, takes some not now, and takes some without a response.
-    posts = processes.door.endpoint
-    some = {"endpoint": posts, "for_s": 20}
-    await processes.fault(kind="status_before", status=422, share=0.06, **some)
-    await processes.fault(share=0.06, **processes.door.unavailable, **some)
-    await processes.fault(kind="reset_after_read", share=0.02, **some)
+
+
+def _now_and_then(door: Door) -> tuple[Mapping[str, Any], ...]:
+    """Return the faults that a few leads meet.
+
+    Clay rejects some leads as invalid, takes some not now, and takes some without a response. The
+    faults last until all leads have come to rest: if they ended after some seconds, the leads of a
+    machine that takes longer to start the worker would meet none.
+    """
+    posts = {"endpoint": door.endpoint}
+    return (
+        {"kind": "status_before", "status": 422, "share": 0.06, **posts},
+        {**door.unavailable, "share": 0.06, **posts},
+        {"kind": "reset_after_read", "share": 0.02, **posts},
+    )
 
 
 async def _outage(processes: DemoProcesses, state: DemoState, display: Display) -> BooksReport:
