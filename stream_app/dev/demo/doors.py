@@ -75,7 +75,8 @@ workspace = "{name}"
 cost_output = "credits"
 """,
     # No document says that a 503 of the API took nothing, so it would leave a lead uncertain.
-    unavailable={"kind": "rate_limited"},
+    # Each 429 slows the lane down, so Clay answers it only at first.
+    unavailable={"kind": "rate_limited", "for_s": 20},
     outage={"kind": "refuse"},
     silence="item_hung",
     silent="whose run never ends",

@@ -36,7 +36,7 @@ NO_LEADS: Final = (b"\xff\xfe\x00 not text", b'{"fields": {"email": "cut off', b
 OUTAGE_S: Final = 15.0
 _FIRST_WITHIN_S: Final = 20.0
 _BEFORE_OUTAGE_S: Final = 5.0
-_REST_WITHIN_S: Final = 45.0
+_REST_WITHIN_S: Final = 90.0
 _LOOK_EVERY_S: Final = 0.25
 _ANSWER_WITHIN_S: Final = 15.0
 _KEPT_EVERY_S: Final = 3.0
@@ -201,8 +201,9 @@ def _now_and_then(door: Door) -> tuple[Mapping[str, Any], ...]:
     """Return the faults that a few leads meet.
 
     Clay rejects some leads as invalid, takes some not now, and takes some without a response. The
-    faults last until all leads have come to rest: if they ended after some seconds, the leads of a
-    machine that takes longer to start the worker would meet none.
+    faults last until all leads have come to rest, unless the door says otherwise: if they ended
+    after some seconds, the leads of a machine that takes longer to start the worker would meet
+    none.
     """
     posts = {"endpoint": door.endpoint}
     return (
