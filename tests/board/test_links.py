@@ -86,7 +86,7 @@ MEASURES = {
     # screen readers
     # answers of the last hour, day and week
     "parts": {
-        *("counted.share * 100", "counted.answered"),
+        *("counted.filled / counted.answered * 100", "counted.answered"),
         *("row.day.credits_each", "row.before.credits_each"),
         *(
             "number",

@@ -23,6 +23,15 @@ NOT_SHOWN = {
     "process_virtual_memory_bytes": "resident memory counts",
     "stream_app_notify_messages_total": "messages are for installations without Prometheus",
     "stream_app_lanes_left_out": "0 for all workers with up to 1,000 lanes",
+    **dict.fromkeys(
+        (
+            "stream_app_bill_balance_credits",
+            "stream_app_bill_taken_credits",
+            "stream_app_bill_booked_credits",
+            "stream_app_bill_unexplained_credits",
+        ),
+        "the page Books compares them by day, with what explains a difference",
+    ),
 }
 """Samples that are on no panel, with the reason."""
 NEEDS_NO_PANEL = ("_created", "_seconds_sum", "_seconds_count")
