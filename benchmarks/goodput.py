@@ -127,7 +127,7 @@ async def outage(line: Fleet, host_answers: bool, outage_s: float, around_s: flo
     back_ms = [
         request.at_ms - up_ms for request in seen if request.accepted and request.at_ms > up_ms
     ]
-    _once(line)
+    check_sent_once(line)
     return Outage(
         sum(request.status == 503 for request in seen),
         min(back_ms, default=ended_ms - up_ms) / 1000,
@@ -146,7 +146,7 @@ async def steady(line: Fleet, limit_per_s: float, steady_s: float) -> Steady:
     seen = _between(line, began_ms, ended_ms)
     limited = sum(request.status == 429 for request in seen)
     took = sum(request.accepted for request in seen)
-    _once(line)
+    check_sent_once(line)
     return Steady(
         len(seen),
         limited,
@@ -159,7 +159,8 @@ def _between(line: Fleet, from_ms: int, to_ms: int) -> list[Request]:
     return [request for request in line.requests() if from_ms <= request.at_ms <= to_ms]
 
 
-def _once(line: Fleet) -> None:
+def check_sent_once(line: Fleet) -> None:
+    """End the benchmark if a lead was POSTed twice."""
     if line.posted_again():
         raise SystemExit("a lead was POSTed twice: the figures are worth nothing")
 

@@ -32,6 +32,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.goodput import check_sent_once
 from stream_app.dev.kafka import kafka_for, unused
 from stream_app.domain.plan import Destination
 from tests.e2e.fleet import Member, now_ms
@@ -116,7 +117,7 @@ async def cost(line: RoutineLine, leads: int) -> Cost:
     first, cpu_first_s, first_ms = await _reached(line, worker, leads // 10)
     last, cpu_last_s, last_ms = await _reached(line, worker, leads)
     polls = line.polls().total()
-    _once(line)
+    check_sent_once(line)
     for process in (worker.process, gateway):
         await line.stop(process)
     return Cost(
@@ -156,7 +157,7 @@ async def share(line: RoutineLine, seconds: float) -> Share:
     ]
     limited = sum(entry["status"] == 429 for entry in asked)
     polls = line.polls()
-    _once(line)
+    check_sent_once(line)
     return Share(
         sum(entry["kind"] == "run" for entry in asked),
         sum(polls[lead] for lead in answered) / max(1, len(answered)),
@@ -165,11 +166,6 @@ async def share(line: RoutineLine, seconds: float) -> Share:
         len(answered) / (ended_ms - began_ms) * 60_000,
         line.most_a_minute(line.names[0]),
     )
-
-
-def _once(line: RoutineLine) -> None:
-    if line.posted_again():
-        raise SystemExit("a lead was POSTed twice: the figures are worth nothing")
 
 
 async def measure(

@@ -413,6 +413,12 @@ read_model_path = "{self.directory}/model.sqlite"
         assert code == 0, books
         return dict(books)
 
+    async def end_balanced(self, *processes: subprocess.Popen[bytes]) -> None:
+        """Stop these processes in this order. They must end well, and the books balance."""
+        for process in processes:
+            assert await self.stop(process) == 0
+        await self.books_balance()
+
     # ----------------------------------------------------------------------------------- in and out
 
     async def publish(self, records: Iterable[Record]) -> None:

@@ -58,8 +58,7 @@ async def test_results_come_back_by_polling_alone_without_a_public_address(
         polls = line.polls()
         assert polls.keys() == {f"lead-{number}" for number in range(60)}
         assert polls.total() <= 3 * 60
-        assert await line.stop(worker.process) == 0
-        await line.books_balance()
+        await line.end_balanced(worker.process)
 
 
 async def test_a_notification_makes_it_one_poll_a_lead(kafka: Broker, namespace: str) -> None:
@@ -82,9 +81,7 @@ async def test_a_notification_makes_it_one_poll_a_lead(kafka: Broker, namespace:
         await line.check_account()
         assert line.charged() == line.booked()
         assert line.polls() == line.told() == {f"lead-{number}": 1 for number in range(60)}
-        for process in (worker.process, gateway):
-            assert await line.stop(process) == 0
-        await line.books_balance()
+        await line.end_balanced(worker.process, gateway)
 
 
 async def test_a_lost_answer_settles_itself_by_its_notification(
@@ -110,9 +107,7 @@ async def test_a_lost_answer_settles_itself_by_its_notification(
         assert len(line.uncertain()) == 10
         assert len(line.requests()) == 10
         assert line.charged() == line.booked()
-        for process in (worker.process, gateway):
-            assert await line.stop(process) == 0
-        await line.books_balance()
+        await line.end_balanced(worker.process, gateway)
 
 
 async def test_a_lost_answer_without_a_notification_waits_for_a_person(
@@ -148,9 +143,7 @@ async def test_a_lost_answer_without_a_notification_waits_for_a_person(
         again = frozenset(f"lead-{number}" for number in range(3))
         await line.check_account(again=again)
         assert Counter(line.runs().values()) == dict.fromkeys(again, 2)
-        for process in (worker.process, replay):
-            assert await line.stop(process) == 0
-        await line.books_balance()
+        await line.end_balanced(worker.process, replay)
 
 
 async def test_a_storm_of_429_on_polls_delays_results_and_loses_none(
@@ -178,8 +171,7 @@ async def test_a_storm_of_429_on_polls_delays_results_and_loses_none(
         await line.check_account()
         assert line.polls(429).total() >= 5
         assert not [request for request in line.requests() if not request.accepted]
-        assert await line.stop(worker.process) == 0
-        await line.books_balance()
+        await line.end_balanced(worker.process)
 
 
 @pytest.mark.slow
@@ -208,9 +200,7 @@ async def test_kafka_is_away_while_results_are_asked_for(
         await line.check_account()
         parked = [event for event in line.ended().values() if event.status == "parked"]
         assert {event.reason for event in parked} <= {"uncertain"}
-        for process in (worker.process, replay):
-            assert await line.stop(process) == 0
-        await line.books_balance()
+        await line.end_balanced(worker.process, replay)
 
 
 @pytest.mark.slow
@@ -252,9 +242,7 @@ async def test_killed_workers_lose_no_run_and_start_none_twice(
             for event in history
             if event.status == "send_uncertain"
         )
-        for process in (worker.process, gateway, replay):
-            assert await line.stop(process) == 0
-        await line.books_balance()
+        await line.end_balanced(worker.process, gateway, replay)
 
 
 async def test_an_erased_lead_gets_no_result(kafka: Broker, namespace: str) -> None:
@@ -280,8 +268,7 @@ async def test_an_erased_lead_gets_no_result(kafka: Broker, namespace: str) -> N
         ]
         assert [record.key for record in results] == [b"w0/w0-crm/lead-1"]
         assert line.charged() == line.booked(), "the erased one is paid for all the same"
-        assert await line.stop(worker.process) == 0
-        await line.books_balance()
+        await line.end_balanced(worker.process)
 
 
 @pytest.mark.slow
@@ -325,9 +312,7 @@ async def test_without_credits_a_backlog_is_held_and_not_burnt(
         await line.until(lambda: len(line.ended()) >= leads, 90, "the rest is run")
         await line.check_account()
         assert line.last()["enriched"] + line.last()["partial"] > leads / 3
-        for process in (worker.process, gateway):
-            assert await line.stop(process) == 0
-        await line.books_balance()
+        await line.end_balanced(worker.process, gateway)
 
 
 @pytest.mark.slow
@@ -355,8 +340,7 @@ async def test_results_that_are_gone_are_named_and_booked(kafka: Broker, namespa
         assert {event.reason for event in last} == {"result_gone"}
         assert sum(line.booked().values()) == 5 * 9, "at most so much was paid"
         assert line.polls(404).total() <= 3 * 5
-        assert await line.stop(worker.process) == 0
-        await line.books_balance()
+        await line.end_balanced(worker.process)
 
 
 async def test_posts_and_polls_together_keep_to_the_rate(kafka: Broker, namespace: str) -> None:
@@ -406,9 +390,7 @@ async def test_forged_and_unknown_notifications_do_no_harm(kafka: Broker, namesp
         await line.check_account()
         assert line.polls() == {f"lead-{number}": 1 for number in range(5)}
         assert {event.status for event in line.ended().values()} <= ANSWERED
-        for process in (worker.process, gateway):
-            assert await line.stop(process) == 0
-        await line.books_balance()
+        await line.end_balanced(worker.process, gateway)
 
 
 REFUSED: Final = {
@@ -474,9 +456,7 @@ async def test_a_refusal_of_runs_or_of_looks_is_named_and_ends(
         await until_held(line, dict.fromkeys(lanes, ""), 60)
         await line.check_account()
         assert line.charged() == line.booked()
-        for process in (worker, replay):
-            assert await line.stop(process) == 0
-        await line.books_balance()
+        await line.end_balanced(worker, replay)
 
 
 def announce(line: RoutineLine, run: str, secret: str | None) -> int:

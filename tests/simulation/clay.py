@@ -346,14 +346,14 @@ class ProcessClay:
             await asyncio.sleep(0.1)
             return RunGone(404, "no such run")
         post, fate = looked
-        heard = self._loop.create_future()
+        came = self._loop.create_future()
 
         def arrive() -> None:
-            if not heard.done():
-                heard.set_result(answer_of(post, fate, self._loop.time()))
+            if not came.done():
+                came.set_result(answer_of(post, fate, self._loop.time()))
 
         self._loop.outside(_SLOW_S if fate == "slow" else 0.1, arrive)
-        answer: RunAnswer = await heard
+        answer: RunAnswer = await came
         self._clay.on_results(post, answer)
         if isinstance(answer, RunLimited) and answer.retry_after is not None:
             self._clay.on_limited(post, self._process.name, 1000 * int(answer.retry_after))

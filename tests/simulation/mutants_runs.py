@@ -79,7 +79,7 @@ def looks_without_a_token() -> Patch:
 
 @mutant("2", "4", "6", hunt=frozen_while_they_ask)
 def results_are_settled_without_the_fence() -> Patch:
-    """Whoever has asked writes what it has heard, whether it owns the partition or not."""
+    """The worker that has asked writes the results, whether it still owns the partition or not."""
     real = MemoryStateStore.transact
 
     async def transact(self: MemoryStateStore, records: Sequence[Record]) -> None:
