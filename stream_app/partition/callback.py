@@ -18,9 +18,7 @@ from typing import Final
 from attrs import define
 
 from stream_app.clock import Clock
-from stream_app.domain.callback.interpret import (
-    read_callback,
-)
+from stream_app.domain.callback.interpret import read_callback
 from stream_app.domain.delivery.envelope import Envelope
 from stream_app.domain.delivery.recorder import WriteBatch, step_without_row
 from stream_app.domain.delivery.state_machine import (
@@ -72,8 +70,9 @@ class CallbackPipeline:
         The announcement of a run is left to the stream, which has it, too: leads wait for these
         callbacks, and must not wait for Clay.
         """
-        if not isinstance(read_callback(self._plan, in_flight.consumed), RunNotification):
-            await self.process(in_flight)
+        came = read_callback(self._plan, in_flight.consumed)
+        if not isinstance(came, RunNotification):
+            await self._process_callback(in_flight, came)
 
     async def process(self, in_flight: InFlight) -> None:
         """Process one callback. Returns when everything about it is committed."""
@@ -82,7 +81,12 @@ class CallbackPipeline:
         if isinstance(came, RunNotification):
             async with self._announcements.asking(in_flight, came) as says:
                 await self._conclude_run(in_flight, came, says)
-        elif isinstance(came, Reason):
+        else:
+            await self._process_callback(in_flight, came)
+
+    async def _process_callback(self, in_flight: InFlight, came: Callback | Reason) -> None:
+        """Process a callback, or a record that is none and says why."""
+        if isinstance(came, Reason):
             await self._settle_nothing(in_flight, "callback_unmatched", came)
         else:
             await self._conclude(in_flight, came)

@@ -93,12 +93,14 @@ class Endings:
             recorder.go("accepted", now_ms, _AT_CLAY_REASON)
         policy = self._lanes.policy(callback.workspace)
         lane = self._lanes[callback.workspace]
+        answer = answered_columns(destination, callback)
         self._lanes[callback.workspace], cost, spent = booked(
             policy,
             lane,
             row,
             destination,
             callback,
+            answer,
             now_ms,
         )
         # The budget may have room again, or a suspension may have ended. The leads that can go now
@@ -112,7 +114,7 @@ class Endings:
         is_published = callback.outcome in PUBLISHED and not is_erased
         recorder.seen = callback.seen
         recorder.estimated = unsaid(callback) if cost is not None else ()
-        recorder.yields = answered_columns(destination, callback)
+        recorder.yields = answer
         recorder.go(
             callback.outcome,
             now_ms,

@@ -211,8 +211,7 @@ class ResultPipeline:
                     )
                     await self._park(opened, again, why)
             case RunTooLarge():
-                why = Reason("result_too_large", f"its result is too large: {answer.text}")
-                await self._park(opened, again, why)
+                await self._park(opened, again, _too_large(answer.text))
             case RunFinished():
                 await self._finish(opened, again, callback_of_run(opened.key, answer, now_ms))
 
@@ -249,8 +248,7 @@ class ResultPipeline:
             return
         step = self._endings.settle(says, lead.key, lead.row, empty_record(lead.row))
         if isinstance(step, Reason):
-            why = Reason("result_too_large", f"its result is too large: {step.text}")
-            await self._park(opened, lead, why)
+            await self._park(opened, lead, _too_large(step.text))
             return
         # No await since the second look: the step is made from the row as it is now.
         self._looks.close(opened)
@@ -313,3 +311,8 @@ class ResultPipeline:
         if self._lanes[name] != before:
             self._admission.pump_soon(name)
             self._commits.submit(WriteBatch([], [], [], name))
+
+
+def _too_large(text: str) -> Reason:
+    """Return why a lead is parked whose result cannot be kept. `text`: what is too large of it."""
+    return Reason("result_too_large", f"its result is too large: {text}")

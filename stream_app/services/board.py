@@ -15,6 +15,7 @@ from functools import partial
 from typing import Final
 
 import httpx
+from attrs import define
 from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
@@ -152,18 +153,13 @@ def _projection(
     return projection
 
 
+@define(eq=False, repr=False)
 class DeadLetterMetrics(Collector):
     """Reports what has become of the dead letters that Kafka keeps."""
 
-    def __init__(
-        self,
-        queries: BoardQueries,
-        topics: Mapping[str, str],
-        is_complete: Callable[[], bool],
-    ) -> None:
-        self._queries = queries
-        self._topics = topics
-        self._is_complete = is_complete
+    _queries: BoardQueries
+    _topics: Mapping[str, str]
+    _is_complete: Callable[[], bool]
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         family = GaugeMetricFamily(
@@ -182,18 +178,13 @@ class DeadLetterMetrics(Collector):
         yield family
 
 
+@define(eq=False, repr=False)
 class YieldMetrics(Collector):
     """Reports what Clay finds, as `GET /yield` does."""
 
-    def __init__(
-        self,
-        queries: BoardQueries,
-        now_ms: Callable[[], int],
-        is_complete: Callable[[], bool],
-    ) -> None:
-        self._queries = queries
-        self._now_ms = now_ms
-        self._is_complete = is_complete
+    _queries: BoardQueries
+    _now_ms: Callable[[], int]
+    _is_complete: Callable[[], bool]
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         answered = GaugeMetricFamily(
@@ -225,21 +216,16 @@ class YieldMetrics(Collector):
         yield booked
 
 
+@define(eq=False, repr=False)
 class BillMetrics(Collector):
     """Reports what Clay's balances fell by and what was booked, as `GET /bill` does.
 
     It reads two days and the one before them, because a scrape must not read all that is kept.
     """
 
-    def __init__(
-        self,
-        queries: BoardQueries,
-        now_ms: Callable[[], int],
-        is_complete: Callable[[], bool],
-    ) -> None:
-        self._queries = queries
-        self._now_ms = now_ms
-        self._is_complete = is_complete
+    _queries: BoardQueries
+    _now_ms: Callable[[], int]
+    _is_complete: Callable[[], bool]
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         balance = GaugeMetricFamily(

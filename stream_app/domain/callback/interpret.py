@@ -107,11 +107,13 @@ def booked(
     row: Delivery,
     destination: Destination,
     callback: Callback,
+    answer: AnsweredColumns,
     now_ms: int,
 ) -> tuple[Lane, Reservation | None, Reservation | None]:
     """Return the lane after a callback has told the cost of a lead.
 
     The lead's reservation is settled. If a cost was booked for the lead before, it is corrected.
+    `answer`: `answered_columns` of the callback.
 
     Returns:
         The lane, the cost of the lead now, and the difference to what was booked before. Both costs
@@ -126,7 +128,11 @@ def booked(
         _bounded(callback.actions, usual.actions),
     )
     if period is None:
-        return _called_back(lane, row, cost, destination, policy, now_ms, callback), None, None
+        return (
+            _called_back(lane, row, cost, destination, policy, now_ms, callback, answer),
+            None,
+            None,
+        )
     booked_now = Reservation(period.day, period.month, cost.credits, cost.actions)
     spent = booked_now
     paid = lane.paid.reported if callback.credits is not None else lane.paid.unreported
@@ -143,7 +149,7 @@ def booked(
         )
     lane = msgspec.structs.replace(lane, paid=totals)
     lane = book_callback(policy, lane, destination, reserved or period, cost, now_ms)
-    lane = _called_back(lane, row, cost, destination, policy, now_ms, callback)
+    lane = _called_back(lane, row, cost, destination, policy, now_ms, callback, answer)
     return lane, booked_now, spent
 
 
@@ -155,6 +161,7 @@ def _called_back(
     policy: InForce,
     now_ms: int,
     callback: Callback,
+    answer: AnsweredColumns,
 ) -> Lane:
     """Record the callback of the destination.
 
@@ -162,7 +169,6 @@ def _called_back(
     """
     health = callback_health.record_callback(lane.callback_health, destination.alias, now_ms)
     lane = msgspec.structs.replace(lane, callback_health=health)
-    answer = answered_columns(destination, callback)
     if row.state != "partial":  # the rest of an answer is no second one
         lane = _with_answer(policy, lane, row, destination, answer, cost, now_ms)
     stopped = lane.suspension

@@ -15,7 +15,7 @@ from stream_app.domain.limits import callback_health, suspension
 from stream_app.domain.limits.budget import Reservation
 from stream_app.domain.limits.rate import RatePolicy
 from stream_app.domain.limits.webhook_quota import Quota, Webhook
-from stream_app.domain.model.messages import Callback
+from stream_app.domain.model.messages import AnsweredColumns, Callback
 from stream_app.domain.model.outcome import Accepted, Denied
 from stream_app.domain.plan import Destination, InForce
 from tests.unit.domain.lanes import granted
@@ -262,7 +262,7 @@ def _probed(lane: Lane, table: Destination, called_back: bool = True) -> Lane:
         probed_ms=entry.suspension_probe.since_ms,
     )
     callback = Callback("id0", "acme", table.alias, now_ms + 20, "enriched", {})
-    return booked(ACME, lane, row, table, callback, now_ms + 20)[0]
+    return booked(ACME, lane, row, table, callback, AnsweredColumns(), now_ms + 20)[0]
 
 
 def _goes(lane: Lane, now_ms: int = 301_000) -> set[str]:
@@ -357,6 +357,6 @@ def test_a_cost_counts_as_reported_within_reason(
         credits=reported_cost,
         actions=reported_cost,
     )
-    _, now, spent = booked(ACME, Lane("acme", 0), row, THERE, callback, 2)
+    _, now, spent = booked(ACME, Lane("acme", 0), row, THERE, callback, AnsweredColumns(), 2)
     cost = (THERE.estimate.credits, THERE.estimate.actions) if counts is None else (counts, counts)
     assert now == spent == Reservation(held.day, held.month, *cost)
