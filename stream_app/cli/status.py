@@ -19,7 +19,7 @@ from stream_app.client.results.answers import (
     FoundImport,
     FoundResult,
     RecordHistory,
-    RunLooks,
+    RunPolls,
     Step,
     WaitingAnswer,
     Yield,
@@ -142,17 +142,14 @@ def _history_lines(history: RecordHistory) -> Iterator[str]:
     yield f"    status {history.status}: {meaning_of(history.column)}"
 
 
-def _run(run: RunLooks) -> str:
+def _run(run: RunPolls) -> str:
     if run.next_ms is None:
         return (
             "its run has no known id, because Clay's answer to the POST was lost: only an "
             "announcement of it settles the lead"
         )
-    asked = count(run.looks, "look", "looks")
-    return (
-        f"run {run.id}: {asked} for its results so far, the next at {iso(run.next_ms)} "
-        "(by the schedule)"
-    )
+    asked = count(run.polls, "poll", "polls")
+    return f"run {run.id}: {asked} so far, the next at {iso(run.next_ms)} (by the schedule)"
 
 
 def _step(step: Step) -> str:

@@ -33,7 +33,7 @@ from stream_app.ops.lane_metrics import BoundedLabel, LaneMetrics
 from stream_app.ops.logs import Throttled
 from stream_app.partition.ports import Observer
 
-_LOOK_ANSWERS: Final[dict[type[RunAnswer], str]] = {
+_POLL_ANSWERS: Final[dict[type[RunAnswer], str]] = {
     RunFinished: "finished",
     RunUnfinished: "unfinished",
     RunTooLarge: "too_large",
@@ -137,9 +137,9 @@ class WorkerMetrics(Observer):
             ("destination", "outcome"),
             buckets=_SECONDS,
         )
-        self._looks = counter(
-            "stream_app_run_looks",
-            "Questions to Clay for the results of runs, by answer.",
+        self._polls = counter(
+            "stream_app_run_polls",
+            "Polls, which ask Clay for the results of runs, by answer.",
             ("destination", "answer"),
         )
         self._durations = {
@@ -315,9 +315,9 @@ class WorkerMetrics(Observer):
         place, _, cause = str(error).partition(": ")
         self._recovered(str(error), same=cause or place, partition=partition)
 
-    def looked(self, destination: Destination, answer: RunAnswer) -> None:
+    def polled(self, destination: Destination, answer: RunAnswer) -> None:
         """Report an answer of Clay about a run."""
-        self._looks.labels(self._destination(destination.alias), _LOOK_ANSWERS[type(answer)]).inc()
+        self._polls.labels(self._destination(destination.alias), _POLL_ANSWERS[type(answer)]).inc()
 
     def posted(self, destination: str, outcome: Outcome, trace_id: str) -> None:
         """Report a finished POST.

@@ -29,12 +29,12 @@ from stream_app.domain.lane.admission import (
     AdmissionRequest,
     Grant,
     Held,
-    Look,
-    LookHeld,
+    Poll,
+    PollHeld,
     at_limit,
     decide,
     decide_dead_letter,
-    decide_look,
+    decide_poll,
     would_hold,
 )
 from stream_app.domain.lane.holds import BREAKER_OPEN
@@ -80,8 +80,8 @@ class AdmissionQueue:
     _queues: dict[str, LaneQueue] = field(init=False, factory=dict)
     _lengths: Timetable[str] = field(init=False, factory=Timetable)
     _arrivals: int = field(init=False, default=0)
-    # The lanes in which a look waits for a token, and those in which it is the leads' turn.
-    _looks_wait: set[str] = field(init=False, factory=set)
+    # The lanes in which a poll waits for a token, and those in which it is the leads' turn.
+    _polls_wait: set[str] = field(init=False, factory=set)
     _leads_turn: set[str] = field(init=False, factory=set)
     _open: bool = field(init=False, default=True)
     _patience: Patience = field(init=False)
@@ -275,10 +275,10 @@ class AdmissionQueue:
         stall = self._lanes.stalls[name]
         return would_hold(policy, lane, destination, now_ms, not bulk, stall)
 
-    def take_look(self, destination: Destination) -> Look | LookHeld:
-        """Take a token of the lane for a look at a run.
+    def take_poll(self, destination: Destination) -> Poll | PollHeld:
+        """Take a token of the lane to poll a run.
 
-        While leads wait for the rate, too, tokens go to them and to looks by turns. So each of them
+        While leads wait for the rate, too, tokens go to them and to polls by turns. So each of them
         has half of the rate, whatever the other asks for.
         """
         name = destination.workspace
@@ -286,25 +286,25 @@ class AdmissionQueue:
         policy = self._lanes.policy(name)
         queue = self._queues.get(name)
         if name in self._leads_turn and queue is not None and queue.waits_for_rate:
-            self._looks_wait.add(name)
+            self._polls_wait.add(name)
             after_ms = rate.interval_ms(policy.rate, self._lanes[name].rate)
-            return LookHeld(now_ms + after_ms, for_token=True)
-        self._lanes[name], answer = decide_look(policy, self._lanes[name], destination, now_ms)
-        if isinstance(answer, Look):
+            return PollHeld(now_ms + after_ms, for_token=True)
+        self._lanes[name], answer = decide_poll(policy, self._lanes[name], destination, now_ms)
+        if isinstance(answer, Poll):
             self._leads_turn.add(name)
-            self._looks_wait.discard(name)
+            self._polls_wait.discard(name)
             if queue is not None and queue.waits_for_rate:
                 self.pump_soon(name)
         elif answer.for_token:
-            self._looks_wait.add(name)
+            self._polls_wait.add(name)
         else:
-            self._looks_wait.discard(name)
+            self._polls_wait.discard(name)
         return answer
 
-    def end_looks(self, name: str) -> None:
-        """Note that no look of the lane waits for a token."""
-        if name in self._looks_wait:
-            self._looks_wait.discard(name)
+    def end_polls(self, name: str) -> None:
+        """Note that no poll of the lane waits for a token."""
+        if name in self._polls_wait:
+            self._polls_wait.discard(name)
             self.pump_soon(name)
 
     def ask_again(self) -> None:
@@ -339,14 +339,14 @@ class AdmissionQueue:
         self._queues.clear()
         self._waiting_bytes = 0
         self._lengths = Timetable()
-        self._looks_wait.clear()
+        self._polls_wait.clear()
         self._leads_turn.clear()
         self._timer.clear()
 
     # ------------------------------------------------------------------------------------ the lanes
 
     def pump(self) -> None:
-        """Look at all lanes."""
+        """Check all lanes."""
         now = self._clock.now()
         for name, queue in list(self._queues.items()):
             for waiter in queue:
@@ -440,7 +440,7 @@ class AdmissionQueue:
                 now.boot_ms,
                 not request.bulk,
                 stall,
-                look_first=name in self._looks_wait - self._leads_turn,
+                poll_first=name in self._polls_wait - self._leads_turn,
             )
         if not isinstance(answer, Held):
             self._leads_turn.discard(name)

@@ -56,7 +56,7 @@ class Announcements:
     """Finds the leads of announced runs.
 
     `most` is how many runs that nobody knows may be asked about at a time: their records take
-    places that callbacks need. `ask` asks Clay within the lane's rate, and `look_now` has the
+    places that callbacks need. `ask` asks Clay within the lane's rate, and `poll_now` has the
     results of a lead's run asked for now.
     """
 
@@ -64,7 +64,7 @@ class Announcements:
     _runs: OpenRuns
     _most: int
     _ask: Callable[[str, str], Awaitable[RunAnswer]]
-    _look_now: Callable[[bytes], None]
+    _poll_now: Callable[[bytes], None]
     _asked: dict[tuple[RoutinePlace, str], asyncio.Event] = field(init=False, factory=dict)
     _under_way: int = field(init=False, default=0)
 
@@ -85,7 +85,7 @@ class Announcements:
             await _unless_suspended(in_flight, self._runs.are_loaded.wait())
         routine = RoutinePlace(announced.workspace, announced.destination)
         asked = routine, announced.run
-        if self._is_looked_after(*asked):
+        if self._is_known(*asked):
             yield None
             return
         if self._under_way >= self._most:
@@ -112,11 +112,11 @@ class Announcements:
         finally:
             self._under_way -= 1
 
-    def _is_looked_after(self, routine: RoutinePlace, run: str) -> bool:
+    def _is_known(self, routine: RoutinePlace, run: str) -> bool:
         """Return True if this run is known. The results of one that a lead waits for are due."""
         key = self._runs.lead_of_run(routine, run)
         if key is not None:
-            self._look_now(key)
+            self._poll_now(key)
         return key is not None or self._runs.is_settled(routine, run)
 
     async def _search(
@@ -130,7 +130,7 @@ class Announcements:
             if pause_s:
                 await _unless_suspended(in_flight, asyncio.sleep(pause_s))
                 # Clay's answer to the POST may have come meanwhile, and named the run.
-                if self._is_looked_after(routine, run):
+                if self._is_known(routine, run):
                     return None
             if self._runs.any_in_doubt(routine):
                 answer = await _unless_suspended(

@@ -12,7 +12,7 @@ from attrs import define, field
 
 from stream_app.clock import Clock
 from stream_app.domain.delivery.recorder import WriteBatch
-from stream_app.domain.lane.admission import Look
+from stream_app.domain.lane.admission import Poll
 from stream_app.domain.lane.holds import KEY_REFUSED
 from stream_app.domain.limits.balance import balance_reading
 from stream_app.domain.plan import Plan
@@ -71,10 +71,10 @@ class Balances:
         stopped = self._lanes[name].suspension
         if routine is not None and stopped is not None and stopped.reason == KEY_REFUSED:
             return False  # Clay would refuse this question, too, and it would take a lead's probe
-        if routine is None or isinstance(self._admission.take_look(routine), Look):
+        if routine is None or isinstance(self._admission.take_poll(routine), Poll):
             return True
         # No token is kept for a question that comes a minute later.
-        self._admission.end_looks(name)
+        self._admission.end_polls(name)
         return False
 
     async def _read(self, name: str) -> None:

@@ -19,7 +19,7 @@ from stream_app.domain.model.errors import RowUnreadable
 from stream_app.domain.model.messages import Status
 from stream_app.domain.plan import Destination, Plan
 from stream_app.partition.lanes import Lanes
-from stream_app.partition.looks import LookQueue
+from stream_app.partition.poll_queue import PollQueue
 from stream_app.partition.rows import Rows
 
 _AGAIN_MS: Final = 1_000
@@ -46,8 +46,8 @@ class DeadlineQueue:
     There is a queue for each workspace, destination, and whether its leads are overdue.
 
     Attributes:
-        looks: The runs of those leads that are routines'. A lead has two clocks, its deadline and
-            the looks at its run: the rows are scanned once for both.
+        polls: The runs of those leads that are routines'. A lead has two clocks, its deadline and
+            the polls of its run: the rows are scanned once for both.
     """
 
     def __init__(self, plan: Plan, rows: Rows, lanes: Lanes) -> None:
@@ -57,13 +57,13 @@ class DeadlineQueue:
         self._queues: dict[tuple[str, str, bool], deque[bytes]] = {}
         self._again: deque[tuple[int, bytes]] = deque()
         self._first_added = asyncio.Event()  # a queue that was empty got its first lead
-        self.looks = LookQueue(plan, rows)
+        self.polls = PollQueue(plan, rows)
 
     def clear(self) -> None:
         """Forget all leads: the rows are replaced."""
         self._queues.clear()
         self._again.clear()
-        self.looks.clear()
+        self.polls.clear()
 
     async def load(self) -> None:
         """Find the waiting leads among the rows, a slice at a time.
@@ -88,7 +88,7 @@ class DeadlineQueue:
                         (row.at_ms, key),
                     )
                     if row.run:
-                        self.looks.add(key, row.run, row.accepted_at_ms)
+                        self.polls.add(key, row.run, row.accepted_at_ms)
         for name, keys in by_destination.items():
             keys.sort()
             self._queues[name] = deque(chain((key for _, key in keys), self._queues.get(name, ())))
@@ -99,7 +99,7 @@ class DeadlineQueue:
         if last.status in OVERDUE or (last.status in WAITING and last.due_at_ms is not None):
             self.add(step.rows[0][0], last.status)
             if last.run:
-                self.looks.add(step.rows[0][0], last.run, last.at_ms)
+                self.polls.add(step.rows[0][0], last.run, last.at_ms)
 
     def add(self, key: bytes, state: Status) -> None:
         """Add a lead that has just come into one of the states."""

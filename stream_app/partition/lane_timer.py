@@ -1,4 +1,4 @@
-"""When to look at a lane again, although nothing has happened to it."""
+"""When to check a lane again, although nothing has happened to it."""
 
 import asyncio
 from bisect import bisect_left, insort
@@ -55,33 +55,33 @@ class Timetable(Generic[K]):
 
 
 class LaneTimer:
-    """Calls `look_at` for each lane whose time has come, which sets the lane's next time.
+    """Calls `check` for each lane whose time has come, which sets the lane's next time.
 
-    All lanes of the partition share one timer of the event loop. It calls `look_at_all` instead if
+    All lanes of the partition share one timer of the event loop. It calls `check_all` instead if
     the wall clock stepped back.
     """
 
     def __init__(
         self,
         clock: Clock,
-        look_at: Callable[[str], None],
-        look_at_all: Callable[[], None],
+        check: Callable[[str], None],
+        check_all: Callable[[], None],
     ) -> None:
         self._clock = clock
-        self._look_at = look_at
-        self._look_at_all = look_at_all
-        self._looks: Timetable[str] = Timetable()
+        self._check = check
+        self._check_all = check_all
+        self._checks: Timetable[str] = Timetable()
         self._handle: asyncio.TimerHandle | None = None
         self._at_ms: int | None = None
         self._fired_at_ms = 0
 
     def set(self, name: str, at_ms: int | None, now_ms: int) -> None:
-        """Set when to look at a lane again (epoch ms); None: not before it changes."""
-        self._looks.set(name, at_ms)
+        """Set when to check a lane again (epoch ms); None: not before it changes."""
+        self._checks.set(name, at_ms)
         self._start(now_ms)
 
     def clear(self) -> None:
-        self._looks = Timetable()
+        self._checks = Timetable()
         self._start(0)
 
     def _fire(self) -> None:
@@ -90,14 +90,14 @@ class LaneTimer:
         before_ms = self._fired_at_ms
         self._fired_at_ms = now_ms
         if now_ms < before_ms:
-            self._look_at_all()
+            self._check_all()
             return
-        for name in self._looks.pop_until(now_ms):
-            self._look_at(name)
+        for name in self._checks.pop_until(now_ms):
+            self._check(name)
         self._start(now_ms)
 
     def _start(self, now_ms: int) -> None:
-        at_ms = self._looks.lowest
+        at_ms = self._checks.lowest
         if at_ms == self._at_ms:
             return
         if self._handle is not None:

@@ -85,7 +85,7 @@ class PartitionOwner:
                 observer=state.observer,
                 store=store,
                 lanes=state.lanes,
-                looks=state.deadlines.looks,
+                polls=state.deadlines.polls,
                 admission=state.admission,
                 commits=state.commits,
                 endings=endings,
@@ -118,7 +118,7 @@ class PartitionOwner:
                 # Half of the places that callbacks have (`RecordRunner`).
                 most=2 * state.plan.delivery.max_in_flight,
                 ask=_no_answer if self._results is None else self._results.ask,
-                look_now=lambda key: state.deadlines.looks.hasten(key, state.clock.now_ms()),
+                poll_now=lambda key: state.deadlines.polls.hasten(key, state.clock.now_ms()),
             ),
         )
         pipelines: dict[Source, ProcessRecord] = {

@@ -111,7 +111,7 @@ class Observer:
     def recovering(self, partition: int, error: Exception) -> None:
         """Kafka cannot be used for the partition now. It is tried again."""
 
-    def looked(self, destination: Destination, answer: RunAnswer) -> None:
+    def polled(self, destination: Destination, answer: RunAnswer) -> None:
         """Clay was asked for the results of a run, and gave this answer."""
 
     def unknown_rows(self, partition: int, count: int) -> None:

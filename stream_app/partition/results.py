@@ -2,8 +2,8 @@
 
     due -> a token of the lane -> ask Clay -> look at the row again -> settle, park, or ask later
 
-POSTs and looks take their tokens from the one bucket of their lane (`AdmissionQueue.take_look`). A
-look is a GET that costs no credits, so it may be repeated after a crash, and nothing is written for
+POSTs and polls take their tokens from the one bucket of their lane (`AdmissionQueue.take_poll`). A
+poll is a GET that costs no credits, so it may be repeated after a crash, and nothing is written for
 it. What it finds is one step, like a callback's, and an owner that was fenced meanwhile cannot
 commit that step.
 
@@ -24,8 +24,8 @@ from stream_app.domain.callback.interpret import MOST_FAILED, suspend_without_cr
 from stream_app.domain.callback.routine import callback_of_run
 from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.delivery.state_machine import Reason
-from stream_app.domain.lane.admission import Look, LookHeld
-from stream_app.domain.lane.settlement import looked
+from stream_app.domain.lane.admission import Poll, PollHeld
+from stream_app.domain.lane.settlement import polled
 from stream_app.domain.limits import suspension
 from stream_app.domain.model.errors import BrokerUnavailable, StateStoreError
 from stream_app.domain.model.messages import Callback
@@ -45,11 +45,11 @@ from stream_app.partition.commits import Commits
 from stream_app.partition.endings import Endings, empty_record
 from stream_app.partition.lane_timer import Timetable
 from stream_app.partition.lanes import Lanes
-from stream_app.partition.looks import LookQueue, OpenRun, RunningLead
+from stream_app.partition.poll_queue import OpenRun, PollQueue, RunningLead
 from stream_app.partition.ports import Observer, Runs, StateStore
 from stream_app.tasks import cancel, died_of
 
-_AT_ONCE: Final = 20  # looks of a lane: those that hang must not hold up the others for long
+_AT_ONCE: Final = 20  # polls of a lane: those that hang must not hold up the others for long
 _MOVED_AT_ONCE: Final = 200  # runs that are moved to their next times before others get the loop
 _LONGEST_SLEEP_S: Final = 60.0  # the wall clock may step while the loop's clock does not
 _LONGEST_HOLD_MS: Final = 60_000
@@ -60,7 +60,7 @@ _RETRY_AFTER_MS: Final = 5_000
 
 @define(eq=False, repr=False, kw_only=True)
 class ResultPipeline:
-    """Looks at the open runs of one partition when they are due, while this process owns it."""
+    """Polls the open runs of one partition when they are due, while this process owns it."""
 
     _number: int
     _plan: Plan
@@ -68,7 +68,7 @@ class ResultPipeline:
     _observer: Observer
     _store: StateStore
     _lanes: Lanes
-    _looks: LookQueue
+    _polls: PollQueue
     _admission: AdmissionQueue
     _commits: Commits
     _endings: Endings
@@ -82,7 +82,7 @@ class ResultPipeline:
     _doubted: dict[str, Destination] = field(init=False, factory=dict)
 
     async def run(self) -> None:
-        """Look at runs until cancelled."""
+        """Poll runs until cancelled."""
         self._times = Timetable()
         self._busy.clear()
         self._doubted.clear()
@@ -90,10 +90,10 @@ class ResultPipeline:
             while True:
                 self._reap()
                 now_ms = self._clock.now_ms()
-                names = dict.fromkeys([*self._looks.changed, *self._times.pop_until(now_ms)])
-                self._looks.changed.clear()
+                names = dict.fromkeys([*self._polls.changed, *self._times.pop_until(now_ms)])
+                self._polls.changed.clear()
                 for name in names:
-                    self._look_at_lane(name, now_ms)
+                    self._poll_lane(name, now_ms)
                 await self._wait(now_ms)
         finally:
             await cancel(list(self._asking))
@@ -104,7 +104,7 @@ class ResultPipeline:
         longest_s = (
             None if at_ms is None else min(_LONGEST_SLEEP_S, max(0.001, (at_ms - now_ms) / 1000))
         )
-        await self._looks.wait(longest_s)
+        await self._polls.wait(longest_s)
 
     def _reap(self) -> None:
         """Free the places of requests that have ended. Raises the error of one that failed."""
@@ -116,43 +116,43 @@ class ResultPipeline:
 
     # ------------------------------------------------------------------------------------- one lane
 
-    def _look_at_lane(self, name: str, now_ms: int) -> None:
-        """Ask for each run of the lane that may be asked for now, and set when to look again."""
+    def _poll_lane(self, name: str, now_ms: int) -> None:
+        """Ask for each run of the lane that may be asked for now, and set when to poll again."""
         if name in self._doubted and self._busy[name] < _AT_ONCE:
-            answer = self._admission.take_look(self._doubted[name])
-            if isinstance(answer, Look):
+            answer = self._admission.take_poll(self._doubted[name])
+            if isinstance(answer, Poll):
                 self._start(name, self._ask_balance(self._doubted.pop(name), answer))
         moved = 0
-        # At the bound the lane is looked at again when one of its requests ends.
-        while self._busy[name] < _AT_ONCE and (opened := self._looks.due(name, now_ms)) is not None:
-            lead = self._looks.find(opened)
+        # At the bound the lane is polled again when one of its requests ends.
+        while self._busy[name] < _AT_ONCE and (opened := self._polls.due(name, now_ms)) is not None:
+            lead = self._polls.find(opened)
             if lead is None:
-                self._looks.close(opened)
+                self._polls.close(opened)
                 continue
-            answer = self._admission.take_look(lead.destination)
-            if isinstance(answer, LookHeld) and answer.by_breaker:
+            answer = self._admission.take_poll(lead.destination)
+            if isinstance(answer, PollHeld) and answer.by_breaker:
                 # An operator may end the hold earlier.
                 until_ms = min(answer.until_ms, now_ms + _LONGEST_HOLD_MS)
-                self._looks.postpone(opened, lead.next_look_ms(now_ms), until_ms)
+                self._polls.postpone(opened, lead.next_poll_ms(now_ms), until_ms)
                 moved += 1
                 if moved == _MOVED_AT_ONCE:
                     self._times.set(name, now_ms)
                     return
-            elif isinstance(answer, LookHeld):
+            elif isinstance(answer, PollHeld):
                 # An operator may end the hold earlier.
                 self._times.set(name, min(answer.until_ms, now_ms + _LONGEST_HOLD_MS))
                 return
             else:
-                self._looks.take(opened)
-                self._start(name, self._look(opened, lead, answer))
-        self._admission.end_looks(name)
-        self._times.set(name, self._looks.next_ms(name) if self._busy[name] < _AT_ONCE else None)
+                self._polls.take(opened)
+                self._start(name, self._poll(opened, lead, answer))
+        self._admission.end_polls(name)
+        self._times.set(name, self._polls.next_ms(name) if self._busy[name] < _AT_ONCE else None)
 
     def _start(self, name: str, request: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(request)
         self._asking[task] = name
         self._busy[name] += 1
-        task.add_done_callback(lambda _: self._looks.change(name))
+        task.add_done_callback(lambda _: self._polls.change(name))
 
     # -------------------------------------------------------------------------------------- one run
 
@@ -164,46 +164,46 @@ class ResultPipeline:
             run: The id of the run.
         """
         destination = self._plan.destinations[alias]
-        while isinstance(look := self._admission.take_look(destination), LookHeld):
-            if look.by_breaker:
+        while isinstance(poll := self._admission.take_poll(destination), PollHeld):
+            if poll.by_breaker:
                 return RunUnread("breaker_open", "the circuit breaker is open")
-            if not look.for_token:
+            if not poll.for_token:
                 return RunDenied(401, "Clay refuses the key of the workspace")
-            wait_ms = look.until_ms - self._clock.now_ms()
+            wait_ms = poll.until_ms - self._clock.now_ms()
             if wait_ms > _LONGEST_HOLD_MS:
                 return RunLimited(None)
             await asyncio.sleep(max(1, wait_ms) / 1000)
-        return await self._ask(destination, run, look)
+        return await self._ask(destination, run, poll)
 
-    async def _ask(self, destination: Destination, run: str, look: Look) -> RunAnswer:
+    async def _ask(self, destination: Destination, run: str, poll: Poll) -> RunAnswer:
         """Ask Clay, and record the answer in the lane."""
         began_ms = self._clock.boot_ms()
         answer = await self._runs.results(destination.alias, run)
-        self._observer.looked(destination, answer)
-        self._settle_lane(destination, look, answer, self._clock.boot_ms() - began_ms)
+        self._observer.polled(destination, answer)
+        self._settle_lane(destination, poll, answer, self._clock.boot_ms() - began_ms)
         return answer
 
-    async def _look(self, opened: OpenRun, lead: RunningLead, look: Look) -> None:
+    async def _poll(self, opened: OpenRun, lead: RunningLead, poll: Poll) -> None:
         """Ask for the results of a run, and act on the answer."""
-        answer = await self._ask(lead.destination, opened.run, look)
+        answer = await self._ask(lead.destination, opened.run, poll)
         # Second look: while Clay was asked, another answer or its deadline may have ended the lead,
         # or an operator may have sent it again.
-        again = self._looks.find(opened)
+        again = self._polls.find(opened)
         if again is None:
-            self._looks.close(opened)
+            self._polls.close(opened)
             return
         now_ms = self._clock.now_ms()
         if not isinstance(answer, RunGone):
             opened.gone = 0
         match answer:
             case RunUnfinished() | RunUnread() | RunDenied():
-                self._looks.put_back(opened, again.next_look_ms(now_ms))
+                self._polls.put_back(opened, again.next_poll_ms(now_ms))
             case RunLimited():
-                self._looks.put_back(opened, now_ms)  # the lane's bucket says when
+                self._polls.put_back(opened, now_ms)  # the lane's bucket says when
             case RunGone():
                 opened.gone += 1
                 if opened.gone < _MOST_GONE:
-                    self._looks.put_back(opened, now_ms + _GONE_AGAIN_MS)
+                    self._polls.put_back(opened, now_ms + _GONE_AGAIN_MS)
                 else:
                     why = Reason(
                         "result_gone",
@@ -218,18 +218,18 @@ class ResultPipeline:
     def _settle_lane(
         self,
         destination: Destination,
-        look: Look,
+        poll: Poll,
         answer: RunAnswer,
         latency_ms: int,
     ) -> None:
         """Record the answer in the lane. What changes for its leads is committed."""
         name = destination.workspace
         before = self._lanes[name]
-        after = looked(
+        after = polled(
             self._lanes.policy(name),
             before,
             destination,
-            look,
+            poll,
             answer,
             self._clock.now_ms(),
             self._clock.rand(),
@@ -251,7 +251,7 @@ class ResultPipeline:
             await self._park(opened, lead, _too_large(step.text))
             return
         # No await since the second look: the step is made from the row as it is now.
-        self._looks.close(opened)
+        self._polls.close(opened)
         self._count(lead.destination, failed=says.outcome == "enrich_error")
         await self._commit(step)
 
@@ -261,11 +261,11 @@ class ResultPipeline:
             records = await self._store.fetch([lead.row.origin])
         except BrokerUnavailable as error:
             self._observer.recovering(self._number, error)
-            self._looks.put_back(opened, self._clock.now_ms() + _RETRY_AFTER_MS)
+            self._polls.put_back(opened, self._clock.now_ms() + _RETRY_AFTER_MS)
             return
         # Second look: while its record was fetched, a callback may have settled the lead.
-        again = self._looks.find(opened)
-        self._looks.close(opened)
+        again = self._polls.find(opened)
+        self._polls.close(opened)
         if again is not None:
             record = records.get(again.row.origin)
             step = self._endings.park(again.key, again.row, again.destination, record, why)
@@ -290,7 +290,7 @@ class ResultPipeline:
         if self._failed[alias] >= MOST_FAILED and not suspension.holds(stopped, alias):
             self._doubted[destination.workspace] = destination
 
-    async def _ask_balance(self, asked: Destination, look: Look) -> None:
+    async def _ask_balance(self, asked: Destination, poll: Poll) -> None:
         """Ask for the balance of a workspace whose leads fail. Without credits, suspend."""
         name = asked.workspace
         balance = await self._runs.balance(name)

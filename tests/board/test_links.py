@@ -58,12 +58,12 @@ MEASURES = {
         *("view.calls", "webhook.count", "view.submissions_left[alias]"),
         *("seen.score", "seen.calls"),
     },
-    # credits; looks at a run, which are nowhere listed; repeats of a step, and waits of a kind,
+    # credits; polls of a run, which are nowhere listed; repeats of a step, and waits of a kind,
     # which are folded
     "lead": {
         "page.lead.booked_in_all",
         "history.credits",
-        "history.history.run.looks",
+        "history.history.run.polls",
         "step.times",
         "row.times",
     },

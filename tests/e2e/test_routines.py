@@ -422,7 +422,7 @@ async def until_held(line: RoutineLine, wanted: dict[str, str], within_s: float)
 
 
 @pytest.mark.slow
-async def test_a_refusal_of_runs_or_of_looks_is_named_and_ends(
+async def test_a_refusal_of_runs_or_of_polls_is_named_and_ends(
     kafka: Broker,
     namespace: str,
 ) -> None:

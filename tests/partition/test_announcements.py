@@ -383,8 +383,8 @@ async def test_only_some_settled_runs_are_remembered(monkeypatch: pytest.MonkeyP
 
 
 @virtual_time
-async def test_with_announcements_each_lead_takes_one_look() -> None:
-    """Each run is announced when it has finished, before its first look by the schedule."""
+async def test_with_announcements_each_lead_takes_one_poll() -> None:
+    """Each run is announced when it has finished, before its first poll by the schedule."""
     clay = RoutineClay()
     clay.finishes_s = 12.0
     bench = Bench(Setup(routines=True, rate_per_s=50.0, burst=50), clay=lambda _: clay, runs=clay)
@@ -396,13 +396,13 @@ async def test_with_announcements_each_lead_takes_one_look() -> None:
         bench.announce(f"run_{number}")
     await asyncio.sleep(5.0)
     assert len(bench.results()) == 20
-    assert {len(looks) for looks in clay.looks.values()} == {1}
+    assert {len(polls) for polls in clay.polls.values()} == {1}
     await asyncio.sleep(3_600.0)
-    assert len(clay.all_looks) == 20, "nothing is asked for again"
+    assert len(clay.all_polls) == 20, "nothing is asked for again"
 
 
 @virtual_time
-async def test_an_announcement_of_a_run_that_goes_on_costs_one_look() -> None:
+async def test_an_announcement_of_a_run_that_goes_on_costs_one_poll() -> None:
     """Forged by someone who knows the secret, or sent too early: the schedule goes on behind it."""
     clay = RoutineClay()
     clay.finishes_s = 90.0
@@ -413,9 +413,9 @@ async def test_an_announcement_of_a_run_that_goes_on_costs_one_look() -> None:
     await asyncio.sleep(10.0)
     bench.announce("run_1")
     await asyncio.sleep(30.0)
-    assert len(clay.all_looks) == 1
+    assert len(clay.all_polls) == 1
     await asyncio.sleep(100.0)
-    assert len(clay.all_looks) == 3
+    assert len(clay.all_polls) == 3
     assert bench.history("id0")[-1] == "enriched"
 
 
@@ -430,7 +430,7 @@ async def test_announcements_of_settled_runs_do_nothing_however_often_they_come(
     for _ in range(5):
         bench.announce("run_1")
         await asyncio.sleep(10.0)
-    assert len(clay.all_looks) == 1
+    assert len(clay.all_polls) == 1
     assert bench.history("id0")[-1] == "enriched"
     assert [event for event in bench.events() if event.status == "callback_unmatched"] == []
 

@@ -33,7 +33,7 @@ class PayingClay(RoutineClay):
     async def balance(self, workspace: str) -> float | None:
         assert workspace == "acme"
         self.balances += 1
-        await asyncio.sleep(self.look_s)
+        await asyncio.sleep(self.poll_s)
         return 10_000.0 - COST * len(self.posts_ms) - self.others if self.read else None
 
 

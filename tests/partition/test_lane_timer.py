@@ -1,4 +1,4 @@
-"""The timer of the lanes: each is looked at when its time has come, and all of them after a step of
+"""The timer of the lanes: each is checked when its time has come, and all of them after a step of
 the clock.
 """
 
@@ -22,12 +22,12 @@ class SteppingClock(VirtualClock):
 class TimedLanes:
     def __init__(self) -> None:
         self.clock = SteppingClock()
-        self.looks: list[tuple[str, float]] = []
+        self.checks: list[tuple[str, float]] = []
         self.began_ms = now_ms()
-        self.timer = LaneTimer(self.clock, self._look, lambda: self._look("all"))
+        self.timer = LaneTimer(self.clock, self._check, lambda: self._check("all"))
 
-    def _look(self, name: str) -> None:
-        self.looks.append((name, (now_ms() - self.began_ms) / 1000))
+    def _check(self, name: str) -> None:
+        self.checks.append((name, (now_ms() - self.began_ms) / 1000))
 
     def set(self, name: str, in_s: float | None) -> None:
         now = self.clock.now_ms()
@@ -35,7 +35,7 @@ class TimedLanes:
 
 
 @virtual_time
-async def test_each_lane_is_looked_at_when_its_time_has_come() -> None:
+async def test_each_lane_is_checked_when_its_time_has_come() -> None:
     bench = TimedLanes()
     for name, in_s in (("late", 3.0), ("early", 1.0), ("never", 2.0), ("moved", 9.0)):
         bench.set(name, in_s)
@@ -45,14 +45,14 @@ async def test_each_lane_is_looked_at_when_its_time_has_come() -> None:
     bench.set("held", 10.0)
     bench.timer.clear()
     await asyncio.sleep(60)
-    assert bench.looks == [("early", 1.0), ("moved", 2.5), ("late", 3.0)], (
+    assert bench.checks == [("early", 1.0), ("moved", 2.5), ("late", 3.0)], (
         "not before, not after, and once"
     )
 
 
 @pytest.mark.parametrize(("in_s", "seen_s"), [(10.0, 12.0), (3_600.0, 62.0)])
 @virtual_time
-async def test_all_lanes_are_looked_at_within_a_minute_after_the_clock_was_set_back(
+async def test_all_lanes_are_checked_within_a_minute_after_the_clock_was_set_back(
     in_s: float,
     seen_s: float,
 ) -> None:
@@ -63,4 +63,4 @@ async def test_all_lanes_are_looked_at_within_a_minute_after_the_clock_was_set_b
     bench.set("held", in_s)
     bench.clock.stepped_ms = -7_200_000
     await asyncio.sleep(61)
-    assert bench.looks == [("first", 1.0), ("all", seen_s)]
+    assert bench.checks == [("first", 1.0), ("all", seen_s)]

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from stream_app.domain.callback.interpret import MOST_FAILED
-from stream_app.domain.callback.schedule import next_look_ms
+from stream_app.domain.callback.schedule import next_poll_ms
 from stream_app.domain.dead_letter.replay import redriven
 from stream_app.domain.delivery.envelope import read_envelope
 from stream_app.domain.limits.rate import RatePolicy
@@ -81,7 +81,7 @@ async def test_the_result_of_a_run_settles_its_lead_and_charges_its_lane() -> No
     assert (event.credits, event.actions) == (7, 1)
     assert bench.day().credits_spent == 7
     assert bench.day().credits_reserved == 0
-    assert len(bench.clay.looks["run_1"]) == 2, "4 s and 12 s after the POST; it took 5 s"
+    assert len(bench.clay.polls["run_1"]) == 2, "4 s and 12 s after the POST; it took 5 s"
     assert bench.row().final
     bench.books()
 
@@ -139,7 +139,7 @@ async def test_a_result_that_cannot_be_had_parks_its_lead_at_the_ceiling(
     [dead_letter] = bench.parked()
     assert dead_letter.value == bench.kafka.log(bench.plan.topics.leads, 0).committed()[0].value
     assert bench.day().credits_reserved == 0
-    assert len(bench.clay.looks["run_1"]) == 1
+    assert len(bench.clay.polls["run_1"]) == 1
     bench.books()
 
 
@@ -162,8 +162,8 @@ async def test_a_run_that_clay_does_not_know_is_asked_for_twice_again_within_two
     bench = Routines()
     bench.change_destination(callback_deadline_s=600.0)
     await bench.one(RunGone(404, "no such run"), for_s=130.0)
-    first_ms, *_, last_ms = bench.clay.looks["run_1"]
-    assert len(bench.clay.looks["run_1"]) == 3
+    first_ms, *_, last_ms = bench.clay.polls["run_1"]
+    assert len(bench.clay.polls["run_1"]) == 3
     assert last_ms - first_ms <= 120_000
     event = bench.events(LEAD)[-1]
     assert (event.status, event.reason) == ("parked", "result_gone")
@@ -194,11 +194,11 @@ async def test_a_parked_lead_waits_for_its_record_where_kafka_is_away() -> None:
     assert bench.parked()[0].value is not None
 
 
-# ----------------------------------------------------------------------------------- when it looks
+# ----------------------------------------------------------------------------------- when it polls
 
 
 @virtual_time
-async def test_looks_come_at_their_times_and_nothing_is_written_for_them() -> None:
+async def test_polls_come_at_their_times_and_nothing_is_written_for_them() -> None:
     bench = Routines()
     bench.clay.finishes_s = 40.0
     bench.publish("id0", "p0")
@@ -206,19 +206,19 @@ async def test_looks_come_at_their_times_and_nothing_is_written_for_them() -> No
     accepted = bench.events(LEAD)[-1]
     committed = len(bench.committed(bench.plan.topics.state))
     await asyncio.sleep(30.0)
-    looks_ms = bench.clay.looks["run_1"]
+    polls_ms = bench.clay.polls["run_1"]
     destination = bench.plan.destinations["acme-main"]
     after_ms = accepted.at_ms
-    assert len(looks_ms) == len(POLL_AFTER_S)
-    for at_ms in looks_ms:
-        after_ms = next_look_ms("run_1", accepted.at_ms, None, destination, after_ms)
+    assert len(polls_ms) == len(POLL_AFTER_S)
+    for at_ms in polls_ms:
+        after_ms = next_poll_ms("run_1", accepted.at_ms, None, destination, after_ms)
         assert after_ms <= at_ms <= after_ms + 10
     assert len(bench.committed(bench.plan.topics.state)) == committed
 
 
 @pytest.mark.parametrize("finishes_s", [10.0, 30.0, 60.0, 120.0])
 @virtual_time
-async def test_a_routine_of_ten_seconds_to_two_minutes_takes_three_looks_at_most(
+async def test_a_routine_of_ten_seconds_to_two_minutes_takes_three_polls_at_most(
     finishes_s: float,
 ) -> None:
     bench = Routines()
@@ -231,11 +231,11 @@ async def test_a_routine_of_ten_seconds_to_two_minutes_takes_three_looks_at_most
     bench.publish_leads(20)
     await bench.serve_for(300.0)
     assert len(bench.results()) == 20
-    assert max(map(len, bench.clay.looks.values())) <= 3
+    assert max(map(len, bench.clay.polls.values())) <= 3
 
 
 @virtual_time
-async def test_a_new_owner_asks_at_once_for_runs_whose_look_has_passed() -> None:
+async def test_a_new_owner_asks_at_once_for_runs_whose_poll_has_passed() -> None:
     bench = Routines()
     bench.clay.finishes_s = 1.0
     await bench.one(for_s=2.0)
@@ -245,7 +245,7 @@ async def test_a_new_owner_asks_at_once_for_runs_whose_look_has_passed() -> None
     await bench.start()
     await asyncio.sleep(2.0)
     assert bench.states(LEAD)[-1] == "enriched"
-    assert bench.clay.looks["run_1"][0] - restarted_ms < 1_000
+    assert bench.clay.polls["run_1"][0] - restarted_ms < 1_000
 
 
 @virtual_time
@@ -257,13 +257,13 @@ async def test_a_backlog_of_open_runs_is_asked_for_at_the_rate_of_the_lane() -> 
     await bench.serve_for(60.0)
     await bench.kill()
     await asyncio.sleep(2_000.0)
-    bench.clay.looks.clear()
+    bench.clay.polls.clear()
     await bench.start()
     await asyncio.sleep(60.0)
-    looks_ms = bench.clay.all_looks
-    assert len(looks_ms) >= 100
+    polls_ms = bench.clay.all_polls
+    assert len(polls_ms) >= 100
     policy = bench.plan.workspaces["acme"].rate
-    assert_at_rate(looks_ms, policy)
+    assert_at_rate(polls_ms, policy)
 
 
 def assert_at_rate(at_ms: list[int], policy: RatePolicy) -> None:
@@ -274,14 +274,14 @@ def assert_at_rate(at_ms: list[int], policy: RatePolicy) -> None:
 
 
 @virtual_time
-async def test_a_run_that_hangs_is_overdue_then_parked_and_looked_at_until_then() -> None:
+async def test_a_run_that_hangs_is_overdue_then_parked_and_polled_until_then() -> None:
     bench = Routines()
     bench.change_destination(callback_grace_s=7_200.0)
     await bench.one(RunUnfinished(), for_s=7_300.0)
     assert bench.states(LEAD) == [*AT_CLAY, "callback_overdue", "parked"]
-    looks_ms = bench.clay.looks["run_1"]
-    assert len(looks_ms) <= len(POLL_AFTER_S) + 5
-    assert bench.events(LEAD)[-1].at_ms - looks_ms[-1] <= 61_000
+    polls_ms = bench.clay.polls["run_1"]
+    assert len(polls_ms) <= len(POLL_AFTER_S) + 5
+    assert bench.events(LEAD)[-1].at_ms - polls_ms[-1] <= 61_000
 
 
 @virtual_time
@@ -297,7 +297,7 @@ async def test_a_run_that_finishes_in_its_grace_settles_its_lead() -> None:
 
 
 @virtual_time
-async def test_a_run_that_nobody_announces_is_looked_at_beside_those_that_are() -> None:
+async def test_a_run_that_nobody_announces_is_polled_beside_those_that_are() -> None:
     """A lane whose backlog takes all of its rate, and a notification that was lost."""
     bench = Routines()
     bench.change_workspaces(rate=RatePolicy(rate_per_s=4.0, burst=5))
@@ -318,20 +318,20 @@ async def test_a_run_that_nobody_announces_is_looked_at_beside_those_that_are() 
     await bench.serve_for(45.0)
     telling.cancel()
     assert len(bench.clay.posts_ms) < 150, "leads wait all the time"
-    assert bench.clay.looks["run_1"], "it was due after 20 s"
-    [looked_ms] = bench.clay.looks["run_1"]
+    assert bench.clay.polls["run_1"], "it was due after 20 s"
+    [polled_ms] = bench.clay.polls["run_1"]
     due_ms = bench.clay.posts_ms[0] + 21_100  # with the spread of its schedule
     after = [
         f"run_{number}"
         for number, at_ms in enumerate(bench.clay.posts_ms, 1)
-        if at_ms + 5_200 > due_ms and bench.clay.looks[f"run_{number}"]
+        if at_ms + 5_200 > due_ms and bench.clay.polls[f"run_{number}"]
     ]
     assert after
-    assert all(bench.clay.looks[run][0] >= looked_ms for run in after), "those come behind it"
+    assert all(bench.clay.polls[run][0] >= polled_ms for run in after), "those come behind it"
 
 
 @virtual_time
-async def test_posts_and_looks_together_keep_to_the_rate_and_posts_have_half_of_it() -> None:
+async def test_posts_and_polls_together_keep_to_the_rate_and_posts_have_half_of_it() -> None:
     bench = Routines()
     bench.change_workspaces(rate=RatePolicy(rate_per_s=4.0, burst=5))
     bench.change_destination(callback_deadline_s=3_600.0)
@@ -340,43 +340,43 @@ async def test_posts_and_looks_together_keep_to_the_rate_and_posts_have_half_of_
     began_ms = now_ms()
     await bench.serve()
     await bench.settled(400)
-    both = sorted([*bench.clay.posts_ms, *bench.clay.all_looks])
+    both = sorted([*bench.clay.posts_ms, *bench.clay.all_polls])
     assert_at_rate(both, bench.plan.workspaces["acme"].rate)
     last_post_s = (max(bench.clay.posts_ms) - began_ms) / 1000
     assert last_post_s <= 400 / 2 * 1.02, "half of 4 a second at least"
-    while_posting = [at_ms for at_ms in bench.clay.all_looks if at_ms < max(bench.clay.posts_ms)]
-    assert len(while_posting) >= 0.8 * 2 * last_post_s - 40, "looks are not starved either"
+    while_posting = [at_ms for at_ms in bench.clay.all_polls if at_ms < max(bench.clay.posts_ms)]
+    assert len(while_posting) >= 0.8 * 2 * last_post_s - 40, "polls are not starved either"
     assert len(both) / ((both[-1] - both[0]) / 1000) >= 0.95 * 4
 
 
 @virtual_time
-async def test_a_429_of_a_look_is_that_of_the_lane() -> None:
+async def test_a_429_of_a_poll_is_that_of_the_lane() -> None:
     bench = Routines()
     bench.clay.scripted = [RunLimited("30")]
     await bench.one(for_s=4.5)
-    [limited_ms] = bench.clay.looks["run_1"]
+    [limited_ms] = bench.clay.polls["run_1"]
     bench.publish("id1", "p1")
     await asyncio.sleep(60.0)
     assert bench.clay.posts_ms[1] - limited_ms >= 30_000
-    assert bench.clay.looks["run_1"][1] - limited_ms >= 30_000
+    assert bench.clay.polls["run_1"][1] - limited_ms >= 30_000
     assert bench.states(LEAD)[-1] == "enriched"
     assert bench.lane().rate.limited_ms
 
 
 @virtual_time
-async def test_a_successor_keeps_to_the_429_of_a_look() -> None:
+async def test_a_successor_keeps_to_the_429_of_a_poll() -> None:
     bench = Routines()
     bench.clay.scripted = [RunLimited("30")]
     await bench.one(for_s=5.0)
-    [limited_ms] = bench.clay.looks["run_1"]
+    [limited_ms] = bench.clay.polls["run_1"]
     await bench.kill()
     await bench.start()
     await asyncio.sleep(60.0)
-    assert bench.clay.looks["run_1"][1] - limited_ms >= 30_000
+    assert bench.clay.polls["run_1"][1] - limited_ms >= 30_000
 
 
 @virtual_time
-async def test_looks_that_fail_are_repeated_and_never_open_the_breaker() -> None:
+async def test_polls_that_fail_are_repeated_and_never_open_the_breaker() -> None:
     bench = Routines()
     bench.clay.scripted = [RunUnread("http_503", "busy")] * 40
     bench.publish_leads(40)
@@ -386,18 +386,18 @@ async def test_looks_that_fail_are_repeated_and_never_open_the_breaker() -> None
 
 
 @virtual_time
-async def test_an_open_breaker_moves_a_look_to_its_next_time() -> None:
+async def test_an_open_breaker_moves_a_poll_to_its_next_time() -> None:
     bench = Routines()
     await bench.one(for_s=1.0)
     await bench.order("trip", for_s=20.0)
-    assert bench.clay.looks == {}
+    assert bench.clay.polls == {}
     await bench.order("auto", "c2", for_s=20.0)
     assert bench.states(LEAD)[-1] == "enriched"
-    assert len(bench.clay.looks["run_1"]) == 1
+    assert len(bench.clay.polls["run_1"]) == 1
 
 
 @virtual_time
-async def test_an_announced_run_is_looked_at_as_soon_as_the_breaker_lets_calls_through() -> None:
+async def test_an_announced_run_is_polled_as_soon_as_the_breaker_lets_calls_through() -> None:
     """Its next time by the schedule is a quarter of an hour later, and the hold ends before."""
     bench = Routines()
     bench.change_destination(
@@ -410,14 +410,14 @@ async def test_an_announced_run_is_looked_at_as_soon_as_the_breaker_lets_calls_t
     open_for(bench, 45.0)
     bench.announce("run_1")
     await asyncio.sleep(43.0)
-    assert bench.clay.looks == {}
+    assert bench.clay.polls == {}
     await asyncio.sleep(5.0)
-    assert len(bench.clay.looks["run_1"]) == 1
+    assert len(bench.clay.polls["run_1"]) == 1
     assert bench.states(LEAD)[-1] == "enriched"
 
 
 @virtual_time
-async def test_an_announced_run_is_looked_at_soon_after_an_operator_ends_the_hold() -> None:
+async def test_an_announced_run_is_polled_soon_after_an_operator_ends_the_hold() -> None:
     bench = Routines()
     bench.change_destination(
         run_webhook="wh_1",
@@ -428,7 +428,7 @@ async def test_an_announced_run_is_looked_at_soon_after_an_operator_ends_the_hol
     await bench.order("trip", for_s=1.0)
     bench.announce("run_1")
     await asyncio.sleep(200.0)
-    assert bench.clay.looks == {}
+    assert bench.clay.polls == {}
     await bench.order("auto", "c2", for_s=62.0)
     assert bench.states(LEAD)[-1] == "enriched"
 
@@ -454,7 +454,7 @@ async def test_a_paused_lane_goes_on_asking() -> None:
 
 @pytest.mark.parametrize("status", [402, 403])
 @virtual_time
-async def test_a_refusal_holds_the_lane_with_the_words_of_clay_and_looks_go_on(status: int) -> None:
+async def test_a_refusal_holds_the_lane_with_the_words_of_clay_and_polls_go_on(status: int) -> None:
     bench = Routines()
     bench.clay.scripted = [RunDenied(status, "HTTP: upgrade your plan")]
     await bench.one(for_s=5.0)
@@ -470,7 +470,7 @@ async def test_a_refusal_holds_the_lane_with_the_words_of_clay_and_looks_go_on(s
 
 
 @virtual_time
-async def test_a_refused_key_stops_looks_until_one_of_them_shows_that_it_is_good_again() -> None:
+async def test_a_refused_key_stops_polls_until_one_of_them_shows_that_it_is_good_again() -> None:
     bench = Routines()
     bench.change_destination(callback_deadline_s=7_200.0)
     bench.clay.of_run = dict.fromkeys(
@@ -479,11 +479,11 @@ async def test_a_refused_key_stops_looks_until_one_of_them_shows_that_it_is_good
     )
     bench.publish_leads(5)
     await bench.serve_for(240.0)
-    looked = len(bench.clay.all_looks)
-    assert 1 <= looked <= 5
+    polled = len(bench.clay.all_polls)
+    assert 1 <= polled <= 5
     assert bench.states().count("accepted") == 5
     await asyncio.sleep(120.0)
-    assert len(bench.clay.all_looks) == looked + 1, "one look is the probe"
+    assert len(bench.clay.all_polls) == polled + 1, "one poll is the probe"
     bench.clay.of_run.clear()
     bench.publish("id9", "p9")
     await bench.settled(6, within_s=1_000.0)
@@ -597,9 +597,9 @@ async def test_a_lead_that_succeeds_while_the_balance_is_asked_for_keeps_the_lan
 async def test_a_lead_that_a_callback_settled_while_its_run_was_asked_for_is_settled_once() -> None:
     bench = Routines()
     bench.clay.finishes_s = 1.0
-    bench.clay.look_s = 3.0
+    bench.clay.poll_s = 3.0
     await bench.one(for_s=4.5)
-    assert len(bench.clay.looks["run_1"]) == 1
+    assert len(bench.clay.polls["run_1"]) == 1
     bench.call_back()
     await asyncio.sleep(10.0)
     assert bench.states(LEAD) == [*AT_CLAY, "enriched"]
@@ -634,12 +634,12 @@ async def test_a_lead_that_was_sent_again_is_settled_by_its_last_run() -> None:
     await bench.one(for_s=150.0)
     [dead_letter] = bench.parked()
     envelope = read_envelope(dead_letter)
-    bench.clay.looks.clear()
+    bench.clay.polls.clear()
     bench.clay.of_run["run_1"] = bench.clay.finished("run_1", outputs={"title": "first"})
     await bench.come_back(dead_letter, redriven(envelope, dead_letter.record_id))
     await asyncio.sleep(20.0)
     assert bench.row().run == "run_2"
-    assert bench.clay.looks.keys() == {"run_2"}, "nobody asks for the first run any more"
+    assert bench.clay.polls.keys() == {"run_2"}, "nobody asks for the first run any more"
     assert bench.states(LEAD)[-1] == "enriched"
     assert bench.results()[-1].fields == {"title": "CTO"}
     bench.books()
@@ -649,7 +649,7 @@ async def test_a_lead_that_was_sent_again_is_settled_by_its_last_run() -> None:
 async def test_a_result_that_comes_after_the_lead_was_sent_again_is_dropped() -> None:
     """The first run is asked for while the lead is parked, sent back and accepted again."""
     bench = Routines()
-    bench.clay.look_s = 0.0
+    bench.clay.poll_s = 0.0
     await bench.one(RunUnfinished(), for_s=60.0)
     real = bench.clay.results
 
@@ -675,11 +675,11 @@ async def test_a_result_that_comes_after_the_lead_was_sent_again_is_dropped() ->
 async def test_an_owner_that_was_fenced_while_it_asked_settles_nothing() -> None:
     bench = Routines()
     bench.clay.finishes_s = 1.0
-    bench.clay.look_s = 3.0
+    bench.clay.poll_s = 3.0
     await bench.one(for_s=4.5)
-    assert len(bench.clay.looks["run_1"]) == 1
+    assert len(bench.clay.polls["run_1"]) == 1
     fenced = bench.partition
-    bench.clay.look_s = 0.1
+    bench.clay.poll_s = 0.1
     await bench.start()
     await asyncio.sleep(20.0)
     assert bench.states(LEAD) == [*AT_CLAY, "enriched"]
@@ -708,7 +708,7 @@ async def test_a_result_whose_commit_fails_is_asked_for_again() -> None:
     await asyncio.sleep(20.0)
     assert lost == 1
     assert bench.states(LEAD) == [*AT_CLAY, "enriched"]
-    assert len(bench.clay.looks["run_1"]) == 2
+    assert len(bench.clay.polls["run_1"]) == 2
     bench.books()
 
 
@@ -718,7 +718,7 @@ async def test_an_accepted_lead_without_a_run_is_parked_with_words() -> None:
     bench.clay.send = super(RoutineClay, bench.clay).send  # type: ignore[method-assign]  # it names no run
     await bench.one(for_s=150.0)
     assert bench.states(LEAD) == [*AT_CLAY, "callback_overdue", "parked"]
-    assert bench.clay.looks == {}
+    assert bench.clay.polls == {}
     assert "its run id was lost" in bench.events(LEAD)[-1].text
     assert "its run id was lost" in bench.events(LEAD)[-2].text
 

@@ -139,12 +139,12 @@ _RARE: Final = (
         fates=("busy", "unreachable", "busy", "limited", "limited", "busy"),
     ),
     Schedule(
-        # What a look at a run may meet, and a run that hangs.
-        "looked",
+        # What a poll may meet, and a run that hangs.
+        "polled",
         setup=Setup(routines=True, rate_per_s=1.0, burst=2),
         arrivals=(_acme("a", "p1"), _acme("b", "p2"), _acme("c", "p3"), _acme("d", "p4", 20.0)),
         answers=("enriched", "doubled", "lost", "partial"),
-        looks=("limited", "unread", "gone", "slow", "denied", "limited"),
+        polls=("limited", "unread", "gone", "slow", "denied", "limited"),
     ),
     Schedule(
         # The first run hangs, its lead is parked, and an operator sends it again: it has two runs.
@@ -176,7 +176,7 @@ _RARE: Final = (
         "forgotten",
         setup=Setup(routines=True),
         arrivals=(_acme("a", "p1"), _acme("b", "p2")),
-        looks=("gone",) * 6,
+        polls=("gone",) * 6,
     ),
     Schedule(
         # Copies in one batch, each with other identifiers. Those that only a duplicate names are of

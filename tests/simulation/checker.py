@@ -413,19 +413,19 @@ class Checker:
         if post.not_before_ms > until_ms:
             self._heard[post.worker, post.destination] = self._now_ms(), post.not_before_ms
 
-    def on_look(self, post: Post, worker: str) -> None:
+    def on_poll(self, post: Post, worker: str) -> None:
         """A worker asks about a run: that takes a token of the lane's bucket, as a POST does."""
-        self.runs.on_look(post, worker)
+        self.runs.on_poll(post, worker)
         if self.runs.calm:
             name = self._plan.destinations[post.destination].workspace
-            self._take_token(name, self._now_ms(), f"a look at {post.run}")
+            self._take_token(name, self._now_ms(), f"a poll of {post.run}")
         _, until_ms = self._heard.get((worker, post.destination), (0, 0))
         if self._now_ms() < until_ms:
             self._problem(
-                f"5: {worker} looks at {post.run} before the Retry-After that it heard of",
+                f"5: {worker} polls {post.run} before the Retry-After that it heard of",
             )
 
-    def on_limited_look(self, post: Post, worker: str, after_ms: int) -> None:
+    def on_limited_poll(self, post: Post, worker: str, after_ms: int) -> None:
         """A worker hears of a Retry-After."""
         _, until_ms = self._heard.get((worker, post.destination), (0, 0))
         now_ms = self._now_ms()

@@ -55,7 +55,7 @@ Answer = Literal[
     "early",  # before the POST is answered
     "late",  # long after a grace
 ]
-LookFate = Literal[
+PollFate = Literal[
     "answered",
     "slow",
     "limited",  # 429
@@ -63,7 +63,7 @@ LookFate = Literal[
     "gone",  # 404
     "denied",  # 401
 ]
-"""What a look at a run meets."""
+"""What a poll meets."""
 Announced = Literal["once", "doubled", "late", "early", "lost", "forged"]
 """How Clay announces the end of a run. `forged`: somebody who knows the secret announces a run that
 is none, beside the one of Clay.
@@ -164,7 +164,7 @@ def item_of(post: Post, outcome: str) -> RunItem:
     return RunItem(post.item, "complete", outputs)
 
 
-def answer_of(post: Post, fate: LookFate, now_s: float) -> RunAnswer:
+def answer_of(post: Post, fate: PollFate, now_s: float) -> RunAnswer:
     """What Clay says of a run now."""
     match fate:
         case "limited":
@@ -188,7 +188,7 @@ class FakeClay:
     `fates` are met in the order in which POSTs start; when they end, everything is accepted.
 
     `answers` are those to the rows that it takes, in their order; when they end, everything is
-    enriched. `looks` are met in the order in which looks at runs start; when they end, each is
+    enriched. `polls` are met in the order in which polls start; when they end, each is
     answered. The runs are announced as `announced` says, in the order in which they begin; when it
     ends, none is.
     """
@@ -200,15 +200,15 @@ class FakeClay:
         fates: Iterator[Fate],
         answers: Iterator[Answer],
         drop_in_flight: bool,
-        looks: Iterator[LookFate],
+        polls: Iterator[PollFate],
         announced: Iterator[Announced],
     ) -> None:
         self.posts: list[Post] = []
-        self.on_look: Callable[[Post, str], None] = lambda post, worker: None
+        self.on_poll: Callable[[Post, str], None] = lambda post, worker: None
         self.on_results: Callable[[Post, RunAnswer], None] = lambda post, answer: None
         self.on_limited: Callable[[Post, str, int], None] = lambda post, worker, until_ms: None
         self.on_announcement: Callable[[Post, str], None] = lambda post, run: None
-        self._looks = looks
+        self._polls = polls
         self._announced = announced
         self._runs: dict[str, Post] = {}
         self.on_callback: Callable[[Post, str, int], None] = lambda post, outcome, attempt: None
@@ -320,13 +320,13 @@ class FakeClay:
             case "out":
                 return 0.1, self._out[post.webhook_id]
 
-    def look(self, run: str, worker: str) -> tuple[Post, LookFate] | None:
+    def poll(self, run: str, worker: str) -> tuple[Post, PollFate] | None:
         """A worker asks for the results of a run; None if there is no such run."""
         post = self._runs.get(run)
         if post is None:
             return None
-        self.on_look(post, worker)
-        return post, next(self._looks, "answered")
+        self.on_poll(post, worker)
+        return post, next(self._polls, "answered")
 
 
 class ProcessClay:
@@ -341,11 +341,11 @@ class ProcessClay:
         return True
 
     async def results(self, destination: str, run: str) -> RunAnswer:
-        looked = self._clay.look(run, self._process.name)
-        if looked is None:
+        polled = self._clay.poll(run, self._process.name)
+        if polled is None:
             await asyncio.sleep(0.1)
             return RunGone(404, "no such run")
-        post, fate = looked
+        post, fate = polled
         came = self._loop.create_future()
 
         def arrive() -> None:

@@ -1,4 +1,4 @@
-"""The results of runs, broken on purpose: what a look rests on, taken away one at a time (see
+"""The results of runs, broken on purpose: what a poll rests on, taken away one at a time (see
 mutants.py).
 """
 
@@ -7,16 +7,16 @@ from typing import Final
 from unittest.mock import patch
 
 from stream_app.domain.delivery.state_machine import Reason
-from stream_app.domain.lane.admission import Look
+from stream_app.domain.lane.admission import Poll
 from stream_app.domain.model.messages import Callback, RunNotification
 from stream_app.domain.model.records import Record
 from stream_app.domain.model.topics import TopicNames
 from stream_app.partition import admission
 from stream_app.partition.callback import CallbackPipeline
 from stream_app.partition.in_flight import InFlight
-from stream_app.partition.looks import LookQueue, OpenRun, RunningLead
 from stream_app.partition.open_runs import OpenRuns
-from tests.simulation.clay import LookFate
+from stream_app.partition.poll_queue import OpenRun, PollQueue, RunningLead
+from tests.simulation.clay import PollFate
 from tests.simulation.client import MemoryStateStore
 from tests.simulation.mutant import Patch, mutant, unguarded
 from tests.simulation.runs import announced
@@ -29,10 +29,10 @@ _ROUTINE: Final = Setup(routines=True, partitions=1)
 _LEAD: Final = Arrival(0.0, "acme", "id0", "p0")
 
 
-def late_looks() -> Iterable[Schedule]:
-    """The look before the deadline takes so long that the lead is overdue before it is answered."""
-    looks: tuple[LookFate, ...] = ("unread", "unread", "unread", "slow")
-    return (Schedule(f"late/{seed}", seed, _ROUTINE, (_LEAD,), looks=looks) for seed in range(5))
+def late_polls() -> Iterable[Schedule]:
+    """The poll before the deadline takes so long that the lead is overdue before it is answered."""
+    polls: tuple[PollFate, ...] = ("unread", "unread", "unread", "slow")
+    return (Schedule(f"late/{seed}", seed, _ROUTINE, (_LEAD,), polls=polls) for seed in range(5))
 
 
 def crowd_of_runs() -> Iterable[Schedule]:
@@ -52,29 +52,29 @@ def frozen_while_they_ask() -> Iterable[Schedule]:
             setup=_ROUTINE,
             arrivals=(_LEAD,),
             faults=(Fault(step, "freeze", for_s),),
-            looks=("slow",),
+            polls=("slow",),
         )
         for step in range(40, 200)
         for for_s in (12.0, 30.0)
     )
 
 
-@mutant("2", "4", "6", hunt=late_looks)
+@mutant("2", "4", "6", hunt=late_polls)
 def no_second_look_behind_an_answer() -> Patch:
-    real = LookQueue.find
+    real = PollQueue.find
     before: dict[OpenRun, RunningLead | None] = {}
 
-    def find(self: LookQueue, opened: OpenRun) -> RunningLead | None:
+    def find(self: PollQueue, opened: OpenRun) -> RunningLead | None:
         if opened.due_ms is not None:  # before Clay is asked
             before[opened] = real(self, opened)
         return before[opened]
 
-    return unguarded(patch.object(LookQueue, "find", find))
+    return unguarded(patch.object(PollQueue, "find", find))
 
 
 @mutant("5", hunt=crowd_of_runs)
-def looks_without_a_token() -> Patch:
-    return patch.object(admission, "decide_look", lambda policy, lane, *_: (lane, Look()))
+def polls_without_a_token() -> Patch:
+    return patch.object(admission, "decide_poll", lambda policy, lane, *_: (lane, Poll()))
 
 
 @mutant("2", "4", "6", hunt=frozen_while_they_ask)

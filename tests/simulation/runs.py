@@ -13,13 +13,13 @@ from stream_app.domain.model.records import ConsumedRecord
 from stream_app.domain.model.run import RunAnswer, RunFinished
 from stream_app.domain.plan import Plan
 from tests.simulation.answers import ANSWERED, REFUSALS, History
-from tests.simulation.clay import ANNOUNCEMENTS, ENDS, LookFate, Post
+from tests.simulation.clay import ANNOUNCEMENTS, ENDS, PollFate, Post
 from tests.simulation.schedule import Arrival, Schedule, drawn
 
 ESTIMATE: Final = 6
 """What is booked where Clay does not say what a lead cost: a run that failed says nothing."""
 SOON_S: Final = 20.0
-"""A run that ends within this time is looked at before its lead is parked, whatever breaks."""
+"""A run that ends within this time is polled before its lead is parked, whatever breaks."""
 _SOON_MS: Final = 1_000
 
 
@@ -38,7 +38,7 @@ class RunChecks:
     """`problem` receives each broken promise in one line.
 
     calm       no fault explains that a worker asked twice, or too soon.
-    certain    every look is answered.
+    certain    every poll is answered.
     announced_settles  nobody and nothing keeps an announced run from settling its lead.
     """
 
@@ -57,7 +57,7 @@ class RunChecks:
         self._now_ms = now_ms
         self._problem = problem
         self._runs: dict[str, _Run] = {}
-        self._looks: defaultdict[str, int] = defaultdict(int)
+        self._polls: defaultdict[str, int] = defaultdict(int)
         # the runs of announcements by their places, and those that were reported
         self._announcements: dict[str, str] = {}
         self._reported: set[str] = set()
@@ -109,25 +109,25 @@ class RunChecks:
             self._problem(f"2: the announcement {place} of {run} is acked before it is concluded")
         return True
 
-    def on_look(self, post: Post, worker: str) -> None:
+    def on_poll(self, post: Post, worker: str) -> None:
         """A worker asks for the results of a run: its row says that Clay has it."""
         events = self._histories[self._runs[post.run].origin].events
         accepted = next((event for event in events if event.run == post.run), None)
         if accepted is None and self._runs[post.run].is_announced:
             return
         if accepted is None:
-            # An owner that was fenced in that moment does not know it yet. Its look does no harm.
+            # An owner that was fenced in that moment does not know it yet. Its poll does no harm.
             if self.calm:
-                self._problem(f"6: {post.run} is looked at before its POST is accepted")
+                self._problem(f"6: {post.run} is polled before its POST is accepted")
             return
-        self._looks[post.run] += 1
+        self._polls[post.run] += 1
         after = next((event for event in events if event.seq > accepted.seq), None)
         ended = after is not None and after.status in (*ANSWERED, "parked", "replayed")
         # A later owner does not know the runs that were settled before, so it may ask about one
         # that is announced again.
         ended = ended and not self._runs[post.run].is_announced
         if self.calm and ended and after is not None and self._now_ms() - after.at_ms > _SOON_MS:
-            self._problem(f"6: {post.run} is looked at though {after.id} is {after.status}")
+            self._problem(f"6: {post.run} is polled though {after.id} is {after.status}")
 
     def on_results(self, post: Post, answer: RunAnswer) -> None:
         """A worker hears what became of a run."""
@@ -199,7 +199,7 @@ def routed(seed: int) -> Schedule:
     """A drawn schedule whose leads go to routines."""
     rng = Random(f"routines {seed}")
     schedule = drawn(seed)
-    fates: tuple[LookFate, ...] = ("answered", "slow", "limited", "unread", "gone", "denied")
+    fates: tuple[PollFate, ...] = ("answered", "slow", "limited", "unread", "gone", "denied")
     redrives_s = rng.choice(((), (), (130.0,), (60.0, 200.0)))
     is_plain = all(map(_is_plain, schedule.arrivals)) and "poison" not in schedule.fates
     mix = rng.choice(((1, 0, 0, 0, 0, 0), (4, 1, 1, 1, 1, 1), (1, 0, 4, 1, 0, 0)))
@@ -208,7 +208,7 @@ def routed(seed: int) -> Schedule:
         name=f"p{seed}",
         setup=replace(schedule.setup, routines=True, callbacks=True),
         answers=tuple(rng.choices(list(ENDS), k=rng.choice((0, 3, 6)))),
-        looks=tuple(rng.choices(fates, mix, k=rng.choice((0, 4, 10)))),
+        polls=tuple(rng.choices(fates, mix, k=rng.choice((0, 4, 10)))),
         redrives_s=redrives_s if is_plain else (),
     )
 
@@ -228,7 +228,7 @@ def announced(seed: int) -> Schedule:
         name=f"w{seed}",
         setup=replace(schedule.setup, announces=True),
         fates=tuple(fates),
-        looks=schedule.looks if rng.random() < 0.3 else (),
+        polls=schedule.polls if rng.random() < 0.3 else (),
         announced=tuple(rng.choices(hows, mix, k=12)),
     )
 

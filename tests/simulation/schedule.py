@@ -17,7 +17,7 @@ from stream_app.domain.limits.rate import RatePolicy
 from stream_app.domain.model.records import Headers
 from stream_app.domain.model.topics import TopicNames
 from stream_app.domain.plan import DeliveryPolicy, Destination, Plan, ReplayPolicy, Workspace
-from tests.simulation.clay import COUNTED, Announced, Answer, Fate, LookFate
+from tests.simulation.clay import COUNTED, Announced, Answer, Fate, PollFate
 from tests.simulation.orders import Order, drawn_orders
 
 FaultKind = Literal["crash", "freeze", "stop", "rebalance"]
@@ -141,7 +141,7 @@ class Schedule:
     markers_s     how long after the end of a transaction its markers are written.
     redrives_s    when an operator sends back some of the dead letters that wait for one.
     give_ups_s    when an operator gives up some of the dead letters that are kept.
-    looks         what the looks at runs meet.
+    polls         what polls meet.
     announced     how the runs are announced.
     """
 
@@ -170,7 +170,7 @@ class Schedule:
     markers_s: float = 0.0
     redrives_s: tuple[float, ...] = ()
     give_ups_s: tuple[float, ...] = ()
-    looks: tuple[LookFate, ...] = ()
+    polls: tuple[PollFate, ...] = ()
     announced: tuple[Announced, ...] = ()
 
 

@@ -35,13 +35,13 @@ Family = Callable[[], Iterable[Schedule]]
 
 @each_part
 def test_the_runs_of_routines_settle_their_leads_once(part: str) -> None:
-    """In half of them leads get results, whatever looks at their runs meet."""
+    """In half of them leads get results, whatever the polls of their runs meet."""
     schedules = [routed(seed) for seed in of_part(part, range(ROUTINES))]
     assert assert_whole(schedules)["enriched"] > len(schedules) / 3
 
 
-@pytest.mark.parametrize("base", ["looked", "tworuns", "forgotten"])
-def test_no_fault_in_a_look_loses_a_result(base: str) -> None:
+@pytest.mark.parametrize("base", ["polled", "tworuns", "forgotten"])
+def test_no_fault_in_a_poll_loses_a_result(base: str) -> None:
     assert_whole(list(counted(base))[::40])
 
 

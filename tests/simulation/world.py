@@ -87,7 +87,7 @@ class World:
             iter(schedule.fates),
             iter(schedule.answers),
             schedule.drop_in_flight,
-            iter(schedule.looks),
+            iter(schedule.polls),
             iter(schedule.announced),
         )
         self.problems: list[str] = []
@@ -104,14 +104,14 @@ class World:
         self.checker.cached.expects = schedule.setup.cached
         self.checker.runs.calm = self.checker.answers.calm and not schedule.orders
         self.checker.runs.announced_settles = not (
-            schedule.looks
+            schedule.polls
             or schedule.orders
             or schedule.redrives_s
             or schedule.give_ups_s
             or "denied" in schedule.fates  # a refused key cannot ask, and that is tried for minutes
         )
         self.checker.runs.certain = not (
-            schedule.looks
+            schedule.polls
             or schedule.losses
             or schedule.missed
             # A key that is refused cannot ask, and the graces of the simulation are short.
@@ -144,10 +144,10 @@ class World:
         self.clay.on_post = self._on_post
         self.clay.on_answer = self.checker.on_answer
         self.clay.on_callback = self._call_back
-        self.clay.on_look = self._on_look
+        self.clay.on_poll = self._on_poll
         self.clay.on_announcement = self._announce
         self.clay.on_results = self.checker.runs.on_results
-        self.clay.on_limited = self.checker.on_limited_look
+        self.clay.on_limited = self.checker.on_limited_poll
         self.clay.on_arrival = lambda post: self.say(
             None,
             f"Clay receives #{post.serial}: {post.fate}",
@@ -531,9 +531,9 @@ class World:
         self.say(None, f"POST #{post.serial} by {post.worker} to {post.webhook_id}: {post.fate}")
         self.checker.on_post(post)
 
-    def _on_look(self, post: Post, worker: str) -> None:
-        self.say(None, f"{worker} looks at {post.run} of #{post.serial}")
-        self.checker.on_look(post, worker)
+    def _on_poll(self, post: Post, worker: str) -> None:
+        self.say(None, f"{worker} polls {post.run} of #{post.serial}")
+        self.checker.on_poll(post, worker)
 
 
 async def _never(_: object) -> None:

@@ -120,10 +120,10 @@ LANE: Final = Dashboard(
                 "heatmap",
             ),
             Panel(
-                "Looks for results of routines",
+                "Polls of routines' runs",
                 "What Clay answers to questions for the results of runs, per second.",
                 "ops",
-                {"{{answer}}": rate("stream_app_run_looks_total", TABLES, "answer")},
+                {"{{answer}}": rate("stream_app_run_polls_total", TABLES, "answer")},
                 "stack",
             ),
             Panel(

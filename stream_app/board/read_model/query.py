@@ -29,7 +29,7 @@ from stream_app.client.results import answers
 from stream_app.domain.books.bill import billed_days
 from stream_app.domain.books.records import MOVING, STATES, column
 from stream_app.domain.callback.interpret import OVERDUE, WAITING
-from stream_app.domain.callback.schedule import looks_until, next_look_ms
+from stream_app.domain.callback.schedule import next_poll_ms, polls_until
 from stream_app.domain.dead_letter.orders import ReplayPause, read_pause
 from stream_app.domain.lead.identity import MOST_IDENTIFIERS
 from stream_app.domain.limits.balance import Reading
@@ -68,22 +68,22 @@ def place_of(after: ListPlace | None) -> tuple[int, int]:
     return (after.at_ms, after.record) if after else (1 << 62, 1 << 62)
 
 
-def _run_looks(
+def _run_polls(
     destination: Destination | None,
     status: str,
     at_ms: int,
     events: list[answers.Event],
     now_ms: int,
-) -> answers.RunLooks | None:
+) -> answers.RunPolls | None:
     """Return the run that a record waits for; None if it waits for none. `at_ms`: its last step."""
     is_overdue = status in OVERDUE
     if destination is None or not (is_overdue or status in WAITING):
         return None
     accepted = next((event for event in reversed(events) if event.status == "accepted"), None)
     if accepted is None or not accepted.run:
-        return answers.RunLooks("", 0, None)
+        return answers.RunPolls("", 0, None)
     times = (accepted.run, accepted.at_ms, at_ms if is_overdue else None, destination, now_ms)
-    return answers.RunLooks(accepted.run, looks_until(*times), next_look_ms(*times))
+    return answers.RunPolls(accepted.run, polls_until(*times), next_poll_ms(*times))
 
 
 class FoundResultAt(msgspec.Struct, frozen=True):
@@ -141,7 +141,7 @@ class Queries:
     def lead(self, lead_id: str, now_ms: int) -> answers.FoundLead | None:
         """Return a lead and its histories, without its results.
 
-        `now_ms`: when its lane is looked at, epoch ms.
+        `now_ms`: what its lane and its run wait for is that of this time, epoch ms.
         """
         sql = """SELECT id, workspace, destination, status, at_ms, trace_id FROM records
                  WHERE lead_id = ? ORDER BY at_ms DESC, id DESC LIMIT ?"""
@@ -178,7 +178,7 @@ class Queries:
                         trace_id,
                         steps,
                         waited,
-                        _run_looks(self._routines.get(alias), status, at_ms, steps, now_ms),
+                        _run_polls(self._routines.get(alias), status, at_ms, steps, now_ms),
                     ),
                 )
             return answers.FoundLead(lead_id, histories, many, [])

@@ -120,21 +120,21 @@ def _repeats(names: Sequence[tuple[str, str]], begin: int, length: int) -> int:
     return times
 
 
-class RunLooks(msgspec.Struct, frozen=True):
-    """The run of a routine that a record waits for, and the looks for its results.
+class RunPolls(msgspec.Struct, frozen=True):
+    """The run of a routine that a record waits for, and the polls for its results.
 
-    The looks are those of the schedule: an announcement brings one earlier, and the rate of the
+    The polls are those of the schedule: an announcement brings one earlier, and the rate of the
     lane may delay one.
 
     Attributes:
         id: As Clay names it; '' if its answer to the POST was lost. Then nobody can ask for the
             results, and only an announcement settles the lead.
-        looks: How often its results were asked for so far.
+        polls: How often its results were asked for so far.
         next_ms: When they are asked for next, epoch ms; null without an id.
     """
 
     id: str
-    looks: int
+    polls: int
     next_ms: int | None
 
 
@@ -159,7 +159,7 @@ class RecordHistory(msgspec.Struct, frozen=True):
     trace_id: str
     events: list[Event]
     waits: list[RecordWait]
-    run: RunLooks | None = None
+    run: RunPolls | None = None
 
 
 class FoundResult(msgspec.Struct, frozen=True):

@@ -1,13 +1,13 @@
 """When the results of a routine's run are asked for: soon after the POST, then ever more rarely.
 
 All times follow from the answer to the POST, so that a new owner of the partition goes on without
-a record of the looks before: nothing is written for a look. It begins with the first look, so it
-asks at once about a run whose first look has passed. That costs a token of the lane, and nothing
+a record of the polls before: nothing is written for a poll. It begins with the first poll, so it
+asks at once about a run whose first poll has passed. That costs a token of the lane, and nothing
 else.
 
-The destination has the times of the first looks. After the last of them there is one every 15
+The destination has the times of the first polls. After the last of them there is one every 15
 minutes until the lead is overdue, then one every hour. One more comes shortly before the deadline,
-and before the grace ends. A small spread, always the same for a run, keeps the looks of a burst of
+and before the grace ends. A small spread, always the same for a run, keeps the polls of a burst of
 POSTs apart.
 """
 
@@ -19,17 +19,17 @@ from typing import Final
 from stream_app.domain.plan import Destination
 
 EVERY_S: Final = 900.0
-"""The time between two looks after those of the destination, until the lead is overdue."""
+"""The time between two polls after those of the destination, until the lead is overdue."""
 OVERDUE_EVERY_S: Final = 3_600.0
-"""The time between two looks while the lead is overdue."""
+"""The time between two polls while the lead is overdue."""
 _LAST_BEFORE_S: Final = 60.0
 _LAST_SHARE: Final = 0.1  # of a deadline that is shorter than ten minutes
-_SPREAD: Final = 0.05  # of the time since the look before
-_MOST_COUNTED: Final = 10_000  # a week has some 700 looks
+_SPREAD: Final = 0.05  # of the time since the poll before
+_MOST_COUNTED: Final = 10_000  # a week has some 700 polls
 _MOST_CRC: Final = 0xFFFF_FFFF
 
 
-def next_look_ms(
+def next_poll_ms(
     run: str,
     accepted_ms: int,
     overdue_ms: int | None,
@@ -43,11 +43,11 @@ def next_look_ms(
         accepted_ms: When Clay accepted the POST that began the run, epoch ms.
         overdue_ms: When the lead became overdue, epoch ms; None if it is not.
         destination: The routine.
-        after_ms: The look is later than this, epoch ms.
+        after_ms: The poll is later than this, epoch ms.
     """
     if overdue_ms is None:
-        looks = _looks(run, accepted_ms, destination, after_ms)
-        regular_ms = next(at_ms for at_ms in looks if at_ms > after_ms)
+        polls = _polls(run, accepted_ms, destination, after_ms)
+        regular_ms = next(at_ms for at_ms in polls if at_ms > after_ms)
         last_ms = _last_ms(accepted_ms, destination.callback_deadline_s)
     else:
         every_ms = round(OVERDUE_EVERY_S * 1000)
@@ -57,7 +57,7 @@ def next_look_ms(
     return last_ms if after_ms < last_ms < regular_ms else regular_ms
 
 
-def looks_until(
+def polls_until(
     run: str,
     accepted_ms: int,
     overdue_ms: int | None,
@@ -66,7 +66,7 @@ def looks_until(
 ) -> int:
     """Return how often the results of a run were asked for, by the schedule.
 
-    There were more looks if an announcement hastened one or Clay was asked again, and fewer while
+    There were more polls if an announcement hastened one or Clay was asked again, and fewer while
     the lane's rate delayed them.
 
     Args:
@@ -74,13 +74,13 @@ def looks_until(
         accepted_ms: When Clay accepted the POST that began the run, epoch ms.
         overdue_ms: When the lead became overdue, epoch ms; None if it is not.
         destination: The routine.
-        now_ms: Looks until then are counted, epoch ms.
+        now_ms: Polls until then are counted, epoch ms.
     """
     ended_ms = now_ms if overdue_ms is None else min(now_ms, overdue_ms)
-    looks = _count(run, accepted_ms, None, destination, ended_ms)
+    polls = _count(run, accepted_ms, None, destination, ended_ms)
     if overdue_ms is not None:
-        looks += _count(run, accepted_ms, overdue_ms, destination, now_ms)
-    return looks
+        polls += _count(run, accepted_ms, overdue_ms, destination, now_ms)
+    return polls
 
 
 def _count(
@@ -90,22 +90,22 @@ def _count(
     destination: Destination,
     until_ms: int,
 ) -> int:
-    """Count the looks of one of the two waits until then."""
+    """Count the polls of one of the two waits until then."""
     at_ms = accepted_ms if overdue_ms is None else overdue_ms
     for number in range(_MOST_COUNTED):
-        at_ms = next_look_ms(run, accepted_ms, overdue_ms, destination, at_ms)
+        at_ms = next_poll_ms(run, accepted_ms, overdue_ms, destination, at_ms)
         if at_ms > until_ms:
             return number
     return _MOST_COUNTED
 
 
 def _last_ms(since_ms: int, for_s: float) -> int:
-    """Return the time of the look before a wait of `for_s` seconds ends, epoch ms."""
+    """Return the time of the poll before a wait of `for_s` seconds ends, epoch ms."""
     return since_ms + round((for_s - min(_LAST_BEFORE_S, _LAST_SHARE * for_s)) * 1000)
 
 
-def _looks(run: str, accepted_ms: int, destination: Destination, after_ms: int) -> Iterator[int]:
-    """Yield the times of the looks before the deadline, epoch ms; some may be before `after_ms`."""
+def _polls(run: str, accepted_ms: int, destination: Destination, after_ms: int) -> Iterator[int]:
+    """Yield the times of the polls before the deadline, epoch ms; some may be before `after_ms`."""
     before_s = 0.0
     for after_s in destination.poll_after_s:
         yield accepted_ms + round(after_s * 1000) + _spread_ms(run, after_s - before_s)
@@ -118,5 +118,5 @@ def _looks(run: str, accepted_ms: int, destination: Destination, after_ms: int) 
 
 
 def _spread_ms(run: str, since_s: float) -> int:
-    """Return by how much the look of a run is later, `since_s` seconds after the look before."""
+    """Return by how much the poll of a run is later, `since_s` seconds after the poll before."""
     return round(crc32(run.encode()) / _MOST_CRC * _SPREAD * since_s * 1000)

@@ -1,4 +1,4 @@
-"""Admission: decides whether a lead of a lane may be sent now, or a run may be looked at.
+"""Admission: decides whether a lead of a lane may be sent now, or a run may be polled.
 
 One function asks all parts of the lane, so that a lead that the budget refuses uses no probe and no
 token.
@@ -131,7 +131,7 @@ def decide(
     hot: bool = True,
     stall: StallDetector = NOTHING,
     *,
-    look_first: bool = False,
+    poll_first: bool = False,
 ) -> tuple[Lane, Grant | Held]:
     """Decide whether this lead may be sent now.
 
@@ -139,7 +139,7 @@ def decide(
 
     Keep the returned lane in any case: deadlines that a clock step moved too far are bounded in it.
     `hot`: it may use the share of the budget that bulk leaves. `stall`: the requests without an
-    answer. `boot_ms`: on the monotonic clock. `look_first`: the next token is that of a look for
+    answer. `boot_ms`: on the monotonic clock. `poll_first`: the next token is that of a poll for
     results, which waits for it, too.
     """
     if lane.pause is not None:
@@ -201,7 +201,7 @@ def decide(
         if now_ms < bucket.blocked_until_ms:
             hold = held("rate_limited", "Clay said 429 and when to come back", wait.until_ms)
         return msgspec.structs.replace(lane, rate=bucket), hold
-    if look_first:
+    if poll_first:
         hold = held(
             "rate",
             "waits for the rate limit",
@@ -232,17 +232,17 @@ def decide(
     )
 
 
-class Look(msgspec.Struct, frozen=True):
-    """Permission for one look for results. `probe`: set if it is the probe of a suspension."""
+class Poll(msgspec.Struct, frozen=True):
+    """Permission for one poll. `probe`: set if it is the probe of a suspension."""
 
     probe: suspension.Probe | None = None
 
 
-class LookHeld(msgspec.Struct, frozen=True):
-    """No look now. `until_ms` (epoch ms): when to ask again at the latest.
+class PollHeld(msgspec.Struct, frozen=True):
+    """No poll now. `until_ms` (epoch ms): when to ask again at the latest.
 
     `for_token`: nothing but the rate is in the way. `by_breaker`: the circuit breaker is open, so a
-    run that nobody has announced is looked at at its next time.
+    run that nobody has announced is polled at its next time.
     """
 
     until_ms: int
@@ -250,36 +250,36 @@ class LookHeld(msgspec.Struct, frozen=True):
     by_breaker: bool = False
 
 
-def decide_look(
+def decide_poll(
     policy: InForce,
     lane: Lane,
     destination: Destination,
     now_ms: int,
-) -> tuple[Lane, Look | LookHeld]:
+) -> tuple[Lane, Poll | PollHeld]:
     """Decide whether the results of a run of this destination may be asked for now.
 
-    A result is paid for, so neither a pause nor a suspension holds a look. If Clay refuses the
-    workspace's key, only a probe goes: one look tells whether the key is good again.
+    A result is paid for, so neither a pause nor a suspension holds a poll. If Clay refuses the
+    workspace's key, only a probe goes: one poll tells whether the key is good again.
 
     Keep the returned lane in any case.
     """
     mode = mode_of(policy, lane)
     if mode == "open":
-        return lane, LookHeld(now_ms + _ASK_AGAIN_MS, by_breaker=True)
+        return lane, PollHeld(now_ms + _ASK_AGAIN_MS, by_breaker=True)
     if mode == "auto" and lane.breaker.phase == "open" and now_ms < lane.breaker.until_ms:
-        return lane, LookHeld(lane.breaker.until_ms, by_breaker=True)
+        return lane, PollHeld(lane.breaker.until_ms, by_breaker=True)
     suspended = lane.suspension
     probe = None
     if suspended is not None and suspended.reason == KEY_REFUSED:
         suspended, answer = suspension.permit(policy.suspension, suspended, now_ms)
         if isinstance(answer, Wait):
             lane = msgspec.structs.replace(lane, suspension=suspended)
-            return lane, LookHeld(answer.until_ms)
+            return lane, PollHeld(answer.until_ms)
         probe = answer
     bucket, wait = rate.take(policy.rate, lane.rate, now_ms)
     if wait is not None:
-        return msgspec.structs.replace(lane, rate=bucket), LookHeld(wait.until_ms, for_token=True)
-    return msgspec.structs.replace(lane, rate=bucket, suspension=suspended), Look(probe)
+        return msgspec.structs.replace(lane, rate=bucket), PollHeld(wait.until_ms, for_token=True)
+    return msgspec.structs.replace(lane, rate=bucket, suspension=suspended), Poll(probe)
 
 
 def would_hold(

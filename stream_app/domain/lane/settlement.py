@@ -1,10 +1,10 @@
-"""Settlement: records the end of a POST, a look, a callback or a dead letter in the whole lane."""
+"""Settlement: records the end of a POST, a poll, a callback or a dead letter in the whole lane."""
 
 from functools import partial
 
 import msgspec
 
-from stream_app.domain.lane.admission import Grant, Look
+from stream_app.domain.lane.admission import Grant, Poll
 from stream_app.domain.lane.holds import OVER_CEILING, reason_of
 from stream_app.domain.lane.lane import Lane, lifted, mode_of, with_destination
 from stream_app.domain.limits import (
@@ -188,11 +188,11 @@ def settled(
             return _without_verdict(lane, grant, now_ms), Settlement(False, now_ms)
 
 
-def looked(
+def polled(
     policy: InForce,
     lane: Lane,
     destination: Destination,
-    look: Look,
+    poll: Poll,
     answer: RunAnswer,
     now_ms: int,
     rand: float,
@@ -200,7 +200,7 @@ def looked(
 ) -> Lane:
     """Return the lane after Clay was asked for the results of a run. `rand` is from 0 to 1.
 
-    The circuit breaker learns nothing from it: a look that fails costs nothing and is repeated.
+    The circuit breaker learns nothing from it: a poll that fails costs nothing and is repeated.
     `latency_ms`: from the start of the request to its answer.
     """
     match answer:
@@ -211,16 +211,16 @@ def looked(
         case RunDenied():
             text = f"destination {destination.alias}, asked for results: {answer.text}"
             reason = f"http_{answer.http_status}"
-            return _suspended(policy, lane, destination, reason, text, now_ms, look.probe)
+            return _suspended(policy, lane, destination, reason, text, now_ms, poll.probe)
         case RunUnfinished() | RunFinished() | RunTooLarge() | RunGone():
             suspended = lane.suspension
-            if suspended is not None and suspension.lift(suspended, look.probe) is None:
+            if suspended is not None and suspension.lift(suspended, poll.probe) is None:
                 return probe_succeeded(policy, lane, destination.alias, now_ms)
         case RunUnread():
             pass
-    if lane.suspension is None or look.probe is None:
+    if lane.suspension is None or poll.probe is None:
         return lane
-    released = suspension.release_probe(lane.suspension, look.probe, now_ms)
+    released = suspension.release_probe(lane.suspension, poll.probe, now_ms)
     return msgspec.structs.replace(lane, suspension=released)
 
 

@@ -47,7 +47,7 @@ class RatePolicy(Policy, frozen=True):
     unless Clay took more than a burst in between.
 
     Attributes:
-        rate_per_s: The best rate. By default 4 for a workspace with routines, where each look for
+        rate_per_s: The best rate. By default 4 for a workspace with routines, where each poll for
             a result counts, too.
         burst: The size of the bucket, which is how many leads may go at once. By default 5 for a
             workspace with routines.

@@ -14,20 +14,20 @@ class RoutineClay(SlowClay):
     """Begins a run for each POST, `run_1` first, and finishes it `finishes_s` later.
 
     Attributes:
-        scripted: Answers to looks that are given first, in order, whatever the run is.
+        scripted: Answers to polls that are given first, in order, whatever the run is.
         of_run: Answers about single runs, in place of its own.
-        looks: The looks at each run, in ms since the epoch.
+        polls: When each run was polled, in ms since the epoch.
         credits_left: The answer about the balance.
-        look_s: How long a look takes.
+        poll_s: How long a poll takes.
     """
 
     def __init__(self, takes_s: float = 0.1) -> None:
         super().__init__(takes_s)
         self.finishes_s = 5.0
-        self.look_s = 0.1
+        self.poll_s = 0.1
         self.scripted: list[RunAnswer] = []
         self.of_run: dict[str, RunAnswer] = {}
-        self.looks: defaultdict[str, list[int]] = defaultdict(list)
+        self.polls: defaultdict[str, list[int]] = defaultdict(list)
         self.posts_ms: list[int] = []
         self.balances = 0
         self.credits_left: float | None = 1_000.0
@@ -45,8 +45,8 @@ class RoutineClay(SlowClay):
         return Accepted(202, outcome.latency_ms, run=run)
 
     async def results(self, destination: str, run: str) -> RunAnswer:
-        self.looks[run].append(now_ms())
-        await asyncio.sleep(self.look_s)
+        self.polls[run].append(now_ms())
+        await asyncio.sleep(self.poll_s)
         if self.scripted:
             return self.scripted.pop(0)
         if run in self.of_run:
@@ -63,10 +63,10 @@ class RoutineClay(SlowClay):
 
     async def balance(self, workspace: str) -> float | None:
         self.balances += 1
-        await asyncio.sleep(self.look_s)
+        await asyncio.sleep(self.poll_s)
         return self.credits_left
 
     @property
-    def all_looks(self) -> list[int]:
-        """When any run was looked at, in their order."""
-        return sorted(at_ms for looks in self.looks.values() for at_ms in looks)
+    def all_polls(self) -> list[int]:
+        """When any run was polled, in their order."""
+        return sorted(at_ms for polls in self.polls.values() for at_ms in polls)

@@ -12,7 +12,7 @@ import pytest
 from stream_app.board.read_model import store
 from stream_app.board.read_model.query import MOST_CAUSES, MOST_HISTORIES, Queries
 from stream_app.board.read_model.store import LogPosition, ReadModel
-from stream_app.client.results.answers import RunLooks
+from stream_app.client.results.answers import RunPolls
 from stream_app.domain.delivery.envelope import pseudonymous_key
 from stream_app.domain.model.errors import StreamAppError
 from stream_app.domain.model.messages import Status
@@ -522,7 +522,7 @@ def test_the_file_is_private(model: ReadModel, path: Path) -> None:
     assert path.stat().st_mode & 0o077 == 0
 
 
-def test_a_lead_that_waits_for_a_run_shows_the_looks_by_the_schedule(
+def test_a_lead_that_waits_for_a_run_shows_the_polls_by_the_schedule(
     path: Path,
     model: ReadModel,
 ) -> None:
@@ -545,18 +545,18 @@ def test_a_lead_that_waits_for_a_run_shows_the_looks_by_the_schedule(
         event(NAMES, "crm-4", "callback_overdue", 4, 3, at_ms=NOW_MS - 3_700_000),
     )
 
-    def run_of(lead_id: str) -> RunLooks | None:
+    def run_of(lead_id: str) -> RunPolls | None:
         (of_record,) = present(ask.lead(lead_id, NOW_MS)).histories
         return of_record.run
 
     first = present(run_of("crm-1"))
-    assert (first.id, first.looks) == ("r1", 1)
+    assert (first.id, first.polls) == ("r1", 1)
     assert accepted_ms + 60_000 <= present(first.next_ms) <= accepted_ms + 62_000
-    assert run_of("crm-2") == RunLooks("", 0, None), "its id was lost with Clay's answer"
+    assert run_of("crm-2") == RunPolls("", 0, None), "its id was lost with Clay's answer"
     assert run_of("crm-3") is None, "it waits for none"
     overdue = present(run_of("crm-4"))
     assert overdue.id == "r4"
-    assert overdue.looks > 5
+    assert overdue.polls > 5
     assert 0 < present(overdue.next_ms) - NOW_MS <= 3_600_000
     of_webhook = present(Queries(path, set()).lead("crm-2", NOW_MS)).histories[0]
     assert of_webhook.run is None, "a table has no runs"

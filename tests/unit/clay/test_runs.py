@@ -211,7 +211,7 @@ async def test_a_2xx_is_accepted_whatever_its_body_is(answer: list[ServerStep]) 
         ("broken_answer", [READ, b"\0garbage\r\n\r\n"]),
     ],
 )
-async def test_without_a_status_a_post_is_uncertain_and_a_look_has_learnt_nothing(
+async def test_without_a_status_a_post_is_uncertain_and_a_poll_has_learnt_nothing(
     reason: str,
     script: list[ServerStep],
 ) -> None:
@@ -258,7 +258,7 @@ async def test_nothing_is_sent_without_a_connection() -> None:
         (503, RunUnread),
     ],
 )
-async def test_what_the_status_of_a_look_means(status: int, kind: type[RunAnswer]) -> None:
+async def test_what_the_status_of_a_poll_means(status: int, kind: type[RunAnswer]) -> None:
     words = {"message": f"No such thing, {KEY}"}
     answer = await asked_once(READ, answered(status, words, "location: /elsewhere"))
     assert type(answer) is kind
@@ -359,7 +359,7 @@ async def test_all_pages_of_a_run_are_read() -> None:
     assert isinstance(await asked_once(*halves), RunTooLarge)
 
 
-async def test_a_look_takes_no_longer_than_a_request_may() -> None:
+async def test_a_poll_takes_no_longer_than_a_request_may() -> None:
     def late(cursor: str) -> list[ServerStep]:
         return [READ, 0.3, page(cursor=cursor)]
 

@@ -18,7 +18,7 @@ from stream_app.client.results.answers import (
     FoundLead,
     FoundResult,
     RecordHistory,
-    RunLooks,
+    RunPolls,
     steps,
 )
 from stream_app.client.results.lookup import find
@@ -130,18 +130,18 @@ def test_status_says_where_the_time_went_and_what_holds_the_lead(
     ("run", "expected"),
     [
         (
-            RunLooks("r1", 1, 9_000),
-            f"run r1: 1 look for its results so far, the next at {iso(9_000)} (by the schedule)",
+            RunPolls("r1", 1, 9_000),
+            f"run r1: 1 poll so far, the next at {iso(9_000)} (by the schedule)",
         ),
         (
-            RunLooks("", 0, None),
+            RunPolls("", 0, None),
             "its run has no known id, because Clay's answer to the POST was lost: only an "
             "announcement of it settles the lead",
         ),
     ],
 )
 def test_status_shows_the_run_that_a_lead_waits_for(
-    run: RunLooks,
+    run: RunPolls,
     expected: str,
     settings: Settings,
     monkeypatch: pytest.MonkeyPatch,

@@ -1,4 +1,4 @@
-"""Routines: the ids of items, when a run is looked at, and what an item says of its lead."""
+"""Routines: the ids of items, when a run is polled, and what an item says of its lead."""
 
 import re
 from itertools import pairwise
@@ -9,7 +9,7 @@ import pytest
 
 from stream_app.domain.callback.body import MOST_FIELDS
 from stream_app.domain.callback.routine import callback_of_run
-from stream_app.domain.callback.schedule import looks_until, next_look_ms
+from stream_app.domain.callback.schedule import next_poll_ms, polls_until
 from stream_app.domain.delivery.state_machine import (
     Reason,
     delivery_key,
@@ -163,71 +163,71 @@ def test_a_test_lead_shows_the_names_and_kinds_of_its_outputs() -> None:
     assert settled(outputs={"Title": "CTO"}).seen is None
 
 
-# ----------------------------------------------------------------------------- when it is looked at
+# ----------------------------------------------------------------------------- when it is polled
 
 ACCEPTED_MS = 1_000_000
 ROUTINE = Destination("people", "acme", kind="routine", callback_grace_s=72_000.0)
 HASTY = msgspec.structs.replace(ROUTINE, callback_deadline_s=600.0, callback_grace_s=50.0)
 
 
-def looks(until_s: float, overdue_s: float | None = None, run: str = "r1") -> list[float]:
-    """All looks of a run up to this time, in seconds after its POST."""
+def polls(until_s: float, overdue_s: float | None = None, run: str = "r1") -> list[float]:
+    """All polls of a run up to this time, in seconds after its POST."""
     overdue_ms = None if overdue_s is None else ACCEPTED_MS + round(overdue_s * 1000)
     after_ms = ACCEPTED_MS if overdue_ms is None else overdue_ms
     times_s: list[float] = []
     while True:
-        after_ms = next_look_ms(run, ACCEPTED_MS, overdue_ms, ROUTINE, after_ms)
+        after_ms = next_poll_ms(run, ACCEPTED_MS, overdue_ms, ROUTINE, after_ms)
         if (at_s := (after_ms - ACCEPTED_MS) / 1000) > until_s:
             return times_s
         times_s.append(at_s)
 
 
-def test_a_run_is_looked_at_soon_and_then_ever_more_rarely() -> None:
+def test_a_run_is_polled_soon_and_then_ever_more_rarely() -> None:
     expected_s = (20, 60, 180, 600, 1_500, 2_400, 3_300)
     for run in map(str, range(200)):
-        *times_s, last_s = looks(3_600.0, run=run)
+        *times_s, last_s = polls(3_600.0, run=run)
         assert last_s == 3_600.0 - 60.0, "shortly before the deadline"
         assert len(times_s) == len(expected_s)
         before_s = 0.0
         for at_s, wanted_s in zip(times_s, expected_s, strict=True):
             assert wanted_s <= at_s <= wanted_s + 0.05 * (wanted_s - before_s)
             before_s = wanted_s
-    assert looks(3_600.0, run="r1") == looks(3_600.0, run="r1"), "the same after a restart"
-    assert len({looks(30.0, run=run)[0] for run in map(str, range(200))}) > 100
+    assert polls(3_600.0, run="r1") == polls(3_600.0, run="r1"), "the same after a restart"
+    assert len({polls(30.0, run=run)[0] for run in map(str, range(200))}) > 100
 
 
-def test_an_overdue_run_is_looked_at_each_hour_and_shortly_before_its_grace_ends() -> None:
-    times_s = looks(3_600.0 + 72_000.0, overdue_s=3_600.0)
+def test_an_overdue_run_is_polled_each_hour_and_shortly_before_its_grace_ends() -> None:
+    times_s = polls(3_600.0 + 72_000.0, overdue_s=3_600.0)
     assert 20 <= len(times_s) <= 22
     gaps_s = [after - before for before, after in pairwise([3_600.0, *times_s])]
     assert all(round(gap_s, 3) <= 3_600.0 for gap_s in gaps_s)
     assert times_s[-1] == 3_600.0 + 72_000.0 - 60.0
 
 
-def test_a_short_deadline_and_a_short_grace_have_a_look_before_they_end() -> None:
-    at_ms = next_look_ms("r1", ACCEPTED_MS, None, HASTY, ACCEPTED_MS + 200_000)
+def test_a_short_deadline_and_a_short_grace_have_a_poll_before_they_end() -> None:
+    at_ms = next_poll_ms("r1", ACCEPTED_MS, None, HASTY, ACCEPTED_MS + 200_000)
     assert at_ms == ACCEPTED_MS + 540_000
     overdue_ms = ACCEPTED_MS + 600_000
-    assert next_look_ms("0", ACCEPTED_MS, overdue_ms, HASTY, overdue_ms + 44_000) == (
+    assert next_poll_ms("0", ACCEPTED_MS, overdue_ms, HASTY, overdue_ms + 44_000) == (
         overdue_ms + 45_000
     )
 
 
-def test_looks_that_were_missed_are_left_out() -> None:
+def test_polls_that_were_missed_are_left_out() -> None:
     after_ms = ACCEPTED_MS + 100_000_000
-    at_ms = next_look_ms("r1", ACCEPTED_MS, None, ROUTINE, after_ms)
+    at_ms = next_poll_ms("r1", ACCEPTED_MS, None, ROUTINE, after_ms)
     assert after_ms < at_ms <= after_ms + 900_000
 
 
 @pytest.mark.parametrize("overdue_s", [None, 3_600.0])
 @pytest.mark.parametrize("until_s", [0.0, 19.0, 21.5, 700.0, 3_600.0, 9_000.0, 60_000.0])
-def test_the_looks_so_far_are_those_of_the_schedule(
+def test_the_polls_so_far_are_those_of_the_schedule(
     until_s: float,
     overdue_s: float | None,
 ) -> None:
     overdue_ms = None if overdue_s is None else ACCEPTED_MS + round(overdue_s * 1000)
-    expected = len(looks(until_s if overdue_s is None else min(until_s, overdue_s)))
+    expected = len(polls(until_s if overdue_s is None else min(until_s, overdue_s)))
     if overdue_s is not None:
-        expected += len(looks(until_s, overdue_s=overdue_s))
+        expected += len(polls(until_s, overdue_s=overdue_s))
     now_ms = ACCEPTED_MS + round(until_s * 1000)
-    assert looks_until("r1", ACCEPTED_MS, overdue_ms, ROUTINE, now_ms) == expected
+    assert polls_until("r1", ACCEPTED_MS, overdue_ms, ROUTINE, now_ms) == expected

@@ -373,7 +373,7 @@ def test_with_many_lanes_those_that_are_held_or_change_have_series(
     assert left_out() == 2
 
 
-def test_looks_are_counted_by_answer_and_open_runs_by_destination() -> None:
+def test_polls_are_counted_by_answer_and_open_runs_by_destination() -> None:
     registry = CollectorRegistry()
     metrics = WorkerMetrics(registry, log.get("test"))
     routine = Destination("people", "acme", kind="routine")
@@ -388,10 +388,10 @@ def test_looks_are_counted_by_answer_and_open_runs_by_destination() -> None:
         RunUnread("reset", "x"),
     ]
     for answer in answers:
-        metrics.looked(routine, answer)
-    looks = {
+        metrics.polled(routine, answer)
+    polls = {
         answer: registry.get_sample_value(
-            "stream_app_run_looks_total",
+            "stream_app_run_polls_total",
             {"destination": "people", "answer": answer},
         )
         for answer in (
@@ -404,8 +404,8 @@ def test_looks_are_counted_by_answer_and_open_runs_by_destination() -> None:
             "unread",
         )
     }
-    assert looks.pop("unfinished") == 2
-    assert set(looks.values()) == {1}
+    assert polls.pop("unfinished") == 2
+    assert set(polls.values()) == {1}
     of_partitions = [{"people": (2, 5_000)}, {"people": (1, 3_000), "firms": (4, 9_000)}]
     registry.register(RunsWithoutResults(lambda: of_partitions, lambda: 10_000))
     for alias, runs, age_s in (("people", 3, 7.0), ("firms", 4, 1.0)):

@@ -1,4 +1,4 @@
-"""The queue of open runs: the first looks come first, and only the heads of the queues are read."""
+"""The queue of open runs: the first polls come first, and only the heads of the queues are read."""
 
 import asyncio
 from typing import Final
@@ -6,7 +6,7 @@ from typing import Final
 import msgspec
 
 from stream_app.domain.delivery.state_machine import Delivery, delivery_key
-from stream_app.partition.looks import LookQueue, OpenRun
+from stream_app.partition.poll_queue import OpenRun, PollQueue
 from stream_app.partition.rows import Rows
 from tests.simulation.schedule import POLL_AFTER_S, Setup, plan_of
 from tests.support.partition.virtual import virtual_time
@@ -30,7 +30,7 @@ def key_of(number: int, workspace: str = "acme") -> bytes:
     return delivery_key(workspace, f"{workspace}-main", f"id{number}")
 
 
-def queue_of(*accepted_ms: int, workspace: str = "acme") -> tuple[LookQueue, CountedRows]:
+def queue_of(*accepted_ms: int, workspace: str = "acme") -> tuple[PollQueue, CountedRows]:
     """Open runs `run_0` and so on, of POSTs that Clay accepted at these times."""
     rows = CountedRows(0, 10**12)
     row = Delivery(1, "accepted", "leads/0/1", 3, 0, 0, "t")
@@ -47,20 +47,20 @@ def queue_of(*accepted_ms: int, workspace: str = "acme") -> tuple[LookQueue, Cou
             for number, at_ms in enumerate(accepted_ms)
         },
     )
-    queue = LookQueue(plan_of(Setup(routines=True)), rows)
+    queue = PollQueue(plan_of(Setup(routines=True)), rows)
     for number, at_ms in enumerate(accepted_ms):
         queue.add(key_of(number, workspace), f"run_{number}", at_ms)
     return queue, rows
 
 
-def due(queue: LookQueue, now_ms: int) -> OpenRun:
+def due(queue: PollQueue, now_ms: int) -> OpenRun:
     opened = queue.due("acme", now_ms)
     assert opened is not None
     return opened
 
 
 @virtual_time
-async def test_runs_are_due_in_the_order_of_their_looks_and_no_row_is_read_for_that() -> None:
+async def test_runs_are_due_in_the_order_of_their_polls_and_no_row_is_read_for_that() -> None:
     queue, rows = queue_of(*(number * 7_919 % MANY for number in range(MANY)))
     assert len(queue) == MANY
     assert queue.due("acme", FIRST_MS - 1) is None
@@ -87,7 +87,7 @@ async def test_lanes_have_queues_of_their_own() -> None:
 
 
 @virtual_time
-async def test_a_run_that_is_put_back_has_one_next_look() -> None:
+async def test_a_run_that_is_put_back_has_one_next_poll() -> None:
     queue, _ = queue_of(0, 0)
     for at_ms in (20_000, 21_000, 22_000):
         opened = due(queue, 10**9)
@@ -106,7 +106,7 @@ async def test_an_announced_run_is_due_now_and_again_if_it_was_asked_for_just_th
     opened = due(queue, 2)
     assert opened.run == "run_1"
     queue.take(opened)
-    assert queue.due("acme", 2) is None, "announced twice, looked at once"
+    assert queue.due("acme", 2) is None, "announced twice, polled once"
     queue.hasten(key_of(1), 3)
     queue.put_back(opened, 50_000)
     assert due(queue, 3) is opened, "it may have finished behind the question"

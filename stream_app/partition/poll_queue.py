@@ -1,9 +1,9 @@
 """The open runs of one partition by lane, in the order in which their results are asked for.
 
-A run has one next look only, whatever time has passed: while the lane's rate delays looks, there
+A run has one next poll only, whatever time has passed: while the lane's rate delays polls, there
 are fewer of them. So the queues have no more entries than runs are open, and one more for each that
 is asked for earlier. The times follow from the rows (domain/callback/schedule.py); nothing is
-written for a look.
+written for a poll.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 import attrs
 
 from stream_app.domain.callback.interpret import OVERDUE, WAITING
-from stream_app.domain.callback.schedule import next_look_ms
+from stream_app.domain.callback.schedule import next_poll_ms
 from stream_app.domain.delivery.state_machine import Delivery, lead_of
 from stream_app.domain.plan import Destination, Plan
 from stream_app.partition.rows import Rows
@@ -29,7 +29,7 @@ class OpenRun:
     Attributes:
         run: Its id.
         key: The key of its lead's row.
-        due_ms: When it is looked at next (epoch ms); None while it is asked for.
+        due_ms: When it is polled next (epoch ms); None while it is asked for.
         gone: How often in a row Clay did not know it.
         hastened_ms: When Clay announced its end (epoch ms); None if it did not since it was last
             asked for.
@@ -49,14 +49,14 @@ class RunningLead(NamedTuple):
     row: Delivery
     destination: Destination
 
-    def next_look_ms(self, after_ms: int) -> int:
-        """Return when its run is looked at next (epoch ms), later than `after_ms`."""
+    def next_poll_ms(self, after_ms: int) -> int:
+        """Return when its run is polled next (epoch ms), later than `after_ms`."""
         row = self.row
         overdue_ms = row.at_ms if row.state in OVERDUE else None
-        return next_look_ms(row.run, row.accepted_at_ms, overdue_ms, self.destination, after_ms)
+        return next_poll_ms(row.run, row.accepted_at_ms, overdue_ms, self.destination, after_ms)
 
 
-class LookQueue:
+class PollQueue:
     """The open runs of the partition.
 
     Attributes:
@@ -83,7 +83,7 @@ class LookQueue:
         self.changed.clear()
 
     def add(self, key: bytes, run: str, accepted_ms: int) -> None:
-        """Add the run of a lead, with its first look.
+        """Add the run of a lead, with its first poll.
 
         Args:
             key: The key of the lead's row.
@@ -93,24 +93,24 @@ class LookQueue:
         destination = self._plan.destination(*lead_of(key)[:2])
         if destination is not None and run not in self._open:
             opened = self._open[run] = OpenRun(run, key, None)
-            self.put_back(opened, next_look_ms(run, accepted_ms, None, destination, accepted_ms))
+            self.put_back(opened, next_poll_ms(run, accepted_ms, None, destination, accepted_ms))
 
     def due(self, workspace: str, now_ms: int) -> OpenRun | None:
-        """Return the run of the lane that is to be looked at now; None if there is none."""
+        """Return the run of the lane that is to be polled now; None if there is none."""
         at_ms = self.next_ms(workspace)
         if at_ms is None or at_ms > now_ms:
             return None
         return self._open[self._queues[workspace][0][1]]
 
     def next_ms(self, workspace: str) -> int | None:
-        """Return when a run of the lane is looked at next (epoch ms); None if none is open."""
+        """Return when a run of the lane is polled next (epoch ms); None if none is open."""
         queue = self._queues.get(workspace)
         while queue:
             at_ms, run = queue[0]
             opened = self._open.get(run)
             if opened is not None and opened.due_ms == at_ms:
                 return at_ms
-            heappop(queue)  # it was settled, or is looked at at another time
+            heappop(queue)  # it was settled, or is polled at another time
         self._queues.pop(workspace, None)
         return None
 
@@ -120,18 +120,18 @@ class LookQueue:
         opened.hastened_ms = None
 
     def put_back(self, opened: OpenRun, due_ms: int) -> None:
-        """Put a run into its queue, to be looked at then (epoch ms); now if Clay announced it."""
+        """Put a run into its queue, to be polled then (epoch ms); now if Clay announced it."""
         if opened.hastened_ms is not None:
             due_ms = min(due_ms, opened.hastened_ms)
         self._put(opened, due_ms)
 
     def postpone(self, opened: OpenRun, next_ms: int, held_until_ms: int) -> None:
-        """Put a run back that cannot be looked at now.
+        """Put a run back that cannot be polled now.
 
         Args:
             opened: The run.
-            next_ms: When it is looked at next by its schedule, epoch ms.
-            held_until_ms: When it may be looked at again (epoch ms): then it is, if Clay announced
+            next_ms: When it is polled next by its schedule, epoch ms.
+            held_until_ms: When it may be polled again (epoch ms): then it is, if Clay announced
                 it.
         """
         announced = opened.hastened_ms is not None
@@ -146,7 +146,7 @@ class LookQueue:
         self.change(workspace)
 
     def hasten(self, key: bytes, now_ms: int) -> None:
-        """Have the run of a lead looked at now: Clay says that it has finished.
+        """Have the run of a lead polled now: Clay says that it has finished.
 
         It comes behind the runs that are due already. Else those of a busy lane whose end nobody
         announces would wait as long as others are announced.
@@ -159,7 +159,7 @@ class LookQueue:
         opened = self._open.get(row.run) if row is not None else None
         if opened is None:
             return
-        # If it is asked for just now, perhaps it had not finished yet: `put_back` looks again.
+        # A poll that is under way may have come too early: `put_back` has the run polled again.
         opened.hastened_ms = now_ms
         if opened.due_ms is not None and opened.due_ms > now_ms:
             self.put_back(opened, now_ms)
@@ -184,12 +184,12 @@ class LookQueue:
         return RunningLead(opened.key, row, destination)
 
     def change(self, workspace: str) -> None:
-        """Have the lane looked at."""
+        """Have the runs of the lane polled that are due."""
         self.changed[workspace] = None
         self._some_changed.set()
 
     async def wait(self, longest_s: float | None) -> None:
-        """Wait until a lane is to be looked at, for at most `longest_s` seconds."""
+        """Wait until a lane has a run to poll, for at most `longest_s` seconds."""
         with suppress(TimeoutError):
             async with asyncio.timeout(longest_s):
                 await self._some_changed.wait()
