@@ -12,7 +12,7 @@ from contextlib import suppress
 from itertools import chain
 from typing import Final, NamedTuple
 
-from stream_app.domain.callback.interpret import OVERDUE, WAITING, due_ms
+from stream_app.domain.callback.interpret import OVERDUE, WAITING, due_ms, open_run
 from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.delivery.state_machine import Delivery, lead_of, read_delivery
 from stream_app.domain.model.errors import RowUnreadable
@@ -87,8 +87,8 @@ class DeadlineQueue:
                     by_destination.setdefault((*lead_of(key)[:2], _KINDS[row.state]), []).append(
                         (row.at_ms, key),
                     )
-                    if row.run:
-                        self.polls.add(key, row.run, row.accepted_at_ms)
+                    if run := open_run(row):
+                        self.polls.add(key, run, row.accepted_at_ms)
         for name, keys in by_destination.items():
             keys.sort()
             self._queues[name] = deque(chain((key for _, key in keys), self._queues.get(name, ())))

@@ -1,4 +1,4 @@
-"""Which lead of this partition a run of a routine belongs to, for announcements of runs.
+"""Which lead of this partition a run of a routine belongs to.
 
 An announcement names the run only. The row of an accepted lead has the id of its run. That of a
 lead whose send is uncertain has none, because the id came with the answer that was lost. But the
@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 
 from attrs import define, field
 
-from stream_app.domain.callback.interpret import OVERDUE, WAITING
+from stream_app.domain.callback.interpret import UNANSWERED, open_run
 from stream_app.domain.delivery.state_machine import (
     CALLBACK,
     Delivery,
@@ -34,7 +34,6 @@ from stream_app.domain.plan import Plan
 MOST_SETTLED: Final = 10_000
 """Runs that are remembered after their lead was settled, in about 2 MB."""
 _SLICE: Final = 5_000  # rows: some milliseconds
-_ASKED_ABOUT: Final = WAITING | OVERDUE
 _IN_DOUBT: Final = frozenset[Status]({"sending", "send_uncertain"})
 _SETTLED: Final = tuple(f'{state}"'.encode() for state in CALLBACK)
 
@@ -224,15 +223,12 @@ class OpenRuns:
 
 
 def _place(routine: RoutinePlace, key: bytes, row: Delivery, *, is_sending: bool) -> _Place:
-    asked_about = row.run if row.state in _ASKED_ABOUT and not row.final else ""
     # An earlier POST may have reached Clay, or the answer to the last one named no run.
-    in_doubt = (
-        row.state in _IN_DOUBT or row.sends > 0 or (row.state in _ASKED_ABOUT and not row.run)
-    )
+    in_doubt = row.state in _IN_DOUBT or row.sends > 0 or (row.state in UNANSWERED and not row.run)
     may_settle = row.state != "partial" and match_callback(row, "enriched") == "settles"
     return _Place(
         routine,
-        asked_about,
+        open_run(row),
         row.accepted_at_ms,
         item_id(key) if in_doubt and may_settle else "",
         is_sending=is_sending,

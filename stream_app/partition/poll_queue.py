@@ -1,30 +1,28 @@
-"""The open runs of one partition by lane, in the order in which their results are asked for.
+"""The next polls of the runs that leads of one partition wait for, by lane and in their order.
 
-A run has one next poll only, whatever time has passed: while the lane's rate delays polls, there
+A lead has one next poll only, whatever time has passed: while the lane's rate delays polls, there
 are fewer of them. So the queues have no more entries than runs are open, and one more for each that
-is asked for earlier. The times follow from the rows (domain/callback/schedule.py); nothing is
-written for a poll.
+is polled earlier. The times follow from the rows (domain/callback/schedule.py); nothing is written
+for a poll. Which lead a run belongs to is known in open_runs.py.
 """
 
 import asyncio
 from contextlib import suppress
 from heapq import heappop, heappush
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import attrs
 
-from stream_app.domain.callback.interpret import OVERDUE, WAITING
+from stream_app.domain.callback.interpret import OVERDUE, open_run
 from stream_app.domain.callback.schedule import next_poll_ms
 from stream_app.domain.delivery.state_machine import Delivery, lead_of
 from stream_app.domain.plan import Destination, Plan
 from stream_app.partition.rows import Rows
 
-_OPEN: Final = WAITING | OVERDUE
-
 
 @attrs.define(eq=False)
 class OpenRun:
-    """A run that has not settled its lead.
+    """The run that a lead waits for.
 
     Attributes:
         run: Its id.
@@ -57,7 +55,7 @@ class RunningLead(NamedTuple):
 
 
 class PollQueue:
-    """The open runs of the partition.
+    """The next poll of each lead that waits for a run.
 
     Attributes:
         changed: The workspaces with a run that is due earlier than what was known of the lane, or
@@ -67,23 +65,23 @@ class PollQueue:
     def __init__(self, plan: Plan, rows: Rows) -> None:
         self._plan = plan
         self._rows = rows
-        self._open: dict[str, OpenRun] = {}
-        self._queues: dict[str, list[tuple[int, str]]] = {}
+        self._open: dict[bytes, OpenRun] = {}
+        self._queues: dict[str, list[tuple[int, bytes]]] = {}
         self._some_changed = asyncio.Event()
         self.changed: dict[str, None] = {}
 
     def __len__(self) -> int:
-        """How many runs are open. Some may have settled their leads already."""
+        """How many leads have a next poll. Some may have been settled already."""
         return len(self._open)
 
     def clear(self) -> None:
-        """Forget all runs: the rows are replaced."""
+        """Forget all leads: the rows are replaced."""
         self._open.clear()
         self._queues.clear()
         self.changed.clear()
 
     def add(self, key: bytes, run: str, accepted_ms: int) -> None:
-        """Add the run of a lead, with its first poll.
+        """Add the run of a lead, with its first poll. It takes the place of an earlier run.
 
         Args:
             key: The key of the lead's row.
@@ -91,8 +89,9 @@ class PollQueue:
             accepted_ms: When Clay accepted the POST that began it, epoch ms.
         """
         destination = self._plan.destination(*lead_of(key)[:2])
-        if destination is not None and run not in self._open:
-            opened = self._open[run] = OpenRun(run, key, None)
+        before = self._open.get(key)
+        if destination is not None and (before is None or before.run != run):
+            opened = self._open[key] = OpenRun(run, key, None)
             self.put_back(opened, next_poll_ms(run, accepted_ms, None, destination, accepted_ms))
 
     def due(self, workspace: str, now_ms: int) -> OpenRun | None:
@@ -106,8 +105,8 @@ class PollQueue:
         """Return when a run of the lane is polled next (epoch ms); None if none is open."""
         queue = self._queues.get(workspace)
         while queue:
-            at_ms, run = queue[0]
-            opened = self._open.get(run)
+            at_ms, key = queue[0]
+            opened = self._open.get(key)
             if opened is not None and opened.due_ms == at_ms:
                 return at_ms
             heappop(queue)  # it was settled, or is polled at another time
@@ -138,11 +137,11 @@ class PollQueue:
         self._put(opened, min(next_ms, held_until_ms) if announced else next_ms)
 
     def _put(self, opened: OpenRun, due_ms: int) -> None:
-        if self._open.get(opened.run) is not opened:
-            return  # the rows were replaced, or it was closed
+        if self._open.get(opened.key) is not opened:
+            return  # the rows were replaced, it was closed, or its lead waits for another run
         opened.due_ms = due_ms
         workspace = lead_of(opened.key)[0]
-        heappush(self._queues.setdefault(workspace, []), (due_ms, opened.run))
+        heappush(self._queues.setdefault(workspace, []), (due_ms, opened.key))
         self.change(workspace)
 
     def hasten(self, key: bytes, now_ms: int) -> None:
@@ -155,8 +154,7 @@ class PollQueue:
             key: The key of the lead's row.
             now_ms: The time, epoch ms.
         """
-        row = self._rows.delivery(key)
-        opened = self._open.get(row.run) if row is not None else None
+        opened = self._open.get(key)
         if opened is None:
             return
         # A poll that is under way may have come too early: `put_back` has the run polled again.
@@ -166,8 +164,8 @@ class PollQueue:
 
     def close(self, opened: OpenRun) -> None:
         """Forget a run that settles no lead any more."""
-        if self._open.get(opened.run) is opened:
-            del self._open[opened.run]
+        if self._open.get(opened.key) is opened:
+            del self._open[opened.key]
 
     def find(self, opened: OpenRun) -> RunningLead | None:
         """Return the lead of a run as it is now.
@@ -177,9 +175,7 @@ class PollQueue:
         """
         row = self._rows.delivery(opened.key)
         destination = self._plan.destination(*lead_of(opened.key)[:2])
-        if row is None or destination is None or row.final:
-            return None
-        if row.run != opened.run or row.state not in _OPEN:
+        if row is None or destination is None or open_run(row) != opened.run:
             return None
         return RunningLead(opened.key, row, destination)
 

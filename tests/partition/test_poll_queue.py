@@ -117,6 +117,19 @@ async def test_an_announced_run_is_due_now_and_again_if_it_was_asked_for_just_th
 
 
 @virtual_time
+async def test_a_run_takes_the_place_of_an_earlier_run_of_its_lead() -> None:
+    """An operator sent the lead again, perhaps while Clay was asked for the earlier run."""
+    queue, _ = queue_of(0)
+    earlier = due(queue, 10_000)
+    queue.take(earlier)
+    queue.add(key_of(0), "run_again", 0)
+    queue.put_back(earlier, 1)
+    queue.close(earlier)
+    assert len(queue) == 1
+    assert due(queue, 10_000).run == "run_again"
+
+
+@virtual_time
 async def test_a_run_of_replaced_rows_is_not_put_back() -> None:
     queue, _ = queue_of(0)
     opened = due(queue, 10_000)

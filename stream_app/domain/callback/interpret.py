@@ -39,6 +39,9 @@ WAITING: Final = frozenset[Status]({"accepted"})  # the state of a lead whose ca
 OVERDUE: Final = frozenset[Status]({"callback_overdue", "credits_exhausted_suspected"})
 """States of a lead whose deadline has passed and whose grace runs."""
 
+UNANSWERED: Final = WAITING | OVERDUE
+"""States of a lead that Clay has accepted, and whose answer has not come."""
+
 PUBLISHED: Final = frozenset[Status]({"enriched", "partial"})
 """Answers that have a result."""
 
@@ -262,6 +265,11 @@ def result_of(
         )
     key = f"{callback.workspace}/{callback.destination}/{callback.lead_id}".encode()
     return Record(plan.topics.enriched, key, value)
+
+
+def open_run(row: Delivery) -> str:
+    """Return the run whose results settle this lead; '' if it waits for no run that is known."""
+    return row.run if row.state in UNANSWERED and not row.final else ""
 
 
 def due_ms(row: Delivery, destination: Destination, lane: Lane) -> int:
