@@ -1,18 +1,18 @@
 """Admission: which of the waiting leads is sent next.
 
-Hot before retry before bulk, each with its configured share.
-
-The topic decides the priority. Bulk leads that return (deferred, replayed) go before new bulk
-leads, but share the budget of bulk.
+The topic of a lead decides its priority. Hot leads go before retries, and retries before bulk
+leads, but retries and bulk leads get their configured shares. Bulk leads that return (deferred,
+replayed) go before new bulk leads, but share the budget of bulk.
 
 Each lane has a queue of its own. Where several workspaces share a partition, a lead that waits does
-not hold back the records behind it. At most `max_waiting` such leads of the partition wait in
+not hold back the records after it. At most `max_waiting` such leads of the partition wait in
 memory, and none for longer than `patience_s`. A lead whose turn comes later is deferred until about
 then. If more leads wait, the last lead of the longest queue is deferred. So a lane that cannot keep
 up never takes the place of another one.
 
-A lead that is admitted changes its lane and writes its row ahead in one turn of the event loop:
-decide, write ahead, submit, without an await. So no transaction can contain one without the other.
+When a lead is admitted, its lane is changed and its row is written ahead in one turn of the event
+loop: decide, write ahead, submit, without an await. So no transaction can contain one without the
+other.
 """
 
 import asyncio
@@ -58,7 +58,7 @@ from stream_app.partition.lanes import HostWatch, Lanes
 from stream_app.partition.patience import Patience, busy, ends_ms, why_deferred
 from stream_app.partition.places import MAX_WAITING_BYTES
 
-_RECORD_HOLD_AFTER_MS: Final = 1_000  # a shorter hold is not worth an event for each lead
+_RECORD_HOLD_AFTER_MS: Final = 1_000  # A shorter hold is not worth an event for each lead.
 _TOO_OLD: Final = Held("not_after", "its not_after passed before it was sent", 0, "expired")
 
 
@@ -102,9 +102,9 @@ class AdmissionQueue:
         return queue.in_flight if queue is not None else 0
 
     def end(self, bug: BaseException) -> None:
-        """Admit no lead any more, and end the process.
+        """Admit no more leads, and end the process.
 
-        A send during its shutdown would be uncertain.
+        A send that the shutdown interrupts would be uncertain.
         """
         self._open = False
         self._alarm(bug)
@@ -117,22 +117,25 @@ class AdmissionQueue:
         request: AdmissionRequest,
         step_ahead: StepAhead,
     ) -> Grant | Held:
-        """Wait until the lane admits this lead, and write ahead.
+        """Wait until the lane admits this lead, and write its row ahead.
 
-        Returns when that step is committed, or when the lead must not wait here any longer.
+        Returns:
+            A grant, once the step that was written ahead is committed. Otherwise the reason why the
+            lead must not wait here any longer, or `ASK_AGAIN`.
 
         Raises:
             StreamSuspended: The stream is suspended.
             Recalled: A callback waits for the lock of this lead.
         """
-        # `give_up` and `recall` reach the leads that wait at that moment. This one may have waited
-        # for a commit or the cache instead, and learns of either here.
+        # `give_up` and `recall` reach only the leads that wait in a queue at that moment. This one
+        # may have waited for a commit or the cache then, and learns of either call here.
         if in_flight.suspended.is_set():
             raise StreamSuspended
         if in_flight.admission.recalled:
             in_flight.admission.recalled = False
             raise Recalled
-        # for the commit too: the watchdog names a commit that hangs, not each of its leads
+        # It counts as waiting during the commit, too: if a commit hangs, the watchdog names the
+        # commit and not each of its leads.
         with in_flight.waiting():
             waiter = self._enter(in_flight, request, step_ahead)
             outcome = waiter.outcome
@@ -144,11 +147,11 @@ class AdmissionQueue:
                 raise Recalled
             if isinstance(outcome, Held):
                 return outcome
-            # Write-ahead: the caller starts the POST when the row `sending` is on Kafka, and not if
-            # its transaction fails.
+            # Write-ahead: the caller starts the POST only when the row `sending` is on Kafka. If
+            # the transaction fails, this await raises, and no POST is started.
             await outcome.committed
         if not request.as_dead_letter:
-            # Read behind the commit: POSTs of the lane that began or ended meanwhile have replaced
+            # Read after the commit: POSTs of the lane that began or ended during it have replaced
             # its detector.
             stalls = self._lanes.stalls
             name = request.destination.workspace
@@ -176,9 +179,9 @@ class AdmissionQueue:
         request: AdmissionRequest,
         step_ahead: StepAhead,
     ) -> Waiter:
-        """Admit a lead if its lane has no queue and takes it, else put it into the queue.
+        """Admit a lead if nothing waits for its lane and the lane takes it. Otherwise queue it.
 
-        There it may be deferred.
+        A lead that is queued may be deferred at once.
         """
         now = self._clock.now()
         state = in_flight.admission
@@ -219,7 +222,7 @@ class AdmissionQueue:
         self._admit_waiting(name, held)
         if self._open and self._lanes.shared:
             in_flight.release_next()
-            # Behind `_admit_waiting`: that may have ended the wait of this lead, and it sets
+            # After `_admit_waiting`: it may have ended the wait of this lead, and it sets
             # `queue.held`, from which both bounds read why the kind of this lead waits.
             self._bound_wait(queue, waiter)
             self._bound_memory()
@@ -244,7 +247,7 @@ class AdmissionQueue:
             outcome,
             now.epoch_ms,
             self._clock.rand(),
-            # with this POST, whose slot is freed below
+            # It includes this POST, whose slot is freed below.
             self.in_flight_of(name),
             others_wait,
             now.boot_ms - grant.at_boot_ms if has_slot else 0,
@@ -266,7 +269,7 @@ class AdmissionQueue:
     def would_hold(self, destination: Destination, bulk: bool) -> bool:
         """True if the lane holds such a lead now, or would admit it as a probe only.
 
-        Reserves nothing.
+        The question reserves nothing.
         """
         name = destination.workspace
         now_ms = self._clock.now_ms()
@@ -278,8 +281,8 @@ class AdmissionQueue:
     def take_poll(self, destination: Destination) -> Poll | PollHeld:
         """Take a token of the lane to poll a run.
 
-        While leads wait for the rate, too, tokens go to them and to polls by turns. So each of them
-        has half of the rate, whatever the other asks for.
+        While leads wait for the rate, too, tokens go to leads and polls by turns. So either of them
+        has half of the rate, however much the other asks for.
         """
         name = destination.workspace
         now_ms = self._clock.now_ms()
@@ -308,10 +311,9 @@ class AdmissionQueue:
             self.pump_soon(name)
 
     def ask_again(self) -> None:
-        """Have each waiting lead check again whether it may be sent.
+        """Have each waiting lead check again whether it may be sent: an operator changed something.
 
-        An operator has changed something. The first to ask find no queue before them, so they ask
-        by priority.
+        They leave by priority, because the first that comes back finds no queue before it.
         """
         for waiter in sorted(self._waiters.values(), key=attrgetter("place")):
             self._leave(waiter, ASK_AGAIN)
@@ -325,16 +327,16 @@ class AdmissionQueue:
     def recall(self, in_flight: InFlight) -> None:
         """Have a lead start again from its rows.
 
-        A lead that does not wait here goes on. It starts again if it comes back to wait.
+        A lead that does not wait here goes on, and starts again when it next asks for admission.
         """
         if (waiter := self._waiters.get(in_flight)) is not None:
             self._leave(waiter, Withdrawn.RECALLED)
         else:
-            # It waits for a commit or the cache: `admit` reads the flag when it comes back.
+            # It waits for a commit, Clay or the cache. `admit` reads the flag when it comes back.
             in_flight.admission.recalled = True
 
     def clear(self) -> None:
-        """Forget all leads: their tasks were cancelled, or the partition is no longer ours."""
+        """Forget all leads: their tasks were cancelled."""
         self._waiters.clear()
         self._queues.clear()
         self._waiting_bytes = 0
@@ -346,7 +348,7 @@ class AdmissionQueue:
     # ------------------------------------------------------------------------------------ the lanes
 
     def pump(self) -> None:
-        """Check all lanes."""
+        """Admit the leads that may go now, of all lanes."""
         now = self._clock.now()
         for name, queue in list(self._queues.items()):
             for waiter in queue:
@@ -354,16 +356,16 @@ class AdmissionQueue:
             self.pump_lane(name)
 
     def pump_soon(self, name: str) -> None:
-        """Admit leads of a lane after the caller has submitted its own step.
+        """Admit leads of a lane once the caller has submitted its own step.
 
-        The steps of those leads then come behind it.
+        It runs in the next turn of the event loop, so the steps of those leads come after that one.
         """
         asyncio.get_running_loop().call_soon(self.pump_lane, name)
 
     def pump_lane(self, name: str) -> None:
         """Admit each lead of a lane that may go now, and set a timer for the next one.
 
-        Called on every change of the lane or of its queue, and by the timer.
+        Every change of the lane or of its queue calls it, and so does the timer.
         """
         try:
             self._admit_waiting(name)
@@ -373,7 +375,7 @@ class AdmissionQueue:
     def _admit_waiting(self, name: str, held: dict[Kind, Held] | None = None) -> None:
         """Admit the leads of a lane in their order, and end the wait of those that must not wait.
 
-        `held`: the kinds that are known to wait, with their reasons.
+        `held`: the kinds that the lane is known to hold, with their reasons.
         """
         queue = self._queues.get(name)
         if not queue or not self._open:
@@ -384,7 +386,7 @@ class AdmissionQueue:
             self._set_wake(queue, waiter, now)
         held = held or {}  # by kind, why its first lead that is left must wait
         while (first := queue.first(held)) is not None:
-            # It has left already if its task was cancelled.
+            # If its task was cancelled in this turn, it has left, and only its place is freed.
             if first.has_left or first.is_too_old(now):
                 self._leave(first, _TOO_OLD)
                 continue
@@ -400,8 +402,8 @@ class AdmissionQueue:
             if hold.status is not None and ends_ms(hold) - now.epoch_ms > _RECORD_HOLD_AFTER_MS:
                 for waiter in queue.unreported(kind):
                     self._leave(waiter, hold)
-        # Behind the admissions: a lead that has just been admitted has its outcome, although its
-        # patience ends now, too.
+        # After the admissions: a lead that has just been admitted has its outcome, even if its
+        # patience ends now.
         for waiter in woken:
             self._end_wait(queue, waiter, now)
         times = [hold.until_ms for kind, hold in held.items() if hold.until_ms and queue.has(kind)]
@@ -418,8 +420,8 @@ class AdmissionQueue:
         lane = self._lanes[name]
         stall = self._lanes.stalls[name]
         if request.as_dead_letter:
-            # It must not block other workspaces of the partition, or a workspace whose leads are
-            # not to wait.
+            # A dead letter must not block other workspaces of the partition, nor a workspace whose
+            # leads are not to wait.
             waits = not self._lanes.shared and policy.hold == "pause"
             self._lanes[name], answer = decide_dead_letter(
                 policy,
@@ -454,8 +456,8 @@ class AdmissionQueue:
     def _write_ahead(self, queue: LaneQueue, waiter: Waiter, grant: Grant, now: Now) -> Admitted:
         """Submit the step that must be committed before the POST, and take a slot of the lane.
 
-        No await may lie between the decision, which has changed the lane, and `submit`: the row
-        `sending` and what the lane has given for it are written by one transaction.
+        No await may lie between the decision, which has changed the lane, and `submit`, so that one
+        transaction writes the row `sending` and what the lane has given for it.
         """
         in_flight = waiter.in_flight
         in_flight.admission.since_ms = None
@@ -478,7 +480,7 @@ class AdmissionQueue:
             self._defer(queue, waiter, why_deferred(queue, waiter), now)
 
     def _bound_memory(self) -> None:
-        """Defer the last lead of the longest queue until no more leads wait than may."""
+        """Defer the last lead of the longest queue, until no more leads wait than may wait."""
         delivery = self._plan.delivery
         while len(self._waiters) > delivery.max_waiting or self._waiting_bytes > MAX_WAITING_BYTES:
             queue = self._queues[self._lengths.highest_key]
@@ -501,10 +503,7 @@ class AdmissionQueue:
         self._leave(waiter, self._patience.deferred(queue, waiter, held, now))
 
     def _set_wake(self, queue: LaneQueue, waiter: Waiter, now: Now) -> None:
-        """Set when to look at a lead again, by its own times.
-
-        From `not_before_ms` on it is ready.
-        """
+        """Make a lead ready if its `not_before_ms` has come, and set when to check it again."""
         request = waiter.request
         if not waiter.ready and request.not_before_ms <= now.epoch_ms:
             queue.make_ready(waiter)
@@ -518,7 +517,7 @@ class AdmissionQueue:
     # ---------------------------------------------------------------------------------- bookkeeping
 
     def _leave(self, waiter: Waiter, outcome: WaitOutcome) -> None:
-        """Take a lead out of its queue, and tell it why."""
+        """Take a lead out of its queue, and give it its outcome."""
         self._remove(waiter)
         waiter.leave(outcome)
 

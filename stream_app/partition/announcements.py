@@ -4,12 +4,12 @@
     a run that has settled its lead -> nothing
     a run that nobody knows -> ask for its results -> its item names the lead -> a callback
 
-The last one is how the POST settles itself whose answer was lost: Clay has the lead, its run id
-came with that answer, and there is no other way to find it. The results are Clay's own and come by
-the workspace's key, so a forged announcement can cost a question and nothing else.
+The last line settles a POST whose answer was lost: Clay has the lead, and the id of the run came
+with that answer, so there is no other way to find the run. The results come from Clay itself and
+with the workspace's key, so a forged announcement can cost a question and nothing else.
 
-Nobody is asked unless a lead of this routine may have such a run. Until its announcement has been
-concluded, its record is not acked, so that another owner of the partition asks again.
+Clay is not asked unless a lead of this routine may have such a run. The record of an announcement
+is not acked until the announcement is concluded, so that another owner of the partition asks again.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ from stream_app.partition.open_runs import OpenRuns, RoutinePlace
 T = TypeVar("T")
 
 _PAUSES_S: Final = (0.0, 5.0, 15.0, 30.0, 60.0, 120.0)
-"""Seconds before each question about a run that nobody knows: 4 minutes in all."""
+"""The pauses before each question about a run that nobody knows, in seconds: 4 minutes in all."""
 _UNKNOWN: Final = Reason(
     "unknown_run",
     "no lead waits for this run: another program began it, or its lead was settled before",
@@ -55,8 +55,8 @@ _TOO_MANY: Final = Reason(
 class Announcements:
     """Finds the leads of announced runs.
 
-    `most` is how many runs that nobody knows may be asked about at a time: their records take
-    places that callbacks need. `ask` asks Clay within the lane's rate, and `poll_now` has the
+    `most` is how many runs that nobody knows may be asked about at a time, because their records
+    take places that callbacks need. `ask` asks Clay within the lane's rate, and `poll_now` has the
     results of a lead's run asked for now.
     """
 
@@ -74,9 +74,11 @@ class Announcements:
         in_flight: InFlight,
         announced: RunNotification,
     ) -> AsyncIterator[Callback | Reason | None]:
-        """Find what the run says of a lead, or why it says nothing, and conclude that inside.
+        """Find what an announced run says of a lead. The caller commits that inside the block.
 
-        None: there is nothing more to do about it.
+        Yields:
+            A callback, or the reason why the run says nothing of a lead; None if there is nothing
+            more to do about it.
 
         Raises:
             StreamSuspended: The stream was suspended meanwhile.
@@ -94,8 +96,9 @@ class Announcements:
         self._under_way += 1
         try:
             if (concluded := self._asked.get(asked)) is not None:
-                # It is about the same, and must not be acked first: a later owner of the partition
-                # would find only the other one, or none.
+                # Another announcement of the same run is under way, and this one must not be acked
+                # before that one is concluded: a later owner of the partition would get only the
+                # other one, or none.
                 await _unless_suspended(in_flight, concluded.wait())
                 yield None
                 return
@@ -103,7 +106,8 @@ class Announcements:
             try:
                 says = await self._search(in_flight, *asked)
                 yield says
-                # Only now: until this was concluded, the record could be given up and come again.
+                # Only now, after the caller has committed it: until then the record could be given
+                # up and come again, and would have to be asked about again.
                 if isinstance(says, Callback) or says is _UNKNOWN:
                     self._runs.note_settled(*asked)
             finally:
@@ -113,7 +117,7 @@ class Announcements:
             self._under_way -= 1
 
     def _is_known(self, routine: RoutinePlace, run: str) -> bool:
-        """Return True if this run is known. The results of one that a lead waits for are due."""
+        """Return True if this run is known. If a lead waits for it, have its results asked for."""
         key = self._runs.lead_of_run(routine, run)
         if key is not None:
             self._poll_now(key)
@@ -129,7 +133,8 @@ class Announcements:
         for pause_s in _PAUSES_S:
             if pause_s:
                 await _unless_suspended(in_flight, asyncio.sleep(pause_s))
-                # Clay's answer to the POST may have come meanwhile, and named the run.
+                # Second look: Clay's answer to the POST may have come during the pause, and named
+                # the run.
                 if self._is_known(routine, run):
                     return None
             if self._runs.any_in_doubt(routine):
@@ -154,13 +159,13 @@ class Announcements:
     ) -> Callback | Reason:
         """Return what these results say of the lead that one of their items is."""
         leads = (self._runs.lead_of_item(routine, item.id) for item in answer.items)
-        # Second look: the answer to the POST may have come while Clay was asked.
+        # Second look: the answer to the POST may have come while Clay was asked, and named the run.
         key = next(filter(None, leads), None) or self._runs.lead_of_run(routine, run)
         return _UNKNOWN if key is None else callback_of_run(key, answer, self._clock.now_ms())
 
 
 async def _unless_suspended(in_flight: InFlight, wait: Awaitable[T]) -> T:
-    """Return what `wait` returns. Raises StreamSuspended if the stream is suspended before."""
+    """Return what `wait` returns. Raises StreamSuspended if the stream is suspended before that."""
     task = asyncio.ensure_future(wait)
     try:
         await in_flight.wait_or_give_up(task)

@@ -1,7 +1,7 @@
 """Reads Clay's balance of the workspaces that have an API key, while this process owns their lanes.
 
-A reading goes into the lane and with its view to `leads.lanes`. domain/books/bill.py says what two
-of them mean.
+A reading goes into the lane, and with the lane's view to `leads.lanes`. domain/books/bill.py says
+what follows from two of them.
 """
 
 import asyncio
@@ -29,7 +29,8 @@ _LOOK_EVERY_S: Final = 60.0
 class Balances:
     """Reads the balances of one partition's workspaces, each every ten minutes.
 
-    One is read after the other: a slow answer delays a reading, and no reading has to be punctual.
+    One balance is read after the other. A slow answer delays the next reading, which need not be
+    punctual.
     """
 
     _number: int
@@ -39,8 +40,8 @@ class Balances:
     _admission: AdmissionQueue
     _commits: Commits
     _runs: Runs
-    # When each was asked for last, epoch ms, so that one that cannot be read is not asked for more
-    # often than the others. A new owner asks once more.
+    # When each balance was asked for last (epoch ms), so that one that cannot be read is not asked
+    # for more often than the others. A new owner asks once more.
     _asked_ms: dict[str, int] = field(init=False, factory=dict)
 
     async def run(self) -> None:
@@ -52,13 +53,13 @@ class Balances:
             await asyncio.sleep(_LOOK_EVERY_S)
 
     def _is_due(self, name: str) -> bool:
-        # A workspace without leads until now has no lane, and there is nothing to compare.
+        # A workspace that has had no leads has no lane, and there is no bill to compare.
         if self._plan.workspaces[name].api_key_env is None or name not in self._lanes:
             return False
         last = self._lanes[name].reading
         last_ms = max(self._asked_ms.get(name, 0), 0 if last is None else last.at_ms)
         now_ms = self._clock.now_ms()
-        # A reading from the future is of a clock that was wrong.
+        # A reading whose time lies in the future was taken by a wrong clock, and is due again.
         return not 0 <= now_ms - last_ms < READ_EVERY_MS
 
     def _may_ask(self, name: str) -> bool:
@@ -70,10 +71,11 @@ class Balances:
         routine = next((place for place in destinations if place.kind == "routine"), None)
         stopped = self._lanes[name].suspension
         if routine is not None and stopped is not None and stopped.reason == KEY_REFUSED:
-            return False  # Clay would refuse this question, too, and it would take a lead's probe
+            # Clay would refuse this question, too, and the question would take a lead's probe.
+            return False
         if routine is None or isinstance(self._admission.take_poll(routine), Poll):
             return True
-        # No token is kept for a question that comes a minute later.
+        # The next try is a minute away, so no token is kept for it meanwhile.
         self._admission.end_polls(name)
         return False
 
@@ -83,7 +85,7 @@ class Balances:
         credits_ = await self._runs.balance(name)
         if credits_ is None:
             return
-        # Read after the answer: leads and operators have changed the lane meanwhile.
+        # Read after the answer: leads and operators may have changed the lane while Clay was asked.
         lane = self._lanes[name]
         self._lanes[name] = msgspec.structs.replace(
             lane,

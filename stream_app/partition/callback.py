@@ -1,6 +1,6 @@
 """What happens to one callback from Clay, top to bottom.
 
-It settles its lead once, or it is reported as unmatched.
+It settles its lead, or it is reported as a duplicate or as unmatched.
 
     bytes -> decode -> does it settle the lead? -> lock the lead -> look again -> result
           -> book the cost -> commit -> ack
@@ -9,7 +9,7 @@ The announcement of a run becomes a callback first, or nothing (`announcements.p
 
 The row, its events, the result, the lane's budget and the callback's marker are one step. A
 callback never waits for admission. A lead that waits for admission while its callback waits for the
-lock is recalled: it starts again behind the callback, and finds its row settled. When
+lock is recalled: it starts again after the callback, and finds its row settled. When
 `CallbackPipeline.process` returns, the callback may be acked.
 """
 
@@ -67,8 +67,8 @@ class CallbackPipeline:
     async def process_pending(self, in_flight: InFlight) -> None:
         """Process a callback that came while no worker owned the partition.
 
-        The announcement of a run is left to the stream, which has it, too: leads wait for these
-        callbacks, and must not wait for Clay.
+        The announcement of a run is left to the stream, which has it, too: all leads wait until
+        these callbacks are processed, and they must not wait for Clay.
         """
         came = read_callback(self._plan, in_flight.consumed)
         if not isinstance(came, RunNotification):
@@ -85,7 +85,7 @@ class CallbackPipeline:
             await self._process_callback(in_flight, came)
 
     async def _process_callback(self, in_flight: InFlight, came: Callback | Reason) -> None:
-        """Process a callback, or a record that is none and says why."""
+        """Process what was read of a record: a callback, or the reason why it is none."""
         if isinstance(came, Reason):
             await self._settle_nothing(in_flight, "callback_unmatched", came)
         else:
@@ -99,8 +99,8 @@ class CallbackPipeline:
     ) -> None:
         """Commit what an announced run says of a lead; None if there is nothing to do about it."""
         if says is None:
-            # What is known of the run may be a step that is not committed yet. If that fails, the
-            # run is unknown again, so its announcement is acked behind this commit only.
+            # What is known of the run may come from a step that is not committed yet. If that step
+            # fails, the run is unknown again, so its announcement is acked after this commit only.
             step = WriteBatch([], [], [], announced.workspace)
             await self._commits.commit_last(in_flight, step)
         elif isinstance(says, Reason):
@@ -120,8 +120,8 @@ class CallbackPipeline:
             callback.forced_origin,
         )
         row = self._rows.delivery(key)
-        # Checked before the lock too: a callback that settles nothing must not wait for a lead or
-        # recall it.
+        # Checked before the lock, too: a callback that settles nothing must neither wait for a lead
+        # nor recall it.
         if row is not None and match_callback(row, callback.outcome) == "settles":
             async with self._locks.lock(in_flight, lambda: (key,)):
                 # Second look: while this callback waited for the lock, another one may have settled
@@ -164,7 +164,7 @@ class CallbackPipeline:
     ) -> None:
         """Commit one event for a callback that settles nothing.
 
-        Its origin is the callback's own record.
+        The origin of the event is the callback's own record.
         """
         if await self._commits.is_concluded(in_flight):
             return

@@ -89,11 +89,11 @@ class CommandPipeline:
         if await self._commits.is_concluded(in_flight):
             return
         reloaded = await self._reload_for(consumed)
-        # The bootstrap and the stream may have the same command: the other one may have concluded
-        # it meanwhile.
+        # Second look: the bootstrap and the stream may have the same command, and the other one may
+        # have concluded it during the reload.
         if reloaded is not _NOTHING and await self._commits.is_concluded(in_flight):
             return
-        # No await from here to the commit: the rows and the lane stay as they are read here.
+        # No await from here to `submit`, so the rows and the lane stay as they are read here.
         now_ms = self._clock.now_ms()
         command = read_command(consumed, now_ms)
         rows: RowChanges = [(mark_key(consumed.record_id), CONCLUDED)]
@@ -123,14 +123,16 @@ class CommandPipeline:
             )
         workspace = answer.workspace if answer.lane is not None else ""
         record = Record(self._plan.topics.audit, answer.workspace.encode(), _json.encode(answer))
-        # Before the commit, although the row is not in memory yet: each waiting lead wakes behind
-        # `submit`, and reads the row there. A lead that is admitted until the commit would be sent.
+        # Before the commit, although the rows are not in memory yet: each waiting lead wakes in a
+        # later turn of the event loop, after `submit`, and reads them. A lead that the lane admits
+        # before the commit would be sent.
         if answer.kind in _FORBIDS:
             self._admission.ask_again()
         step = WriteBatch(rows, [record, *result.records], result.events, workspace)
         await self._commits.commit_last(in_flight, step)
         self._observer.answered(answer)
-        self._admission.ask_again()  # what it changed, it changed for the leads that wait, too
+        # After the commit: what the command changed may let the waiting leads go, or end them.
+        self._admission.ask_again()
 
     async def _reload_for(self, consumed: ConsumedRecord) -> CommandResult:
         """Reload the configuration, if the command says so and is not refused.
@@ -143,7 +145,8 @@ class CommandPipeline:
             return _NOTHING
         if self._refuse(command, consumed, now_ms) is not None:
             return _NOTHING
-        # `process` reads and judges the command again behind this await, by the rows of then.
+        # After this await, `process` reads and judges the command again, by the rows as they are
+        # then.
         return await self._reload(command.id)
 
     # ------------------------------------------------------------------------------ refuse
@@ -231,7 +234,7 @@ class CommandPipeline:
         if not answer.done:
             return CommandResult(answer.text, False, "refused")
         self._lanes[name] = answer.lane
-        # in the transaction of the answer, so that a reader who knows it knows the state
+        # In the transaction of the answer, so that a reader of the answer can read this state.
         self._lanes.publish(name)
         return CommandResult(answer.text)
 
@@ -261,7 +264,7 @@ class CommandPipeline:
     ) -> CommandResult:
         """Erase a lead's results and the aliases of its person.
 
-        Its row stays: it prevents a second purchase and a second event.
+        The lead's row stays, because it prevents a second purchase and a second event.
         """
         name = command.workspace
         lead_id = row_id(erasure.lead_id)
@@ -275,7 +278,7 @@ class CommandPipeline:
             own = tuple(person_key(name, alias, person) for person in erasure.people)
             lead = delivery_key(name, alias, lead_id)
             for key in person_of(own, self._rows.get).aliases:
-                # what the command does not name may be another's
+                # An alias that the command does not name may belong to another person, too.
                 if (linked := self._rows.get(key)) is not None:
                     rows.append(
                         (key, None if key in own else unlinked(linked, lead, erasure.people)),
@@ -318,9 +321,9 @@ class CommandPipeline:
         result: CommandResult,
         now_ms: int,
     ) -> CommandResult:
-        """Add to a command that says that a lead is not to be sent what it means for a parked one.
+        """Add to a cancellation or erasure that a parked lead is settled by it.
 
-        Such a lead waits for no person any more.
+        Such a lead no longer waits for a person to decide.
         """
         name = command.workspace
         settled = list[Settled]()

@@ -4,7 +4,7 @@ A step applies to memory at once and is written by the next transaction, in the 
 The first transaction of a partition begins with the row that says what its namespace began with
 (domain/model/system.py). A step is never split over two transactions. The lanes' rows are a
 snapshot of the moment at which the steps are collected. If a transaction fails, none of it is
-committed, and every step in it and behind it fails. Memory is then ahead of Kafka, until
+committed, and every step in it and after it fails. Memory is then ahead of Kafka, until
 `PartitionState.load` replaces it.
 """
 
@@ -32,16 +32,15 @@ LONGEST_PAUSE_S: Final = 10.0
 class Commits:
     """The only writer of one partition.
 
-    `spacing_s` is the shortest time from the end of a transaction to the start of the next one.
-
-    A change of a lane belongs to the step of its workspace that is submitted next: both are written
-    by the same transaction, if no await lies between them.
+    A change of a lane belongs to the step of its workspace that is submitted next. If no await lies
+    between the two, one transaction writes both. `spacing_s` is the shortest time from the end of a
+    transaction to the start of the next one.
 
     Attributes:
         failures: How many transactions have failed since the last one that succeeded.
-        opening: The record that the partition begins with, until it is committed.
-        streams: The streams of the partition by topic. The markers that their offsets have passed
-            are deleted.
+        opening: The record that the partition begins with; None once it is committed.
+        streams: The streams of the partition by topic. Markers that their committed offsets have
+            passed are deleted.
     """
 
     _store: StateStore
@@ -58,7 +57,7 @@ class Commits:
     streams: dict[str, RecordStream] = field(init=False, factory=dict)
     opening: Record | None = field(init=False, default=None)
     failures: int = field(init=False, default=0)
-    # The loop is looked up once: each lead has several steps, and the look is a system call.
+    # Kept, because each lead has several steps, and each look-up of the loop is a system call.
     _loop: asyncio.AbstractEventLoop = field(init=False, factory=asyncio.get_running_loop)
     _batches: int = field(init=False, default=0)
     _busy: bool = field(init=False, default=False)
@@ -66,17 +65,18 @@ class Commits:
     def submit(self, step: WriteBatch, in_flight: InFlight | None = None) -> asyncio.Future[None]:
         """Apply a step in memory, and write it with the next transaction.
 
-        The future is done when it is committed.
-
         Steps are committed in the order of these calls. `in_flight`: the record that this step
         takes.
+
+        Returns:
+            A future that is done when the step is committed, and raises what made it fail.
         """
         if in_flight is not None:
             self._intake.take(in_flight)
-        # before `apply`, which deletes these markers in memory, too
+        # Before `apply`, which then deletes these markers in memory, too.
         step.rows.extend(self._rows.drop_passed(self._group_offset))
         self._rows.apply(step.rows)
-        # after `apply`: it may renew a row
+        # After `apply`, because the step may renew a row that would expire.
         step.rows.extend(self._rows.expire(self._clock.now_ms()))
         if step.events:
             self._deadlines.note(step)
@@ -89,7 +89,7 @@ class Commits:
         """Commit the last step of a record. Its lock is released as soon as the step is in memory.
 
         A copy of the lead then decides by the new rows. Its step is committed with this one or
-        after it, or neither is.
+        after it, or both fail.
         """
         committed = self.submit(step, in_flight)
         in_flight.lock.release()
@@ -98,27 +98,28 @@ class Commits:
     async def commit_unchanged(self, in_flight: InFlight, key: bytes) -> None:
         """Commit this row unchanged.
 
-        The commit proves that this process owns the partition; then the ack is safe.
+        The commit proves that this process owns the partition, so the ack after it is safe.
         """
         await self.commit_last(in_flight, WriteBatch([(key, self._rows.get(key))], [], []))
 
     async def is_concluded(self, in_flight: InFlight, origin: str = "") -> bool:
-        """True if a marker says that this record is concluded.
+        """True if this record is concluded, by its marker or by the passed offset.
 
-        Check it right before a step, after any await.
+        Call it right before a step, after any other await. If it returns False, it has not
+        suspended, so what was read before the call still holds.
         """
         marker = self._rows.marker(in_flight.consumed.record_id, origin)
         if marker is not None:
             await self.commit_unchanged(in_flight, marker)
             return True
-        # A take-over reads callbacks and commands, too: the group's offset may have passed such a
-        # record since then.
+        # The bootstrap of a take-over reads callbacks and commands, too. The group's offset may
+        # have passed such a record since then.
         return in_flight.source not in PRIORITY and self._rows.is_passed(in_flight.consumed)
 
     def forget(self) -> None:
-        """Drop the steps that were submitted since a failure.
+        """Drop the steps that were submitted after a failure.
 
-        Their records start again from the rows.
+        Their records start again from the rows that were loaded.
         """
         self._intake.lose()
         self._waiting.clear()
@@ -131,9 +132,9 @@ class Commits:
 
     @property
     def pause_s(self) -> float:
-        """How long to wait before a retry.
+        """How long to wait before the partition is taken over again, in seconds.
 
-        0 after the first failed transaction, then longer after each.
+        It is 0 after the first failed transaction, and longer after each further one.
         """
         return (
             0.0
@@ -152,12 +153,12 @@ class Commits:
         ended = now() - self._spacing_s
         while True:
             await self._submitted.wait()
-            # A transaction costs as much as two leads: under load they are spaced, and a lone step
-            # does not wait. From the end of the last one: leads that it let go and that are
-            # answered meanwhile share the next one.
+            # A transaction costs as much as two leads, so transactions are spaced under load, while
+            # a lone step does not wait. The space begins at the end of the last transaction: leads
+            # that it let go and that are answered meanwhile share the next one.
             await asyncio.sleep(max(0.0, ended + self._spacing_s - now()))
-            # After the sleep: what was submitted meanwhile goes into this transaction. What is
-            # submitted during the transaction goes into the next one, or fails with this one.
+            # After the sleep, so that what was submitted meanwhile goes into this transaction. What
+            # is submitted during the transaction goes into the next one, or fails with this one.
             batch, records = self._collect()
             self._busy = True
             began = now()
@@ -185,11 +186,9 @@ class Commits:
         return stream.committed() if stream else None
 
     def _collect(self) -> tuple[list[tuple[WriteBatch, asyncio.Future[None]]], list[Record]]:
-        """Collect all waiting steps.
-
-        A lane's snapshot must not contain a step of a later transaction.
-        """
-        # No await from here to the rows of the lanes: they hold the changes of these steps only.
+        """Collect all waiting steps, and the rows of their lanes."""
+        # No await from here to the rows of the lanes, so that these contain the changes of these
+        # steps only, and none of a later transaction.
         batch = self._waiting
         self._waiting = []
         self._submitted.clear()
@@ -211,10 +210,10 @@ class Commits:
     ) -> None:
         self.failures += 1
         self._intake.lose()
-        # Those after it, too: they were decided by rows that this transaction did not write.
+        # The steps after it fail, too: they were decided by rows that are not on Kafka.
         for _, future in [*batch, *self._waiting]:
             if not future.done():
                 future.set_exception(error)
-                # marks it as retrieved: the task that waits for it may have been cancelled
+                # Marks it as retrieved, because the task that waits for it may have been cancelled.
                 future.exception()
         self._waiting.clear()

@@ -1,4 +1,4 @@
-"""How the record of a lead ends: the last step of each way. Nothing in this file sends."""
+"""The last step of a lead's record, for each way in which it ends. Nothing in this file sends."""
 
 import asyncio
 from operator import attrgetter
@@ -29,7 +29,7 @@ from stream_app.partition.lanes import Lanes
 from stream_app.partition.rows import Rows
 
 _GATHER_S: Final = 0.1
-"""How long the first records of a run without a value wait for the others."""
+"""How long the first records of a run without a value wait for the others, in seconds."""
 
 
 @define(eq=False, repr=False, kw_only=True)
@@ -92,9 +92,9 @@ class Conclusions:
     ) -> None:
         """Commit that the lead may be at Clay.
 
-        Its record waits in a delay tier until the callback's grace ends. Without callbacks, and
-        without announcements of runs, it is parked at once, if policy says so: nothing could ever
-        show whether it arrived.
+        A copy of its record waits in a delay tier until the grace of the send ends. If the
+        destination has neither callbacks nor announcements of runs and its policy is to park, the
+        lead is parked at once, because nothing could ever show whether it arrived.
         """
         now_ms = self._clock.now_ms()
         replay = self._plan.replay
@@ -135,10 +135,7 @@ class Conclusions:
         why: Reason,
         **changes: object,
     ) -> None:
-        """Conclude with a dead letter.
-
-        It is replayed later, or parked if its replays are used up.
-        """
+        """Conclude with a dead letter that is replayed later, or park if no replay is left."""
         now_ms = self._clock.now_ms()
         replay = self._plan.replay
         state: Status = "parked"
@@ -182,7 +179,7 @@ class Conclusions:
         way: Way = "",
         disposition: Disposition = "",
     ) -> Record:
-        """Return a copy of the lead's record, without its fields if the lead was erased."""
+        """Return a copy of the lead's record, without its value if the lead was erased."""
         lead = recorder.resolved
         row = recorder.row
         copy = recorder.copy(topic, row.at_ms, why, way=way, disposition=disposition)
@@ -194,36 +191,37 @@ class Conclusions:
     async def without_value(self, in_flight: InFlight, run: EmptyRun) -> None:
         """Conclude an input record without a value, with those of its run that came meanwhile.
 
-        There is one event for all. The record gets no dead letter: there is nothing in it that
+        There is one event for all of them. They get no dead letter, because they hold nothing that
         anyone could want back.
         """
         consumed = in_flight.consumed
         run.waiting[consumed.offset] = consumed
         in_flight.release_next()
         try:
-            with in_flight.limiter.released():  # so that the rest of the run is taken
+            # It gives its place up, so that the rest of the run is read.
+            with in_flight.limiter.released():
                 await run.turn.acquire()
             try:
-                # Second look after the turn: the step of an earlier record may have concluded this
-                # one, too.
+                # Second look: the step of an earlier record may have concluded this one during the
+                # wait.
                 if consumed.offset not in run.waiting:
                     return
                 with in_flight.limiter.released():
                     await asyncio.sleep(_GATHER_S)
-                # After the sleep: the step is for all that wait by now.
+                # After the sleep: the step is for all records that wait by now.
                 taken = sorted(run.waiting.values(), key=attrgetter("offset"))
                 markers = [self._rows.marker(one.record_id) for one in taken]
-                # Without those that were concluded before a crash.
+                # Leaves out the records that were concluded before a crash.
                 left = [one for one, marker in zip(taken, markers, strict=True) if marker is None]
-                # A process that does not own the partition any more must not ack them either, so
-                # there is a commit in each case.
+                # There is a commit in either case, because a process that no longer owns the
+                # partition must not ack them.
                 if left:
                     step = without_value(self._plan, left, self._clock.now_ms())
                     await self._commits.commit_last(in_flight, step)
                 elif (marker := markers[-1]) is not None:
                     await self._commits.commit_unchanged(in_flight, marker)
-                # Those of the step only: more records of the run have come during the commit, and
-                # they wait for the next turn.
+                # Only those of the step are removed: more records of the run may have come during
+                # the commit, and they wait for the next turn.
                 for one in taken:
                     run.waiting.pop(one.offset, None)
             finally:

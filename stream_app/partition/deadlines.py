@@ -1,8 +1,9 @@
 """The leads of one partition that wait for their callback, in the order of their deadlines.
 
-There is one queue of keys for each destination and kind of deadline: all its deadlines are equally
-long. The rows are scanned once, when the partition is taken over. After that only the heads of the
-queues are read, and a lead that was settled meanwhile is dropped there.
+There is one queue of keys for each destination and kind of deadline, because all deadlines of one
+queue are equally long. The rows are scanned once, when the partition is taken over. After that only
+the heads of the queues are read, and a lead that was settled meanwhile is dropped when it is the
+head.
 """
 
 import asyncio
@@ -32,7 +33,7 @@ _STATES: Final = {state.encode() for state in _KINDS}
 
 
 class WaitingLead(NamedTuple):
-    """A lead that waits, with the key of its row. Its deadline is in epoch ms."""
+    """A lead that waits, with the key of its row and its deadline (epoch ms)."""
 
     key: bytes
     row: Delivery
@@ -41,13 +42,13 @@ class WaitingLead(NamedTuple):
 
 
 class DeadlineQueue:
-    """The keys of rows in one of the states above.
+    """The keys of the rows whose lead waits for a callback, overdue or not.
 
     There is a queue for each workspace, destination, and whether its leads are overdue.
 
     Attributes:
-        polls: The runs of those leads that are routines'. A lead has two clocks, its deadline and
-            the polls of its run: the rows are scanned once for both.
+        polls: The runs of those of the leads that went to a routine. Such a lead has two clocks,
+            its deadline and the polls of its run, and the rows are scanned once for both.
     """
 
     def __init__(self, plan: Plan, rows: Rows, lanes: Lanes) -> None:
@@ -68,12 +69,12 @@ class DeadlineQueue:
     async def load(self) -> None:
         """Find the waiting leads among the rows, a slice at a time.
 
-        Leads added meanwhile come behind them.
+        Leads that are added meanwhile come after them.
         """
         by_destination: dict[tuple[str, str, bool], list[tuple[int, bytes]]] = {}
         for number, key in enumerate(self._rows.leads()):
-            # `leads` is a copy of the keys, so rows may come and go between two slices. A row that
-            # is gone has no state below. A lead that is settled meanwhile is dropped at the head of
+            # `leads` is a copy of the keys, because rows may come and go during the sleep below. A
+            # row that is gone has no state. A lead that is settled later is dropped at the head of
             # its queue, and `add` queues one that comes.
             if number % _SLICE == _SLICE - 1:
                 await asyncio.sleep(0)
@@ -94,7 +95,7 @@ class DeadlineQueue:
             self._queues[name] = deque(chain((key for _, key in keys), self._queues.get(name, ())))
 
     def note(self, step: WriteBatch) -> None:
-        """Add the lead of a step with events, if it waits from this step on."""
+        """Add the lead of a step that has events, if the lead waits from this step on."""
         last = step.events[-1]
         if last.status in OVERDUE or (last.status in WAITING and last.due_at_ms is not None):
             self.add(step.rows[0][0], last.status)
@@ -113,7 +114,7 @@ class DeadlineQueue:
 
         A lead that comes into an empty queue ends the wait, too.
         """
-        # No await between the look and the clear: a lead that came before is in `at_ms`, and one
+        # No await between the look and the clear: `at_ms` has a lead that came before, and a lead
         # that comes later sets the event again.
         at_ms = self.next_ms()
         self._first_added.clear()
@@ -149,14 +150,14 @@ class DeadlineQueue:
         return list(due)
 
     def put_back(self, keys: Iterable[bytes], now_ms: int) -> None:
-        """Queue those that are still due again, one second later."""
+        """Queue those that are still due again, for one second later."""
         for key in keys:
             lead = self.find(key)
             if lead is not None and lead.due_ms <= now_ms:
                 self._again.append((now_ms + _AGAIN_MS, key))
 
     def _head(self, queue: deque[bytes]) -> int | None:
-        """The deadline of the head. Leads that no longer wait are dropped from the head first."""
+        """The deadline of the first lead that still waits. Those before it are dropped."""
         while queue:
             if (lead := self.find(queue[0])) is not None:
                 return lead.due_ms
@@ -166,7 +167,7 @@ class DeadlineQueue:
     def find(self, key: bytes) -> WaitingLead | None:
         """A lead as it waits now.
 
-        None if it no longer does, or if its destination is not configured any more.
+        None if it no longer waits, or if its destination is not configured any more.
         """
         row = self._rows.delivery(key)
         destination = self._plan.destination(*lead_of(key)[:2])

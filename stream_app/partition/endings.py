@@ -1,8 +1,8 @@
 """The steps that end the wait for Clay's answer about a lead: it is settled, or it is parked.
 
 Callbacks, results of runs and deadlines end leads with these same steps. No await lies between the
-look at the row that a step is made from and its submission, so that the lane and the row that it
-changes are written by one transaction.
+look at the row from which a step is made and the submission of that step. So the row cannot change
+in between, and one transaction writes both the lane and the row.
 """
 
 from collections.abc import Callable
@@ -64,12 +64,12 @@ class Endings:
         Args:
             callback: What Clay says of the lead.
             key: The key of its row.
-            row: The row as it is now. A callback may settle it.
-            consumed: The record that the answer came with; the lead's own place if none did.
+            row: The row as it is now. `match_callback` says that the callback settles it.
+            consumed: The record that brought the answer; the lead's own place if none did.
             run: The run whose announcement the answer follows; '' if it follows none.
 
         Returns:
-            The step, or why nothing can be published. Then the lane is unchanged.
+            The step, or the reason why nothing can be published. Then the lane is unchanged.
         """
         now_ms = self._clock.now_ms()
         lead = (callback.workspace, callback.destination, callback.lead_id)
@@ -87,7 +87,7 @@ class Endings:
         )
         recorder = DeliveryRecorder(self._plan, subject, row)
         if run:
-            # A later owner knows by it that the lead has had this announcement.
+            # By this a later owner knows that the announcement of this run has settled the lead.
             recorder.amend(run=run)
         if row.state not in _AT_CLAY:
             recorder.go("accepted", now_ms, _AT_CLAY_REASON)
@@ -103,8 +103,8 @@ class Endings:
             answer,
             now_ms,
         )
-        # The budget may have room again, or a suspension may have ended. The leads that can go now
-        # are admitted behind this step.
+        # The budget may have room again, or a suspension may have ended. The leads that may go now
+        # are admitted in a later turn of the event loop, after the caller has submitted this step.
         self._pump_soon(callback.workspace)
         why = Reason(
             "repaired" if callback.repaired else "",
@@ -140,12 +140,12 @@ class Endings:
         consumed: ConsumedRecord | None,
         why: Reason,
     ) -> WriteBatch:
-        """Park a lead that Clay has and that nobody settles any more. Its ceiling is booked.
+        """Park a lead that Clay has and that nothing will settle. What is reserved is booked.
 
         Args:
             key: The key of its row.
-            row: The row as it is now. A lead that waits for Clay's answer is overdue first, because
-                only such leads are parked.
+            row: The row as it is now. A row that is not overdue yet becomes overdue first, because
+                only overdue leads are parked.
             destination: Its destination.
             consumed: The lead's record; None if Kafka no longer has it.
             why: Why a person has to decide.
@@ -174,7 +174,7 @@ class Endings:
 
 
 def empty_record(row: Delivery) -> ConsumedRecord:
-    """Return the record of a lead with its place only."""
+    """Return a record with the place of the lead's own record, and nothing else."""
     topic, partition, offset = parse_record_id(row.origin) or ("", 0, 0)
     return ConsumedRecord(topic, partition, offset, None, None)
 

@@ -10,9 +10,9 @@
     hold = "degrade", when Clay has refused the POST of a hot lead:
         the first of these three, provisionally, once -> still refused, and sent again
 
-A result states its source and age, and each field where it comes from. A lead with a provisional
-result is sent all the same. Its result is then a higher version of the same lead. A lead that may
-be at Clay, or that is suppressed or forced, is never answered in this way.
+A result states its source and age, and where each field comes from. A lead with a provisional
+result is sent all the same, and Clay's result then has a higher version. A lead that may be at
+Clay, or that is suppressed or forced, is never answered in this way.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -60,7 +60,7 @@ class FallbackAnswer(msgspec.Struct, frozen=True):
 
 @define(eq=False, repr=False, kw_only=True)
 class Fallback:
-    """Serves the leads of one partition.
+    """Answers leads of one partition without Clay.
 
     The caller holds the lock of the lead, so its row does not change.
     """
@@ -80,7 +80,8 @@ class Fallback:
     ) -> bool:
         """Serve a fresh result before the lane is asked, where `cache_first` is on.
 
-        True: the lead is concluded.
+        Returns:
+            True if the lead is concluded.
         """
         if not self._plan.destinations[recorder.resolved.destination.alias].cache_first:
             return False
@@ -97,11 +98,12 @@ class Fallback:
     ) -> bool:
         """Serve a person who came before under another id.
 
-        That is done under `cache_first`, and under `hold = "degrade"` on a held lane.
+        That is done under `cache_first`, and under `hold = "degrade"` while the lane is held. The
+        person's aliases stay with the lead that was bought, so this lead does not change when the
+        person is bought again. Its row replaces the concluded row `replaced`.
 
-        The person's aliases stay with the lead that was bought. This lead does not change when to
-        buy again. It replaces the concluded row `replaced`. False: nothing answered it, and it is a
-        duplicate.
+        Returns:
+            True if the lead is concluded. False if nothing answered it, so that it is a duplicate.
         """
         destination = self._plan.destinations[resolved.destination.alias]
         workspace = self._plan.workspaces[destination.workspace]
@@ -126,7 +128,7 @@ class Fallback:
         """Serve a lead that its lane holds and that is not to wait.
 
         Returns:
-            None if the lead is concluded, else the provisional results to publish when it is
+            None if the lead is concluded. Otherwise the provisional results to publish when it is
             deferred.
         """
         resolved = recorder.resolved
@@ -134,7 +136,7 @@ class Fallback:
         if workspace.hold != "degrade" or resolved.lead.force:
             return []
         if recorder.row.webhook_id and recorder.row.results:
-            return []  # it has a result, and was sent, so that no other one can conclude it
+            return []  # It has a result already, and only Clay can conclude a lead that was sent.
         stored, person, company = await self._look_up(resolved)
         # Second look: an operator may have suppressed or erased the lead while the cache was asked.
         # Then nothing is published here, and the caller has it concluded.
@@ -157,10 +159,10 @@ class Fallback:
     async def answer_refused(self, recorder: DeliveryRecorder[ResolvedLead]) -> None:
         """Publish a provisional result of a hot lead that Clay did not take, once.
 
-        Its row stays `refused` and has the version of that result, committed with it: after a crash
-        the next owner publishes it if it is missing, and not again. A lead without callbacks is not
-        answered, because it would never get a better result. Neither is one that an earlier POST
-        may have brought to Clay.
+        Its row stays `refused` and gets the version of that result, in the transaction of the
+        result. So the next owner knows after a crash whether the result is missing. A lead without
+        callbacks is not answered, because it would never get a better result. Neither is a lead
+        that an earlier POST may have brought to Clay.
         """
         resolved = recorder.resolved
         workspace = self._plan.workspaces[resolved.destination.workspace]
@@ -195,7 +197,7 @@ class Fallback:
         answer: FallbackAnswer,
         at_ms: int,
     ) -> Record:
-        """Return the record of the result whose version the row has. `at_ms`: now, epoch ms."""
+        """Return the record of the result, with the version in the row. `at_ms`: now, epoch ms."""
         resolved = recorder.resolved
         row = recorder.row
         workspace = resolved.destination.workspace
@@ -225,9 +227,9 @@ class Fallback:
         person: CacheEntry,
         company: CacheEntry,
     ) -> FallbackAnswer | None:
-        """Return what the lead and the cache say of its company; None: nothing, or not wanted.
+        """Return what the lead and the cache say of its company; None if nothing, or if not wanted.
 
-        It never follows a result, which is better.
+        A lead that has a result already gets none of this, because that result is better.
         """
         resolved = recorder.resolved
         workspace = self._plan.workspaces[resolved.destination.workspace]
@@ -245,9 +247,9 @@ class Fallback:
         return FallbackAnswer("local", 0, fields, provenance) if fields else None
 
     def _may_answer(self, recorder: DeliveryRecorder[ResolvedLead]) -> bool:
-        """False for a lead that was sent already, even if it was refused.
+        """True if the lead may be concluded without Clay.
 
-        A callback may still settle it.
+        A lead that was sent may not, even if it was refused: a callback may still settle it.
         """
         resolved = recorder.resolved
         if resolved.lead.force or recorder.row.webhook_id or self._is_unwanted(resolved):
@@ -255,7 +257,7 @@ class Fallback:
         return self._rows.marker(resolved.consumed.record_id, resolved.envelope.origin) is None
 
     def _is_unwanted(self, resolved: ResolvedLead) -> bool:
-        """True if the lead is suppressed or expired. The lead pipeline then concludes it."""
+        """True if the lead is suppressed or expired. The lead pipeline concludes it then."""
         if (
             resolved.lead.not_after_ms is not None
             and self._clock.now_ms() > resolved.lead.not_after_ms
@@ -295,7 +297,8 @@ class Fallback:
     ) -> bool:
         """Conclude the lead with a result of one of these sources, if it may still be answered.
 
-        True: it is concluded.
+        Returns:
+            True if the lead is concluded.
         """
         # `_may_answer` is the second look: the lead may have been suppressed or erased, or may have
         # expired, while the cache was asked.

@@ -1,11 +1,11 @@
 """What happens to the copy of a dead letter that an operator gives up.
 
-It ends its lead or its record, and is not sent.
+The copy is not sent. It ends its lead, or its record.
 
     bytes -> lock the lead -> does its row say what the dead letter says? -> commit the end -> ack
 
 A dead letter of a lead without a row, or of a record that is no lead, ends with one event. The
-replay process writes one such copy of it and no more, in the transaction that records so.
+replay process writes no more than one such copy, in the transaction that records that it did.
 """
 
 from attrs import define
@@ -52,8 +52,8 @@ class GivenUp:
         destination = self._plan.destination(workspace, alias) or Destination(alias, workspace, ())
         keys = _row_keys(workspace, envelope)
         async with self._locks.lock(in_flight, lambda: keys):
-            # The rows are read behind the lock: a replay of this lead may have held it before and
-            # moved the row on. Nothing suspends from here until a step is submitted.
+            # The rows are read under the lock only: a replay of this lead may have held it before
+            # and changed the row. From here on nothing suspends until a step is submitted.
             if await self._commits.is_concluded(in_flight):
                 return
             present = ((row_key, self._rows.delivery(row_key)) for row_key in keys)
@@ -98,7 +98,7 @@ class GivenUp:
     ) -> None:
         """End a record without a row.
 
-        A lead that failed has one: without it, another record counts for the lead.
+        A lead that failed has a row. If this copy finds none, another record counts for the lead.
         """
         if envelope.disposition == "failed":
             marker = mark_key(in_flight.consumed.record_id)
@@ -120,7 +120,7 @@ class GivenUp:
 def _row_keys(workspace: str, envelope: Envelope) -> tuple[bytes, ...]:
     """Return the keys under which the lead of a dead letter may have its row.
 
-    That of a forced lead comes first.
+    The key of a forced lead comes first.
     """
     lead_id = envelope.lead_id
     alias = envelope.destination

@@ -1,4 +1,4 @@
-"""A record under way, and what those that work on it know of it."""
+"""A record under way, with the state that each module keeps of it."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class StreamSuspended(Exception):
 class Recalled(Exception):
     """A callback waits for the lock of this lead, which is not sent yet.
 
-    The lead starts again behind the callback.
+    The lead starts again after the callback.
     """
 
 
 @define(eq=False, repr=False)
 class EmptyRun:
-    """Input records without a value that follow each other on a topic. They are concluded together.
+    """Consecutive input records of a topic without a value. They are concluded together.
 
     Attributes:
         waiting: Those that wait for the step that concludes them, by offset.
@@ -45,9 +45,9 @@ class Execution:
     """How far a record was started. Only `runner.py` writes it.
 
     Attributes:
-        begun: True from when the record has its place in the `Limiter`. Before, it is only taken
+        begun: True once the record has its place in the `Limiter`. Before that it is only taken
             ahead.
-        task: What processes it.
+        task: The task that processes it.
     """
 
     begun: bool = False
@@ -69,8 +69,8 @@ class LockState:
 
     Attributes:
         ticket: Its place in the order of lock requests; 0 before the first.
-        release: Releases its lock before the `async with` of it ends. Does nothing while it has
-            none.
+        release: Releases its lock before the `async with` block ends. Does nothing while the record
+            has no lock.
     """
 
     ticket: int = 0
@@ -83,8 +83,9 @@ class AdmissionState:
 
     Attributes:
         arrival: Its place in the order of admission requests; 0 before the first.
-        since_ms: Since when it waits for its present admission, on the monotonic clock.
-        recalled: True if a callback waits for its lock, and it has not come back to wait since.
+        since_ms: Since when it waits for its present admission, on the monotonic clock; None if it
+            does not ask for one.
+        recalled: True if a callback waits for its lock, and it has not asked for admission since.
     """
 
     arrival: int = 0
@@ -97,15 +98,15 @@ class InFlight:
     """A consumed record that is being processed. It survives a recovery of the partition.
 
     Attributes:
-        limiter: Counts it from its begin to its end.
+        suspended: Set before a rebalance or shutdown: the record must be given up if it only waits.
+        limiter: Counts it while it is under way.
         empty_run: The run that it belongs to, if it is an input record without a value.
         execution: How far it was started, and the task that processes it.
         lock: What the locks keep of it.
         admission: What admission keeps of it.
         post: What is known of its last POST, from the write-ahead on, except while the POST is
             under way. Only `lead.py` writes it.
-        next_may_start: Set when the next record of its topic may start; of its workspace, where
-            workspaces share the partition.
+        next_may_start: Set when the next record of its sequence (`RecordRunner`) may start.
         waits: True while it waits for admission or for a lock.
         turns: How often such a wait has ended.
         size: How many bytes its value has.
@@ -137,8 +138,9 @@ class InFlight:
         """Wait until `turn` is done.
 
         Raises:
-            StreamSuspended: Even if `turn` was done at the same time. That may come from an earlier
-                record that has just been given up, and this record must not overtake it.
+            StreamSuspended: The stream is suspended, even if `turn` is done at the same time: an
+                earlier record that was given up may have ended it, and this record must not
+                overtake that one.
         """
         suspended = asyncio.ensure_future(self.suspended.wait())
         with self.waiting():
@@ -150,11 +152,11 @@ class InFlight:
             raise StreamSuspended
 
     def release_next(self) -> None:
-        """Let the next record of the topic start: this one no longer waits for admission."""
+        """Let the next record of its sequence start: this one no longer waits for admission."""
         self.next_may_start.set()
 
     def hold_next(self) -> None:
-        """Have the next record of the topic wait, because this one starts again and goes first."""
+        """Have the next record of its sequence wait: this one starts again and goes first."""
         self.next_may_start.clear()
 
 
@@ -162,7 +164,7 @@ class InFlight:
 class _Waiting:
     """A `with` block in which a record waits.
 
-    A generator would cost each lead more than the wait.
+    `contextlib.contextmanager` would cost each lead more than the wait itself.
     """
 
     _in_flight: InFlight

@@ -10,34 +10,35 @@ from stream_app.partition.ports import RecordStream
 class Intake:
     """How far the topics of the partition were read, and which of those records have no step yet.
 
-    A record is taken with its first step, which writes an event. If the transaction of that step
-    fails, it is not. A record that an earlier owner took is taken when its row shows that.
+    A record is taken with its first step, which writes an event, unless the transaction of that
+    step fails. A record that an earlier owner took is taken here when its row shows that.
     """
 
     def __init__(self) -> None:
         self._streams: dict[str, RecordStream] = {}
         self._next: dict[str, int] = {}
         self._untaken: dict[str, set[InFlight]] = {}
-        # taken since the last transaction began, and from where
+        # The records that were taken since the last transaction began, and those that the
+        # transaction under way takes, with the set to which a failure returns them.
         self._submitted: dict[InFlight, set[InFlight]] = {}
-        self._written: dict[InFlight, set[InFlight]] = {}  # taken with the transaction under way
+        self._written: dict[InFlight, set[InFlight]] = {}
 
     def begin(self, stream: RecordStream) -> None:
-        """A new assignment begins, which reads from the committed offset on."""
+        """Note that a new assignment begins, which reads from the committed offset on."""
         self._streams[stream.topic] = stream
         self._next.pop(stream.topic, None)
         self._untaken[stream.topic] = set()
 
     def read(self, in_flight: InFlight) -> None:
-        """A record was read."""
+        """Note that a record was read."""
         consumed = in_flight.consumed
         self._next[consumed.topic] = consumed.offset + 1
         self._untaken[consumed.topic].add(in_flight)
 
     def take(self, in_flight: InFlight) -> None:
-        """A record is taken or concluded.
+        """Note that a record is taken or concluded.
 
-        It may have been before, and a record of the bootstrap was never read.
+        It may have been taken before. A record of the bootstrap was never read from a stream.
         """
         untaken = self._untaken.get(in_flight.consumed.topic)
         if untaken is not None and in_flight in untaken:
@@ -45,18 +46,18 @@ class Intake:
             self._submitted[in_flight] = untaken
 
     def begin_transaction(self) -> None:
-        """A transaction begins, which writes the steps that took records."""
+        """Note that a transaction begins, which writes the steps that have taken records."""
         self._written = self._submitted
         self._submitted = {}
 
     def committed(self) -> None:
-        """The transaction under way is committed."""
+        """Note that the transaction under way is committed."""
         self._written = {}
 
     def lose(self) -> None:
-        """The transaction under way failed, with all steps in it and after it.
+        """Note that the transaction under way failed, with all steps in it and after it.
 
-        Their records were not taken.
+        So the records of these steps were not taken.
         """
         for in_flight, untaken in [*self._written.items(), *self._submitted.items()]:
             untaken.add(in_flight)

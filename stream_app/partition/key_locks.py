@@ -1,4 +1,4 @@
-"""What the records of a partition have locked, and in which order they get it."""
+"""The locks on the rows of a partition, and the order in which records get them."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ KeysNow = Callable[[], tuple[bytes, ...]]
 class KeyLocks:
     """Exclusive locks on the rows of one partition.
 
-    So copies of a lead, and leads of one person, are processed one after the other. A record
-    requests all of its keys at once. It gets all of them, or waits in the queue of each. Queues are
-    ordered by ticket, so a later record never overtakes an earlier one with which it shares a key.
-    A record that waits holds no key, so there is no deadlock. Callbacks go before leads, because
-    they never wait for admission.
+    They make copies of a lead, and leads of one person, wait for each other. A record requests all
+    of its keys at once. It gets all of them, or waits in the queue of each. Queues are ordered by
+    ticket, so a later record never overtakes an earlier one with which it shares a key. A record
+    that waits holds no key, so there is no deadlock. Callbacks go before leads, because callbacks
+    never wait for admission.
 
     Args:
-        recall: Makes the holder of a key that a callback waits for release its locks and start
-            again, if it waits for admission, now or later.
+        recall: Called with the record that holds a key for which a callback waits. If that record
+            waits for admission, now or later, it releases its locks and starts again.
     """
 
     def __init__(self, recall: Callable[[InFlight], None]) -> None:
@@ -41,7 +41,7 @@ class KeyLocks:
         """Return an exclusive lock on these keys, for `async with`.
 
         Entering it may raise StreamSuspended. `keys` is called again after a wait, and may then
-        return more keys. `in_flight.lock.release` releases it early.
+        return more keys. `in_flight.lock.release` releases the lock before the block ends.
         """
         state = in_flight.lock
         if not state.ticket:
@@ -52,14 +52,15 @@ class KeyLocks:
     def is_free(self, keys: tuple[bytes, ...]) -> bool:
         """True if no record holds any of these keys.
 
-        The next step of a holder would undo a change.
+        A change to the row of a key that is held would be undone by the holder's next step.
         """
         return self._holders.keys().isdisjoint(keys)
 
     def acquire(self, lock: KeyLock) -> bool:
-        """Acquire the keys, or queue for them.
+        """Acquire the keys, or queue for them. Keys that the lock held before are released.
 
-        Keys that the lock held before are released. True: they are acquired.
+        Returns:
+            True if the lock holds its keys now.
         """
         before = lock.keys
         lock.keys = lock.needs()
@@ -72,8 +73,8 @@ class KeyLocks:
             lock.granted = asyncio.get_running_loop().create_future()
             for key in lock.keys:
                 insort(self._queues.setdefault(key, deque()), lock, key=attrgetter("order"))
-        # Behind its own request: this lock stands in its place among those that wait for a key that
-        # it has just released.
+        # After its own request, so that this lock has its place among those that wait for a key
+        # that it has just released.
         self._grant_next(before)
         return lock.holds
 
@@ -86,7 +87,7 @@ class KeyLocks:
 
     def leave(self, lock: KeyLock) -> None:
         """Release the keys, or leave their queues."""
-        # Emptied first: behind an early `release`, `__aexit__` calls this again, and another record
+        # Emptied first: after an early `release`, `__aexit__` calls this again, and another record
         # may hold these keys by then.
         lock.in_flight.lock.release = nothing_to_release
         keys = lock.keys
@@ -136,8 +137,11 @@ class KeyLock:
     """The lock of one record.
 
     Attributes:
+        needs: Returns the keys that its record needs now.
         order: Its place among those that wait.
-        granted: Done when it holds its keys.
+        keys: The keys that it holds, or that it waits for.
+        holds: True if it holds its keys.
+        granted: Done when it holds its keys, after a wait.
     """
 
     _key_locks: KeyLocks
@@ -161,12 +165,12 @@ class KeyLock:
                     key_locks.recall(holder)
                 with in_flight.limiter.released():
                     await in_flight.wait_or_give_up(self.granted)
-            # Also if the keys were granted in the turn of the cancellation: they are released.
+            # The keys may have been granted in the turn of the cancellation. `leave` releases them.
             except BaseException:
                 key_locks.leave(self)
                 raise
-            # Second look: the step of the earlier holder may have linked more aliases to this
-            # person. Then the lock requests all of the keys again.
+            # Second look: during the wait, the step of an earlier holder may have linked more
+            # aliases to this person. Then the lock requests all of the keys again.
             if set(self.needs()) <= set(self.keys):
                 break
         in_flight.lock.release = partial(key_locks.leave, self)

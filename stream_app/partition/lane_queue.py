@@ -17,8 +17,8 @@ from stream_app.partition.in_flight import PRIORITY, InFlight, Source
 from stream_app.partition.lane_timer import Timetable
 
 StepAhead = Callable[[Grant, int], WriteBatch]
-"""Returns the step that is written ahead of a granted POST. It is called in the turn of the event
-loop in which the lane grants that POST, with the time (epoch ms).
+"""Returns the step that is written ahead of a granted POST. It is called with the grant and the
+time (epoch ms), in the turn of the event loop in which the lane grants that POST.
 """
 
 
@@ -37,11 +37,11 @@ class Withdrawn(Enum):
     """Why a lead leaves the queue without an answer of its lane."""
 
     SUSPENDED = "its stream is suspended, and it is delivered again"
-    RECALLED = "a callback waits for its lock, and it starts again behind that callback"
+    RECALLED = "a callback waits for its lock, and it starts again after that callback"
 
 
 WaitOutcome = Admitted | Held | Withdrawn
-"""How a lead leaves the queue. `Held`: it must not wait there any longer, for this reason."""
+"""How a lead leaves the queue. With `Held`, it must not wait there any longer, for that reason."""
 
 Kind = tuple[str, bool]
 """Alias of the destination, and whether the lead is bulk. If one lead of a kind is held, all of
@@ -49,7 +49,8 @@ them are.
 """
 
 Group = Literal["next_attempt"] | Source
-"""`next_attempt`: leads that Clay did not take. The others are grouped by their topic."""
+"""Leads that Clay did not take are in the group `next_attempt`, all others in that of their topic.
+"""
 
 _GROUPS: Final[tuple[Group, ...]] = ("next_attempt", *sorted(PRIORITY, key=PRIORITY.__getitem__))
 _MOST_OWED: Final = 2.0
@@ -60,11 +61,11 @@ class Waiter:
     """A lead that asks for admission, and waits until it has its outcome.
 
     Attributes:
-        number: The lead's place in the order of arrival. It keeps it when it asks again.
+        number: The lead's place in the order of arrival. The lead keeps it when it asks again.
         since_ms: Since when it waits, on the monotonic clock.
         ready: False until `not_before_ms`.
-        step_ahead: Called once if its lane admits it.
-        outcome: How it left; None before.
+        step_ahead: Called once, if the lane admits the lead.
+        outcome: How it left; None while it waits.
     """
 
     __slots__ = (
@@ -98,11 +99,11 @@ class Waiter:
         self.group: Group = "next_attempt" if request.not_before_ms else in_flight.source
         self.ready = False
         self.outcome: WaitOutcome | None = None
-        self._left: asyncio.Future[WaitOutcome] | None = None  # as soon as a task waits
+        self._left: asyncio.Future[WaitOutcome] | None = None  # set once a task waits
 
     @property
     def place(self) -> tuple[int, int]:
-        """When it goes, if no source is owed a turn: by its group, then in the order of arrival."""
+        """Its place if no source is owed a turn: by its group, then in the order of arrival."""
         return _GROUPS.index(self.group), self.number
 
     @property
@@ -117,11 +118,11 @@ class Waiter:
 
     @property
     def has_left(self) -> bool:
-        """True if it has its outcome, or if its task was cancelled."""
+        """True if it has its outcome or its task was cancelled."""
         return self.outcome is not None or (self._left is not None and self._left.done())
 
     def leave(self, outcome: WaitOutcome) -> None:
-        """Give it its outcome. That of a lead whose task was cancelled interests nobody."""
+        """Give it its outcome, unless its task was cancelled and nobody waits for it."""
         if self.has_left:
             return
         self.outcome = outcome
@@ -129,7 +130,7 @@ class Waiter:
             self._left.set_result(outcome)
 
     async def wait(self) -> WaitOutcome:
-        """Wait until it leaves the queue, which it has not done yet."""
+        """Wait until it leaves the queue. Called at most once, and only while it waits."""
         self._left = asyncio.get_running_loop().create_future()
         return await self._left
 
@@ -140,8 +141,8 @@ class LaneQueue:
     Attributes:
         workspace: Its name.
         in_flight: POSTs of the lane that are under way.
-        held: Why the leads of each kind are held, as admission found when it last tried them.
-        wakes: The time (epoch ms) from which on `pop_woken` returns a lead, by its number.
+        held: Why the leads of each kind are held, as it was when admission last tried them.
+        wakes: From which time on (epoch ms) `pop_woken` returns a lead, by the lead's number.
     """
 
     def __init__(self, workspace: str) -> None:
@@ -200,8 +201,8 @@ class LaneQueue:
     def first(self, without: Collection[Kind]) -> Waiter | None:
         """Return the lead that goes next, leaving out these kinds.
 
-        Next attempts go first, then sources that are owed a turn, then by priority, then by
-        arrival.
+        Next attempts go first, then sources that are owed a turn, then the others by priority.
+        Leads of equal rank go in the order of arrival.
         """
         best: Waiter | None = None
         place = (0, 0)
@@ -215,7 +216,7 @@ class LaneQueue:
         return best
 
     def last(self) -> Waiter:
-        """Return the lead that would go last. The lane must have one."""
+        """Return the lead that would go last. The queue must not be empty."""
         for group in reversed(_GROUPS):
             if self._ready_in[group]:
                 tails = (
@@ -243,11 +244,11 @@ class LaneQueue:
         return [waiter for group in _GROUPS for waiter in self._ready.get((kind, group), ())]
 
     def unreported(self, kind: Kind) -> list[Waiter]:
-        """Return the leads of a kind whose hold was not recorded yet, in the order of arrival."""
+        """Return the leads of a kind whose hold is not recorded yet, in the order of arrival."""
         return sorted(self._unreported.get(kind, {}).values(), key=_number)
 
     def sends_before(self, waiter: Waiter, share: float) -> float:
-        """Return about how many sends of the lane come before this lead.
+        """Return about how many sends of the lane come before the send of this lead.
 
         `share` is the part of the sends that its group gets while others wait.
         """
@@ -259,9 +260,9 @@ class LaneQueue:
         return min(in_all, (own + 1) * (1 + 1 / share)) if share else in_all
 
     def count_share(self, source: Source, shares: dict[Source, float]) -> None:
-        """Credit the sources that wait behind a send of `source` with their share.
+        """Credit each source that waits while `source` sends with its share of one send.
 
-        A send of theirs uses it up.
+        A send of its own uses up one.
         """
         for sender, share in shares.items():
             if sender == source:

@@ -1,4 +1,4 @@
-"""When to check a lane again, although nothing has happened to it."""
+"""When to check a lane again even if nothing happens to it."""
 
 import asyncio
 from bisect import bisect_left, insort
@@ -15,7 +15,7 @@ _LONGEST_TIMER_S: Final = 60.0  # the wall clock may step while the loop's clock
 class Timetable(Generic[K]):
     """Keys by their number (a time or a length), lowest first.
 
-    A change is a binary search and a move in memory.
+    A change takes a binary search, and moves the entries after it.
     """
 
     def __init__(self) -> None:
@@ -23,7 +23,7 @@ class Timetable(Generic[K]):
         self._numbers: dict[K, int] = {}
 
     def set(self, key: K, number: int | None) -> None:
-        """Give a key its number; None removes it."""
+        """Give a key its number; None removes the key."""
         before = self._numbers.get(key)
         if before == number:
             return
@@ -36,12 +36,12 @@ class Timetable(Generic[K]):
 
     @property
     def lowest(self) -> int | None:
-        """The lowest number; None if there is no key."""
+        """The lowest number; None if there are no keys."""
         return self._order[0][0] if self._order else None
 
     @property
     def highest_key(self) -> K:
-        """The key with the highest number. There must be one."""
+        """The key with the highest number. There must be a key."""
         return self._order[-1][1]
 
     def pop_until(self, number: int) -> list[K]:
@@ -55,10 +55,10 @@ class Timetable(Generic[K]):
 
 
 class LaneTimer:
-    """Calls `check` for each lane whose time has come, which sets the lane's next time.
+    """Calls `check` with each lane whose time has come; that function sets the lane's next time.
 
-    All lanes of the partition share one timer of the event loop. It calls `check_all` instead if
-    the wall clock stepped back.
+    All lanes of the partition share one timer of the event loop. If the wall clock has stepped
+    back, it calls `check_all` instead.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class LaneTimer:
         self._fired_at_ms = 0
 
     def set(self, name: str, at_ms: int | None, now_ms: int) -> None:
-        """Set when to check a lane again (epoch ms); None: not before it changes."""
+        """Set when to check a lane again (epoch ms); None: not until it changes."""
         self._checks.set(name, at_ms)
         self._start(now_ms)
 

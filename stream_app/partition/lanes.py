@@ -1,10 +1,11 @@
 """The lanes of one partition in memory.
 
-They change at once, and are written with the step that is committed next.
+A change of a lane applies at once, and is written with the next step of its workspace.
 
-A view of each lane is published when it changes, and at each take-over: the topic of the views may
-have been lost, and an idle lane does not change. A view counts as shown once it is committed. Its
-`news` are the changes since the last shown view, so an aborted transaction or a restart loses none.
+A view of each lane is published when it changes. It is also published at each take-over, because
+the topic of the views may have been lost, and an idle lane does not change. A view counts as shown
+once it is committed. Its `news` are the changes since the last shown view, so an aborted
+transaction or a restart loses none.
 """
 
 import asyncio
@@ -37,21 +38,22 @@ _json: Final = msgspec.json.Encoder()
 _VIEW_EVERY_MS: Final = 1_000
 _LOOK_EVERY_S: Final = 60.0
 _NEVER: Final = 0
-_AT_ONCE: Final = 50
-"""Views in one transaction when all are published, so that the steps of leads do not wait behind a
+_VIEWS_AT_ONCE: Final = 50
+"""Views in one transaction when all are published, so that the steps of leads do not wait for a
 large one.
 """
-_EVERY_S: Final = 1.0
+_CHECK_HOSTS_EVERY_S: Final = 1.0
 
 
 @define(eq=False, repr=False)
 class Lanes:
     """The lanes of the workspaces that live in partition `number`, by workspace.
 
-    For `last_known` see `WorkerParts.last_known_lanes`.
+    `last_known` is `WorkerParts.last_known_lanes`.
 
-    Each view has the positions of the partition in its topics. They change with each record, so
-    they alone do not make a view change: one view a second shows them, whichever lane it is of.
+    Each view has the positions of the partition in its topics. The positions change with each
+    record, so they alone do not make a view a changed one. Instead, one view a second shows the
+    newest positions, whichever lane it is of.
     """
 
     _number: int
@@ -63,12 +65,13 @@ class Lanes:
     # The detectors are in no row, because a new owner has sent nothing.
     stalls: dict[str, StallDetector] = field(init=False, factory=lambda: defaultdict(StallDetector))
     _lanes: dict[str, Lane] = field(init=False, factory=dict)
-    _shown: dict[str, LaneView] = field(init=False, factory=dict)  # as it was last published
-    # views in the transaction under way
+    _shown: dict[str, LaneView] = field(init=False, factory=dict)  # as they were last committed
+    # The views in the transaction under way.
     _uncommitted: dict[str, LaneView] = field(init=False, factory=dict)
-    _due: set[str] = field(init=False, factory=set)  # to be published even if they have not changed
-    _positions: dict[str, Position] = field(init=False, factory=dict)  # as they were last published
-    # there may be a change that was not published
+    # The lanes whose view is to be published even if it has not changed.
+    _due: set[str] = field(init=False, factory=set)
+    _positions: dict[str, Position] = field(init=False, factory=dict)  # as they were last committed
+    # Set if there may be a change that is not published.
     _changed: asyncio.Event = field(init=False, factory=asyncio.Event)
 
     def __getitem__(self, workspace: str) -> Lane:
@@ -89,15 +92,16 @@ class Lanes:
             self._shown[workspace] = msgspec.structs.replace(self.view(workspace), at_ms=_NEVER)
         return lane
 
+    def __setitem__(self, workspace: str, lane: Lane) -> None:
+        """Change a lane. The change is written with the next step of that workspace."""
+        self._lanes[workspace] = lane
+
     def __contains__(self, workspace: str) -> bool:
         """True if the workspace has a lane, because it has had leads or commands."""
         return workspace in self._lanes
 
     def policy(self, workspace: str) -> InForce:
-        """The policy that the rules of this lane apply now.
-
-        It is the configured one with what operators have changed.
-        """
+        """The policy in force: the configured one, with what operators changed for this lane."""
         return self[workspace].in_force(self._plan.workspaces[workspace])
 
     def is_home(self, workspace: str) -> bool:
@@ -110,11 +114,7 @@ class Lanes:
 
     def rows(self) -> Mapping[bytes, bytes]:
         """The rows of the lanes as the next step would write them, by key."""
-        return _Rows(self._lanes)
-
-    def __setitem__(self, workspace: str, lane: Lane) -> None:
-        """Change a lane. The change is written with the next step of that workspace."""
-        self._lanes[workspace] = lane
+        return _LaneRows(self._lanes)
 
     def view(self, workspace: str) -> LaneView:
         """The view of a lane now, with the changes since it was last published in `news`."""
@@ -134,7 +134,8 @@ class Lanes:
         for key in [key for key in rows if key.startswith(b"l/")]:
             lane = read_lane(key, rows.pop(key))
             if lane.workspace in self._plan.workspaces:
-                at_ms = min(now_ms, lane.callback_health.owned_ms or now_ms)  # of its last commit
+                # Its last commit by an earlier owner counts as the time of its last view.
+                at_ms = min(now_ms, lane.callback_health.owned_ms or now_ms)
                 self._shown[lane.workspace] = self._view(lane, at_ms, None)
             self._lanes[lane.workspace] = for_new_owner(
                 lane,
@@ -144,14 +145,11 @@ class Lanes:
         self.reconfigured()
         self.publish_all()
         for name in self._shown:
-            # its changes come later
+            # Without its changes, which the observer gets with the first view that is committed.
             self._observer.lane(msgspec.structs.replace(self.view(name), news=()))
 
     def publish_all(self) -> None:
-        """Have the view of each lane published, although it may not have changed.
-
-        The topic may have lost it.
-        """
+        """Have the view of each lane published again, because the topic may have lost it."""
         self._due.update(self._shown)
         self._changed.set()
 
@@ -162,7 +160,8 @@ class Lanes:
     def reconfigured(self) -> None:
         """Apply a changed configuration: what it repairs may be tried at once.
 
-        Raises RowUnreadable, as `load`.
+        Raises:
+            RowUnreadable: The home of a lane is another partition by this configuration.
         """
         if problems := self.moved(self._plan):
             raise RowUnreadable("; ".join(problems))
@@ -178,10 +177,7 @@ class Lanes:
         self._changed.set()
 
     def moved(self, plan: Plan) -> list[str]:
-        """Why this process must not adopt `plan`.
-
-        A workspace that it adds has its lane here and its home elsewhere.
-        """
+        """Why this process must not adopt `plan`: the lanes here whose home is elsewhere by it."""
         mine = self._plan
         number = self._number
         names = self._lanes.keys() & plan.workspaces.keys()
@@ -191,7 +187,7 @@ class Lanes:
         }
         return [moved_text(name, number, home) for name, home in homes.items() if home != number]
 
-    # ------------------------------------------ what changes a lane, beside operators and admission
+    # ----------------------------------------- what changes a lane, besides operators and admission
 
     def charge(self, workspace: str, reserved: Reservation | None) -> Reservation | None:
         """Book what is still reserved for a lead as spent.
@@ -251,10 +247,10 @@ class Lanes:
         self._uncommitted.clear()
 
     async def keep_shown(self, submit: Callable[[WriteBatch], asyncio.Future[None]]) -> None:
-        """Publish what no step of a lead publishes. Until cancelled.
+        """Publish the views that no step of a lead publishes, until cancelled.
 
-        That are views which change with time only, those that were published too recently, those of
-        `publish_all`, and one view that shows newer positions, if no other one does.
+        These are the views that change with time only, those that changed within a second of the
+        last one, those of `publish_all`, and one view with newer positions if no other has them.
         """
         while True:
             with suppress(TimeoutError):
@@ -276,15 +272,16 @@ class Lanes:
             if not self._due and not changed and self._shows_older_positions():
                 changed = others[:1]
             ready = [name for name in changed if not self._is_recent(name, now_ms)]
-            for name in sorted(self._due)[:_AT_ONCE] + ready:
+            for name in sorted(self._due)[:_VIEWS_AT_ONCE] + ready:
                 submit(WriteBatch([], [], [], name))
-            if len(self._due) > _AT_ONCE or len(ready) < len(changed):
+            if len(self._due) > _VIEWS_AT_ONCE or len(ready) < len(changed):
                 self._changed.set()
 
     def report_gone(self) -> None:
         """Report the lanes as gone.
 
-        They are kept as `last_known_lanes`, in case they are assigned to this process again.
+        They are kept as `last_known_lanes`, in case the partition is assigned to this process
+        again.
         """
         self._last_known.update(self._lanes)
         for name in self._lanes:
@@ -301,9 +298,10 @@ class Lanes:
         return self._intake.positions(self._plan.topics.lead_topics)
 
     def _shows_older_positions(self) -> bool:
-        """True if a topic was read on.
+        """True if a topic was read further than the last committed view says.
 
-        Where the committed offset has come up with the reader, that says enough.
+        A topic whose committed offset has caught up with the reader does not count: the offset says
+        as much.
         """
         return any(
             self._positions.get(topic) != position
@@ -317,10 +315,10 @@ class Lanes:
 
 
 @define(eq=False, repr=False)
-class _Rows(Mapping[bytes, bytes]):
-    """The rows of these lanes.
+class _LaneRows(Mapping[bytes, bytes]):
+    """The rows of these lanes by key.
 
-    A row is made only when it is read, so that a look at one takes no longer with more.
+    A row is encoded only when it is read, so reading one costs the same with any number of lanes.
     """
 
     _lanes: Mapping[str, Lane]
@@ -344,10 +342,10 @@ def _lasting(view: LaneView) -> LaneView:
 
 @define(eq=False, repr=False)
 class HostWatch:
-    """Asks Clay's host while the breaker of a lane is open.
+    """Asks Clay's host whether it answers, while the breaker of a lane is open.
 
-    So the end of an outage is noticed without wasted leads. It holds the lanes of one partition
-    whose breaker holds leads. A healthy partition does no work here.
+    This notices the end of an outage without a lead that fails. It knows the lanes of one partition
+    whose breaker holds leads, so a healthy partition does no work here.
     """
 
     _plan: Plan
@@ -363,9 +361,9 @@ class HostWatch:
         self._any_held.set()
 
     async def run(self, pump: Callable[[str], None]) -> None:
-        """Check the hosts of the held lanes every second. Until cancelled.
+        """Check the hosts of the held lanes every second, until cancelled.
 
-        `pump` is called with a workspace whose probe may have become due.
+        `pump` is called with each workspace whose probe may have become due.
         """
         while True:
             await self._any_held.wait()
@@ -383,8 +381,8 @@ class HostWatch:
                 *(self._clay.host_answers(alias) for alias in held.values()),
             )
             for name, answer in zip(held, answers, strict=True):
-                # Read after the answers: leads and operators have changed the lane meanwhile, and
-                # its breaker may be closed.
+                # Read after the answers: leads and operators may have changed the lane while the
+                # hosts were asked, and its breaker may be closed.
                 policy = self._lanes.policy(name)
                 self._lanes[name] = host_checked(
                     policy,
@@ -393,4 +391,4 @@ class HostWatch:
                     self._clock.now_ms(),
                 )
                 pump(name)
-            await asyncio.sleep(_EVERY_S)
+            await asyncio.sleep(_CHECK_HOSTS_EVERY_S)

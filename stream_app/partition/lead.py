@@ -3,11 +3,11 @@
     bytes -> decode -> resolve -> home partition? -> lock -> seen before? -> cached? -> suppressed?
           -> admit (or expire) + write ahead -> POST -> act on its outcome -> conclude
 
-The decisions are pure functions of `domain/`; this file carries them out. Each write is one step:
-rows, events, dead letter and lane are committed together or not at all. A POST starts only after
-the `sending` row is committed. So a crash at any point leaves either proof that nothing was sent,
-or a row that says that the send is uncertain. When `LeadPipeline.process` returns, the lead is
-concluded and its record may be acked.
+The decisions are pure functions of `domain/`, and this file carries them out. Each write is one
+step: rows, events, dead letter and lane are committed together or not at all. A POST starts only
+after the row `sending` is committed. So a crash at any point leaves either proof that nothing was
+sent, or a row that says that the send is uncertain. When `LeadPipeline.process` returns, the record
+is concluded and may be acked.
 """
 
 from functools import partial
@@ -66,7 +66,7 @@ from stream_app.partition.rows import Rows
 LeadRecorder = DeliveryRecorder[ResolvedLead]
 
 SendAgainAt = int | None
-"""The earliest time of a lead's next attempt (epoch ms; 0: at once), or None if the lead is
+"""The earliest time of a lead's next attempt (epoch ms; 0: at once); None if its record is
 concluded.
 """
 
@@ -105,8 +105,8 @@ class LeadPipeline:
         if envelope.way == "given_up":
             await self._given_up.process(in_flight, envelope)
             return
-        # A record of which its reader left something out is not sent. Its value may still say which
-        # lead it is, unless the value is what was left out.
+        # A record is not sent if the consumer left a part of it out. Its value may still say which
+        # lead it is, unless the value is that part.
         left_out = what_is_left_out(consumed, self._plan.sizes.lead)
         lead: Lead | Unreadable
         if left_out is not None and left_out.reason in ("batch_too_large", "oversize"):
@@ -125,16 +125,14 @@ class LeadPipeline:
         elif not self._lanes.is_home(resolved.destination.workspace):
             await self._conclusions.reroute(in_flight, resolved)
         else:
-            # `resolved` follows from the record and the configuration. Rows are read behind the
-            # lock: a copy of the lead, or a lead of the same person, may have had it before.
+            # `resolved` follows from the record and the configuration, so it is the same after the
+            # wait for the lock. Rows are read under the lock only: a copy of the lead, or a lead of
+            # the same person, may have held it before and changed them.
             async with self._locks.lock(in_flight, partial(self._keys_of, resolved)):
                 await self._process_locked(in_flight, resolved)
 
     def _keys_of(self, resolved: ResolvedLead) -> tuple[bytes, ...]:
-        """The keys of all rows that decide about this lead.
-
-        They are that of its own row, and the aliases of its person.
-        """
+        """The keys of all rows that decide about this lead: its own, and its person's aliases."""
         return (resolved.key, *person_of(resolved.aliases, self._rows.get).aliases)
 
     # --------------------------------------------------------------------------- what its rows say
@@ -158,7 +156,7 @@ class LeadPipeline:
             return
         resolved = resolved.with_person(person)
         if verdict == "duplicate":
-            # A known person may be served from the cache.
+            # A person who is known under another id may be answered from the cache.
             unwanted = self._rows.why_not_sent(resolved)
             if unwanted is not None and unwanted.reason == "suppressed":
                 await self._conclusions.without_row(in_flight, resolved, "suppressed", unwanted)
@@ -175,8 +173,8 @@ class LeadPipeline:
         not_before_ms: SendAgainAt = 0
         match verdict:
             case "uncertain":
-                # Its row says `sending`. If this process sent it, it knows the outcome: only the
-                # step that recorded it was lost. Else the send is uncertain.
+                # Its row says `sending`. If this process made that POST, it knows the outcome, and
+                # only the step that recorded the outcome was lost. Otherwise the send is uncertain.
                 in_flight.release_next()
                 post = in_flight.post
                 if post is None or post.row != recorder.row:
@@ -184,15 +182,16 @@ class LeadPipeline:
                     return
                 not_before_ms = await self._act_on(in_flight, recorder, post, has_slot=False)
             case "decide":
-                # The replay process has brought it back when the grace of an uncertain send ended.
+                # The replay process brought it back because the grace of its uncertain send ended.
                 not_before_ms = await self._resend_or_park(in_flight, recorder)
             case "return":
-                # The replay process has brought it back. What is still reserved for an earlier POST
-                # is booked as spent.
+                # The replay process brought it back. What is still reserved for an earlier POST is
+                # booked as spent.
                 workspace = resolved.destination.workspace
                 spent = self._lanes.charge(workspace, recorder.row.reservation)
                 recorder.come_back(resolved.envelope, now_ms, spent)
-                # Another lead's step may commit the lane first: the row must be committed with it.
+                # Submitted before any await: the step of another lead could otherwise commit the
+                # lane that has booked the reservation without the row that no longer has it.
                 if spent is not None:
                     await self._commits.submit(recorder.step(), in_flight)
         if not_before_ms is None:
@@ -259,12 +258,12 @@ class LeadPipeline:
         recorder: LeadRecorder,
         not_before_ms: int,
     ) -> None:
-        """Send the lead when its lane admits it, until it is concluded.
+        """Send the lead when its lane admits it, and again after each refusal, until it ends here.
 
-        It goes from `not_before_ms` on (epoch ms).
+        `not_before_ms`: the earliest time of its next attempt, epoch ms.
         """
-        # Only a record that is processed again, after a recovery or by a new owner, has this row
-        # here. Others may start while it waits for its next attempt.
+        # Only a record that is processed again, after a recovery or by a new owner, has a row
+        # `refused` here. Later records may start while it waits for its next attempt.
         if recorder.row.state == "refused":
             in_flight.release_next()
             await self._fallback.answer_refused(recorder)
@@ -274,15 +273,15 @@ class LeadPipeline:
         def step_ahead(grant: Grant, now_ms: int) -> WriteBatch:
             """Return the step that makes the row `sending`."""
             step = recorder.write_ahead(grant, now_ms, self._rows.get)
-            # Known from here on, before the commit: if that fails or this task is cancelled, a
-            # recovery finds the row `sending` perhaps, and no POST of it was started.
+            # Set before the commit: if the commit fails or this task is cancelled, a recovery may
+            # find the row `sending`, and knows by this that its POST was never started.
             in_flight.post = AdmittedPost(recorder.row, grant)
             return step
 
         was_probe = False
         probes_until_ms = self._clock.now_ms() + _PROBES_FOR_MS
         while True:
-            # Checked before each attempt: an operator may suppress the lead while it waits.
+            # Checked before each attempt: an operator may have suppressed the lead while it waited.
             if (why := self._rows.why_not_sent(recorder.resolved)) is not None:
                 await self._conclusions.conclude(in_flight, recorder, "suppressed", why)
                 return
@@ -319,7 +318,7 @@ class LeadPipeline:
         recorder: LeadRecorder,
         grant: Grant,
     ) -> AdmittedPost:
-        """Send the lead to Clay. A POST that would start too late is not started.
+        """Send the lead to Clay, unless its grant is too old.
 
         This worker may have been frozen since the grant, and another worker may own the partition
         by now.
@@ -328,7 +327,7 @@ class LeadPipeline:
         if age_ms > self._plan.delivery.max_request_start_age_s * 1000:
             return AdmittedPost(recorder.row, grant)
         # Cleared before the POST and set right after it: if this task is cancelled in between,
-        # nobody knows the outcome, and the row `sending` ends as uncertain.
+        # nobody knows the outcome, and the lead whose row says `sending` becomes uncertain.
         in_flight.post = None
         resolved = recorder.resolved
         outcome = await self._clay.send(
@@ -348,7 +347,7 @@ class LeadPipeline:
         *,
         has_slot: bool,
     ) -> SendAgainAt:
-        """Commit the outcome of a POST.
+        """Apply the outcome of a POST to the lane and the lead, and commit both.
 
         `has_slot`: as in `AdmissionQueue.settle`.
         """
@@ -391,8 +390,8 @@ class LeadPipeline:
                 )
                 return None
             case Refused():
-                # Retried until its attempts are used up. A failure of the whole lane does not count
-                # as an attempt of the lead.
+                # The lead is sent again until its attempts are used up. A failure of the whole lane
+                # does not count as one of them.
                 policy = self._plan.delivery
                 attempts = settlement.attempts(recorder.row.attempt)
                 counted = {
@@ -419,9 +418,9 @@ class LeadPipeline:
         return due_ms
 
     def _is_felt(self, outcome: Outcome | None, retry_ms: int) -> bool:
-        """Return True if a refusal failed the lead, or lets it wait for long.
+        """Return True if a refusal is to be answered with a provisional result meanwhile.
 
-        A lead that waits no longer than `patience_s` after a 429 need not be answered meanwhile.
+        After a 429, a lead that waits no longer than `patience_s` needs none.
         """
         if isinstance(outcome, RateLimited):
             patience_ms = self._plan.delivery.patience_s * 1000
@@ -432,8 +431,8 @@ class LeadPipeline:
         """Record that the lane did not admit the lead.
 
         Returns:
-            True if it asks for admission again. False if it is concluded, as served, deferred or
-            expired.
+            True if the lead asks for admission again. False if its record is concluded, because the
+            lead was served or deferred, or has expired.
         """
         now_ms = self._clock.now_ms()
         if held.status == "expired":
@@ -488,8 +487,8 @@ class LeadPipeline:
             await self._reject(in_flight, envelope, lead, bad)
             return
         key = lead_ref.key
-        # `lead_ref` names the row. Its content is read behind the lock: the lead's own record may
-        # be under way, and moves it.
+        # `lead_ref` names the row. The row is read under the lock only: the lead's own record may
+        # be under way and change it.
         async with self._locks.lock(in_flight, lambda: (key,)):
             if await self._commits.is_concluded(in_flight, lead_ref.envelope.origin):
                 return
@@ -527,9 +526,14 @@ class LeadPipeline:
     ) -> None:
         """Conclude a record that is no valid lead with a dead letter.
 
-        `lead` is what could be read of it.
+        The dead letter counts in the flood guard of its lane, and waits while that guard suspends
+        the lane.
 
-        It counts in the flood guard of its lane, and waits while that guard suspends the lane.
+        Args:
+            in_flight: The record.
+            envelope: Its headers.
+            lead: What could be read of it.
+            bad: Why it is no valid lead.
         """
         consumed = in_flight.consumed
         name = lead.workspace or (consumed.key or b"").decode("utf-8", "replace")
@@ -539,13 +543,13 @@ class LeadPipeline:
 
         def step_ahead(grant: Grant, now_ms: int) -> WriteBatch:
             last = step(now_ms)
-            # Without an event a marker says that the record is concluded, and was counted.
+            # A step without an event repeats the marker of a record that was counted before.
             if last.events:
                 self._lanes.count_dead_letter(grant, bad.reason)
                 last = replace(last, workspace=name)
             return last
 
-        # no lane of this partition to count it in
+        # This partition has no lane in which the dead letter could count.
         if name not in self._plan.residents(consumed.partition):
             in_flight.release_next()
             await self._commits.commit_last(in_flight, step(self._clock.now_ms()))

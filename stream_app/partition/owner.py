@@ -7,9 +7,9 @@ commit.
         -> process pending commands and callbacks
         -> admit leads, until a commit fails or the partition is closed
 
-When a transaction fails, memory is ahead of Kafka. Then all records under way are cancelled, the
-partition is taken over again as after a crash, and the same records are processed again. Their rows
-say what became of them.
+When a transaction fails, memory is ahead of Kafka. Then the tasks of all records under way are
+cancelled, the partition is taken over again as after a crash, and the same records are processed
+again. Their rows say what became of them.
 """
 
 import asyncio
@@ -46,13 +46,13 @@ from stream_app.partition.state import PartitionState, WorkerParts
 from stream_app.partition.timeout import TimeoutPipeline
 from stream_app.tasks import died_of, until_failure
 
-_READ: Final = 2_000  # records at a time, so that memory is bounded
+_READ: Final = 2_000  # Records that are read at a time, so that memory is bounded.
 _PARALLEL: Final[dict[Source, int]] = {"command": 1, "callback": 200}
 _PAUSE_S: Final = 1.0
 _LOOK_EVERY_S: Final = 600.0
 _SEAL_AFTER_MS: Final = ERASED_LAG_MS + 3_600_000
 _FORGET_AFTER_MS: Final = 7 * 86_400_000
-"""A seal that is older than this is not written any more."""
+"""No seal is written for an erasure that is older than this."""
 
 
 class PartitionOwner:
@@ -175,7 +175,7 @@ class PartitionOwner:
         self._owning: asyncio.Task[None] | None = None
 
     async def take_over(self, fence_within_s: float = math.inf) -> None:
-        """Fence earlier owners and read the rows. Records may be processed afterwards.
+        """Fence earlier owners, read the rows, and have records processed from then on.
 
         Args:
             fence_within_s: No owner is fenced after this time, in seconds.
@@ -185,8 +185,8 @@ class PartitionOwner:
             RowUnreadable: A row does not decode.
             SettingsError: The settings of this process are not those that the namespace began with.
         """
-        # The store fences before it reads: no earlier owner can change what is loaded here. From
-        # the load to `resume` there is no await, so no record sees new rows with old steps.
+        # The store fences before it reads, so no earlier owner can change what is loaded here. No
+        # await from the load to `resume`, so no record sees new rows beside old steps.
         self.state.load(await self._store.take_over(fence_within_s))
         self.state.commits.forget()
         self.runner.resume()  # leads wait until the bootstrap has ended
@@ -196,7 +196,7 @@ class PartitionOwner:
 
     async def close(self) -> None:
         """Drop everything at once: the partition is no longer ours, or the process ends."""
-        # First, so that nothing changes a lane or uses the store any more.
+        # First, so that nothing changes a lane or uses the store during the lines below.
         await self.runner.close(self._owning)
         self._owning = None
         self.state.lanes.report_gone()
@@ -207,7 +207,7 @@ class PartitionOwner:
     async def _own(self) -> None:
         """Commit until a transaction fails, then take the partition over again, as after a crash.
 
-        Until cancelled.
+        This goes on until the task is cancelled.
 
         Raises:
             Fenced: Another process owns the partition. Any other error is a bug.
@@ -216,13 +216,13 @@ class PartitionOwner:
             failed = await until_failure(self.state.commits.run(), self._bootstrap_then_run())
             if not isinstance(failed, Aborted):
                 raise failed
-            # Every record has ended before the rows are replaced: none may act on what it has read
-            # from the old ones.
+            # Awaited before the rows are replaced, so that no record acts on what it has read from
+            # the old rows.
             await self.runner.stop()
             await self._take_over_again(failed)
 
     def _watch(self, owning: asyncio.Task[None]) -> None:
-        """End the process if the partition is owned no more and was not closed."""
+        """End the process if the owning task ended although the partition was not closed."""
         if (error := died_of(owning)) is not None:
             self.runner.runs = False
             self.state.admission.end(error)
@@ -230,8 +230,8 @@ class PartitionOwner:
     async def _bootstrap_then_run(self) -> None:
         """Process pending commands and callbacks, then admit leads and run the periodic tasks."""
         await self._bootstrap.run()
-        # Only now: a pause that was waiting has changed its lane, and a callback that was waiting
-        # has settled its lead. A lead that was let in before could be sent in spite of either.
+        # Only now has a pause that was waiting changed its lane, and a callback that was waiting
+        # settled its lead. A lead that was admitted before could be sent in spite of either.
         self.runner.admit_leads()
         state = self.state
         failed = await until_failure(
@@ -244,7 +244,7 @@ class PartitionOwner:
             *([self._balances.run()] if self._balances is not None else []),
         )
         if not isinstance(failed, StateStoreError):  # `Commits.run` raises that one, too
-            # the commits go on: what is under way can still be recorded
+            # The commits go on, so that what is under way can still be recorded.
             state.admission.end(failed)
 
     async def _take_over_again(self, failed: Aborted) -> None:
@@ -254,8 +254,8 @@ class PartitionOwner:
         delay_s = FIRST_PAUSE_S
         while True:
             try:
-                # Without this check, a worker that was cut off longer than its session would fence
-                # its successor.
+                # Without `still_member`, a worker that was cut off for longer than its session
+                # would fence its successor.
                 await self.take_over(await self._parts.still_member())
             except BrokerUnavailable as unavailable:
                 recovering(self.number, unavailable)
@@ -270,7 +270,7 @@ class PartitionOwner:
     def failing(self) -> str:
         """Why nothing of this partition can be committed now; '' if it can.
 
-        One failed transaction is repeated.
+        One failed transaction is no reason yet, because the take-over after it repeats its steps.
         """
         failures = self.state.commits.failures
         return (
@@ -282,7 +282,7 @@ class PartitionOwner:
     def under_way(self) -> dict[str, Hashable]:
         """What must end by itself, described for the operator.
 
-        Each has a token that changes when it progresses.
+        Each description has a token that changes when the work progresses.
         """
         if not self.runner.runs:
             return {f"partition {self.number} is being taken over again": self.runner.take_overs}
@@ -301,7 +301,7 @@ async def _no_answer(_destination: str, _run: str) -> RunAnswer:
 def _lead_pipeline(state: PartitionState, parts: WorkerParts) -> LeadPipeline:
     """Return the pipeline of leads.
 
-    It alone sends: of Clay, the rest of the partition has `host_answers` only, in `HostWatch`.
+    Only this pipeline sends. `HostWatch` gets Clay, too, and only calls `host_answers`.
     """
     return LeadPipeline(
         plan=state.plan,
@@ -343,9 +343,9 @@ def _lead_pipeline(state: PartitionState, parts: WorkerParts) -> LeadPipeline:
 class Bootstrap:
     """Processes the commands, then the callbacks that came while no worker owned the partition.
 
-    All of them are processed before the first lead. A pause issued meanwhile takes effect before
-    any lead is sent. A lead with a callback is neither sent again nor reported as overdue. If Kafka
-    cannot be read, that is tried again.
+    All of them are processed before the first lead. So a pause that was issued meanwhile takes
+    effect before any lead is sent, and a lead whose callback came is neither sent again nor
+    reported as overdue. While Kafka cannot be read, reading is tried again.
     """
 
     _number: int
@@ -357,13 +357,14 @@ class Bootstrap:
     _limiter: Limiter = field(init=False, factory=lambda: Limiter(_PARALLEL["callback"]))
 
     async def run(self) -> None:
-        await self._of_topic(self._plan.topics.commands, "command")
-        await self._of_topic(self._plan.topics.callbacks, "callback")
+        await self._process_topic(self._plan.topics.commands, "command")
+        await self._process_topic(self._plan.topics.callbacks, "callback")
 
-    async def _of_topic(self, topic: str, source: Source) -> None:
+    async def _process_topic(self, topic: str, source: Source) -> None:
         """Process the records of one topic.
 
-        Its stream has them too: the first of the two concludes a record.
+        The stream of the topic has them, too. The first of the two to come to a record concludes
+        it.
         """
         offset = self._rows.passed(topic)
         more = True
@@ -377,8 +378,9 @@ class Bootstrap:
             for first in range(0, len(waiting), _PARALLEL[source]):
                 async with asyncio.TaskGroup() as group:
                     for consumed in waiting[first : first + _PARALLEL[source]]:
-                        # The stream may have concluded it while those before it were processed, and
-                        # once the group's offset has passed it, its marker is deleted.
+                        # The stream may have concluded it while the records before it were read and
+                        # processed. Its marker is deleted once the group's offset has passed it, so
+                        # the passed offset is asked here.
                         if not self._rows.is_passed(consumed):
                             in_flight = InFlight(consumed, source, asyncio.Event(), self._limiter)
                             group.create_task(self._pipelines[source](in_flight))
@@ -391,10 +393,10 @@ class Erasures:
     """Makes Kafka compact erased results, also where `leads.enriched` gets no other records.
 
     A broker compacts closed segments only, and closes a segment only when a record is appended. So
-    in an idle partition an erased result would stay on disk behind its tombstone for ever. Some
-    time after an erasure one more record, the seal, is appended. It starts a new segment, and the
-    one with the tombstone is compacted: see docs/reference/kafka.md. A new owner of the partition
-    may write a seal again.
+    an erased result would stay on disk for ever in an idle partition, in spite of its tombstone.
+    Some time after an erasure one more record, the seal, is appended. It starts a new segment, and
+    the segment with the tombstone is compacted (docs/reference/kafka.md). A new owner of the
+    partition may write a seal again.
     """
 
     _plan: Plan
@@ -404,7 +406,7 @@ class Erasures:
     _sealed_until_ms: int = field(init=False, default=0)
 
     async def run(self) -> None:
-        """Look every ten minutes, until a commit fails."""
+        """Look for erasures that need a seal every ten minutes, until a commit fails."""
         while True:
             await self._seal(self._clock.now_ms())
             await asyncio.sleep(_LOOK_EVERY_S)

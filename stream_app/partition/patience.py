@@ -1,4 +1,4 @@
-"""How long a lead may wait in its partition for its lane, and until when it is deferred then."""
+"""How long a lead may wait in its partition for its lane, and when it comes back if deferred."""
 
 from typing import Final
 
@@ -13,18 +13,18 @@ from stream_app.partition.in_flight import Source
 from stream_app.partition.lane_queue import Kind, LaneQueue, Waiter
 from stream_app.partition.lanes import Lanes
 
-# longer than a breaker is open by default: then the next probe is due
+# Longer than a breaker is open by default, because then the next probe is due.
 _PROBE_PATIENCE_MS: Final = 120_000
-_IN_FLIGHT: Final = "in_flight"  # held until a request ends, which may be at any moment
+_IN_FLIGHT: Final = "in_flight"  # The hold lasts until a POST ends, which may be at any moment.
 
 
 class Patience:
     """Decides which waiting leads of one partition are deferred, and until when.
 
     A lead waits in its partition for as long as the hold of its lane lasts, with three exceptions:
-    where workspaces share the partition, where a workspace's leads are to be answered at once
-    (`hold = "degrade"`), and where its destination fails alone, because leads of the others are
-    behind it.
+    workspaces share the partition; the leads of its workspace are to be answered at once
+    (`hold = "degrade"`); or its destination fails alone, so that it would hold back leads of other
+    destinations.
     """
 
     def __init__(self, plan: Plan, lanes: Lanes) -> None:
@@ -41,14 +41,14 @@ class Patience:
             if waiter.request.was_probe
             else self._patience_ms
         )
-        # By the monotonic clock it has waited for as long as this, even if the wall clock stepped.
+        # Measured on the monotonic clock, because the wall clock may have stepped meanwhile.
         waited_ms = now.boot_ms - waiter.since_ms
         return now.epoch_ms + patience_ms - waited_ms
 
     def wait_for_stall(self, policy: Workspace, held: Held, since_ms: int, now: Now) -> Held:
         """Let a lead wait for a short stall even if it must not wait for a held lane.
 
-        Any answer ends a stall.
+        Any answer of Clay ends a stall, so it may end at any moment.
         """
         until_ms = min(held.until_ms, since_ms + self._patience_ms)
         waits = (self._lanes.shared or policy.hold == "degrade") and now.epoch_ms < until_ms
@@ -58,27 +58,28 @@ class Patience:
         """Return the ready leads of a held kind that must not wait here."""
         degrades = self._plan.workspaces[queue.workspace].hold == "degrade"
         is_long = ends_ms(held) - now.epoch_ms > self._patience_ms
-        # A lead must not wait for long if workspaces share the partition or leads are to be served
-        # at once, not even for a Retry-After.
+        # Where workspaces share the partition or leads are to be answered at once, a lead must not
+        # wait for long, not even for a Retry-After.
         if (held.status is not None and degrades) or (is_long and (self._lanes.shared or degrades)):
             return [
                 waiter for waiter in queue.ready(kind) if degrades or not waiter.request.was_probe
             ]
         if held.alone:
             return [waiter for waiter in queue.ready(kind) if not waiter.request.was_probe]
-        if held.bulk_only and is_long:  # returned bulk leads must not block replays that may go
+        # Bulk leads that returned must not block replays that may go.
+        if held.bulk_only and is_long:
             return [waiter for waiter in queue.ready(kind) if waiter.in_flight.source == "retry"]
         return []
 
     def comes_too_late(self, queue: LaneQueue, waiter: Waiter, now: Now) -> bool:
-        """Return True if the turn of a ready lead comes later than it may wait."""
+        """Return True if the turn of a ready lead comes after its wait must have ended."""
         begins_ms = max(now.epoch_ms, ends_ms(queue.held[waiter.kind]))
         return begins_ms + self._queue_ms(queue, waiter) > self.until_ms(waiter, now)
 
     def deferred(self, queue: LaneQueue, waiter: Waiter, held: Held, now: Now) -> Held:
         """Return the outcome of a deferred lead, with about the time of its turn.
 
-        Its turn is behind those that were deferred before.
+        Its turn comes after those of the leads that were deferred before.
         """
         name = queue.workspace
         at_ms = max(held.back_ms or ends_ms(held), now.epoch_ms + self._queue_ms(queue, waiter))
@@ -94,7 +95,7 @@ class Patience:
         return msgspec.structs.replace(held, defer=True, back_ms=due_ms)
 
     def _queue_ms(self, queue: LaneQueue, waiter: Waiter) -> int:
-        """How long the lane needs for the leads before this one in the queue."""
+        """How long the lane needs for the leads before this one in the queue, in ms."""
         if not waiter.ready:
             return 0
         name = queue.workspace
@@ -109,7 +110,7 @@ def ends_ms(held: Held) -> int:
 
 
 def why_deferred(queue: LaneQueue, waiter: Waiter) -> Held:
-    """Return why a ready lead is deferred: the hold of its lane, or the leads before it."""
+    """Return why a ready lead is deferred: its lane holds it, or other leads are before it."""
     held = queue.held[waiter.kind]
     return held if held.status else busy(queue)
 

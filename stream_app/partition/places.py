@@ -1,4 +1,4 @@
-"""How many records of a partition may be read ahead, and how many may be under way."""
+"""The bounds on the records of a partition that are read ahead, and on those under way."""
 
 import asyncio
 from collections.abc import Iterator
@@ -8,25 +8,26 @@ from typing import Final
 from stream_app.domain.plan import DeliveryPolicy
 
 MAX_UNDER_WAY_BYTES: Final = 33_554_432
-"""The bytes of the records under way in a partition, those that wait included."""
+"""How many bytes the records under way in a partition may have, including those that wait."""
 MAX_WAITING_BYTES: Final = 8_388_608
-"""The bytes of the records that wait for their lanes in memory, in a partition that workspaces
+"""How many bytes the records that wait for their lanes may have, in a partition that workspaces
 share.
 """
-# records for each lead that may wait for its lane: reading is far cheaper than processing
+# Records that may be taken ahead, for each lead that may wait for its lane: reading is far cheaper
+# than processing.
 _AHEAD: Final = 4
-_PAUSE_EVERY: Final = 32  # records that are taken without a pause cost about a millisecond
-_MAX_RELEASED: Final = 10  # records that wait for a lock, for each place
+_PAUSE_EVERY: Final = 32  # Taking so many records takes about a millisecond.
+_MAX_RELEASED: Final = 10  # records that may wait for a lock, for each place
 
 
 class Limiter:
     """Bounds how many records are under way, by number and bytes.
 
-    A record always enters; the next one waits until a place is free.
+    `enter` never refuses a record. The next one calls `wait` first, until a place is free.
 
-    A record that waits for a lock gives its place up meanwhile. Ten times as many of those are
-    allowed. One that waits for admission in a shared partition gives its place up, too, because
-    `AdmissionQueue` bounds those.
+    A record that waits for a lock gives its place up meanwhile, and ten records for each place may
+    wait so. A record that waits for admission in a shared partition gives its place up, too,
+    because `AdmissionQueue` bounds those.
     """
 
     def __init__(self, places: int) -> None:
@@ -53,7 +54,7 @@ class Limiter:
     def released(self, counted: int = 1) -> Iterator[None]:
         """Give the place of a record up inside the `with` block.
 
-        `counted`: 0 where something else bounds such.
+        `counted`: 0 where something else bounds the records that wait so.
         """
         self._count(1, -counted)
         try:
@@ -88,7 +89,7 @@ class TakenAhead:
         self._count(1, size)
 
     async def wait(self) -> None:
-        """Wait until one more record may be taken. Others get the event loop now and then."""
+        """Wait until one more record may be taken, and let other tasks run now and then."""
         self._since_pause = (self._since_pause + 1) % _PAUSE_EVERY
         if not self._since_pause:
             await asyncio.sleep(0)

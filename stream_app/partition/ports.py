@@ -21,10 +21,9 @@ class StateStore(Protocol):
     async def take_over(self, fence_within_s: float = math.inf) -> dict[bytes, bytes]:
         """Fence every earlier owner, then read all rows.
 
-        Reading may take longer than `fence_within_s`.
-
         Args:
-            fence_within_s: No owner is fenced after this time, in seconds.
+            fence_within_s: No owner is fenced after this time, in seconds. The reading may take
+                longer.
 
         Raises:
             BrokerUnavailable: Kafka cannot be reached now.
@@ -46,7 +45,7 @@ class StateStore(Protocol):
         """
 
     async def fetch(self, record_ids: Sequence[str]) -> Mapping[str, ConsumedRecord]:
-        """Read single records again, of any partition: those that Kafka still has.
+        """Read single records of any partition again: those that Kafka still has.
 
         Args:
             record_ids: As `topic/partition/offset`.
@@ -72,11 +71,12 @@ class RecordStream(Protocol):
 
     @property
     def suspended(self) -> asyncio.Event:
-        """Set before a rebalance or shutdown: records that only wait must be given up."""
+        """Set before a rebalance or shutdown: records that only wait must be given up then."""
 
     def __aiter__(self) -> AsyncIterator[ConsumedRecord]: ...
 
-    async def ack(self, consumed: ConsumedRecord) -> None: ...
+    async def ack(self, consumed: ConsumedRecord) -> None:
+        """Mark a record as concluded. Does nothing for a record that was given up."""
 
     def give_up(self, consumed: ConsumedRecord) -> None:
         """Forget a record without an ack: it is delivered again."""
@@ -84,9 +84,9 @@ class RecordStream(Protocol):
     def expect(self, offset: int) -> None:
         """Say that all records before `offset` are concluded.
 
-        If the group has no committed offset, records that are missing from there on were lost:
-        Kafka deletes the offsets of a group that was away for long, and retention may have deleted
-        records meanwhile.
+        If the group has no committed offset, any record that is missing from there on was lost:
+        Kafka deletes the offsets of a group that has been away for long, and retention may have
+        deleted records meanwhile.
         """
 
     def committed(self) -> int | None:
@@ -94,10 +94,10 @@ class RecordStream(Protocol):
 
 
 class Observer:
-    """Gets what happened, once it is committed: metrics and log. This one ignores it."""
+    """Is told what happened, for metrics and log. This one ignores all of it."""
 
     def committed(self, steps: Sequence[WriteBatch], records: int, seconds: float) -> None:
-        """These steps were committed together, as so many records. It took `seconds`."""
+        """These steps were committed in one transaction of `records` records, in `seconds`."""
 
     def lane(self, view: LaneView) -> None:
         """A lane's view was published."""
@@ -109,7 +109,7 @@ class Observer:
         """This process no longer owns the lane."""
 
     def recovering(self, partition: int, error: Exception) -> None:
-        """Kafka cannot be used for the partition now. It is tried again."""
+        """Kafka cannot be used for the partition now. The worker tries again."""
 
     def polled(self, destination: Destination, answer: RunAnswer) -> None:
         """Clay was asked for the results of a run, and gave this answer."""
@@ -141,7 +141,7 @@ class Runs(Protocol):
         """Ask for the results of a run. A network failure is an answer, not an exception."""
 
     async def balance(self, workspace: str) -> float | None:
-        """Ask how many credits a workspace has left. None: that was not learnt."""
+        """Ask how many credits a workspace has left; None if Clay did not say."""
 
 
 class Cache(Protocol):
@@ -153,20 +153,20 @@ class Cache(Protocol):
     async def find(self, slots: Sequence[str]) -> list[CacheEntry]:
         """Return one entry for each key.
 
-        It is empty if nothing is known, or the cache did not answer in time.
+        An entry is empty if nothing is known, or if the cache did not answer in time.
         """
 
     async def add(self, changes: Sequence[tuple[str, CacheEntry]]) -> bool:
-        """Merge entries into those that are stored. False: not all of them were stored."""
+        """Merge entries into those that are stored; False if not all of them were stored."""
 
     async def forget(self, slots: Sequence[str]) -> bool:
-        """Delete entries. False: some may still be stored."""
+        """Delete entries; False if some may still be stored."""
 
     async def filled_to(self, partition: int) -> int | None:
         """The offset of `leads.enriched` up to which the cache is filled.
 
-        0: it is empty. None: it cannot be read.
+        It is 0 if the cache is empty, and None if the cache cannot be read.
         """
 
     async def set_filled_to(self, partition: int, offset: int) -> bool:
-        """Store that offset. False: it was not stored."""
+        """Store that offset; False if it was not stored."""

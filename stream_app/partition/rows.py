@@ -1,13 +1,13 @@
 """The rows of one partition in memory, as bytes, from their load to their expiry.
 
 A final row is deleted after the freshness window, with the aliases that point to it. An open row
-does not expire. Expiry scans nothing: keys are in a queue in the order in which they were added,
-and each step reads its head.
+does not expire. Expiry does not scan the rows: their keys are in a queue, in the order in which
+they were added, and each step looks at the head of the queue.
 
 A marker is a row that says that a record without a delivery row is concluded. It is deleted once
 the group's committed offset has passed its record. A worker that was cut off meanwhile may still
-hold that record when it takes the partition over again. So the passed offset is a row too, written
-in the same transaction as the deletions.
+hold that record when it takes the partition over again. So the passed offset is a row, too, which
+is written in the transaction of the deletions.
 """
 
 from collections import Counter, deque
@@ -42,7 +42,7 @@ from stream_app.domain.model.records import ConsumedRecord, RowChanges
 from stream_app.partition.open_runs import OpenRuns
 
 _NEXT_LOOK_MS: Final = 50
-_LOOKED_AT: Final = 4  # heads a step: more than a step adds, so the queue is worked off
+_LOOKED_AT: Final = 4  # Heads for each step: more than a step adds, so that the queue gets shorter.
 _ALIASES: Final = (b"f/", b"p/")
 _AGING: Final = (b"d/", b"k/", *_ALIASES)
 _LONG_AGO_MS: Final = -(10**15)
@@ -51,15 +51,13 @@ _lane_decoder: Final = msgspec.json.Decoder(Lane)
 
 
 class _Dated(msgspec.Struct):
-    """The field that is read of a row that expires by its own time."""
+    """The one field that is read of a row that expires by its own time."""
 
     at_ms: int
 
 
 _dated: Final = msgspec.json.Decoder(_Dated)
 _suppression_decoder: Final = msgspec.json.Decoder(Suppression)
-
-
 _lane_version: Final = msgspec.json.Decoder(msgspec.defstruct("_LaneVersion", [("version", int)]))
 
 
@@ -68,7 +66,7 @@ class Rows:
 
     Args:
         freshness_ms: How long a final delivery row is kept.
-        runs: Follows each change of a lead's row.
+        runs: Is told each change of a lead's row; None: nothing follows them.
 
     Attributes:
         suppressing: The number of suppression rows.
@@ -78,7 +76,7 @@ class Rows:
     def __init__(self, number: int, freshness_ms: int, runs: OpenRuns | None = None) -> None:
         self._number = number
         self._runs = runs
-        # by topic, in the order in which the markers were set
+        # The offsets of markers by topic, in the order in which the markers were set.
         self._marked: dict[str, deque[int]] = {}
         self._passed: dict[str, int] = {}
         self.suppressing = 0
@@ -131,7 +129,7 @@ class Rows:
         return self._values.get(key)
 
     def why_not_sent(self, resolved: ResolvedLead) -> Reason | None:
-        """Why an operator does not let this lead be sent; None if nothing speaks against it."""
+        """Why an operator does not let this lead be sent; None if no operator has stopped it."""
         return suppression_reason(resolved, self.suppression) if self.suppressing else None
 
     def leads(self) -> list[bytes]:
@@ -149,9 +147,9 @@ class Rows:
         return None if raw is None else read_row(_suppression_decoder, key, raw)
 
     def is_erased(self, workspace: str, lead_id: str, first_at_ms: int) -> bool:
-        """True if a history of the lead that began then was erased.
+        """True if a history of the lead that began at this time was erased.
 
-        Its data must not be written again.
+        The data of such a history must not be written again.
         """
         return is_erased(self.suppression(erased_row(workspace, lead_id)), first_at_ms)
 
@@ -161,6 +159,7 @@ class Rows:
             yield key.split(b"/", 2)[1].decode(), read_row(_dated, key, self._values[key]).at_ms
 
     def apply(self, changes: RowChanges) -> None:
+        """Change, add or delete (None) these rows in memory."""
         values = self._values
         for key, value in changes:
             kind = key[:2]
@@ -186,9 +185,10 @@ class Rows:
                 self.suppressing += (value is not None) - (before is not None)
 
     def expire(self, now_ms: int) -> RowChanges:
-        """Delete rows that have expired, a few at most, from the head of the queue.
+        """Delete a few rows that have expired, from the head of the queue.
 
-        Returns what is to be written.
+        Returns:
+            The deletions, which are to be written, too.
         """
         gone: RowChanges = []
         if now_ms < self._look_again_ms:
@@ -209,7 +209,7 @@ class Rows:
                 gone.append((key, None))
         if gone:
             self.apply(gone)
-        else:  # all heads are open: do not decode them again for each lead
+        else:  # No head has expired, so they are not decoded again for each step.
             self._look_again_ms = max(self._look_again_ms, now_ms + _NEXT_LOOK_MS)
         return gone
 
@@ -247,7 +247,7 @@ class Rows:
         return consumed.offset < self.passed(consumed.topic)
 
     def drop_passed(self, committed: Callable[[str], int | None]) -> RowChanges:
-        """The rows to write now: deletions of markers, and the passed offsets.
+        """Return the rows to write now: deletions of markers, and the passed offsets.
 
         `committed` returns the group's committed offset of a topic.
         """
@@ -265,9 +265,9 @@ class Rows:
         return rows
 
     def _note_marker(self, key: bytes) -> None:
-        """Remember a new row if it is a marker of this partition.
+        """Remember a new row if it is a marker of a record of this partition.
 
-        The offsets of other partitions are unknown here.
+        The committed offsets of other partitions are not known here.
         """
         record_id = marked_record(key)
         if record_id is not None and record_id[1] == self._number:
@@ -275,7 +275,7 @@ class Rows:
 
 
 def _is_parked(key: bytes, value: bytes | None) -> bool:
-    """True if the row is parked. Not decoded: the state is the first string of a lead's row."""
+    """True if the row is parked: its state is the first string in it, so it is not decoded."""
     return (
         value is not None
         and key[:2] == b"d/"

@@ -1,7 +1,8 @@
-"""The records of one partition under way.
+"""The records of one partition that are under way.
 
-Each starts in its order, and is acked once it is concluded. A record is started again after a
-recovery of the partition (`resume`). Its row says what became of it.
+They are started in their order, and each is acked once it is concluded. After a recovery of the
+partition, `resume` starts the records that are left again. The row of a record says what became of
+it before.
 """
 
 import asyncio
@@ -33,7 +34,7 @@ from stream_app.tasks import cancel
 ProcessRecord = Callable[[InFlight], Coroutine[Any, Any, None]]
 """Takes one record to its conclusion."""
 
-# records for each slot in flight: those that wait for a commit or a lock are bounded too
+# Records for each POST that may be in flight. Those that wait for a commit or a lock count too.
 _UNFINISHED: Final = 4
 
 
@@ -43,8 +44,7 @@ class RecordRunner:
 
     Attributes:
         take_overs: How often the partition was taken over. Each one starts the records again.
-        runs: False as long as records are kept and not started, because the partition is taken over
-            again.
+        runs: False while the partition is being taken over: records are kept then, and not started.
     """
 
     _number: int
@@ -69,8 +69,8 @@ class RecordRunner:
     def __attrs_post_init__(self) -> None:
         places = self._plan.delivery.max_in_flight * _UNFINISHED
         leads = Limiter(places)
-        # Callbacks have a limiter of their own: leads that wait for a callback must not take its
-        # place.
+        # Callbacks have a limiter of their own: leads that wait for a callback must not take the
+        # place that it needs.
         others = Limiter(places)
         self._limiters = {
             source: leads if source in PRIORITY else others for source in self._pipelines
@@ -80,7 +80,7 @@ class RecordRunner:
     # ---------------------------------------------------------------------------------- all records
 
     def resume(self) -> None:
-        """Start the unfinished records again, in their order. `serve` starts new ones from now on.
+        """Start the unfinished records again, in their order, and let `serve` start new ones.
 
         Leads wait for `admit_leads`.
         """
@@ -99,27 +99,28 @@ class RecordRunner:
                 previous[sequence] = in_flight.next_may_start
 
     def admit_leads(self) -> None:
-        """Let leads start: the commands and callbacks that were there before them are processed."""
+        """Let leads start, because the commands and callbacks that were waiting are processed."""
         self._bootstrapped.set()
 
     async def stop(self) -> None:
-        """Cancel all records under way, and give up the records of suspended streams.
+        """Cancel all records under way, and give up those of suspended streams.
 
         The others wait for `resume`.
         """
-        # First: a record that `serve` takes while the others end is kept for `resume`.
+        # Before the await: `serve` keeps a record that it takes while the others end for `resume`.
         self.runs = False
         await cancel([in_flight.execution.task for in_flight in self._unfinished])
         self._admission.clear()
         self._give_up_idle()
 
     async def close(self, owning: asyncio.Task[None] | None) -> None:
-        """Drop everything at once, and what owns the partition with it."""
+        """Drop all records at once, and cancel the task that owns the partition."""
+        # Before the await, as in `stop`.
         self.runs = False
         await cancel([owning, *(in_flight.execution.task for in_flight in self._unfinished)])
         self._admission.clear()
         for in_flight in self._unfinished:
-            # a task that was cancelled before its first step has not done so
+            # A task that was cancelled before its first step has not released the next record.
             in_flight.release_next()
             if not in_flight.execution.begun:
                 self._ahead[in_flight.source].leave(in_flight.size)
@@ -129,23 +130,24 @@ class RecordRunner:
         """Process the records of one topic during one assignment.
 
         A record starts when its predecessor no longer waits for admission. Where workspaces share
-        the partition, records are taken ahead, and the predecessor is that of the workspace. So the
-        leads of a workspace do not wait until a burst of another one before them is processed.
+        the partition, records are taken ahead, and the predecessor of a record is the one before it
+        in the same workspace. So the leads of one workspace do not wait for a burst of another.
 
         What bounds what:
 
-        - `sequence`: which records start one after the other, by the event `next_may_start` of the
-          one before.
-        - `Limiter`: the records that have begun, by number and bytes, over all topics of leads, and
-          over commands and callbacks. It is taken in `_begin` and given back in `_leave`. Where
-          no record is taken ahead, the next one is not even read before there is a place.
-        - `TakenAhead`: the records of this topic that were read and have not begun, by number and
-          bytes. It matters where workspaces share the partition.
-        - `EmptyRun`: input records without a value that follow each other need one step for all.
-        - `take_overs` and the passed offset: a record that was read before a recovery is not
+        - `sequence`: Records of one sequence start one after the other. The event `next_may_start`
+          of a record lets the next one start.
+        - `Limiter`: It bounds the records that have begun, by number and bytes. All topics of leads
+          share one, and commands and callbacks share another. A place is taken in `_begin` and
+          given back in `_leave`. Where no record is taken ahead, the next one is not even read
+          before there is a place.
+        - `TakenAhead`: It bounds the records of this topic that were read and have not begun, by
+          number and bytes. It matters where workspaces share the partition.
+        - `EmptyRun`: Consecutive input records without a value are concluded by one step.
+        - `take_overs` and the passed offset: A record that was read before a recovery is not
           started if another worker may have concluded it meanwhile.
-        - `AckTracker`: only the finished prefix of the stream is acked.
-        - `_when_suspended`: before a rebalance, records that only wait are given up.
+        - `AckTracker`: Only the finished prefix of the stream is acked.
+        - `_when_suspended`: Before a rebalance, records that only wait are given up.
 
         The leads that wait for their lane are bounded by `AdmissionQueue`, and the POSTs of a lane
         by its slots there.
@@ -163,8 +165,9 @@ class RecordRunner:
         suspension = asyncio.create_task(self._when_suspended(stream))
         try:
             async for consumed in stream:
-                # A worker that was cut off before a recovery may hold records that another worker
-                # has concluded.
+                # The stream may hold records from before a recovery. If this worker was cut off,
+                # another one may have concluded them. Their markers may be deleted by now, so the
+                # passed offset decides.
                 if take_overs_before != self.take_overs and self._rows.is_passed(consumed):
                     stream.give_up(consumed)
                     continue
@@ -182,7 +185,7 @@ class RecordRunner:
                 if self.runs:
                     self._start(in_flight, previous.get(sequence))
                 elif in_flight.suspended.is_set():
-                    self._drop(in_flight)  # else the recovery starts it
+                    self._drop(in_flight)  # A record that is not suspended waits for `resume`.
                 previous[sequence] = in_flight.next_may_start
                 if source in PRIORITY and self._lanes.shared:
                     await ahead.wait()
@@ -193,10 +196,7 @@ class RecordRunner:
             suspension.cancel()
 
     def received(self, topic: str) -> int | None:
-        """How many records of this topic were received.
-
-        None while one is under way: then no other has to start.
-        """
+        """How many records of this topic were received; None while one of them is under way."""
         under_way = any(in_flight.consumed.topic == topic for in_flight in self._unfinished)
         return None if under_way else self._received.get(topic, 0)
 
@@ -215,8 +215,9 @@ class RecordRunner:
         if previous is not None and not previous.is_set():
             with in_flight.waiting():
                 await previous.wait()
+            # Second look: the previous record may have been given up during the wait, and this one
+            # must not overtake it.
             if in_flight.suspended.is_set() and in_flight.post is None:
-                # The previous record may have been given up, too, and must not be overtaken.
                 raise StreamSuspended
         # Until the bootstrap has ended, a lead may not even be answered from the cache: its person
         # may be suppressed by a command that the bootstrap still has to apply.
@@ -225,7 +226,7 @@ class RecordRunner:
             try:
                 if in_flight.post is None:
                     await in_flight.wait_or_give_up(bootstrapped)
-                else:  # A suspension does not end it, because its outcome must be recorded.
+                else:  # A suspension does not end this wait: the outcome of its POST is recorded.
                     with in_flight.waiting():
                         await bootstrapped
             finally:
@@ -233,8 +234,8 @@ class RecordRunner:
         if in_flight.execution.begun:
             return
         await in_flight.limiter.wait()
-        # Second look: the stream may have been suspended while there was no place, and another
-        # process is to get this record then.
+        # Second look: the stream may have been suspended while there was no place. Then another
+        # process is to get this record.
         if in_flight.suspended.is_set():
             raise StreamSuspended
         self._ahead[in_flight.source].leave(in_flight.size)
@@ -242,14 +243,14 @@ class RecordRunner:
         in_flight.execution.begun = True
 
     def _sequence_of(self, in_flight: InFlight) -> bytes:
-        """Return the sequence of a record: it starts behind the record before it in that sequence.
+        """Return the name of the sequence in which a record starts after the one before it.
 
         Where workspaces share the partition, each workspace has a sequence of its own, by its name.
         All other records are in the sequence b"".
         """
         key = in_flight.consumed.key or b""
-        # A run without values is in one sequence whatever its keys are, so that its records are
-        # concluded in their order.
+        # Records without a value are in one sequence, whatever their keys are, so that those of a
+        # run are concluded in their order.
         shares = in_flight.source in PRIORITY and self._lanes.shared and in_flight.empty_run is None
         return (
             key
@@ -264,18 +265,18 @@ class RecordRunner:
                 try:
                     await self._pipelines[in_flight.source](in_flight)
                 except Recalled:
-                    # It starts again: behind the callback that waits for its lock, and before later
-                    # copies of its lead.
+                    # It starts again and requests its lock again, after the callback that waits for
+                    # that lock and before later copies of its lead.
                     continue
                 break
             self._intake.take(in_flight)
-            # It leaves before the ack: what it has committed is not started again if a recovery
-            # begins during the ack.
+            # It leaves before the ack: a recovery that begins during the ack neither cancels this
+            # task nor starts a record again whose last step is committed.
             await self._leave(in_flight).finish(in_flight)
         except StreamSuspended:
             self._leave(in_flight).give_up(in_flight)
         except StateStoreError:
-            pass  # `Commits.run` raises it, too; then the record starts again
+            pass  # `Commits.run` raises it, too, and the recovery starts the record again.
         except Exception as bug:  # noqa: BLE001 - a bug ends the process without an ack
             self._admission.end(bug)
         finally:

@@ -35,17 +35,17 @@ class WorkerParts:
         plan: The configuration. `reload` changes it in place.
         clay: Sends leads.
         runs: Asks about the runs of routines; None: no destination has a routine.
-        observer: Gets what was committed: metrics and log.
+        observer: Is told what was committed, for metrics and log.
         alarm: Ends the process after a bug, or when another worker owns the partition.
         still_member: Waits until the group confirms that this process is still the member that the
-            partition was assigned to. Returns for how many seconds the group will not reassign our
-            partitions. It does not return after an eviction: a rebalance follows and closes the
-            partition.
+            partition was assigned to. Returns for how many seconds the group will not reassign the
+            partitions of this process. After an eviction it does not return, because a rebalance
+            follows and closes the partition.
         reload: Reads the configuration again for the command with this id, and applies what can
             change while the worker runs.
         cache: The results that the fallback serves; None: there are none.
-        local_facts: Derives fields from a lead's own fields: by name the value, and the name of the
-            field it is from.
+        local_facts: Derives fields from a lead's own fields. Returns by name the value, and the
+            name of the field it comes from.
         last_known_lanes: The lanes as this process last knew them, by workspace. The process keeps
             them between assignments.
         spacing_s: The shortest time from the end of a transaction to the start of the next one, in

@@ -2,12 +2,12 @@
 
     accepted -> (its deadline) callback_overdue -> (its grace) parked
 
-The lead is not sent again by itself: that would pay twice. If no callbacks of a destination come at
-all any more, its lane is suspended with the likely causes. The lead whose deadline proved it
-carries the event.
+The lead is not sent again by itself, because that would pay twice. If no callbacks of a destination
+come at all any more, its lane is suspended with the likely causes. The event of the suspension is
+that of the lead whose deadline proved it.
 
-No await lies between a look at a row in one of these states and the next step of that row, here and
-in `callback.py`. So neither needs a lock.
+No await lies between the look at a row in one of these states and the next step of that row, here,
+in `callback.py` and in `results.py`. So the steps made here need no lock.
 """
 
 import asyncio
@@ -50,7 +50,7 @@ _RETRY_AFTER_S: Final = 5.0
 class TimeoutPipeline:
     """Moves leads on when they are due, for as long as this process owns the partition.
 
-    Settled ones are skipped.
+    A lead that was settled meanwhile is skipped.
     """
 
     _number: int
@@ -81,13 +81,13 @@ class TimeoutPipeline:
     async def _move(self, keys: list[bytes]) -> None:
         """Move these leads on. Each step is committed with those of the others."""
         try:
-            # Their deadline has passed: each is reported once.
+            # The deadline of these has passed, and each of them is reported once.
             await asyncio.gather(*map(self._report, self._still_due(keys, WAITING)))
-            # Their grace has passed.
+            # The grace of these has passed.
             origins = [lead.row.origin for lead in self._still_due(keys, OVERDUE)]
             records = await self._store.fetch(origins)
-            # Second look: while their records were fetched, a callback may have settled some of
-            # them.
+            # Second look: a callback may have settled some of them while their records were
+            # fetched.
             overdue_leads = self._still_due(keys, OVERDUE)
             await asyncio.gather(
                 *(self._park(lead, records.get(lead.row.origin)) for lead in overdue_leads),
@@ -95,14 +95,14 @@ class TimeoutPipeline:
         except BrokerUnavailable as error:
             self._observer.recovering(self._number, error)
             await asyncio.sleep(_RETRY_AFTER_S)
-        # Those that are still due, because their records could not be read. A lead that was
-        # reported above is due again when its grace ends.
+        # Only leads whose records could not be read are still due. A lead that was reported above
+        # is due again when its grace ends, in the other queue.
         self._deadlines.put_back(keys, self._clock.now_ms())
 
     def _record_listening(self, now_ms: int) -> None:
-        """Write from time to time that a worker listens.
+        """Write from time to time that a worker listens for callbacks.
 
-        A successor does not count the time in which none did.
+        A successor does not count the time in which no worker did.
         """
         if now_ms - self._listened_ms >= _LISTENED_EVERY_MS:
             self._listened_ms = now_ms
@@ -143,14 +143,14 @@ class TimeoutPipeline:
         return self._commits.submit(recorder.step())
 
     def _park(self, lead: WaitingLead, consumed: ConsumedRecord | None) -> asyncio.Future[None]:
-        """Park the lead. What it may have cost is booked as spent."""
+        """Park the lead, and book what it may have cost as spent."""
         key, row, destination, _ = lead
         within = f"{destination.callback_grace_s:g} s after its deadline"
         why = Reason("no_callback", unanswered(row, destination, within))
         return self._commits.submit(self._endings.park(key, row, destination, consumed, why))
 
     def _still_due(self, keys: Sequence[bytes], states: Collection[Status]) -> list[WaitingLead]:
-        """Those that are in one of these states and due now."""
+        """The leads among these that are in one of the states and due now."""
         now_ms = self._clock.now_ms()
         leads = filter(None, map(self._deadlines.find, keys))
         return [lead for lead in leads if lead.row.state in states and lead.due_ms <= now_ms]

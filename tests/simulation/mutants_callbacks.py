@@ -116,13 +116,13 @@ def no_worker_there() -> Iterable[Schedule]:
 
 @mutant("3", hunt=no_worker_there)
 def callbacks_not_read_at_take_over() -> Patch:
-    real = Bootstrap._of_topic
+    real = Bootstrap._process_topic
 
-    async def of_topic(self: Bootstrap, topic: str, source: Source) -> None:
+    async def process_topic(self: Bootstrap, topic: str, source: Source) -> None:
         if source == "command":
             await real(self, topic, source)
 
-    return patch.object(Bootstrap, "_of_topic", of_topic)
+    return patch.object(Bootstrap, "_process_topic", process_topic)
 
 
 @mutant("6", hunt=bases)
