@@ -36,7 +36,7 @@ from stream_app.domain.limits.budget import METERS
 from stream_app.domain.limits.meters import Forecast
 from stream_app.domain.model.errors import SettingsError
 from stream_app.domain.model.text import count
-from stream_app.domain.views.explain import VIEW_UNREADABLE, LaneFacts, duration, outlook
+from stream_app.domain.views.explain import VIEW_UNREADABLE, LaneFacts, duration, open_runs, outlook
 from stream_app.domain.views.lane import LaneView
 
 Forecasts = Mapping[str, Mapping[str, Forecast]]
@@ -112,6 +112,11 @@ def lane_tables(
         for alias, seen in view.destinations.items() if len(view.destinations) > 1 else ():
             health = _health(seen.health, seen.score, seen.calls)
             destinations.add(view.workspace, alias, health, seen.breaker.replace("_", " "))
+    runs = Table(Column("lane"), Column("runs", prose=True), Column("next poll", rank=1))
+    for view, zone in known:
+        if (finding := open_runs(view, now_ms)) is not None:
+            polled = second(finding.poll_ms, now_ms, zone) if finding.poll_ms else ""
+            runs.add(view.workspace, finding.what, polled)
     budgets = Table(
         Column("lane"),
         Column("budget"),
@@ -140,7 +145,7 @@ def lane_tables(
                 at,
                 change.by.why,
             )
-    return [states, *(table for table in (destinations, budgets, changed) if table.rows)]
+    return [states, *(table for table in (destinations, runs, budgets, changed) if table.rows)]
 
 
 def _health(health: str, score: float, calls: int) -> str:

@@ -149,7 +149,8 @@ def _run(run: RunPolls) -> str:
             "announcement of it settles the lead"
         )
     asked = count(run.polls, "poll", "polls")
-    return f"run {run.id}: {asked} so far, the next at {iso(run.next_ms)} (by the schedule)"
+    waits = "; polls wait for the rate of its lane" if run.waits_for_rate else ""
+    return f"run {run.id}: {asked} so far, the next at {iso(run.next_ms)} (by the schedule){waits}"
 
 
 def _step(step: Step) -> str:
@@ -378,6 +379,8 @@ def _show_finding(finding: Finding, now_ms: int, zone: str) -> None:
         show(f"    since   {second(finding.since_ms, now_ms, zone)} ({zone})")
     if finding.until_ms:
         show(f"    until   {second(finding.until_ms, now_ms, zone)} ({zone})")
+    if finding.poll_ms:
+        show(f"    polled  {second(finding.poll_ms, now_ms, zone)} ({zone})")
     if finding.lifts:
         show(f"    lifts   {finding.lifts}")
     if finding.waiting:

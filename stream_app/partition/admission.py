@@ -304,6 +304,10 @@ class AdmissionQueue:
             self._polls_wait.discard(name)
         return answer
 
+    def polls_wait(self, name: str) -> bool:
+        """Return True if a poll of the lane waits for a token."""
+        return name in self._polls_wait
+
     def end_polls(self, name: str) -> None:
         """Note that no poll of the lane waits for a token."""
         if name in self._polls_wait:

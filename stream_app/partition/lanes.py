@@ -29,7 +29,7 @@ from stream_app.domain.limits.concurrency import StallDetector
 from stream_app.domain.model.errors import RowUnreadable
 from stream_app.domain.model.records import Record
 from stream_app.domain.plan import Destination, InForce, Plan
-from stream_app.domain.views.lane import LaneView, Position, held_since, view
+from stream_app.domain.views.lane import LaneView, Position, RunsView, held_since, view
 from stream_app.partition.intake import Intake
 from stream_app.partition.ports import Clay, Observer
 from stream_app.partition.rows import read_lane
@@ -62,6 +62,8 @@ class Lanes:
     _observer: Observer
     _intake: Intake
     _last_known: dict[str, Lane] = field(factory=dict)
+    # What is known of the runs of a workspace, which is in no row of a lane.
+    runs_of: Callable[[str], RunsView | None] = field(init=False, default=lambda _: None)
     # The detectors are in no row, because a new owner has sent nothing.
     stalls: dict[str, StallDetector] = field(init=False, factory=lambda: defaultdict(StallDetector))
     _lanes: dict[str, Lane] = field(init=False, factory=dict)
@@ -291,7 +293,15 @@ class Lanes:
         name = lane.workspace
         policy = self._plan.workspaces[name]
         destinations = self._plan.destinations_of(name)
-        seen = view(policy, lane, destinations, now_ms, before, self.stalls[name])
+        seen = view(
+            policy,
+            lane,
+            destinations,
+            now_ms,
+            before,
+            self.stalls[name],
+            self.runs_of(name),
+        )
         return msgspec.structs.replace(seen, positions=self._positions_now())
 
     def _positions_now(self) -> dict[str, Position]:
@@ -336,8 +346,12 @@ class _LaneRows(Mapping[bytes, bytes]):
 
 
 def _lasting(view: LaneView) -> LaneView:
-    """Return a view without its time, news and positions, which do not make it a changed one."""
-    return msgspec.structs.replace(view, at_ms=0, news=(), positions={})
+    """Return what makes a view a changed one: not its time, news, positions and polls.
+
+    Nothing is written for a poll.
+    """
+    runs = None if view.runs is None else RunsView(view.runs.open)
+    return msgspec.structs.replace(view, at_ms=0, news=(), positions={}, runs=runs)
 
 
 @define(eq=False, repr=False)

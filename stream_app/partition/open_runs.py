@@ -76,6 +76,7 @@ class OpenRuns:
     _items: dict[tuple[RoutinePlace, str], bytes] = field(init=False, factory=dict)
     _sending: Counter[RoutinePlace] = field(init=False, factory=Counter)
     _in_doubt: Counter[RoutinePlace] = field(init=False, factory=Counter)
+    _open: Counter[str] = field(init=False, factory=Counter)  # by workspace
     _places: dict[bytes, _Place] = field(init=False, factory=dict)
     _settled: OrderedDict[tuple[RoutinePlace, str], None] = field(init=False, factory=OrderedDict)
     _routines: dict[bytes, RoutinePlace | None] = field(init=False, factory=dict)
@@ -83,8 +84,9 @@ class OpenRuns:
 
     def clear(self) -> None:
         """Forget all leads: the rows are replaced."""
-        for known in (self._leads, self._items, self._sending, self._in_doubt, self._places):
+        for known in (self._leads, self._items, self._sending, self._in_doubt, self._open):
             known.clear()
+        self._places.clear()
         self._settled.clear()  # by steps that may not have been committed
         self.are_loaded.clear()
 
@@ -159,6 +161,10 @@ class OpenRuns:
             runs[place.routine.destination] = (count + 1, min(oldest_ms, place.accepted_ms))
         return runs
 
+    def open_in(self, workspace: str) -> int:
+        """Return how many runs the leads of this workspace wait for."""
+        return self._open[workspace]
+
     def lead_of_run(self, routine: RoutinePlace, run: str) -> bytes | None:
         """Return the row key of the lead that waits for this run."""
         return self._leads.get((routine, run))
@@ -183,14 +189,17 @@ class OpenRuns:
         self._places[key] = place
         if place.run:
             self._leads[place.routine, place.run] = key
+            self._open[place.routine.workspace] += 1
         if place.item:
             self._items[place.routine, place.item] = key
             (self._sending if place.is_sending else self._in_doubt)[place.routine] += 1
 
     def _forget(self, key: bytes, place: _Place) -> None:
         del self._places[key]
-        if self._leads.get((place.routine, place.run)) == key:
-            del self._leads[place.routine, place.run]
+        if place.run:
+            self._open[place.routine.workspace] -= 1
+            if self._leads.get((place.routine, place.run)) == key:
+                del self._leads[place.routine, place.run]
         if place.item:
             del self._items[place.routine, place.item]
             (self._sending if place.is_sending else self._in_doubt)[place.routine] -= 1

@@ -12,6 +12,7 @@ from stream_app.domain.model.messages import Scalar
 from stream_app.domain.model.records import Record
 from stream_app.domain.model.system import SYSTEM_KEY, system_problem, system_row
 from stream_app.domain.plan import Plan
+from stream_app.domain.views.lane import RunsView
 from stream_app.partition.admission import AdmissionQueue
 from stream_app.partition.commits import Commits
 from stream_app.partition.deadlines import DeadlineQueue
@@ -104,6 +105,7 @@ class PartitionState:
             parts.alarm,
         )
         self.locks = KeyLocks(self.admission.recall)
+        lanes.runs_of = self._runs_of
 
     def load(self, rows: dict[bytes, bytes]) -> None:
         """Replace the state by these rows, which were read from Kafka.
@@ -113,14 +115,25 @@ class PartitionState:
             SettingsError: The settings of this process are not those that the namespace began with.
         """
         self.commits.opening = self._opening(rows)
+        # before the lanes, whose views show the runs
+        self.runs.clear()
+        self.deadlines.clear()
         if unknown := [key for key in rows if key[:2] not in KINDS]:
             self.observer.unknown_rows(self.number, len(unknown))
             for key in unknown:
                 del rows[key]
         self.lanes.load(rows)
         self.rows.load(rows)
-        self.runs.clear()
-        self.deadlines.clear()
+
+    def _runs_of(self, workspace: str) -> RunsView | None:
+        """Return the open runs of a lane; None until they are known."""
+        if not self.runs.are_loaded.is_set():
+            return None
+        return RunsView(
+            self.runs.open_in(workspace),
+            self.deadlines.polls.next_ms(workspace) or 0,
+            self.admission.polls_wait(workspace),
+        )
 
     def _opening(self, rows: dict[bytes, bytes]) -> Record | None:
         """Return what the partition begins with, if it has no row yet.

@@ -30,7 +30,7 @@ from stream_app.board.requests import MAX_FILE_BYTES
 from stream_app.board.site import Moment
 from stream_app.domain.limits.meters import Meter
 from stream_app.domain.model.topics import TopicNames
-from stream_app.domain.views.lane import LaneChange
+from stream_app.domain.views.lane import LaneChange, RunsView
 from tests.board.client import Client, board_with, plain
 from tests.board.clock import HOUR_MS, NOW_MS
 from tests.board.model_records import event, lane
@@ -157,6 +157,22 @@ async def test_a_lane_that_cannot_send_at_its_rate_says_which_limit_binds(tmp_pa
         )
         assert (says in text) is is_said
         assert ("Sends up to" in text) is is_said
+
+
+async def test_a_lane_of_routines_says_how_many_runs_are_open_and_when_the_next_is_polled(
+    tmp_path: Path,
+) -> None:
+    for runs, says in (
+        (RunsView(3, NOW_MS + 61_000), "3 runs are open. The next poll is at"),
+        (
+            RunsView(1, NOW_MS - 1, waits_for_rate=True),
+            "1 run is open; polls wait for the rate of the lane.",
+        ),
+    ):
+        with board_with(tmp_path, lane(TopicNames(), at_ms=NOW_MS, runs=runs)) as client:
+            text = " ".join(plain((await client.get("/board/lanes/acme")).text).split())
+        assert says in text
+        assert ("The next poll is at" in text) is (runs.next_ms > NOW_MS)
 
 
 def test_a_trend_begins_with_its_first_value() -> None:

@@ -25,6 +25,7 @@ from stream_app.domain.model.run import (
     RunUnfinished,
     RunUnread,
 )
+from stream_app.domain.views.lane import LaneView, RunsView
 from tests.simulation.schedule import POLL_AFTER_S, Setup
 from tests.support.partition.bench import LEAD, Bench
 from tests.support.partition.runs import RoutineClay
@@ -53,6 +54,11 @@ class Routines(Bench):
             self.clay.of_run["run_1"] = answer
         self.publish("id0", "p0")
         await self.serve_for(for_s)
+
+    def shown(self) -> LaneView:
+        """The newest view of the lane."""
+        [*_, newest] = self.committed(self.plan.topics.lanes)
+        return msgspec.json.decode(newest.value or b"", type=LaneView)
 
     async def settled(self, count: int, within_s: float = 10_000.0) -> None:
         """Wait until so many leads have their results."""
@@ -271,6 +277,70 @@ def assert_at_rate(at_ms: list[int], policy: RatePolicy) -> None:
     for first, since_ms in enumerate(at_ms):
         within = sum(since_ms <= other_ms < since_ms + 1_000 for other_ms in at_ms[first:])
         assert within <= policy.burst + policy.rate_per_s + 1
+
+
+@virtual_time
+async def test_the_lane_shows_its_open_runs_and_the_next_poll() -> None:
+    bench = Routines()
+    bench.clay.finishes_s = 40.0
+    bench.publish_leads(3)
+    await bench.serve_for(3.5)
+    destination = bench.plan.destinations["acme-main"]
+    accepted = [bench.events(f"leads/0/{number}")[-1] for number in range(3)]
+    first_ms = min(
+        next_poll_ms(event.run, event.at_ms, None, destination, event.at_ms) for event in accepted
+    )
+    assert bench.shown().runs == RunsView(3, first_ms)
+    await bench.kill()
+    await bench.start()
+    await asyncio.sleep(3.0)
+    runs = bench.shown().runs
+    assert runs is not None
+    assert runs.open == 3, "a new owner has read them"
+    await bench.settled(3)
+    await asyncio.sleep(3.0)
+    assert bench.shown().runs is None
+
+
+@virtual_time
+async def test_a_lane_in_which_runs_are_polled_only_shows_the_next_poll_after_a_minute() -> None:
+    """Its leads wait, and for them it is written once a minute; nothing is written for a poll."""
+    bench = Routines()
+    bench.change_destination(
+        poll_after_s=tuple(2.0 * number for number in range(1, 21)),
+        callback_deadline_s=100_000.0,
+    )
+    bench.clay.finishes_s = 100_000.0
+    bench.publish_leads(1)
+    await bench.serve_for(3.0)
+    before = len(bench.committed(bench.plan.topics.lanes))
+    await asyncio.sleep(180.0)
+    assert len(bench.clay.all_polls) == 20
+    assert len(bench.committed(bench.plan.topics.lanes)) - before <= 4
+    runs = bench.shown().runs
+    assert runs is not None
+    assert runs.next_ms > now_ms()
+
+
+@virtual_time
+async def test_the_lane_shows_that_polls_wait_for_its_rate() -> None:
+    bench = Routines()
+    bench.clay.finishes_s = 10_000.0
+    bench.change_destination(callback_deadline_s=20_000.0)
+    bench.publish_leads(400)
+    await bench.serve_for(200.0)
+    await bench.kill()
+    await asyncio.sleep(2_000.0)
+    await bench.start()
+    await asyncio.sleep(3.0)
+    runs = bench.shown().runs
+    assert runs is not None
+    assert runs.open == 400
+    assert runs.waits_for_rate
+    await asyncio.sleep(600.0)
+    runs = bench.shown().runs
+    assert runs is not None
+    assert not runs.waits_for_rate
 
 
 @virtual_time

@@ -74,6 +74,7 @@ def _run_polls(
     at_ms: int,
     events: list[answers.Event],
     now_ms: int,
+    view: LaneView | None,
 ) -> answers.RunPolls | None:
     """Return the run that a record waits for; None if it waits for none. `at_ms`: its last step."""
     is_overdue = status in OVERDUE
@@ -83,7 +84,12 @@ def _run_polls(
     if accepted is None or not accepted.run:
         return answers.RunPolls("", 0, None)
     times = (accepted.run, accepted.at_ms, at_ms if is_overdue else None, destination, now_ms)
-    return answers.RunPolls(accepted.run, polls_until(*times), next_poll_ms(*times))
+    return answers.RunPolls(
+        accepted.run,
+        polls_until(*times),
+        next_poll_ms(*times),
+        waits_for_rate=view is not None and view.runs is not None and view.runs.waits_for_rate,
+    )
 
 
 class FoundResultAt(msgspec.Struct, frozen=True):
@@ -161,10 +167,12 @@ class Queries:
                 moves = name in MOVING or name == "parked"
                 queued_ms = steps[0].queued_ms if steps else 0
                 waited = waits(steps, moves=moves, queued_ms=queued_ms)
+                view = None
                 if waited and waited[-1].end_ms is None:
+                    view = self.lane(workspace, now_ms)
                     if pause is not None and status in _COME_BACK:
                         waited[-1] = held_by_pause(waited[-1], pause)
-                    elif (view := self.lane(workspace, now_ms)) is not None:
+                    elif view is not None:
                         waited[-1] = held_now(waited[-1], alias, view, now_ms)
                 origin = numbers.record_id(number)
                 histories.append(
@@ -178,7 +186,7 @@ class Queries:
                         trace_id,
                         steps,
                         waited,
-                        _run_polls(self._routines.get(alias), status, at_ms, steps, now_ms),
+                        _run_polls(self._routines.get(alias), status, at_ms, steps, now_ms, view),
                     ),
                 )
             return answers.FoundLead(lead_id, histories, many, [])

@@ -131,11 +131,13 @@ class RunPolls(msgspec.Struct, frozen=True):
             results, and only an announcement settles the lead.
         polls: How often its results were asked for so far.
         next_ms: When they are asked for next, epoch ms; null without an id.
+        waits_for_rate: True if polls of its lane are due that wait for the rate of the lane.
     """
 
     id: str
     polls: int
     next_ms: int | None
+    waits_for_rate: bool = False
 
 
 class RecordHistory(msgspec.Struct, frozen=True):

@@ -99,6 +99,7 @@ class Finding(msgspec.Struct, frozen=True, omit_defaults=True):
         waiting: Records behind it, or `at_most` so many.
         in_partition: They are those of its partition, where other workspaces live, too.
         oldest_ms: When the oldest of them came, epoch ms; 0 if unknown.
+        poll_ms: When the next run of the lane is polled, epoch ms; 0 if none is or if it is due.
     """
 
     code: str
@@ -112,6 +113,7 @@ class Finding(msgspec.Struct, frozen=True, omit_defaults=True):
     at_most: bool = False
     in_partition: bool = False
     oldest_ms: int = 0
+    poll_ms: int = 0
 
 
 def explain(facts: Facts) -> list[Finding]:
@@ -239,6 +241,8 @@ def _of_lane(lane: LaneFacts, facts: Facts) -> Iterator[Finding]:
     yield from (_in_part(part, lane, view) for part in parts)
     yield from _suspended_webhooks(lane, view, facts.at_ms)
     yield from _fallen_yields(view)
+    if (runs := open_runs(view, facts.at_ms)) is not None:
+        yield runs
     # An unreadable lane would run, but nothing of its partition reaches it.
     if view.holds or lane.unreadable:
         return
@@ -256,6 +260,15 @@ def _of_lane(lane: LaneFacts, facts: Facts) -> Iterator[Finding]:
         holds=False,
         waiting=waiting,
     )
+
+
+def open_runs(view: LaneView, now_ms: int) -> Finding | None:
+    """Return what is said of the runs of a lane; None if none is open."""
+    runs = view.runs
+    if runs is None:
+        return None
+    poll_ms = runs.next_ms if runs.next_ms > now_ms else 0
+    return Finding("runs_open", runs.says, view.workspace, holds=False, poll_ms=poll_ms)
 
 
 def outlook(

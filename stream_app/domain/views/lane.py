@@ -111,6 +111,30 @@ class Position(msgspec.Struct, frozen=True, omit_defaults=True):
     untaken: Whole = 0
 
 
+class RunsView(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The runs of routines that leads of a lane wait for.
+
+    Nothing is written for a poll, so a lane in which nothing else happens shows the next one up to
+    a minute late.
+
+    Attributes:
+        open: How many there are.
+        next_ms: When the next of them is polled, epoch ms. A time that has passed is that of a poll
+            which waits, or which was made since the view was written.
+        waits_for_rate: True if polls are due that wait for the rate of the lane.
+    """
+
+    open: Whole
+    next_ms: TimeMs = 0
+    waits_for_rate: bool = False
+
+    @property
+    def says(self) -> str:
+        """How many there are and what their polls wait for, in words."""
+        waits = "; polls wait for the rate of the lane" if self.waits_for_rate else ""
+        return f"{count(self.open, 'run is', 'runs are')} open{waits}"
+
+
 class LaneView(msgspec.Struct, frozen=True, omit_defaults=True):
     """The state of a lane for people and programs, on `leads.lanes`, keyed by workspace.
 
@@ -153,6 +177,7 @@ class LaneView(msgspec.Struct, frozen=True, omit_defaults=True):
         destinations: The health of each destination.
         falls: The columns that Clay finds much less often than before (`yield` of a destination).
         reading: The last reading of Clay's balance, where the workspace has an API key.
+        runs: The runs that its leads wait for; null if there is none.
     """
 
     workspace: str
@@ -195,6 +220,7 @@ class LaneView(msgspec.Struct, frozen=True, omit_defaults=True):
     destinations: dict[str, DestinationView] = {}
     falls: tuple[yield_health.Fall, ...] = ()
     reading: Reading | None = None
+    runs: RunsView | None = None
 
     def in_force(self, configured: Workspace) -> InForce:
         """Return the policy that the lane applies: the configured one with operators' changes."""
@@ -254,6 +280,7 @@ def view(
     now_ms: int,
     before: LaneView | None = None,
     stall: StallDetector = NOTHING,
+    runs: RunsView | None = None,
 ) -> LaneView:
     """Return the view of a lane. `before` is the last view, `news` the difference to it."""
     policy = lane.in_force(configured)
@@ -332,6 +359,7 @@ def view(
         },
         falls=tuple(yield_health.falls(lane.yields, now_ms)),
         reading=lane.reading,
+        runs=runs if runs is not None and runs.open else None,
     ).at(now_ms)
     return (
         seen

@@ -42,6 +42,7 @@ BY_ITSELF = frozenset(
         "paused",
         "rate_limited",
         "rebalancing",
+        "runs_open",
     }
     | {
         "replay_paused",

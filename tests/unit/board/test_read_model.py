@@ -17,6 +17,7 @@ from stream_app.domain.delivery.envelope import pseudonymous_key
 from stream_app.domain.model.errors import StreamAppError
 from stream_app.domain.model.messages import Status
 from stream_app.domain.plan import Destination
+from stream_app.domain.views.lane import RunsView
 from tests.board.model_records import (
     DAY_MS,
     NOW_MS,
@@ -550,7 +551,9 @@ def test_a_lead_that_waits_for_a_run_shows_the_polls_by_the_schedule(
         return of_record.run
 
     first = present(run_of("crm-1"))
-    assert (first.id, first.polls) == ("r1", 1)
+    assert (first.id, first.polls, first.waits_for_rate) == ("r1", 1, False)
+    take(model, lane(NAMES, at_ms=NOW_MS, runs=RunsView(3, NOW_MS, waits_for_rate=True)))
+    assert present(run_of("crm-1")).waits_for_rate
     assert accepted_ms + 60_000 <= present(first.next_ms) <= accepted_ms + 62_000
     assert run_of("crm-2") == RunPolls("", 0, None), "its id was lost with Clay's answer"
     assert run_of("crm-3") is None, "it waits for none"

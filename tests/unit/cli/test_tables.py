@@ -3,15 +3,17 @@ room.
 """
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_app.cli.lanes import lane_tables
+from stream_app.cli.lanes import lane_tables, second
+from stream_app.cli.status import _show_finding
 from stream_app.cli.tables import Column, Table, lines_of
 from stream_app.domain.limits.budget import MeterName
 from stream_app.domain.limits.meters import Meter
-from stream_app.domain.views.explain import LaneFacts
-from stream_app.domain.views.lane import DestinationView, LaneView
+from stream_app.domain.views.explain import ConsumerGroup, Facts, LaneFacts, explain
+from stream_app.domain.views.lane import DestinationView, LaneView, RunsView
 
 SAID = "Clay answered 503 and asks for another try in a while"
 
@@ -106,6 +108,32 @@ def test_a_sick_destination_is_not_averaged_away() -> None:
         for column in table.columns
     ]
     assert "destination" not in titles, "it has the health of its lane"
+
+
+def test_lanes_and_explain_name_the_open_runs_and_the_next_poll(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    now_ms = 1_790_000_000_000
+    poll_ms = now_ms + 20_000
+    at = second(poll_ms, now_ms, "UTC")
+    view = LaneView("acme", 0, now_ms, "closed", "healthy", 99.5, 8.0)
+    for runs, says, polled in (
+        (RunsView(3, poll_ms), "3 runs are open", at),
+        (
+            RunsView(1, now_ms - 1, waits_for_rate=True),
+            "1 run is open; polls wait for the rate of the lane",
+            "",
+        ),
+    ):
+        lane = LaneFacts("acme", 0, msgspec.structs.replace(view, runs=runs), {}, ())
+        _, table, *_ = lane_tables([lane], {}, {}, now_ms)
+        assert [column.title for column in table.columns] == ["lane", "runs", "next poll"]
+        assert table.rows == [["acme", says, polled]]
+        group = ConsumerGroup("Stable", 1)
+        first, *_ = explain(Facts(now_ms, group, group, [lane]))
+        _show_finding(first, now_ms, "UTC")
+        told = capsys.readouterr().out.splitlines()
+        assert told == [f"acme: {says}", *([f"    polled  {at} (UTC)"] if polled else [])]
 
 
 def test_a_lane_without_a_cap_is_called_unlimited() -> None:

@@ -134,6 +134,11 @@ def test_status_says_where_the_time_went_and_what_holds_the_lead(
             f"run r1: 1 poll so far, the next at {iso(9_000)} (by the schedule)",
         ),
         (
+            RunPolls("r1", 2, 9_000, waits_for_rate=True),
+            f"run r1: 2 polls so far, the next at {iso(9_000)} (by the schedule); polls wait for "
+            "the rate of its lane",
+        ),
+        (
             RunPolls("", 0, None),
             "its run has no known id, because Clay's answer to the POST was lost: only an "
             "announcement of it settles the lead",

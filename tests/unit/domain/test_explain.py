@@ -25,7 +25,7 @@ from stream_app.domain.views.explain import (
     explain,
     outlook,
 )
-from stream_app.domain.views.lane import LaneView, PartHold
+from stream_app.domain.views.lane import LaneView, PartHold, RunsView
 from stream_app.domain.views.lane import view as view_of
 from tests.support.narrow import of_type
 from tests.unit.domain.lanes import granted
@@ -420,6 +420,32 @@ def test_a_suspended_webhook_is_named_while_others_take_its_leads() -> None:
     retired = obey(policy, lane, order, Actor("ada", "full", NOW_MS)).lane
     after = explain(facts(view_of(policy, retired, [destination], NOW_MS), 12))
     assert [finding.code for finding in after] == ["moves"], "its operator knows"
+
+
+@pytest.mark.parametrize(
+    ("runs", "says", "poll_ms"),
+    [
+        (RunsView(1, NOW_MS + 9_000), "1 run is open", NOW_MS + 9_000),
+        (RunsView(1_200, NOW_MS), "1,200 runs are open", 0),
+        (
+            RunsView(3, NOW_MS - 9_000, waits_for_rate=True),
+            "3 runs are open; polls wait for the rate of the lane",
+            0,
+        ),
+    ],
+)
+@pytest.mark.parametrize("view", [MOVING, held("paused")])
+def test_open_runs_are_named_with_their_next_poll_whether_the_lane_moves_or_not(
+    view: LaneView,
+    runs: RunsView,
+    says: str,
+    poll_ms: int,
+) -> None:
+    findings = explain(facts(msgspec.structs.replace(view, runs=runs), 12))
+    assert [finding for finding in findings if finding.code == "runs_open"] == [
+        Finding("runs_open", says, "acme", holds=False, poll_ms=poll_ms),
+    ]
+    assert "runs_open" not in {finding.code for finding in explain(facts(view, 12))}
 
 
 DAY = "budget_credits_day"
