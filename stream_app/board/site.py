@@ -40,7 +40,7 @@ PageData = Mapping[str, object]
 """What a page hands to its template, by name."""
 
 HELD: Final[tuple[Tone, ...]] = ("bad", "warn")
-"""The tones of a held lane."""
+"""The tones of a lane that is held, or held in part."""
 NOT_READABLE: Final = "not readable"
 """The state of a lane whose last record cannot be read."""
 ROWS: Final = 50
@@ -154,7 +154,7 @@ class ListedLane(msgspec.Struct, frozen=True):
     """A lane in a list.
 
     Attributes:
-        state: One word, such as `running`; `tone` is its colour and shape.
+        state: A word or three, such as `running`; `tone` is its colour and shape.
         says: Why, in a few words.
         findings: What `stream-app explain` reports of it.
         partition: Where its records are.
@@ -205,7 +205,7 @@ class Overview(msgspec.Struct, frozen=True):
 
     @property
     def held(self) -> list[ListedLane]:
-        """The held lanes, the worst first."""
+        """The lanes that are held, or held in part: the worst first."""
         held = [lane for lane in self.lanes if lane.tone in HELD]
         return sorted(held, key=lambda lane: (lane.tone != "bad", -lane.waiting, lane.workspace))
 
@@ -347,12 +347,13 @@ def lane_of(site: Site, facts: LaneFacts, findings: list[Finding], moment: Momen
             facts.at_most,
             shared,
         )
+    # What holds the whole lane comes before what holds a part of it.
     hold = next((finding for finding in findings if finding.holds), None)
     state: str
     tone: Tone
     if hold is not None:
         needs_repair = hold.code in _OF_NO_LANE or reason_of(hold.code).needs_repair
-        state = "held"
+        state = hold.state
         tone = "bad" if needs_repair else "warn"
         says = hold.what
     elif view is None:

@@ -36,7 +36,14 @@ from stream_app.domain.limits.budget import METERS
 from stream_app.domain.limits.meters import Forecast
 from stream_app.domain.model.errors import SettingsError
 from stream_app.domain.model.text import count
-from stream_app.domain.views.explain import VIEW_UNREADABLE, LaneFacts, duration, open_runs, outlook
+from stream_app.domain.views.explain import (
+    HELD_IN_PART,
+    VIEW_UNREADABLE,
+    LaneFacts,
+    duration,
+    open_runs,
+    outlook,
+)
 from stream_app.domain.views.lane import LaneView
 
 Forecasts = Mapping[str, Mapping[str, Forecast]]
@@ -194,7 +201,10 @@ def waiting_text(records: int, oldest_ms: int, now_ms: int, *, shared: bool, at_
 def _now(lane: LaneFacts, view: LaneView, now_ms: int, zone: str, *, works: bool) -> str:
     shared = f", shares its partition with {lane.neighbours}" if lane.shared_with else ""
     if not view.holds:
-        return f"{'running' if works else 'no worker runs'}{_but(view)}{shared}"
+        state = _held_in_part(view) if view.partly else "running"
+        if not works:
+            state = f"no worker runs; {state}" if view.partly else "no worker runs"
+        return f"{state}{shared}"
     if view.until_ms:
         return f"{view.holds} until {second(view.until_ms, now_ms, zone)}"
     since = f"{view.holds} since {second(view.since_ms or view.at_ms, now_ms, zone)}"
@@ -203,15 +213,13 @@ def _now(lane: LaneFacts, view: LaneView, now_ms: int, zone: str, *, works: bool
     return f"{since}; {PROBE_DUE}" if view.probe_due else since
 
 
-def _but(view: LaneView) -> str:
+def _held_in_part(view: LaneView) -> str:
     """Name the part of the lane's leads that does not move."""
-    return "".join(
-        (
-            f", but not {'bulk of ' if part.bulk else ''}"
-            f"{' and '.join(part.destinations)} ({part.holds})"
-        )
+    parts = (
+        f"{'bulk of ' if part.bulk else ''}{' and '.join(part.destinations)} ({part.holds})"
         for part in view.partly
     )
+    return f"{HELD_IN_PART}: {', '.join(parts)}"
 
 
 def _budgets(

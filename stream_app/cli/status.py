@@ -119,7 +119,11 @@ def _lines(search: LeadSearch, *, result: bool) -> Iterator[str]:
         for finding in waiting.findings:
             until = f", until {iso(finding.until_ms)}" if finding.until_ms else ""
             lifts = f"; lifted by: {finding.lifts}" if finding.lifts else ""
-            yield f"    {'HELD, ' if finding.holds else ''}{finding.what}{until}{lifts}"
+            yield f"    {_held(finding)}{finding.what}{until}{lifts}"
+
+
+def _held(finding: Finding) -> str:
+    return f"{finding.state.upper()}, " if finding.holds else ""
 
 
 def _history_lines(history: RecordHistory) -> Iterator[str]:
@@ -374,7 +378,7 @@ def _explain(settings: Settings, workspace: str | None, *, as_json: bool) -> int
 
 def _show_finding(finding: Finding, now_ms: int, zone: str) -> None:
     name = f"{finding.workspace}: " if finding.workspace else ""
-    show(f"{name}{'HELD, ' if finding.holds else ''}{finding.what}")
+    show(f"{name}{_held(finding)}{finding.what}")
     if finding.since_ms:
         show(f"    since   {second(finding.since_ms, now_ms, zone)} ({zone})")
     if finding.until_ms:

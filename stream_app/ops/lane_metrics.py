@@ -5,6 +5,7 @@ A webhook is labelled by its id, never by its URL.
 
 from collections import Counter as Counts
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
@@ -12,7 +13,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 from structlog.typing import FilteringBoundLogger
 
-from stream_app.domain.views.lane import LaneView
+from stream_app.domain.views.lane import LaneView, PartHold
 
 MOST_NAMES: Final = 1_000
 OTHERS: Final = "(others)"
@@ -111,6 +112,12 @@ class LaneMetrics:
             "quantile",
         )
         self._holds = gauge("holds", "1 while the whole lane is held, by reason.", "reason")
+        self._own_holds = gauge(
+            "destination_holds",
+            "1 while leads of a destination are held and others of its lane are not, by reason.",
+            "destination",
+            "reason",
+        )
         self._rate = gauge("rate_per_second", "Current rate limit.")
         self._slots = gauge("concurrency", "Limit of concurrent POSTs.")
         self._spent = gauge("budget_spent", "Booked in the meter's present day or month.", "meter")
@@ -176,6 +183,13 @@ class LaneMetrics:
                     lambda: view.at(self._now_ms()).holds == view.holds,
                 )
                 shown.add((self._holds, (view.holds,)))
+            for part in view.partly:
+                for alias in part.destinations:
+                    labels = (alias, part.holds)
+                    self._own_holds.labels(name, *labels).set_function(
+                        partial(self._lasts, part),
+                    )
+                    shown.add((self._own_holds, labels))
             self._forget(name, self._shown.pop(name, set()) - shown)
             self._shown[name] = shown
             self._last[name] = view
@@ -210,6 +224,9 @@ class LaneMetrics:
             if not view.holds and not idle:
                 break
         return False
+
+    def _lasts(self, part: PartHold) -> bool:
+        return part.at(self._now_ms()) is not None
 
     @staticmethod
     def _forget(workspace: str, shown: set[tuple[Gauge, Labels]]) -> None:

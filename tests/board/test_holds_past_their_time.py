@@ -69,13 +69,14 @@ class InTrouble(msgspec.Struct, frozen=True):
         return view(self.policy, self.lane, [PEOPLE], at_ms, before, self.stall)
 
 
-def _suspended(reason: str) -> InTrouble:
+def _suspended(reason: str, *, alone: bool = False) -> InTrouble:
     state = suspension.begin(
         POLICY.suspension,
         reason,
         f"the text of {reason}",
         BEGAN_MS,
         PEOPLE.alias,
+        one_destination=alone,
     )
     return InTrouble(msgspec.structs.replace(NEW, suspension=state))
 
@@ -137,6 +138,8 @@ def _forced() -> InTrouble:
     return InTrouble(obey(POLICY, NEW, Trip(), BY).lane)
 
 
+ANSWERS: Final = ("no_callbacks", "credits_exhausted_suspected", "yield_fell")
+"""The suspensions because of Clay's answers, which hold one destination."""
 UNTIL_A_PROBE: Final[dict[str, Callable[[], InTrouble]]] = {
     **{
         reason: partial(_suspended, reason)
@@ -209,6 +212,16 @@ async def _told(
     metrics.show(seen)
     (family,) = [family for family in registry.collect() if family.name == "stream_app_lane_holds"]
     told["metrics"] = [sample.labels["reason"] for sample in family.samples if sample.value]
+    (family,) = [
+        family
+        for family in registry.collect()
+        if family.name == "stream_app_lane_destination_holds"
+    ]
+    told["metrics of destinations"] = [
+        (sample.labels["destination"], sample.labels["reason"])
+        for sample in family.samples
+        if sample.value
+    ]
     told["messages"] = [
         alert for finding in findings if (alert := alert_of(finding, NOW_MS)) is not None
     ]
@@ -217,6 +230,7 @@ async def _told(
         told["now"] = plain((await client.get("/board")).text)
         told["lane page"] = (await client.get("/board/lanes/acme")).text
         told["list"] = plain((await client.get("/board/lanes?state=held")).text)
+        told["list in part"] = plain((await client.get("/board/lanes?state=part")).text)
     return told
 
 
@@ -280,6 +294,42 @@ async def test_it_is_held_in_every_place(
         assert alert.name == code
         assert alert.severity == "critical"
         assert alert.since_ms == told["api"]["since_ms"]
+
+
+@pytest.mark.parametrize(
+    ("name", "lane"),
+    [
+        *((name, _suspended(name, alone=True).lane) for name in ANSWERS),
+        ("destination_fails", _failing().lane),
+        ("webhook_out", _out().lane),
+    ],
+)
+async def test_a_destination_that_is_held_alone_holds_its_lane_in_part_in_every_place(
+    name: str,
+    lane: Lane,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    firms = msgspec.structs.replace(PEOPLE, alias="firms", webhook_ids=("hook2",))
+    seen = view(POLICY, lane, [PEOPLE, firms], BEGAN_MS + MINUTE_MS)
+    told = await _told(seen, tmp_path, monkeypatch, capsys)
+    assert told["explain"] == [name]
+    assert told["explain runs"]
+    assert told["explain says"].startswith("acme: HELD IN PART, leads of acme-people: ")
+    assert told["lanes"] == f"held in part: acme-people ({name})"
+    assert told["doctor"].startswith("1 of 6 lanes is held in part: ")
+    assert told["metrics"] == []
+    assert told["metrics of destinations"] == [("acme-people", name)]
+    assert [alert.name for alert in told["messages"]] == [name]
+    assert "holds" not in told["api"]
+    assert [part["destinations"] for part in told["api"]["partly"]] == [["acme-people"]]
+    assert "1 of 6 lanes is held in part" in told["now"]
+    assert ">held in part</span>" in told["lane page"].split("</h1>")[0]
+    assert ">held</span>" not in told["lane page"]
+    assert "0 held lanes" in told["list"]
+    assert "1 lane held in part" in told["list in part"]
+    assert "leads of acme-people: " in told["list in part"]
 
 
 @pytest.mark.parametrize("name", UNTIL_A_PROBE)

@@ -25,7 +25,7 @@ from stream_app.client.results.answers import Cause, Day, DeadLetters, StatusCou
 from stream_app.domain.lane.overrides import ORDERS
 from stream_app.domain.limits.meters import Meter
 from stream_app.domain.plan import Destination
-from stream_app.domain.views.explain import Finding, Outlook
+from stream_app.domain.views.explain import HELD_IN_PART, Finding, Outlook
 from stream_app.domain.views.lane import LaneChange, LaneView
 from stream_app.kafka.backlog import Waiting
 from tests.board.asked import DAY_S, HOUR_S, NOW_MS, NOW_S, asked_queries, moment_of, site_of
@@ -114,6 +114,7 @@ def test_all_of_the_page_now(
         "seen": seen,
         "held": [held[1], held[0]],
         "held_count": 2,
+        "part_count": 0,
         "need_person": 1,
         "lanes": ["a", "b", "k", "l", "m", "c", "j"],
         "chart": "chart",
@@ -218,6 +219,7 @@ def test_lanes_that_need_a_person_are_a_filter_of_their_own(drawn: SimpleNamespa
         lane("d", "ok"),
         lane("e", "idle", state=NOT_READABLE),
         lane("f", "bad", OUT),
+        lane("g", "warn", PAUSED, state=HELD_IN_PART),
     ]
     moment = moment_of()
     moment.shared.once("overview", lambda: Overview(lanes, [], []))
@@ -236,9 +238,10 @@ def test_lanes_that_need_a_person_are_a_filter_of_their_own(drawn: SimpleNamespa
     assert names("person", after="a") == ["f"]
     assert names("person", begins="F") == ["f"]
     assert names("held") == ["a", "b", "f"]
+    assert names("part") == ["g"]
     assert names("idle") == ["c"]
     assert names("unreadable") == ["e"]
-    assert names("none") == names("") == ["a", "b", "c", "d", "e", "f"]
+    assert names("none") == names("") == ["a", "b", "c", "d", "e", "f", "g"]
 
 
 def test_the_throughput_asks_for_one_workspace_and_colours_each_status() -> None:
@@ -514,7 +517,7 @@ def test_all_of_the_page_of_a_lane(parts: SimpleNamespace) -> None:
     breaker = {"breaker_open": "bad", "breaker_half_open": "warn", "breaker_closed": "ok"}
     assert parts._bands.mock_calls == [
         call(changes, breaker, begin_ms, NOW_MS),
-        call(changes, {"held": "warn", "moves": "ok"}, begin_ms, NOW_MS),
+        call(changes, module._HOLDS, begin_ms, NOW_MS),
     ]
     assert parts.trend.mock_calls == [call(scores, slots), call(latencies, slots)]
     assert queries.mock_calls == [

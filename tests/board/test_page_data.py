@@ -32,7 +32,7 @@ from stream_app.domain.dead_letter.orders import ReplayPlan, ReplayProgress
 from stream_app.domain.lead.identity import ids_meant
 from stream_app.domain.limits.meters import Forecast, Meter
 from stream_app.domain.model.topics import Retention, TopicNames
-from stream_app.domain.views.explain import ConsumerGroup, Finding, Outlook
+from stream_app.domain.views.explain import HELD_IN_PART, ConsumerGroup, Finding, Outlook
 from stream_app.domain.views.lane import LaneChange, LaneView
 from stream_app.domain.views.waits import RecordWait
 from stream_app.kafka.backlog import Waiting
@@ -48,6 +48,9 @@ UP = ConsumerGroup("Stable", 2)
 
 def lane(view: LaneView | None = VIEW, tone: Any = "ok") -> ListedLane:
     return ListedLane("acme", "", tone, "", view, [], 0, 0, meters=view.meters if view else {})
+
+
+IN_PART = msgspec.structs.replace(lane(tone="bad"), state=HELD_IN_PART)
 
 
 def meter(
@@ -72,6 +75,13 @@ def meter(
         (Overview([], [], []), False, "No workspace is configured", "idle"),
         (Overview([lane(tone="bad")], [], []), False, "1 of 1 lane is held", "bad"),
         (Overview([lane(tone="warn"), lane()], [], []), False, "1 of 2 lanes is held", "bad"),
+        (Overview([IN_PART, lane()], [], []), False, "1 of 2 lanes is held in part", "bad"),
+        (
+            Overview([IN_PART, IN_PART, lane(tone="bad")], [], []),
+            False,
+            "1 of 3 lanes is held, 2 in part",
+            "bad",
+        ),
         (Overview([lane(None), lane(None)], [], []), False, "Ready: no lead has come yet", "idle"),
         (Overview([lane()], [], []), False, "The lane is running", "ok"),
         (Overview([lane(), lane(None)], [], []), False, "All 2 lanes are running", "ok"),

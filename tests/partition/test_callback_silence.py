@@ -71,7 +71,11 @@ async def test_callbacks_of_one_table_do_not_hide_the_silence_of_another() -> No
     assert emitted.lead_id == "firm2"
     assert "3 leads of firms are overdue" in emitted.text
     assert "1. auto-run is off in the table of firms" in emitted.text
-    assert bench.partition.state.lanes.view("acme").holds == "no_callbacks"
+    seen = bench.partition.state.lanes.view("acme")
+    assert seen.holds == "", "the other table is not held"
+    assert [(part.destinations, part.holds) for part in seen.partly] == [
+        (("firms",), "no_callbacks"),
+    ]
     await asyncio.sleep(400.0)
     assert len(bench.firms()) == sent + 1, "one probe"
     bench.call_back(lead_id=bench.firms()[-1], destination="firms")

@@ -222,7 +222,12 @@ LIVES: Final = {
         },
     ),
     "LaneStopped": _hold("http_401"),
-    "NoCallbacks": _hold("no_callbacks"),
+    "NoCallbacks": Life(
+        {
+            'stream_app_lane_destination_holds{workspace="acme", destination="people", '
+            'reason="no_callbacks"}': _gauge(None, 1),
+        },
+    ),
     "YieldFell": Life(
         {
             'stream_app_lane_yield_fell{workspace="acme", destination="people", '

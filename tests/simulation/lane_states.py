@@ -27,7 +27,15 @@ from stream_app.domain.lane.lane import Lane
 from stream_app.domain.limits import budget
 from stream_app.domain.model.records import ConsumedRecord
 from stream_app.domain.plan import Destination, Plan, Workspace, in_force
-from stream_app.domain.views.explain import ConsumerGroup, Facts, Finding, LaneFacts, explain
+from stream_app.domain.views.explain import (
+    HELD,
+    HELD_IN_PART,
+    ConsumerGroup,
+    Facts,
+    Finding,
+    LaneFacts,
+    explain,
+)
 from stream_app.domain.views.lane import LaneView
 from stream_app.kafka.groups import Consumption
 from stream_app.ops import logs
@@ -44,8 +52,8 @@ _OF_A_PART: Final = ("leads of ", "bulk leads of ")
 """How a finding begins that holds only some leads of its lane."""
 _GOES_AS_PROBE: Final = "goes as a probe"
 """How the words of a hold end, of a lane or of a part, whose next lead goes as a probe."""
-_NOT_RUNNING: Final = re.compile(r", but not .+? \((\w+)\)")
-"""A part of a running lane that is held, in `stream-app lanes`."""
+_IN_PART: Final = re.compile(r"\((\w+)\)")
+"""The reason of a part of a lane that is held, in `stream-app lanes`."""
 
 
 class Said(msgspec.Struct, frozen=True):
@@ -198,9 +206,9 @@ def said_in(
     for lane in shown.lanes:
         if lane.view is not None:
             yield "board", lane.workspace, _of_findings(lane.findings)
-            # The board calls a lane held, too, of which only a part is, and says which part.
-            is_held = lane.state == "held"
-            yield "board's word", lane.workspace, _of_view(lane.view) if is_held else ()
+            holds = _of_view(lane.view)
+            state = HELD_IN_PART if holds and holds[0].is_part else HELD
+            yield "board's word", lane.workspace, holds if lane.state == state else ()
     facts = [LaneFacts(name, view.partition, view, {}) for name, view in views.items()]
     findings = explain(Facts(now_ms, UP, UP, facts))
     for name in views:
@@ -209,8 +217,9 @@ def said_in(
         yield "message", name, _of_alerts(of_lane, now_ms)
     for name, words, *_ in lane_tables(facts, {}, {}, now_ms)[0].rows:
         code = words.split()[0].rstrip(",;")
-        parts = tuple(Said(part, is_part=True) for part in _NOT_RUNNING.findall(words))
-        yield "lanes", name, parts if code == "running" else (Said(code, PROBE_DUE in words),)
+        parts = tuple(Said(part, is_part=True) for part in _IN_PART.findall(words))
+        runs = code == "running" or words.startswith(HELD_IN_PART)
+        yield "lanes", name, parts if runs else (Said(code, PROBE_DUE in words),)
     registry = CollectorRegistry()
     metrics = LaneMetrics(registry, logs.get("simulation"), lambda: now_ms)
     for view in views.values():

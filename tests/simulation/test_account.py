@@ -148,7 +148,7 @@ _IN_PART: Final = explain._in_part
         patch.object(LaneView, "at", _as_published),
         patch.object(lane_states, "explain", lambda facts: []),
         patch.object(explain, "_in_part", _as_the_whole),
-        patch.object(lanes, "_but", lambda view: ""),
+        patch.object(lanes, "_held_in_part", lambda view: "running"),
     ],
     ids=[
         "a probe that is due is no hold",

@@ -32,7 +32,7 @@ from stream_app.board.site import (
 from stream_app.domain.callback.interpret import OVERDUE
 from stream_app.domain.lane.overrides import ORDERS
 from stream_app.domain.limits.meters import Meter
-from stream_app.domain.views.explain import pace_text
+from stream_app.domain.views.explain import HELD, HELD_IN_PART, pace_text
 from stream_app.kafka.backlog import sum_of
 
 MOST_SHOWN_LANES: Final = 20
@@ -64,6 +64,7 @@ def now_page(site: Site, moment: Moment, query: Query) -> PageData:
     chart, span, ended = throughput(site, "", moment.now_ms, span_of(query))
     dlq = queries.dead_letters(names.dlq)
     held = [lane for lane in seen.held if any(finding.holds for finding in lane.findings)]
+    part = sum(lane.state == HELD_IN_PART for lane in held)
     shown = {lane.workspace for lane in held}
     others = [lane for lane in seen.lanes if lane.workspace not in shown]
     moving = sorted(others, key=lambda lane: (-lane.waiting, lane.workspace))
@@ -75,7 +76,8 @@ def now_page(site: Site, moment: Moment, query: Query) -> PageData:
         "is_new": bool(seen.lanes) and not held and all(lane.view is None for lane in seen.lanes),
         "seen": seen,
         "held": held[:MOST_SHOWN_LANES],
-        "held_count": len(held),
+        "held_count": len(held) - part,
+        "part_count": part,
         "need_person": sum(lane.needs_a_person for lane in held),
         "lanes": lane_rows(site, moment, [*held, *moving][:MOST_SHOWN_LANES]),
         "chart": chart,
@@ -143,8 +145,19 @@ def _heading(seen: Overview, *, is_asking: bool) -> tuple[list[str | tuple[int, 
     if not lanes:
         return ["No workspace is configured"], "idle"
     if held:
-        words = f" {noun(lanes, 'lane')} {noun(held, 'is', 'are')} held"
-        return [(held, lanes_path(state="held")), " of ", all_lanes, words], "bad"
+        part = sum(lane.state == HELD_IN_PART for lane in seen.held)
+        whole = held - part
+        first, state, word = (whole, "held", HELD) if whole else (part, "part", HELD_IN_PART)
+        words = f" {noun(lanes, 'lane')} {noun(first, 'is', 'are')} {word}"
+        heading: list[str | tuple[int, str]] = [
+            (first, lanes_path(state=state)),
+            " of ",
+            all_lanes,
+            words,
+        ]
+        if whole and part:
+            heading += [", ", (part, lanes_path(state="part")), " in part"]
+        return heading, "bad"
     if all(lane.view is None for lane in seen.lanes):
         return ["Ready: no lead has come yet"], "idle"
     return (
@@ -183,7 +196,7 @@ def _credits(seen: Overview, now_ms: int) -> tuple[Bar, int]:
     return total, without_limit if capped else 0
 
 
-LANE_FILTERS: Final = ("held", "running", "idle", "unreadable")
+LANE_FILTERS: Final = ("held", "part", "running", "idle", "unreadable")
 """The filters that sort all lanes."""
 NEED_PERSON: Final = "person"
 """The filter for the held lanes that need a person."""
@@ -224,9 +237,12 @@ def lanes_page(site: Site, moment: Moment, query: Query) -> PageData:
     }
 
 
+_FILTER_OF: Final = {NOT_READABLE: "unreadable", HELD_IN_PART: "part"}
+
+
 def _filter_of(lane: ListedLane) -> str:
-    if lane.state == NOT_READABLE:
-        return "unreadable"
+    if lane.state in _FILTER_OF:
+        return _FILTER_OF[lane.state]
     return {"ok": "running", "idle": "idle"}.get(lane.tone, "held")
 
 
@@ -237,6 +253,7 @@ _BREAKER: Final[dict[str, Tone]] = {
     "breaker_half_open": "warn",
     "breaker_closed": "ok",
 }
+_HOLDS: Final[dict[str, Tone]] = {"held": "warn", "held_in_part": "warn", "moves": "ok"}
 
 
 def lane_page(site: Site, moment: Moment, query: Query) -> PageData | None:
@@ -292,7 +309,7 @@ def lane_page(site: Site, moment: Moment, query: Query) -> PageData | None:
         "bars": bars,
         "burns": burns,
         "breaker": _bands(changes, _BREAKER, begin_ms, now_ms),
-        "holds": _bands(changes, {"held": "warn", "moves": "ok"}, begin_ms, now_ms),
+        "holds": _bands(changes, _HOLDS, begin_ms, now_ms),
         "health": trend(scores, slot_times),
         "latency": trend(latencies, slot_times),
         # The lowest health and the highest p95 of the last day. Below, they are those of each hour.

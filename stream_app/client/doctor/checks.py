@@ -50,7 +50,7 @@ from stream_app.domain.model.errors import (
 )
 from stream_app.domain.model.text import count
 from stream_app.domain.model.topics import shared_partitions
-from stream_app.domain.views.explain import ConsumerGroup, Facts, LaneFacts, explain
+from stream_app.domain.views.explain import ConsumerGroup, Facts, LaneFacts, explain, held_text
 from stream_app.kafka.clock import KafkaClock, ask_kafka_for_its_time
 from stream_app.kafka.connection import (
     KafkaConnection,
@@ -378,12 +378,8 @@ async def _lanes(settings: Settings) -> Check:
     known = [LaneFacts(name, view.partition, view, {}) for name, view in views.items()]
     running = ConsumerGroup("Stable", 1)
     findings = explain(Facts(now_ms, running, running, known))
-    if held := {finding.workspace for finding in findings if finding.holds}:
-        some = (
-            f"{len(held)} of {count(len(settings.workspaces), 'lane')} "
-            f"{'is' if len(held) == 1 else 'are'} held"
-        )
-        return Check("lanes", "advice", f"{some}: `stream-app explain` says why, and what lifts it")
+    if held := held_text(findings, count(len(settings.workspaces), "lane")):
+        return Check("lanes", "advice", f"{held}: `stream-app explain` says why, and what lifts it")
     return Check("lanes", "ok", "no lane is held")
 
 

@@ -1,7 +1,7 @@
 """Explains why leads do not move: each cause, what lifts it, and how many leads wait behind it."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 import msgspec
@@ -18,6 +18,11 @@ from stream_app.domain.views.waits import replays_paused
 
 VIEW_UNREADABLE: Final = "its last state on leads.lanes cannot be read by this version"
 """What is said of a lane whose last record has no state that this version knows."""
+
+HELD: Final = "held"
+"""What is said of a lane none of whose leads moves."""
+HELD_IN_PART: Final = "held in part"
+"""What is said of a lane of which only some leads are held, such as those of one destination."""
 
 _PERIODS_S: Final = {"day": 86_400, "month": 30 * 86_400}
 _BULK: Final = TopicNames().bulk
@@ -100,6 +105,8 @@ class Finding(msgspec.Struct, frozen=True, omit_defaults=True):
         in_partition: They are those of its partition, where other workspaces live, too.
         oldest_ms: When the oldest of them came, epoch ms; 0 if unknown.
         poll_ms: When the next run of the lane is polled, epoch ms; 0 if none is or if it is due.
+        destinations: The destinations whose leads it holds, while others of the lane move; none:
+            it holds the whole lane.
     """
 
     code: str
@@ -114,6 +121,31 @@ class Finding(msgspec.Struct, frozen=True, omit_defaults=True):
     in_partition: bool = False
     oldest_ms: int = 0
     poll_ms: int = 0
+    destinations: tuple[str, ...] = ()
+
+    @property
+    def state(self) -> str:
+        """What it makes of its lane: `held`, or `held in part`; '' if it holds nothing."""
+        if not self.holds:
+            return ""
+        return HELD_IN_PART if self.destinations else HELD
+
+
+def held_text(findings: Iterable[Finding], lanes: str) -> str:
+    """Say how many lanes are held, and how many of the others are held in part; '' if none is.
+
+    Args:
+        findings: Those of all lanes.
+        lanes: How many lanes there are, in words.
+    """
+    holds = [finding for finding in findings if finding.holds]
+    whole = {finding.workspace for finding in holds if not finding.destinations}
+    some = {finding.workspace for finding in holds} - whole
+    first, state = (whole, HELD) if whole else (some, HELD_IN_PART)
+    if not first:
+        return ""
+    more = f", {len(some)} in part" if whole and some else ""
+    return f"{len(first)} of {lanes} {'is' if len(first) == 1 else 'are'} {state}{more}"
 
 
 def explain(facts: Facts) -> list[Finding]:
@@ -365,6 +397,7 @@ def _in_part(part: PartHold, lane: LaneFacts, view: LaneView) -> Finding:
         until_ms=part.until_ms,
         lifts=lifts(part.holds, view.workspace),
         waiting=waiting,
+        destinations=part.destinations,
     )
 
 

@@ -34,6 +34,7 @@ from stream_app.domain.limits.breaker import OF_FAILURES, Mode, Outage, outage_t
 from stream_app.domain.limits.budget import MeterName
 from stream_app.domain.limits.concurrency import NOTHING, STALLED, StallDetector
 from stream_app.domain.limits.meters import Estimate, Meter, first_estimate, meters
+from stream_app.domain.limits.suspension import Suspension
 from stream_app.domain.limits.webhook_quota import Webhook, WebhookLimits
 from stream_app.domain.model.numbers import Real, TimeMs, Whole
 from stream_app.domain.model.ranges import Wait
@@ -435,6 +436,9 @@ def _answer(
     _, answer = decide(policy, lane, destination, now_ms, 0, hot, stall)
     if isinstance(answer, Held):
         return answer if reason_of(answer.reason).lifted_by != "turn" else None
+    if answer.suspension_probe is not None and lane.suspension is not None:
+        # The next lead goes, and only as a probe.
+        return _suspended(lane.suspension)
     if _fails_alone(lane, destination.alias) and mode_of(policy, lane) == "auto":
         own = lane.destinations[destination.alias]
         # The next lead goes, and only as a probe.
@@ -463,12 +467,12 @@ def _whole(
     `answers`: what admission would answer to leads of each destination.
     """
     if None in answers.values():
-        return _held_in_part(policy, lane)
+        return _tripped(policy, lane)
     held = next(iter(answers.values()), None)
     if held is None or reason_of(held.reason).lifted_by == "person":
         return held
     if reason_of(held.reason).lifted_by == "time" and (
-        beneath := _beneath(policy, lane, destinations[0])
+        beneath := _beneath(policy, lane, destinations)
     ):
         return Held(beneath.reason, beneath.text, max(beneath.until_ms, held.until_ms))
     # A suspension may end before an operator lets the breaker decide again.
@@ -528,33 +532,36 @@ def _fails_alone(lane: Lane, alias: str) -> bool:
     return own is not None and own.breaker.phase != "closed"
 
 
-def _held_in_part(policy: InForce, lane: Lane) -> Held | None:
-    """Return the hold of a lane that is held in part.
-
-    Its next lead goes only as a probe, or only to another destination.
-    """
-    if lane.suspension is not None:
-        return Held(
-            lane.suspension.reason,
-            lane.suspension.text,
-            suspension.due_ms(lane.suspension),
-        )
+def _tripped(policy: InForce, lane: Lane) -> Held | None:
+    """Return the hold of a lane whose breaker lets its next lead go only as a probe."""
     if lane.breaker.phase == "closed" or mode_of(policy, lane) != "auto":
         return None
     return Held(BREAKER_OPEN, why_open(lane), breaker.due_ms(lane.breaker))
 
 
-def _beneath(policy: InForce, lane: Lane, destination: Destination) -> Held | None:
-    """Return the hold that is left when one that time lifts is over.
+def _suspended(state: Suspension) -> Held:
+    return Held(state.reason, state.text, suspension.due_ms(state))
+
+
+def _beneath(
+    policy: InForce,
+    lane: Lane,
+    destinations: Sequence[Destination],
+) -> Held | None:
+    """Return the hold that is left of the whole lane when one that time lifts is over.
 
     Its probe could not go before.
     """
+    destination = destinations[0]
     pool = destination.webhook_ids
     limits = policy.limits(destination)
     due_ms = quota.due_ms(limits, lane.quota, pool)
     if due_ms and not quota.has_one_in_use(limits, lane.quota, pool):
         return without_webhook(lane, destination, Wait(due_ms), due_ms)
-    return _held_in_part(policy, lane)
+    state = lane.suspension
+    if state is not None and all(suspension.holds(state, place.alias) for place in destinations):
+        return _suspended(state)
+    return _tripped(policy, lane)
 
 
 def _since_ms(
@@ -671,6 +678,7 @@ def _news(
         yield (
             LaneChange("held", f"{now.holds.replace('_', ' ')}: {now.text}") if now.holds else moves
         )
+    yield from _of_suspended(before, now)
     yield from _of_meters(before, now)
     yield from _of_yields(before, now)
     for webhook_id, webhook in now.webhooks.items():
@@ -693,6 +701,24 @@ def _news(
                 "quota_warning",
                 f"webhook {webhook_id} is left after {left}: add a new one",
             )
+
+
+def _of_suspended(before: LaneView, now: LaneView) -> Iterator[LaneChange]:
+    """Yield what the suspension of some destinations changes; of a whole lane, `held` tells it."""
+    was, holds = [
+        {part.holds: part.text for part in seen.partly if _is_of_answers(part)}
+        for seen in (before, now)
+    ]
+    for reason in holds.keys() - was.keys():
+        yield LaneChange("held_in_part", f"{reason.replace('_', ' ')}: {holds[reason]}")
+    for reason in was.keys() - holds.keys():
+        if not now.holds:
+            yield LaneChange("moves", f"no longer {reason.replace('_', ' ')}")
+
+
+def _is_of_answers(part: PartHold) -> bool:
+    """Return True if it is a suspension because of Clay's answers, which has no news of its own."""
+    return reason_of(part.holds).lifted_by == "callback"
 
 
 def _of_yields(before: LaneView, now: LaneView) -> Iterator[LaneChange]:

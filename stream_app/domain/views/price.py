@@ -4,7 +4,7 @@ A quote compares the cost with the remaining budget.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import Final
 
 import msgspec
@@ -47,6 +47,7 @@ class Quote(msgspec.Struct, frozen=True):
     known: bool
     seconds: float  # how long the leads take at the lane's rate, or at that of replays
     holds: str = ""  # what holds the lane now, in words; '' if it moves
+    holds_part: str = ""  # what holds only leads of some of these destinations now, in words
 
     @property
     def leads(self) -> int:
@@ -114,10 +115,30 @@ def quote(
     if view is None:
         return _quote(policy, parts, {}, math.inf, now_ms, known=asked)
     view = view.at(now_ms)
+    parts = list(parts)
     holds = view.says or view.holds
+    holds_part = _holds_part(view, {part.destination for part in parts})
     rate_per_s = view.rate_per_s or math.inf
     policy = view.in_force(policy)
-    return _quote(policy, parts, view.meters, rate_per_s, now_ms, holds=holds)
+    return _quote(
+        policy,
+        parts,
+        view.meters,
+        rate_per_s,
+        now_ms,
+        holds=holds,
+        holds_part=holds_part,
+    )
+
+
+def _holds_part(view: LaneView, destinations: Set[str]) -> str:
+    if view.holds:
+        return ""
+    return "; ".join(
+        f"leads of {', '.join(part.destinations)}: {part.says}"
+        for part in view.partly
+        if not part.bulk and not destinations.isdisjoint(part.destinations)
+    )
 
 
 def quote_of_replay(
@@ -160,6 +181,8 @@ def quote_lines(
             yield f"{name}: the {_METERS[meter]} do not suffice: {rest}"
         if quoted.holds:
             yield f"{name}: its lane is held now: {quoted.holds}"
+        if quoted.holds_part:
+            yield f"{name}: its lane is held in part now: {quoted.holds_part}"
 
 
 def too_dear(quotes: Iterable[Quote]) -> list[str]:
@@ -182,6 +205,7 @@ def _quote(
     *,
     known: bool = True,
     holds: str = "",
+    holds_part: str = "",
 ) -> Quote:
     priced = list(parts)
     left = dict[MeterName, int]()
@@ -192,7 +216,7 @@ def _quote(
         if fresh.cap is not None:
             left[name] = max(0, fresh.cap - meter.used)
     seconds = sum(price.leads for price in priced) / min(policy.rate.rate_per_s, most_per_s)
-    return Quote(policy.name, priced, left, known, seconds, holds)
+    return Quote(policy.name, priced, left, known, seconds, holds, holds_part)
 
 
 def _budget(quoted: Quote) -> str:

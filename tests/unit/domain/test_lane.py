@@ -13,11 +13,20 @@ from stream_app.domain.limits.breaker import BreakerPolicy, Outage
 from stream_app.domain.limits.budget import BudgetPolicy, Cost
 from stream_app.domain.limits.meters import Estimate, Meter
 from stream_app.domain.limits.rate import Rate, RatePolicy
-from stream_app.domain.limits.suspension import FloodGuardPolicy, Suspension
+from stream_app.domain.limits.suspension import FloodGuardPolicy, Suspension, begin
 from stream_app.domain.limits.webhook_quota import Quota, QuotaPolicy, Webhook
 from stream_app.domain.model.outcome import Accepted, Denied, Outcome, Poison, Refused, WebhookOut
 from stream_app.domain.plan import Actor, Change, Destination, InForce
-from stream_app.domain.views.lane import DestinationView, LaneView, _news, held_since, view
+from stream_app.domain.views.lane import (
+    AS_PROBE,
+    DestinationView,
+    LaneChange,
+    LaneView,
+    PartHold,
+    _news,
+    held_since,
+    view,
+)
 from tests.support.narrow import of_type
 from tests.unit.domain.lanes import granted
 
@@ -203,6 +212,38 @@ def test_a_lane_of_which_the_next_lead_goes_only_as_a_probe_is_still_held(
     assert seen.holds == reason
     assert seen.since_ms == NOW_MS
     assert view(POLICY, _call(lane, OK, now_ms=due_ms), [PEOPLE], due_ms).holds == ""
+
+
+def test_a_destination_that_is_suspended_alone_is_held_and_its_lane_runs() -> None:
+    firms = msgspec.structs.replace(PEOPLE, alias="firms", webhook_ids=("hook3",))
+    suspended = begin(
+        POLICY.suspension,
+        "yield_fell",
+        "Clay finds no e-mail",
+        NOW_MS,
+        "people",
+        one_destination=True,
+    )
+    lane = msgspec.structs.replace(LANE, suspension=suspended)
+    runs = view(POLICY, LANE, [PEOPLE, firms], NOW_MS)
+    seen = view(POLICY, lane, [PEOPLE, firms], NOW_MS, runs)
+    due_ms = NOW_MS + int(POLICY.suspension.probe_s * 1_000)
+    assert seen.holds == ""
+    held = PartHold(("people",), "yield_fell", "Clay finds no e-mail", due_ms, since_ms=NOW_MS)
+    assert seen.partly == (held,)
+    assert seen.turns == {"people": due_ms}
+    assert seen.news == (LaneChange("held_in_part", "yield fell: Clay finds no e-mail"),)
+    due = view(POLICY, lane, [PEOPLE, firms], due_ms, seen)
+    assert due.holds == ""
+    assert due.partly == (msgspec.structs.replace(held, until_ms=0, probe_due=True),)
+    assert due.turns == {"people": AS_PROBE}
+    assert due.news == ()
+    over = view(POLICY, LANE, [PEOPLE, firms], due_ms, due)
+    assert over.partly == ()
+    assert over.news == (LaneChange("moves", "no longer yield fell"),)
+    alone = view(POLICY, lane, [PEOPLE], NOW_MS)
+    assert alone.holds == "yield_fell", "its only destination is the whole lane"
+    assert alone.partly == ()
 
 
 def test_a_suspended_webhook_is_probed_at_once_after_a_reconfiguration() -> None:

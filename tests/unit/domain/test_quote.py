@@ -8,7 +8,7 @@ from stream_app.domain.limits.budget import Budget, BudgetPolicy, Cost, Period
 from stream_app.domain.limits.meters import Estimate, Meter
 from stream_app.domain.limits.rate import Rate, RatePolicy
 from stream_app.domain.plan import Actor, Change, Workspace
-from stream_app.domain.views.lane import LaneView
+from stream_app.domain.views.lane import LaneView, PartHold
 from stream_app.domain.views.price import Part, part, quote, quote_lines, quote_of_replay, too_dear
 
 NOW_MS = 1_790_000_000_000
@@ -64,6 +64,27 @@ def test_a_quote_is_compared_with_the_budget_left() -> None:
     assert both.credits == 600
     assert both.actions == 102
     assert both.short == ["actions_day"]
+
+
+def test_a_quote_says_what_holds_only_leads_of_its_destinations() -> None:
+    parts = (
+        PartHold(("firms",), "yield_fell", "Clay finds nothing"),
+        PartHold(("people",), "budget_credits_day", "bulk has had its share", bulk=True),
+    )
+    view = lane(partly=parts)
+    of_firms = quote(acme(), view, [part("firms", 1, Cost(6), Cost(9), {})], NOW_MS)
+    assert of_firms.holds == ""
+    says = "acme: its lane is held in part now: leads of firms: Clay finds nothing"
+    assert list(quote_lines([of_firms]))[-1] == says
+    of_people = quote(acme(), view, [part("people", 1, Cost(6), Cost(9), {})], NOW_MS)
+    assert of_people.holds_part == "", "leads of people move"
+    paused = quote(
+        acme(),
+        lane(partly=parts, holds="paused", text="paused by eve"),
+        [part("firms", 1, Cost(6), Cost(9), {})],
+        NOW_MS,
+    )
+    assert list(quote_lines([paused]))[-1] == "acme: its lane is held now: paused by eve"
 
 
 @pytest.mark.parametrize(
