@@ -279,7 +279,7 @@ class ClayClient:
             async with asyncio.timeout_at(give_up_at):
                 response = await self._transport.handle_async_request(request)
                 answered = self._now()
-                end = await _read_to(most_bytes, response, body)
+                end = await _read_body(response, body, most_bytes)
         except NotSent as exc:
             return _unsent(exc.reason, _since_ms(begun), exc.detail)
         except (httpx.TransportError, TimeoutError) as exc:
@@ -346,7 +346,7 @@ class ClayClient:
                 is_read = isinstance(stream, ResponseBody) and stream.is_whole
                 if is_test or not (is_success and is_read):
                     limit.reschedule(min(give_up_at, answered + _ANSWER_WAIT_S))
-                    await _read(response, excerpt)
+                    await _read_body(response, excerpt, _MAX_ANSWER_BYTES)
         except NotSent as exc:
             return _unsent(exc.reason, _since_ms(begun), exc.detail)
         except (httpx.TransportError, TimeoutError) as exc:
@@ -380,12 +380,16 @@ def _retry_after(response: httpx.Response) -> str | None:
     return value[:_MAX_RETRY_AFTER_CHARACTERS] or None
 
 
-async def _read_to(
-    most_bytes: int,
+async def _read_body(
     response: httpx.Response,
     body: bytearray,
+    most_bytes: int,
 ) -> Literal["whole", "more"]:
-    """Read a body, or its first `most_bytes`. It may break off, arrive slowly or never end."""
+    """Read a body as it was sent, or its first `most_bytes`, into `body`.
+
+    The body may break off, arrive slowly or never end. One of exactly `most_bytes` is read to its
+    end, because a connection whose answer is not at its end cannot be used again.
+    """
     stream = response.stream
     assert isinstance(stream, httpx.AsyncByteStream)
     try:
@@ -397,22 +401,6 @@ async def _read_to(
     finally:
         await stream.aclose()
     return "whole"
-
-
-async def _read(response: httpx.Response, excerpt: bytearray) -> None:
-    """Read the beginning of a body as it was sent.
-
-    It may break off, arrive slowly or never end.
-    """
-    stream = response.stream
-    assert isinstance(stream, httpx.AsyncByteStream)
-    try:
-        async for chunk in stream:
-            excerpt += chunk[: _MAX_ANSWER_BYTES - len(excerpt)]
-            if len(excerpt) == _MAX_ANSWER_BYTES:
-                break
-    finally:
-        await stream.aclose()
 
 
 def _described(
@@ -588,7 +576,7 @@ async def described_answer(
         async with _transport_for_once(egress, within_s) as transport, asyncio.timeout(within_s):
             response = await transport.handle_async_request(request)
             latency_ms = _since_ms(begun)
-            await _read_to(_MAX_DESCRIBED_BYTES, response, body)
+            await _read_body(response, body, _MAX_DESCRIBED_BYTES)
     except (httpx.TransportError, TimeoutError):
         return None
     return _described(response, latency_ms, body, known)

@@ -12,7 +12,7 @@ from contextlib import suppress
 import pytest
 
 from stream_app.clay import Egress
-from stream_app.clay.client import ClayClient
+from stream_app.clay.client import _MAX_ANSWER_BYTES, ClayClient
 from stream_app.clay.transport import Transport
 from stream_app.domain.model.addresses import WEBHOOK_PATH
 from stream_app.domain.model.outcome import Accepted, Poison, RateLimited, Uncertain
@@ -40,11 +40,24 @@ async def test_a_reused_connection_that_breaks_is_not_tried_again(script: list[S
         assert server.connections == 1
 
 
-@pytest.mark.parametrize("is_split", [False, True])
-async def test_a_connection_is_kept_after_the_body_of_a_refusal(is_split: bool) -> None:
+HEAD_429 = b"HTTP/1.1 429 X\r\ncontent-length: 3\r\n\r\n"
+CHUNKED_429 = b"HTTP/1.1 429 X\r\ntransfer-encoding: chunked\r\n\r\n"
+FULL_CHUNK = b"%x\r\n%b\r\n" % (_MAX_ANSWER_BYTES, b"x" * _MAX_ANSWER_BYTES)
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        pytest.param([HEAD_429 + b"bye"], id="in one packet"),
+        pytest.param([HEAD_429, 0.05, b"bye"], id="after its head"),
+        pytest.param(
+            [CHUNKED_429 + FULL_CHUNK, 0.05, b"0\r\n\r\n"],
+            id="as long as is read, before its end",
+        ),
+    ],
+)
+async def test_a_connection_is_kept_after_the_body_of_a_refusal(refused: list[ServerStep]) -> None:
     """Each 429 would otherwise cost a connection, in a minute with many of them."""
-    head = b"HTTP/1.1 429 X\r\ncontent-length: 3\r\n\r\n"
-    refused = [head, 0.05, b"bye"] if is_split else [head + b"bye"]
     async with serve(READ, *refused, READ, OK) as server, patient() as clay:
         assert isinstance(await clay.send(server.url, None, b'{"n":1}'), RateLimited)
         assert isinstance(await clay.send(server.url, None, b'{"n":2}'), Accepted)

@@ -250,8 +250,8 @@ async def test_of_an_answer_that_comes_in_odd_pieces_no_more_is_read_than_is_kep
 
     excerpt = bytearray()
     async with asyncio.timeout(5.0):
-        await clay_http._read(httpx.Response(200, stream=Endless()), excerpt)
-    assert len(excerpt) == clay_http._MAX_ANSWER_BYTES
+        await clay_http._read_body(httpx.Response(200, stream=Endless()), excerpt, 4_096)
+    assert len(excerpt) == 4_096
 
 
 def test_a_connection_that_is_not_open_yet_has_nothing_unread() -> None:
