@@ -1,7 +1,7 @@
-"""The Clay client: one POST per lead, and one outcome per POST.
+"""The Clay client: one POST for each lead, and one outcome for each POST.
 
-Its requests leave as `[egress]` says, by the certificate authorities and the proxy that are
-configured there, and so do those of other parts that ask a host outside.
+Its requests leave as `[egress]` says, with the certificate authorities and the proxy that are
+configured there. So do the requests of other parts of the program to hosts outside.
 """
 
 import ssl
@@ -16,9 +16,9 @@ class Egress:
     """How to connect to hosts outside.
 
     Attributes:
-        tls: Verifies certificates. True: against the authorities that the system trusts. aiohttp
-            has read them already.
-        proxy_url: `http://user:password@host:port`, a secret. None: no proxy.
+        tls: Verifies certificates. True: against the authorities that the system trusts, which
+            aiohttp has read already.
+        proxy_url: `http://user:password@host:port`, a secret; None: there is no proxy.
     """
 
     tls: ssl.SSLContext | Literal[True]
@@ -42,5 +42,5 @@ class Egress:
 
     @property
     def tls_context(self) -> ssl.SSLContext:
-        """`tls` for a client that would take other authorities for True."""
+        """`tls` for a client that would trust other authorities if it were given True."""
         return ssl.create_default_context() if self.tls is True else self.tls

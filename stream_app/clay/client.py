@@ -2,9 +2,9 @@
 
 The status of an answer decides the outcome (`domain/model/outcome.py`). Without an answer the lead
 is uncertain, unless it is proved that nothing was sent. The client sends through `Transport`, an
-httpx transport (docs/decisions/03-transport.md), whose `NotSent` is that proof. It never sends a
-request twice; a test counts the requests. `Webhooks` turns an alias and a webhook id into a URL and
-a token. The client also carries the requests of the Public API (runs.py).
+httpx transport (docs/decisions/03-transport.md), whose `NotSent` is that proof. The client never
+sends a request twice, and a test counts the requests. `Webhooks` turns an alias and a webhook id
+into a URL and a token. The requests of the Public API (runs.py) go through the same client.
 """
 
 import asyncio
@@ -75,11 +75,11 @@ class _Target:
     """The constant part of all requests to one webhook.
 
     Attributes:
-        kind: What it starts.
-        headers: All but the length of the body.
-        secrets: To be removed from excerpts, which can echo them.
-        extensions: What httpx hands to the transport beside the request: the head that ours has
-            prepared.
+        headers: All headers but the length of the body.
+        secrets: What must be removed from excerpts, because an answer can echo it.
+        kind: What the webhook starts.
+        extensions: What httpx hands to the transport with each request: the head that our transport
+            has prepared.
     """
 
     url: httpx.URL
@@ -126,22 +126,22 @@ def _target_of(webhook_url: str, token: str | None, egress: Egress) -> _Target:
 
 
 def proxy_secrets(egress: Egress) -> list[str]:
-    """Return what must not appear of the proxy's credentials, which an error page can echo."""
+    """Return the proxy's credentials as headers show them: an error page can echo them."""
     _, login = proxy_of(egress)
     return [credentials.rpartition(" ")[2] for credentials in login.values()]
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class ApiAnswer:
-    """An answer whose body was read, as far as it was wanted.
+    """An answer whose body was read as far as it was wanted.
 
     Attributes:
         status: The HTTP status.
         latency_ms: From the start of the exchange to the status.
         retry_after: The raw header; None if there is none.
-        body: The whole body, or its beginning.
-        end: How reading ended: `whole`, at the end of the body; `more`, at the most bytes that were
-            wanted; `cut`, because it broke off, took too long, or is compressed.
+        body: The whole body, or its beginning; empty if it is compressed.
+        end: How reading ended: `whole`, at the end of the body; `more`, because the body has more
+            bytes than were wanted; `cut`, because it broke off, took too long, or is compressed.
     """
 
     status: int
@@ -161,10 +161,13 @@ class ClayClient:
         pool_timeout_s: Limit of the wait for one of `max_connections`. `connect_timeout_s` and
             `pool_timeout_s` together must be shorter than `request_timeout_s`, so that the request
             timeout cannot expire before anything was sent.
+        max_connections: How many requests may be under way at a time.
         keepalive_s: Idle time after which a connection is closed. Keep it shorter than the server's
-            own limit: a request on a connection that the server is closing ends as uncertain.
-        transport: What sends the requests, in place of ours. Only `NotSent` counts as a proof that
-            nothing was sent, so its errors leave a lead uncertain. It is closed with the client.
+            own limit, because a request on a connection that the server is closing ends as
+            uncertain.
+        egress: The authorities and the proxy.
+        transport: Sends the requests in place of our transport. It is closed with the client. Only
+            `NotSent` proves that nothing was sent, so its own errors leave a lead uncertain.
     """
 
     _request_timeout_s: float
@@ -188,7 +191,8 @@ class ClayClient:
         self._connections = asyncio.Semaphore(self._max_connections)
 
     async def __aenter__(self) -> Self:
-        # Looked up once: the look is a system call, and each POST needs the time three times.
+        # Looked up once, because each look-up of the loop is a system call, and each POST needs the
+        # time three times.
         self._now = asyncio.get_running_loop().time
         self._transport = self._given_transport or Transport(
             connect_timeout_s=self._connect_timeout_s,
@@ -219,7 +223,7 @@ class ClayClient:
         *,
         unavailable_is_refused: bool = True,
     ) -> Outcome:
-        """POST one lead and return the outcome. Never sends twice.
+        """POST one lead, never twice, and return the outcome.
 
         Args:
             webhook_url: The webhook, a secret.
@@ -255,7 +259,7 @@ class ClayClient:
         most_bytes: int,
         give_up_at: float | None = None,
     ) -> ApiAnswer | Refused | Uncertain:
-        """Send a request of the Public API, and read its answer. Never sends twice.
+        """Send a request of the Public API, never twice, and read its answer.
 
         Args:
             request: The request, with its host and length.
@@ -286,7 +290,7 @@ class ClayClient:
             if response is None:
                 reason = _uncertain(exc)
                 return Uncertain(reason, _since_ms(begun), text=UNCERTAIN_TEXT[reason])
-            # Otherwise only the body broke off or took too long: the status is known.
+            # The status is known: only the body broke off or took too long.
         finally:
             self._connections.release()
         is_plain = "content-encoding" not in response.headers
@@ -300,7 +304,8 @@ class ClayClient:
 
     async def _acquire_connection(self) -> bool:
         """Acquire one of `max_connections`. False if none became free in time."""
-        # The fast path avoids a timeout, which costs more than the semaphore.
+        # If a connection is free, `acquire` does not suspend. A timeout, which costs more than the
+        # semaphore, is not needed then.
         if not self._connections.locked():
             return await self._connections.acquire()
         try:
@@ -326,10 +331,7 @@ class ClayClient:
         give_up_at: float,
         unavailable_is_refused: bool,
     ) -> Outcome:
-        """Send the request and return its outcome.
-
-        The status decides it, even if the body fails.
-        """
+        """Send the request and return its outcome. The status decides it even if the body fails."""
         begun = self._now()
         request = target.request(body)
         response: httpx.Response | None = None
@@ -341,7 +343,7 @@ class ClayClient:
                 answered = self._now()
                 stream = response.stream
                 is_success = 200 <= response.status_code <= 299
-                # The body of an accepted lead says nothing. It is read only if its connection could
+                # The body of an accepted lead says nothing. It is read only if the connection could
                 # not be used again otherwise.
                 is_read = isinstance(stream, ResponseBody) and stream.is_whole
                 if is_test or not (is_success and is_read):
@@ -353,10 +355,10 @@ class ClayClient:
             if response is None:
                 reason = _uncertain(exc)
                 return Uncertain(reason, _since_ms(begun), text=UNCERTAIN_TEXT[reason])
-            # Otherwise only the body broke off or took too long: the status is known.
+            # The status is known: only the body broke off or took too long.
         latency_ms = round((answered - begun) * 1000)
         if is_success and not is_test:
-            # `classify` would return the same, at a higher cost.
+            # `classify` would return the same outcome at a higher cost.
             return Accepted(response.status_code, latency_ms)
         known = _sent_values(target, body)
         outcome = classify(
@@ -375,7 +377,7 @@ class ClayClient:
 
 
 def _retry_after(response: httpx.Response) -> str | None:
-    """Return the raw header. Of two headers of this name the first one counts."""
+    """Return the raw header. If there are two, the first one counts."""
     value = next(iter(response.headers.get_list("retry-after")), "")
     return value[:_MAX_RETRY_AFTER_CHARACTERS] or None
 
@@ -426,15 +428,16 @@ def _transport_for_once(egress: Egress, within_s: float) -> Transport:
 def parsed(webhook_url: str) -> httpx.URL:
     """Parse the URL of a webhook or of the Public API.
 
-    Raises ValueError without the URL, which is a secret.
+    Raises:
+        ValueError: The URL is malformed. The message does not repeat the URL, which is a secret.
     """
     try:
         url = httpx.URL(webhook_url)
         host = urlsplit(webhook_url).hostname
     except (httpx.InvalidURL, ValueError):
         raise ValueError(MALFORMED) from None
-    # The standard library's parser checked which hosts are allowed, so this one must see the same
-    # host.
+    # Which hosts are allowed was checked with the parser of the standard library, so httpx must see
+    # the same host.
     if url.scheme not in ("http", "https") or url.raw_host.decode("ascii") != host:
         raise ValueError(MALFORMED)
     return url
@@ -451,7 +454,7 @@ def _unsent(reason: UnsentReason, latency_ms: int, detail: str = "") -> Refused:
 
 
 def _sent_values(target: _Target, body: bytes) -> list[str]:
-    """Return the values to remove from an excerpt: an error page can echo them.
+    """Return the values to remove from an excerpt, because an error page can echo them.
 
     They are the values of the lead, the token, the webhook and the credentials of the proxy.
     """
@@ -467,12 +470,10 @@ def _since_ms(started: float) -> int:
 
 @define(eq=False, repr=False)
 class HostCheck:
-    """Sends `HEAD /` to the host of a webhook.
+    """Sends `HEAD /` to the host of a webhook. Callers share the request that is under way.
 
-    Callers share the one request that is in flight to a host.
-
-    An answer does not prove that a webhook takes leads. But where the host does not answer, no
-    webhook does.
+    An answer does not prove that a webhook takes leads. But if the host does not answer, no webhook
+    on it does.
     """
 
     _egress: Egress
@@ -485,7 +486,7 @@ class HostCheck:
         if running is None:
             running = self._running[host] = asyncio.create_task(self._answers(host))
             running.add_done_callback(lambda _: self._running.pop(host, None))
-        # Others wait for the same request, so a caller that is cancelled must not cancel it.
+        # Others may wait for the same request, so a caller that is cancelled must not cancel it.
         return await asyncio.shield(running)
 
     async def close(self) -> None:
@@ -502,7 +503,7 @@ class HostCheck:
         except (httpx.TransportError, TimeoutError):
             return False
         status = response.status_code
-        # A host may know no HEAD, and answers with 501 although it is well.
+        # A healthy host that does not know HEAD answers with 501.
         return status < HTTPStatus.INTERNAL_SERVER_ERROR or status == HTTPStatus.NOT_IMPLEMENTED
 
 
@@ -517,7 +518,7 @@ class Endpoint:
 
 @define(eq=False, repr=False)
 class Webhooks:
-    """The webhooks of `ports.Clay` over HTTP. `Doors` (runs.py) has the routines beside them.
+    """The webhooks of `ports.Clay` over HTTP. `Doors` (runs.py) adds the routines to them.
 
     Calls `posted` with destination, outcome and trace id after each POST.
     """
@@ -553,7 +554,7 @@ async def answer_of(
     """POST bytes that are no lead to a webhook, once, and describe the answer.
 
     Returns:
-        The answer. None if none came.
+        The description; None if no answer came.
 
     Raises:
         ValueError: The URL or the token is invalid.
@@ -568,7 +569,7 @@ async def described_answer(
     egress: Egress,
     within_s: float,
 ) -> Seen | None:
-    """Send a request once, and describe the answer without `known`. None if none came."""
+    """Send a request once, and describe the answer without `known`; None if no answer came."""
     now = asyncio.get_running_loop().time
     body = bytearray()
     begun = now()
@@ -586,7 +587,7 @@ async def reach(webhook_url: str, egress: Egress, within_s: float) -> Refused | 
     """Connect to a webhook's host as a `ClayClient` does, and send nothing.
 
     Returns:
-        The reason if it cannot connect.
+        Why it cannot connect; None if it can.
 
     Raises:
         ValueError: The URL is invalid.

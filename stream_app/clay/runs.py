@@ -1,8 +1,8 @@
 """Clay's Public API: it runs routines, and says what has become of a run (docs/reference/clay.md).
 
-Its requests leave over the connections of the client for webhooks, within the same bound, and none
-is sent twice. `ClayApi` turns an answer into what it means, and `Routines` is what the partition
-asks: it knows the API of each destination. `Doors` sends a lead the way that its destination has.
+Its requests go through the client for webhooks (client.py), within the same bound on connections,
+and none is sent twice. `ClayApi` turns an answer into what it means. The partition asks `Routines`,
+which knows the API of each destination. `Doors` sends a lead to the door of its destination.
 """
 
 import asyncio
@@ -54,7 +54,7 @@ _GONE: Final = frozenset({400, 404, 410, 422})
 _PER_PAGE: Final = 100
 
 NotAnswered = RunGone | RunDenied | RunLimited | RunUnread
-"""What a question comes to without an answer to it."""
+"""What becomes of a question that Clay does not answer."""
 
 
 @define(frozen=True, repr=False)
@@ -129,8 +129,8 @@ class ClayApi:
     async def run(self, endpoint: ApiEndpoint, routine: str, body: bytes) -> Outcome:
         """Run a routine with one lead.
 
-        `body` is the whole request. A 2xx is accepted whatever its body is, but only a readable one
-        names the run.
+        `body` is the whole request. A 2xx means that the lead is accepted, whatever the body of the
+        answer is, but only a readable body names the run.
 
         Returns:
             The outcome. Network errors are outcomes, not exceptions. A cancellation passes through
@@ -151,7 +151,7 @@ class ClayApi:
         )
 
     async def results(self, endpoint: ApiEndpoint, run: str) -> RunAnswer:
-        """Ask for the results of a run: all of its pages, within one request timeout."""
+        """Ask for the results of a run, all pages of them within one request timeout."""
         ends_at = asyncio.get_running_loop().time() + self._client.request_timeout_s
         path = results_path(run)
         items: list[RunItem] = []
@@ -211,7 +211,7 @@ class ClayApi:
         most_bytes: int,
         ends_at: float | None = None,
     ) -> ApiAnswer | NotAnswered:
-        """Send a GET. Only an answer with a 2xx is returned as it came."""
+        """Send a GET. Only an answer with a 2xx is returned as it is."""
         answer = await self._client.exchange(api_request(endpoint, path), most_bytes, ends_at)
         if not isinstance(answer, ApiAnswer):
             return RunUnread(answer.reason, answer.text)
@@ -228,18 +228,18 @@ class ClayApi:
         return RunUnread(f"http_{status}", explained(status, "Clay failed", words))
 
     def _secrets(self, endpoint: ApiEndpoint) -> list[str]:
-        """Return what must not appear in texts: an error page can echo it."""
+        """Return what must not appear in texts, because an error page can echo it."""
         return [endpoint.key, *self._proxy_secrets]
 
     def _item(self, endpoint: ApiEndpoint, item: _ItemOfPage) -> RunItem:
-        """Return an item of a page. What was sent is unknown here, so patterns alone scrub it."""
+        """Return an item of a page. The inputs are not known here, so only patterns scrub it."""
         match item.result:
             case None:
                 outputs = {}
             case dict():
                 outputs = item.result
             case _:
-                # Clay documents an object. A paid result is kept whatever its form.
+                # Clay documents an object. A result of another form is kept, too: it is paid for.
                 outputs = {"result": item.result}
         known = self._secrets(endpoint)
         match item.status:
@@ -257,7 +257,7 @@ def run_path(routine: str) -> str:
 
 
 def results_path(run: str) -> str:
-    """Return the path that asks for the results of a run, whose id Clay has made."""
+    """Return the path, below the API's address, that asks for the results of a run."""
     return f"routines/run/{quote(run, safe='')}/results?limit={_PER_PAGE}"
 
 
@@ -284,13 +284,13 @@ def api_request(
 
 
 def _inputs_of(body: bytes) -> list[str]:
-    """Return the values that a request has: an error can echo them."""
+    """Return the values in a request, which an error can echo."""
     values = (value for item in _sent_run.decode(body).items for value in item.inputs.values())
     return [str(value) for value in values]
 
 
 def _run_of(answer: ApiAnswer) -> str:
-    """Return the id of the run that an answer names, or "" if it cannot be read."""
+    """Return the id of the run that an answer names; '' if it cannot be read."""
     if answer.end != "whole":
         return ""
     try:
@@ -301,7 +301,7 @@ def _run_of(answer: ApiAnswer) -> str:
 
 
 def _words_of(answer: ApiAnswer) -> str:
-    """Return what an error says. All errors have one shape, but a proxy may answer otherwise."""
+    """Return what an error says. Clay's errors have one shape; a proxy may send anything."""
     body = answer.body[:_MOST_ANSWER_BYTES]
     try:
         return decode(_error, body).message
@@ -324,8 +324,8 @@ def _broken() -> RunUnread:
 class Routines:
     """`ports.Runs` over HTTP, and the POSTs of destinations with a routine.
 
-    `endpoints` are by destination, and `accounts` by workspace. Calls `posted` with destination,
-    outcome and trace id after each POST.
+    `endpoints` has the API of each destination, and `accounts` that of each workspace. Calls
+    `posted` with destination, outcome and trace id after each POST.
     """
 
     api: ClayApi
@@ -352,7 +352,7 @@ class Routines:
 
 @define(eq=False, repr=False)
 class Doors:
-    """`ports.Clay`: each destination has its door, webhooks or a routine."""
+    """`ports.Clay`: each destination has a door, which is its webhooks or its routine."""
 
     webhooks: Webhooks
     routines: Routines
@@ -364,7 +364,7 @@ class Doors:
         body: bytes,
         trace_id: str,
     ) -> Coroutine[Any, Any, Outcome]:
-        """Send a lead. It is no coroutine of its own, which each lead would pay for."""
+        """Send a lead. This is no coroutine of its own, because each lead would pay for it."""
         door = self.routines if destination in self.routines.endpoints else self.webhooks
         return door.send(destination, webhook_id, body, trace_id)
 

@@ -1,9 +1,9 @@
 """An httpx transport on aiohttp's connections, which knows whether a request left.
 
-Before `write`, an error proves that nothing was sent: it is a `NotSent`. After `write`, no error
-proves it, and the errors are httpx's own. aiohttp's connector opens, keeps and checks the
+An error before `write` proves that nothing was sent, and is a `NotSent`. No error after `write`
+proves that, and those errors are httpx's own. aiohttp's connector opens, keeps and checks the
 connections, and its parser reads the responses. pyproject.toml pins aiohttp to the versions whose
-connections and protocol were reviewed for this. tests/unit/clay break connections in every known
+connections and protocol were reviewed for this. tests/unit/clay breaks connections in every known
 way, and docs/decisions/03-transport.md says why httpx's own transport is not used.
 """
 
@@ -29,13 +29,13 @@ from stream_app.domain.model.outcome import UnsentReason
 from stream_app.tasks import causes
 
 _END_OF_HEAD: Final = re.compile(rb"\n\r?\n")
-# the end of a head may be split over two packets; this many bytes of it can be in the first
+# The end of a head may be split over two packets. At most this many of its bytes are in the first.
 _OVERLAP: Final = 2
 _FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
 _METHODS_WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH"})
 PREPARED_HEAD: Final = "prepared_head"
-"""The extension of a request that holds what `Transport.head_of` has returned for another one, from
-which it differs in its body alone.
+"""The extension of a request that holds what `Transport.head_of` returned for another request. The
+two differ in their bodies only.
 """
 
 
@@ -71,10 +71,10 @@ class ClayProtocol(ResponseHandler):
 
     @property
     def has_unread(self) -> bool:
-        """True if the kernel holds bytes, or the end of the stream, for the event loop.
+        """True if the kernel holds bytes or the end of the stream, which the loop has not read.
 
-        The loop handles many events in one turn, so a lead can get a connection whose 408 has not
-        been read.
+        The loop handles many events in one turn, so a lead could get a connection whose 408 has not
+        been read yet.
         """
         if self.transport is None:
             return False
@@ -94,7 +94,7 @@ class ClayProtocol(ResponseHandler):
 
     def data_received(self, data: bytes) -> None:
         if self._rests:
-            # aiohttp lets its parser go on, with no data, when a body has been read.
+            # When a body has been read, aiohttp calls this without data, to let its parser go on.
             if data:
                 self.close()
             return
@@ -111,23 +111,20 @@ class ClayProtocol(ResponseHandler):
 
 
 def _is_final(code: int) -> bool:
-    """True unless another response to the same request follows.
-
-    Behind a 101 no further HTTP follows.
-    """
+    """True unless another response to the same request follows. After a 101 no HTTP follows."""
     return code == 101 or not 100 <= code <= 199
 
 
 class NotSent(httpx.ConnectError):
     """Nothing was sent, or the proxy refused to forward it.
 
-    No byte of the request was handed to the operating system, except for such a proxy. Only this
-    error proves it. httpx's own errors of a connection do not, because other transports also raise
-    them after the request was written.
+    No byte of the request was handed to the operating system, unless such a proxy has it. Only this
+    error proves that. httpx's own errors of a connection do not, because other transports also
+    raise them after the request was written.
 
     Attributes:
         reason: Why nothing was sent.
-        detail: What there is to add to the reason in words, such as the status of the proxy.
+        detail: What is to be added to the reason in words, such as the status of the proxy.
     """
 
     def __init__(self, reason: UnsentReason, detail: str = "") -> None:
@@ -137,9 +134,9 @@ class NotSent(httpx.ConnectError):
 
 
 def proxy_of(egress: Egress) -> tuple[yarl.URL | None, dict[str, str]]:
-    """Return the proxy's address without its credentials, and these as headers.
+    """Return the proxy's address without its credentials, and the credentials as headers.
 
-    Without a proxy it is (None, {}).
+    Without a proxy that is (None, {}).
     """
     if egress.proxy_url is None:
         return None, {}
@@ -153,10 +150,9 @@ def proxy_of(egress: Egress) -> tuple[yarl.URL | None, dict[str, str]]:
 class Transport(httpx.AsyncBaseTransport):
     """Sends each request once.
 
-    No redirects, cookies, netrc or retries; certificates are always verified.
-
-    The caller limits the time of the whole exchange, for example by `asyncio.timeout`: of a
-    request's extensions only `PREPARED_HEAD` is read. Create it inside a running event loop.
+    It knows no redirects, cookies, netrc or retries, and always verifies certificates. The caller
+    limits the time of the whole exchange, for example by `asyncio.timeout`, because no extension of
+    a request is read but `PREPARED_HEAD`. Create it inside a running event loop.
 
     Args:
         connect_timeout_s: Limit of DNS, proxy, TCP and TLS together.
@@ -191,7 +187,7 @@ class Transport(httpx.AsyncBaseTransport):
         self._addresses: dict[tuple[str, bytes, int | None], aiohttp.ClientRequest] = {}
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send one request, and return its response when the head of it is there.
+        """Send one request, and return its response as soon as the head of it has come.
 
         Raises:
             NotSent: Nothing was sent. This includes the 407 of a proxy that reads the request
@@ -229,7 +225,7 @@ class Transport(httpx.AsyncBaseTransport):
     def head_of(self, request: httpx.Request) -> bytes:
         """Return the lines of a request's head that do not depend on its body.
 
-        The body is complete when it is sent, so its length replaces what the request says of
+        The length of the body is added when it is sent, in place of what the request says of
         framing.
 
         Raises:
@@ -264,7 +260,7 @@ class Transport(httpx.AsyncBaseTransport):
     def _address(self, url: httpx.URL) -> aiohttp.ClientRequest:
         """Return what the connector needs to find a connection.
 
-        It is costly to make, so there is one for each host. With TLS, the connector opens a tunnel
+        That is costly to make, so it is kept for each host. With TLS, the connector opens a tunnel
         through the proxy. Without TLS, the proxy gets the request itself.
         """
         origin = (url.scheme, url.raw_host, url.port)
@@ -305,9 +301,9 @@ class Transport(httpx.AsyncBaseTransport):
             except Exception as exc:  # nothing was written yet, whatever the error
                 raise _not_sent(exc, has_proxy=self._proxy is not None) from exc
             protocol: ClayProtocol = connection.protocol
-            # There is no await between this look and the write in `_exchange`. What arrives before
-            # the look closes the connection; what arrives after it is read as the response, as with
-            # any client.
+            # No await from this look to the write in `_exchange`. What arrives before the look
+            # closes the connection. What arrives after it is read as the response, as it is by any
+            # client.
             is_fresh = not (connection.closed or protocol.should_close)
             if is_fresh and not (protocol.was_used and protocol.has_unread):
                 return connection
@@ -325,8 +321,8 @@ class Transport(httpx.AsyncBaseTransport):
     ) -> tuple[Any, Any]:
         """Write the request and read the head of the response.
 
-        Raises any error of aiohttp's parser or connection. It closes the connection on an error or
-        a cancellation.
+        Raises any error of aiohttp's parser or connection. After an error or a cancellation the
+        connection is closed.
         """
         protocol = connection.protocol
         try:
@@ -349,7 +345,7 @@ class Transport(httpx.AsyncBaseTransport):
 async def _body(stream: httpx.SyncByteStream | httpx.AsyncByteStream) -> bytes:
     """Return the whole body of a request."""
     if isinstance(stream, httpx.ByteStream):
-        return b"".join(stream)  # without a step of the event loop
+        return b"".join(stream)  # without a turn of the event loop
     assert isinstance(stream, httpx.AsyncByteStream)
     return b"".join([piece async for piece in stream])
 
@@ -379,10 +375,7 @@ def _not_sent(error: Exception, *, has_proxy: bool) -> NotSent:
 
 
 class ResponseBody(httpx.AsyncByteStream):
-    """The body of a response, as it arrives.
-
-    The pool gets the connection back when it is complete.
-    """
+    """The body of a response as it arrives. At its end, the pool gets the connection back."""
 
     def __init__(self, connection: Any, content: Any) -> None:
         self._connection = connection
@@ -391,9 +384,9 @@ class ResponseBody(httpx.AsyncByteStream):
 
     @property
     def is_whole(self) -> bool:
-        """True if the whole body has arrived and the pool has the connection back.
+        """True if the whole body has arrived, so that the pool has the connection back.
 
-        Reading it is then optional.
+        Then the body need not be read.
         """
         return bool(self._content.is_eof())
 
@@ -414,7 +407,7 @@ class ResponseBody(httpx.AsyncByteStream):
 
     def _end(self) -> None:
         transport = self._connection.transport
-        # the response came before the whole request was written
+        # The response came before the whole request was written, so a rest of it would still leave.
         if transport is not None and transport.get_write_buffer_size():
             self._connection.close()
         else:

@@ -4,13 +4,13 @@ The value of such a record is the raw bytes of the input, so everything we know 
 headers, each as text. Headers never hold personal data, a token or a URL. For that reason a user's
 own headers are not copied, except that a W3C `traceparent` gives its trace id.
 
-The names of our headers begin with `stream-app-`. We read them only on topics that only our own
-processes write to. On `leads` and `leads.bulk` every header belongs to the producer and has no
+The names of our headers begin with `stream-app-`. They are read only on topics to which only our
+own processes write. On `leads` and `leads.bulk` every header belongs to the producer and has no
 effect.
 
-One header is the format of the others. A record of a later format, and one of 0.1.0, whose names
-had no prefix, is refused: without its headers it would count as a new input, and its lead would end
-as a duplicate.
+One header is the format of the others. A record of a later format is refused, and so is one of
+0.1.0, whose header names had no prefix: without its headers it would count as a new input, and its
+lead would end as a duplicate.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ RETURNS: Final[frozenset[Way]] = frozenset({"replayed", "redriven", "deferred", 
 
 Disposition = Literal["", "poison", "failed", "policy"]
 """The kinds of dead letters: `poison` is not replayed automatically, and `failed` is. `policy` was
-refused by the configuration, and waits for a person.
+refused because of the configuration, and waits for a person.
 """
 
 FORMAT: Final = 1
@@ -177,10 +177,7 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     sampled: bool = False  # the caller has sampled its span; only of an input record, too
 
     def onward(self, **changes: object) -> Envelope:
-        """Return the envelope of the next record of the history.
-
-        It is without the `text` and `excerpt` of this one.
-        """
+        """Return the envelope of the history's next record, without this one's text and excerpt."""
         return replace(self, **{"text": "", "excerpt": "", **changes})
 
     def to_headers(self) -> Headers:
@@ -195,7 +192,7 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 def input_envelope(consumed: ConsumedRecord) -> Envelope:
     """Return the envelope of an input record.
 
-    Its origin is its own place. Of its headers only `traceparent` counts.
+    The record's own place is its origin. Of its headers only `traceparent` counts.
     """
     traceparent = consumed.header("traceparent") if consumed.headers else None
     trace = _TRACEPARENT.fullmatch(traceparent) if traceparent else None
@@ -211,11 +208,13 @@ def input_envelope(consumed: ConsumedRecord) -> Envelope:
 
 
 def read_envelope(consumed: ConsumedRecord) -> Envelope:
-    """Return the envelope of a record on a topic that only our own processes write to.
+    """Return the envelope of a record on a topic to which only our own processes write.
 
-    A record without a readable origin is an input. Of its headers only the dead letter that it was
-    copied from counts, and that an operator gives that up. Raises UnknownFormat as `check_format`
-    does.
+    A record without a readable origin is an input. Its headers say no more than from which dead
+    letter it was copied, and whether an operator gives that up.
+
+    Raises:
+        UnknownFormat: As `check_format`.
     """
     check_format(dict(consumed.headers), consumed.record_id)
     values: dict[str, object] = {}
@@ -247,12 +246,12 @@ def read_envelope(consumed: ConsumedRecord) -> Envelope:
 def check_format(headers: Mapping[str, bytes | None], record_id: str) -> None:
     """Check that this program reads the format of a record.
 
-    A record of another program has no format, and neither has one of a build before the first
+    A record of another program has no format. Neither has a record of a build before the first
     release with formats.
 
     Raises:
-        UnknownFormat: A version of this program wrote it in a format that this version does not
-        read.
+        UnknownFormat: A version of this program wrote the record in a format that this version does
+            not read.
     """
     later = read_number((headers.get(HEADERS["format"]) or b"").decode("utf-8", "replace"))
     if later > FORMAT:
@@ -278,8 +277,10 @@ def lead_envelope(consumed: ConsumedRecord, inputs: frozenset[str]) -> Envelope:
     """Return the envelope of a record on a lead topic. Producers publish to the topics `inputs`.
 
     Our processes publish only to `leads.retry` and always set a `way`. Any other record is an
-    input, for example a dead letter that another program copied with its headers. Raises
-    UnknownFormat as `check_format` does.
+    input, for example a dead letter that another program copied with its headers.
+
+    Raises:
+        UnknownFormat: As `check_format`.
     """
     if consumed.topic in inputs:
         return input_envelope(consumed)
@@ -301,8 +302,8 @@ def pseudonymous_key(
     """Return the key of a dead letter: the name of a workspace stays, any other key is hashed.
 
     A producer may key its records by an e-mail address or a phone number. If the `reason` is that
-    the workspace is not configured, its name stays, too, unless it looks like one. A second call
-    changes nothing.
+    the workspace is not configured, its name stays, too, unless it looks like an address or a
+    number. A second call changes nothing.
     """
     if not key or _HASHED_KEY.fullmatch(key):
         return key
@@ -315,7 +316,7 @@ def pseudonymous_key(
 def named_workspace(name: str, workspaces: Container[str], reason: str) -> str:
     """Return the workspace that a record names, as events show it; '' if it may hold personal data.
 
-    `reason`: why the record was rejected.
+    `reason` is why the record was rejected.
     """
     if name in workspaces:
         return name
@@ -327,8 +328,8 @@ def named_workspace(name: str, workspaces: Container[str], reason: str) -> str:
 class WorkspaceKeys:
     """Finds the workspace of a hashed key once that workspace is configured.
 
-    A lead may name its workspace only by its record's key. If the workspace was unknown, the dead
-    letter has the hash.
+    A lead may name its workspace by the key of its record only. If that workspace was unknown, the
+    dead letter has the hash of the key.
     """
 
     def __init__(self, workspaces: Iterable[str]) -> None:
@@ -340,8 +341,5 @@ class WorkspaceKeys:
         return [key.decode() for key in self._names]
 
     def restore(self, key: bytes | None) -> bytes | None:
-        """Return the name of the configured workspace that this key is the hash of.
-
-        If there is none, return the key itself.
-        """
+        """Return the configured workspace whose hash this key is. Without one, return the key."""
         return self._names.get(key, key) if key else key

@@ -1,7 +1,7 @@
 """Settles one lead as an operator says: it is at Clay at a cost, not at Clay, or given up.
 
-If no callback came, the ceiling of a lead was booked. A parked lead that is at Clay or given up no
-longer waits for a person; one that is not at Clay stays parked until it is sent.
+Before that, the ceiling of a lead without a callback was booked. A parked lead that is at Clay or
+given up no longer waits for a person. One that is not at Clay stays parked until it is sent.
 """
 
 from collections.abc import Callable
@@ -35,7 +35,7 @@ _STILL_PARKED: Final = "it is still parked, and can be sent"
 
 
 class Settled(msgspec.Struct, frozen=True):
-    """The lane, the row and the event of one step; `text` says what was done."""
+    """The lane, the row and the event of one step, and in words what was done."""
 
     lane: Lane
     row: tuple[bytes, bytes]
@@ -75,10 +75,13 @@ def settle_lead(
     consumed: ConsumedRecord,
     now_ms: int,
 ) -> Settled | str:
-    """Book what the lead cost, and end it if it is parked and at Clay; or return why not, in words.
+    """Book what the lead cost, and end it if it is parked and at Clay.
 
     What was booked for several POSTs of one day is settled together. Another day needs another
-    command, because an event books in one day.
+    command, because an event books in one day only.
+
+    Returns:
+        The step, or in words why there is none.
     """
     rows = [
         (key, _row.decode(raw))
@@ -147,7 +150,8 @@ def settle_lead(
         cost for cost in mine.unsettled if (cost.day, cost.month) != (before.day, before.month)
     )
     changes: dict[str, object] = {"unsettled": others}
-    if not costs or costs[-1] is mine.booked:  # else Clay has said what the last POST cost
+    # Otherwise Clay has said what the last POST cost, and that stays booked.
+    if not costs or costs[-1] is mine.booked:
         changes["booked"] = now
     if what.not_at_clay:
         text += f", because Clay has no such row; {_STILL_PARKED}"
@@ -182,10 +186,7 @@ def _not_booked(
     consumed: ConsumedRecord,
     now_ms: int,
 ) -> Settled:
-    """Return the step of an operator who says that a lead is not at Clay.
-
-    It is for a lead for which nothing was ever booked.
-    """
+    """Return the step for a lead without booked costs that an operator says is not at Clay."""
     text = f"nothing is booked for it; {_STILL_PARKED}"
     event = event_of(
         plan,
@@ -197,9 +198,9 @@ def _not_booked(
 
 
 def _correction(row: Delivery, consumed: ConsumedRecord, now_ms: int) -> Delivery:
-    """Return what the event of a command says if the command does not move the lead.
+    """Return the state that the event of a command tells if the command does not move the lead.
 
-    That event is part of the history of the command, and not of the lead.
+    The event is part of the history of the command, and not of the lead.
     """
     origin = consumed.record_id
     return Delivery(row.version, "cost_corrected", origin, 1, now_ms, now_ms, trace_of(origin))

@@ -1,6 +1,6 @@
-"""What the pipeline writes about a record: its lead's row, the events of its steps, and copies.
+"""What the pipeline writes about a record: the row of its lead, events of its steps, and copies.
 
-A copy has the bytes of the record.
+The value of a copy is that of the record, byte for byte.
 """
 
 from __future__ import annotations
@@ -53,10 +53,8 @@ from stream_app.domain.model.text import count
 from stream_app.domain.plan import MAX_RETURNS, Destination, Plan, ReplayPolicy
 
 _json: Final = msgspec.json.Encoder()
-Aliases = Iterable[tuple[bytes, bytes | None]]  # keys of alias rows with their new values
+Aliases = Iterable[tuple[bytes, bytes | None]]  # the keys of alias rows with their new values
 LeadT_co = TypeVar("LeadT_co", bound=LeadRef, covariant=True)
-
-
 NO_REASON: Final = Reason()
 _WORTH_NOTING_MS: Final = 1_000
 _NO_IMPORT: Final = ("", None)
@@ -75,7 +73,7 @@ def failure(outcome: Refused | Uncertain | Poison, due_at_ms: int | None = None)
 
 
 def _list_of(resolved: ResolvedLead) -> int:
-    """Return the list whose answers that of a lead is compared with (limits/yield_health.py)."""
+    """Return the list with whose answers the lead's answer is compared (limits/yield_health.py)."""
     if not resolved.destination.yield_:
         return 0
     import_id, _ = import_of(resolved.lead)
@@ -85,30 +83,43 @@ def _list_of(resolved: ResolvedLead) -> int:
 
 
 class Duration(msgspec.Struct, frozen=True, gc=False):
-    """How long a lead took, for metrics."""
+    """How long a lead took, for metrics.
 
-    # `callback`: from the acceptance by Clay; `done`: from the first event.
+    Attributes:
+        until: What ended the time: `callback`, which began with the acceptance by Clay, or `done`,
+            which began with the first event.
+        destination: The alias of the lead's destination.
+        ms: The time over all retries and replays, in ms.
+    """
+
     until: Literal["callback", "done"]
-    destination: str  # the alias of its destination
-    ms: int  # the time in ms, over all retries and replays
+    destination: str
+    ms: int
 
 
 class WriteBatch(msgspec.Struct, frozen=True, gc=False):
-    """One step: what must be committed together. A transaction commits many of them, each whole."""
+    """One step: what must be committed together. A transaction commits many steps, each as a whole.
 
-    rows: RowChanges  # key -> value; None deletes the row
+    Attributes:
+        rows: The changed rows by key; None deletes a row.
+        records: All other records.
+        events: The status events among the records, for metrics.
+        workspace: The workspace whose lane changed; '' if none did.
+        durations: How long the lead took, if this step shows it, for metrics.
+    """
+
+    rows: RowChanges
     records: list[Record]
-    events: list[StatusEvent]  # the status events among the records, for metrics
-    workspace: str = ""  # the workspace whose lane changed; '' if none did
-    # How long the lead took, if these steps show it, for metrics.
+    events: list[StatusEvent]
+    workspace: str = ""
     durations: tuple[Duration, ...] = ()
 
 
 class AdmittedPost(msgspec.Struct, frozen=True, gc=False):
-    """An admitted lead, whose row was written ahead, and then the result of its POST.
+    """An admitted lead whose row was written ahead, and then the outcome of its POST.
 
-    As long as the lead's current row is this one, its outcome has not been recorded and the lead
-    was not sent again. `outcome` is None as long as the POST was not started.
+    While the lead's current row is this one, its outcome has not been recorded and the lead was not
+    sent again. `outcome` is None if the POST was not started.
     """
 
     row: Delivery
@@ -117,18 +128,19 @@ class AdmittedPost(msgspec.Struct, frozen=True, gc=False):
 
 
 class DeliveryRecorder(Generic[LeadT_co]):
-    """Moves one lead's row step by step and keeps the events of steps that are not committed yet.
+    """Moves one lead's row step by step, and keeps the events until the next `step`.
 
-    `replaced` is the row of the lead's earlier history. If that is a dead letter, it ends with the
-    first batch: copies of it that come back are not sent. A marker keeps a redelivery from
-    repeating its events. The alias rows `aliases` are written with the first batch.
+    `replaced` is the row of the lead's earlier history. If it is a dead letter, the first batch
+    ends it, so that copies of it that come back are not sent. A marker keeps a redelivery from
+    repeating the events of that history. The alias rows `aliases` are written with the first batch,
+    too.
 
     Attributes:
         resolved: What the record is about.
         row: The lead's row as it is now.
-        seen: What Clay sent about a test lead. The next event has it.
-        estimated: The meters whose cost the answer does not say. The next event has them.
-        yields: What the answer has of the columns that count. The next event has it.
+        seen: What Clay sent about a test lead, for the next event.
+        estimated: The meters whose cost the answer does not say, for the next event.
+        yields: What the answer has of the columns that count, for the next event.
     """
 
     def __init__(
@@ -167,17 +179,15 @@ class DeliveryRecorder(Generic[LeadT_co]):
     ) -> WriteBatch:
         """Return the step that must be committed before the POST.
 
-        It links the identifiers of the lead's person.
-
-        `read` returns the row of a key as it is now: others may have changed it while the lead
-        waited.
+        It also links the identifiers of the lead's person. `read` returns the row of a key as it is
+        now, because other records may have changed rows while the lead waited.
         """
         resolved = self.resolved
         results = self.row.results
-        # These replace rows of the same keys that wait for this batch.
+        # What is read now replaces the alias rows that were given for this batch.
         if resolved.lead.force:
-            # A correction finds this delivery from now on, so its row goes on with the versions of
-            # the one before.
+            # From now on a correction finds this delivery, so its row continues the versions of the
+            # delivery before.
             place = resolved.destination.workspace, resolved.destination.alias, resolved.lead_id
             results = next_version(place, self.row, read) - 1
             self._once[forced_key(*place)] = resolved.key
@@ -207,7 +217,7 @@ class DeliveryRecorder(Generic[LeadT_co]):
     ) -> None:
         """Move the row one legal step and record the event.
 
-        `spent` is what was booked with the step, `fields` are other fields of the row that change.
+        `spent` is what was booked with the step. `fields` are other fields of the row that change.
         """
         before = self.row
         if state == "accepted" and why.http_status is not None:
@@ -218,11 +228,11 @@ class DeliveryRecorder(Generic[LeadT_co]):
         self.emit(why, spent, before)
 
     def amend(self, **fields: object) -> None:
-        """Change fields of the row that are no step of its history. The next `step` writes them."""
+        """Change fields of the row without a step of its history. The next `step` writes them."""
         self.row = msgspec.structs.replace(self.row, **fields)
 
     def _measure(self) -> None:
-        """Note how long the lead took until now, its end."""
+        """Note how long the lead took, which ends now."""
         row = self.row
         alias = self.resolved.destination.alias
         self._durations = (Duration("done", alias, row.at_ms - row.first_at_ms),)
@@ -261,8 +271,8 @@ class DeliveryRecorder(Generic[LeadT_co]):
 
         `spent` is what was booked instead, if anything.
 
-        After a POST that cost nothing, an earlier POST is the last one that Clay may have, so a
-        callback is about the earlier one.
+        After a POST that cost nothing, the POST before it is the last one that Clay may have, so a
+        callback is about that one.
         """
         row = self.row
         booked = spent or self.row.booked
@@ -349,9 +359,9 @@ class DeliveryRecorder(Generic[LeadT_co]):
         self._events.append(msgspec.structs.replace(event, **more) if more else event)
 
     def step(self, *records: Record) -> WriteBatch:
-        """Return the step to commit: the row, the events kept since the last one, and `records`.
+        """Return the step to commit: the row, the events since the last step, and `records`.
 
-        The first time it has the aliases, too.
+        The first step has the alias rows, too.
         """
         events = self._events
         self._events = []
@@ -376,8 +386,8 @@ class DeliveryRecorder(Generic[LeadT_co]):
     ) -> Record:
         """Return a record with the lead's raw bytes and everything else in headers.
 
-        `way`: why the copy comes back, if it does. `disposition`: the kind of dead letter, if it is
-            one.
+        `way` is why the copy comes back, if it does. `disposition` is the kind of dead letter, if
+        it is one.
         """
         row = self.row
         resolved = self.resolved
@@ -421,8 +431,8 @@ def rejection(
 ) -> WriteBatch:
     """Return the step that concludes a record that is no valid lead, with a dead letter.
 
-    The record has no row, so there is one event and a marker. There is no event if a marker says
-    that the record is concluded.
+    The record has no row, so the step has one event and a marker. It has no event if a marker says
+    that the record is concluded already.
 
     Args:
         plan: The configuration.
@@ -457,7 +467,7 @@ def rejection(
 
 
 def _id_of(lead: Lead | Unreadable) -> str:
-    """The lead id by which its sender may search for it; '' if none can be read."""
+    """Return the lead id by which its sender may search for it; '' if none can be read."""
     if isinstance(lead, Unreadable):
         return lead.lead_id
     identity = identify(lead, cleaned=True)
@@ -498,8 +508,9 @@ def event_of(
 def without_value(plan: Plan, run: Sequence[ConsumedRecord], now_ms: int) -> WriteBatch:
     """Return the step that concludes a run of records without a value: one event for all.
 
-    Each of them gets its own marker. After a crash they come again in other pieces, because polls
-    end elsewhere, so the marker of the last one alone would not tell that the first is concluded.
+    Each record gets a marker of its own. After a crash they come again in other pieces, because
+    polls of Kafka end elsewhere, so the marker of the last record alone would not show that the
+    first is concluded.
 
     Args:
         plan: The configuration.
@@ -526,7 +537,7 @@ def without_value(plan: Plan, run: Sequence[ConsumedRecord], now_ms: int) -> Wri
 
 
 def _several(first: int, last: int, records: int) -> dict[str, Any]:
-    """Return what an event says of the records that it is about, if they are more than one."""
+    """Return the fields of an event that is about several records."""
     return {"first_offset": first, "last_offset": last, "records": records}
 
 
@@ -544,9 +555,9 @@ def step_without_row(
 ) -> WriteBatch:
     """Return the step of a record that has no row.
 
-    It has one event, and a marker that makes a redelivery a no-op. `records` are written in the
-    same transaction. The event names `destination` if it is given. `lead` is what could be read:
-    its import is in the event.
+    The step has one event, and a marker that makes a redelivery do nothing. `records` are written
+    in the same transaction. The event names `destination` if it is given. `lead` is what could be
+    read, and the event names its import.
     """
     import_id, summary = _NO_IMPORT if lead is None else import_of(lead)
     left_out = consumed.left_out
@@ -590,14 +601,14 @@ def rejected_copy(
     lead_id: str,
     now_ms: int,
 ) -> Record:
-    """Return the dead letter of a record that is no lead that this configuration knows.
+    """Return the dead letter of a record that is no valid lead for this configuration.
 
     Args:
         plan: The configuration.
         consumed: The record.
         envelope: The record's envelope.
         bad: Why it is no valid lead.
-        workspace: The workspace that it names, if that may be shown; else ''.
+        workspace: The workspace that it names; '' if that must not be shown.
         lead_id: The lead's id as in its event; '' if it is not known.
         now_ms: The present time, epoch ms.
     """
@@ -635,9 +646,8 @@ def rerouted_copy(
 ) -> Record:
     """Return the copy of a record that arrived in the wrong partition.
 
-    The copy is addressed to the partition of the record's workspace. If the record is lost, the
-    copy goes to `leads.parked`. Otherwise it goes to `leads.retry`, because the headers on an input
-    topic are not trusted.
+    The copy goes to the home partition of the record's workspace on `leads.retry`, because headers
+    on an input topic are not trusted. If the record is `lost`, it goes to `leads.parked` instead.
     """
     failed_ms = now_ms if lost else 0
     onward = resolved.envelope.onward(

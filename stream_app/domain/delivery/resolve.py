@@ -1,6 +1,6 @@
-"""What a record of a lead means: its destination, row key, identity and request for Clay.
+"""What the record of a lead means: its destination, row key, identity and request for Clay.
 
-It also says whether the record is a duplicate.
+`dedup` says whether the record is a duplicate.
 """
 
 from __future__ import annotations
@@ -58,20 +58,30 @@ class LeadRef(msgspec.Struct, frozen=True):
     envelope: Envelope
     lead_id: str
     destination: Destination
-    key: bytes  # the key of its row
-    aliases: tuple[bytes, ...] = ()  # keys of the alias rows of its own identifiers
+    key: bytes  # the key of the lead's row
+    aliases: tuple[bytes, ...] = ()  # the keys of the alias rows of the lead's own identifiers
 
 
 class ResolvedLead(LeadRef, frozen=True, kw_only=True):
-    """A lead with all that was resolved about it before any decision."""
+    """A lead with all that is resolved about it before any decision.
+
+    Attributes:
+        lead: The lead itself.
+        body: The request for Clay.
+        bulk: True if it was published as bulk, whatever topic the record comes from now.
+        identity: Hash of the person, under which results are cached; '' if no result comes.
+        company: Hash of the company; '' if no result comes.
+        people: All hashes of the person (`domain.lead.identity.hashes`).
+        also: Other hashes of the same person, known from its alias rows.
+    """
 
     lead: Lead
-    body: bytes  # the request for Clay
-    bulk: bool = False  # it was published as bulk, whatever topic the record comes from now
-    identity: str = ""  # hash of the person, under which results are cached; '' if no result comes
-    company: str = ""  # hash of the company; '' if no result comes
-    people: tuple[str, ...] = ()  # `domain.lead.identity.hashes` of the person
-    also: tuple[str, ...] = ()  # other hashes of the same person, known from its alias rows
+    body: bytes
+    bulk: bool = False
+    identity: str = ""
+    company: str = ""
+    people: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
 
     def with_person(self, person: Person) -> ResolvedLead:
         """Return the lead with what is known of its person."""
@@ -92,7 +102,7 @@ def resolve_lead(
     envelope: Envelope,
     lead: Lead,
 ) -> ResolvedLead | Unreadable:
-    """Return the lead with its destination and identity, or why this configuration has none."""
+    """Return the lead with its destination and identity, or why this configuration lacks them."""
     workspace = plan.workspaces.get(lead.workspace or "")
     if workspace is None:
         named = label(lead.workspace or "")
@@ -115,8 +125,8 @@ def resolve_lead(
     forced_origin = (envelope.dead_letter or envelope.origin) if lead.force else ""
     if not envelope.trace_id:
         envelope = msgspec.structs.replace(envelope, trace_id=trace_of(envelope.origin))
-    # A forced lead is a delivery of its own, once per record: no other row of this lead makes it a
-    # duplicate.
+    # Each record of a forced lead is a delivery of its own, so that no other row of this lead makes
+    # it a duplicate.
     key = delivery_key(name, alias, who.lead_id, forced_origin)
     if destination.routine is not None:
         body = run_body_of(lead, destination, key, plan.sizes.payload)
@@ -157,7 +167,7 @@ def body_of(
 ) -> bytes | Unreadable:
     """Return the request for a webhook, or why Clay would not accept it.
 
-    `columns` and `echo`: see `lead.clay_row`.
+    For `columns` and `echo` see `clay_row`.
     """
     row = clay_row(lead.fields, columns, echo)
     return row if isinstance(row, Unreadable) else _within(most_bytes, _json.encode(row))
@@ -171,8 +181,9 @@ def run_body_of(
 ) -> bytes | Unreadable:
     """Return the request that runs a routine with one lead, or why it would not be accepted.
 
-    It has one item, whose id follows from the key of the lead's row. Nothing is there to be echoed:
-    the results are asked for, and an input that a routine does not have may refuse the run.
+    The request has one item, whose id follows from the key of the lead's row. It has nothing to be
+    echoed, because the worker asks for the results, and because Clay may refuse a run with an input
+    that the routine does not have.
     """
     inputs = clay_row(lead.fields, destination.columns, {})
     if isinstance(inputs, Unreadable):
@@ -201,9 +212,12 @@ def find_lead_ref(
 ) -> LeadRef | None:
     """Return the lead of a record that cannot be sent.
 
-    None if the record has no history and is to be rejected. The lead is found by the headers, else
-    by what can be read of the value. A history has begun if it has a row or if its record comes
-    back. The destination may have left the configuration. `find` returns the row of a lead.
+    The lead is found by the headers, or else by what can be read of the value. Its destination may
+    have left the configuration. `find` returns the row of a lead.
+
+    Returns:
+        The lead; None if the record has no history, so that it is to be rejected. A history has
+        begun if it has a row or if its record comes back.
     """
     workspace = (consumed.key or b"").decode("utf-8", "replace")
     alias = envelope.destination
@@ -243,9 +257,9 @@ def dedup(
 ) -> tuple[Delivery | None, Verdict, Reason]:
     """Return the row of the lead, the verdict on the record, and the reason in case of a duplicate.
 
-    `others` are the keys of the rows of the same person's leads. A final row blocks the same lead
-    for `freshness_ms`. A dead letter that Clay never had blocks the person's other leads, not its
-    own: that one begins a new history.
+    `others` are the row keys of the same person's leads. A final row blocks the same lead for
+    `freshness_ms`. A dead letter that Clay never had blocks the person's other leads, but not its
+    own lead, which begins a new history.
     """
     row = find(resolved.key)
     verdict = classify_record(row, resolved.envelope, now_ms, freshness_ms)
@@ -289,10 +303,7 @@ def _way_back(
     lead_id: str,
     forced_origin: str,
 ) -> dict[str, str]:
-    """Return the callback URL and the token that proves which lead a callback is about.
-
-    Clay echoes both.
-    """
+    """Return what Clay echoes: the callback URL, and the token that proves which lead it is for."""
     if not (destination.callbacks and destination.callback_url):
         return {}
     if plan.callback_keys is None:

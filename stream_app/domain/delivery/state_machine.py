@@ -2,8 +2,8 @@
 
 A *history* is the life of one input record: the events of one origin in sequence. A *delivery* is
 the row of one lead (workspace, destination, lead id). It holds the history that counts for the
-lead. A second record of the same lead or person is a duplicate: it has a short history of its own
-and no row.
+lead. A second record of the same lead or person is a duplicate, which has a short history of its
+own and no row.
 
 States only move forward along `NEXT`. A row holds no personal data.
 """
@@ -86,21 +86,23 @@ NEXT: Final[dict[Status | None, frozenset[Status]]] = {
 RESUMABLE: Final = frozenset[Status](
     {"received", "held_budget", "held_paused", "held_outage", "refused", "replayed"},
 )
-"""A crash in one of these states proves that Clay does not have the lead: it continues as if it had
-just arrived.
+"""After a crash, one of these states proves that Clay does not have the lead, so the lead continues
+as if it had just arrived.
 """
 
 RESUBMITTABLE: Final = frozenset[Status]({"rejected_invalid", "expired", "suppressed"})
-"""Ended and, if `sends` is 0, never at Clay. A new record of the same lead then starts a new
-history.
+"""The history has ended and, if `sends` is 0, the lead was never at Clay. A new record of the same
+lead then begins a new history.
 """
 
 SETTLED: Final = CALLBACK | {"accepted", "confirmed", "served_from_cache"}
-"""Paid for or served. The freshness window starts here; after it the lead may be bought again."""
+"""The lead is paid for or served. The freshness window starts here, and after it the lead may be
+bought again.
+"""
 
 _PRICED: Final = SETTLED - {"served_from_cache"}
-"""What was booked for the last POST is what it cost. An answer from the cache says nothing about an
-earlier POST.
+"""In these states, what was booked for the last POST is what it cost. An answer from the cache says
+nothing about an earlier POST.
 """
 
 
@@ -178,7 +180,7 @@ class Delivery(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 def open_costs(row: Delivery) -> tuple[Reservation, ...]:
-    """Return what is booked for a lead though nobody has said what it cost, the oldest POST first.
+    """Return what is booked for a lead although nobody has said what it cost, oldest POST first.
 
     Neither Clay nor an operator has confirmed these costs. They stay booked if the lead is given
     up, because that says nothing about whether Clay has charged for it.
@@ -189,9 +191,9 @@ def open_costs(row: Delivery) -> tuple[Reservation, ...]:
 
 
 def set_apart(row: Delivery) -> dict[str, object]:
-    """Return the changes of a row that is sent again.
+    """Return the changes to the row of a lead that is sent again.
 
-    From now on a callback corrects the cost of the new POST.
+    A callback corrects the cost of the new POST from then on, so an older guess is set apart.
     """
     if row.booked is None or not _is_guess(row.booked):
         return {}
@@ -233,8 +235,8 @@ def item_id(key: bytes) -> str:
     """Return the id of a lead's item in the run of a routine, which Clay echoes in the results.
 
     Args:
-        key: The row key of the lead. That of a forced lead has its origin, so its item has an id of
-            its own.
+        key: The row key of the lead. The key of a forced lead contains its origin, so its item has
+            an id of its own.
 
     Returns:
         22 characters that are the same for the same key and tell nothing about it.
@@ -267,7 +269,7 @@ CONCLUDED: Final = b"1"  # the value of a marker
 def mark_key(record_id: str) -> bytes:
     """Return the key of the marker of a concluded record without a row.
 
-    A redelivery of it has no effect.
+    With the marker, a redelivery of the record has no effect.
     """
     return f"o/{record_id}".encode()
 
@@ -275,7 +277,8 @@ def mark_key(record_id: str) -> bytes:
 def marked_record(key: bytes) -> tuple[str, int, int] | None:
     """Return topic, partition and offset of the record that a marker stands for.
 
-    It is None for the key of another kind of row.
+    Returns:
+        The record's place; None for the key of another kind of row.
     """
     if not key.startswith(b"o/"):
         return None
@@ -284,9 +287,9 @@ def marked_record(key: bytes) -> tuple[str, int, int] | None:
 
 
 def passed_key(topic: str) -> bytes:
-    """Return the key of the row with the group's offset in a topic.
+    """Return the key of the row with a topic's passed offset.
 
-    It is the offset at the time when older markers were deleted.
+    That is the group's committed offset when markers were last deleted.
     """
     return f"c/{topic}".encode()
 
@@ -321,8 +324,8 @@ def begin(
 ) -> Delivery:
     """Return the first row of a history. The hashes are given if a result may come.
 
-    Either the history is new, or the record came back and its row was lost. Then the history
-    continues where it was.
+    Either the history is new, or the record came back although its row was lost. In that case the
+    history continues where the record says that it was.
     """
     state = _BEGINS[envelope.way]
     return Delivery(
@@ -402,9 +405,8 @@ def classify_record(
 ) -> Verdict:
     """Return what a record means for the row of its lead.
 
-    No other record is being processed for the row.
-
-    A final row blocks the same lead for `freshness_ms`.
+    The caller makes sure that no other record is being processed for this row. A final row blocks
+    the same lead for `freshness_ms`.
     """
     if row is None:
         return "decide" if envelope.way == "uncertain" else "fresh"
@@ -416,8 +418,8 @@ def classify_record(
         row.final and now_ms - row.at_ms > freshness_ms
     ):
         return "fresh"
-    # The copy of a dead letter may be one of several: only what a producer has published replaces
-    # another record.
+    # The copy of a dead letter may be one of several, so only what a producer has published
+    # replaces another record.
     published = not envelope.dead_letter
     return "replaces" if published and _is_dead_letter(row) and not row.sends else "duplicate"
 
@@ -428,9 +430,9 @@ def _is_dead_letter(row: Delivery) -> bool:
 
 
 def may_be_at_clay(row: Delivery | None) -> bool:
-    """Return True for a dead letter that no publication replaces.
+    """Return True for a dead letter whose lead may have reached Clay by an earlier POST.
 
-    An earlier POST of its lead may have reached Clay.
+    No publication replaces such a dead letter.
     """
     return row is not None and _is_dead_letter(row) and row.sends > 0
 
@@ -440,10 +442,11 @@ def _classify_own_history(row: Delivery, envelope: Envelope) -> Verdict:
     in_copy = (envelope.epoch, envelope.replay)
     if row.state in ("dead_lettered", "parked"):
         if envelope.way == "redriven":
-            # Valid only for the lead's latest dead letter.
+            # Only the copy of the lead's latest dead letter is valid.
             return "return" if envelope.seq == row.seq else "done"
         if row.state == "parked" and row.sends:
-            # Clay may have it, so a rewind never sends it again. Only an operator may, by name.
+            # Clay may have the lead, so a rewind never sends it again. Only an operator may order
+            # that, for this lead.
             return "done"
         successor = in_copy[0] > in_row[0] or in_copy == (in_row[0], in_row[1] + 1)
         return "return" if envelope.way == "replayed" and successor else "done"
@@ -454,8 +457,8 @@ def _classify_own_history(row: Delivery, envelope: Envelope) -> Verdict:
     if row.state == "deferred":
         return "return" if envelope.way == "deferred" and envelope.seq == row.seq else "done"
     if row.state == "send_uncertain":
-        # Only the copy that was written with this step: the grace of an earlier copy has nothing to
-        # do with it.
+        # Only the copy that was written with this step counts: the end of an earlier copy's grace
+        # says nothing about this POST.
         return "decide" if envelope.way == "uncertain" and envelope.seq == row.seq else "done"
     return "resume" if row.state in RESUMABLE else "done"
 
@@ -495,7 +498,7 @@ def read_versioned(
 ) -> V:
     """Decode a row with a version.
 
-    One of a later version is never called broken, whatever that has changed in it.
+    A row of a later version is never called broken, whatever that version has changed in it.
     """
     try:
         row = decoder.decode(raw)
@@ -523,7 +526,7 @@ def read_row(decoder: msgspec.json.Decoder[T], key: bytes, raw: bytes) -> T:
 
 
 def unreadable(key: bytes, why: str) -> RowUnreadable:
-    """The error to raise for a row that does not decode."""
+    """Return the error to raise for a row that does not decode."""
     name = key.decode("utf-8", "replace")
     return RowUnreadable(
         f"the row {name} of the state topic cannot be read ({why}): restore it, or write a "

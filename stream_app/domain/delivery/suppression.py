@@ -1,8 +1,8 @@
-"""Leads that must not be sent: of people on the suppression list, cancelled, or erased.
+"""Leads that must not be sent: those of suppressed people, and those cancelled or erased.
 
-The list holds hashes of people. Every partition has the whole list, because any partition may
-receive any person. An operator's cancellation or erasure applies to records that were published
-before it. The same lead may be published again afterwards.
+The suppression list holds hashes of people. Every partition has the whole list, because any
+partition may receive any person. A cancellation or an erasure applies to records that were
+published before it, and the same lead may be published again afterwards.
 """
 
 from collections.abc import Callable
@@ -27,14 +27,20 @@ TEXT: Final = {
 
 
 class Suppression(msgspec.Struct, frozen=True):
-    """The value of a row, which says why a lead must not be sent. The time is epoch ms."""
+    """The value of a row that says why a lead must not be sent.
 
-    reason: Literal["suppressed", "cancelled", "erased"]  # why the lead must not be sent
-    # For a person: since when. For a cancelled or erased lead: records that were published until
-    # then are affected.
+    Attributes:
+        reason: Why it must not be sent.
+        at_ms: Since when a person is suppressed, epoch ms. For a cancelled or erased lead: until
+            when a record must have been published to be affected.
+        command: The id of the command, whose answer on `leads.audit` has the details.
+        who: The operator.
+    """
+
+    reason: Literal["suppressed", "cancelled", "erased"]
     at_ms: TimeMs
-    command: str  # the id of the command, whose answer on `leads.audit` has the details
-    who: str  # the operator
+    command: str
+    who: str
 
 
 read_suppression: Final = msgspec.json.Decoder(Suppression).decode
@@ -46,7 +52,7 @@ def person_row(person: str) -> bytes:
 
 
 def suppressed_person(row_key: bytes) -> str | None:
-    """Return the person of such a key; None for the key of another kind of row."""
+    """Return the person of a key of `person_row`; None for the key of another kind of row."""
     return row_key[2:].decode() if row_key.startswith(b"s/") else None
 
 
@@ -61,9 +67,9 @@ def erased_row(workspace: str, lead_id: str) -> bytes:
 
 
 def is_erased(suppression: Suppression | None, first_at_ms: int) -> bool:
-    """Return True if a history that began then belongs to an erased lead.
+    """Return True if a history that began at this time belongs to an erased lead.
 
-    Its data must not be written again.
+    The data of such a history must not be written again.
     """
     return suppression is not None and first_at_ms <= suppression.at_ms
 
@@ -76,7 +82,7 @@ def is_unwanted(
 ) -> bool:
     """Return True if nothing of this record may be written again.
 
-    Its lead was erased, or its person is suppressed.
+    Then its lead was erased, or its person is suppressed.
     """
     destination = who.destination
     if is_erased(find(erased_row(destination.workspace, who.lead_id)), first_at_ms):
@@ -89,7 +95,7 @@ def is_unwanted(
 def people_in(value: bytes | None) -> tuple[str, ...]:
     """Return all hashes of the person in a record, even if the record is not a lead.
 
-    They are () if it names no person.
+    A record that names no person has none.
     """
     try:
         return people(decode(_named, value).fields)
@@ -107,7 +113,7 @@ _named: Final = msgspec.json.Decoder(_Named)
 def import_row(workspace: str, import_id: str) -> bytes:
     """Return the row key of a cancelled import.
 
-    It has a hash of the name, which may be any text.
+    The key has a hash of the import's id, because the id may be any text.
     """
     digest = blake2b(import_id.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
     return f"x/import/{workspace}/{digest}".encode()
@@ -124,10 +130,10 @@ def suppression_reason(
     if case.lead.import_id:
         rows.append(import_row(workspace, case.lead.import_id))
     for suppression in filter(None, map(find, rows)):
-        # A cancellation ignores what was published or redriven after it.
+        # A cancellation does not apply to what was published or redriven after it.
         redriven = case.envelope.way == "redriven" and suppression.reason == "cancelled"
         published_ms = case.consumed.timestamp_ms if redriven else case.envelope.origin_ms
-        # Its history is new, but its data is old.
+        # The copy of a dead letter begins a new history, but its data may be older than an erasure.
         if suppression.reason == "erased" and case.envelope.dead_letter:
             published_ms = (
                 read_number(case.consumed.header(HEADERS["origin_ms"]) or "") or published_ms

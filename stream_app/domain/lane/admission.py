@@ -1,7 +1,7 @@
 """Admission: decides whether a lead of a lane may be sent now, or a run may be polled.
 
-One function asks all parts of the lane, so that a lead that the budget refuses uses no probe and no
-token.
+One function asks all parts of the lane, so that a lead which the budget refuses uses up neither a
+probe nor a token.
 """
 
 from typing import Final
@@ -30,17 +30,22 @@ from stream_app.domain.model.messages import Status
 from stream_app.domain.model.ranges import Wait
 from stream_app.domain.plan import Actor, Destination, InForce
 
-_ASK_AGAIN_MS: Final = 60_000  # what only a person can change; a command wakes the leads at once
+# How long until a lead asks again about what only a person changes. A command wakes it at once.
+_ASK_AGAIN_MS: Final = 60_000
 
 
 class AdmissionRequest(msgspec.Struct, frozen=True):
-    """A lead that asks to be sent, within a period of time (epoch ms).
+    """A lead that asks to be sent.
 
-    `patient`: its hold was reported, and it waits. `bulk`: it was published as bulk and cannot use
-        the hot share.
-    `was_probe`: it was the circuit breaker's last probe, which was refused, and keeps itself ready
-        to be the next one.
-    `as_dead_letter`: it becomes a dead letter without being sent (`decide_dead_letter`).
+    Attributes:
+        destination: Where it is to be sent.
+        not_before_ms: When it may be sent at the earliest, epoch ms.
+        not_after_ms: When it may be sent at the latest, epoch ms; None: at any time.
+        patient: True if an event has reported that it is held, so that it only waits.
+        bulk: True if it was published as bulk, so that it cannot use the hot share of the budget.
+        was_probe: True if it was the last probe of the circuit breaker and was refused. It keeps
+            itself ready to be the next one.
+        as_dead_letter: True if it becomes a dead letter without being sent (`decide_dead_letter`).
     """
 
     destination: Destination
@@ -55,9 +60,15 @@ class AdmissionRequest(msgspec.Struct, frozen=True):
 class Grant(msgspec.Struct, frozen=True):
     """Permission for one POST, with what it took from the lane.
 
-    `suspension_probe`: set if the lead is a probe of the lane's suspension. `webhook_probe`: set if
-    it is one of its webhook's. `at_boot_ms`: on the monotonic clock. `own_permit`: of the breaker
-    of its destination, if the lane has several.
+    Attributes:
+        destination: Where the lead is sent.
+        reservation: What the budget keeps for it.
+        webhook_id: The webhook, or the routine, that it is sent to.
+        permit: That of the lane's circuit breaker.
+        suspension_probe: Set if the lead is a probe of the lane's suspension.
+        at_boot_ms: When it was granted, on the monotonic clock.
+        webhook_probe: Set if the lead is a probe of its webhook.
+        own_permit: That of its destination's breaker, if the lane has several destinations.
     """
 
     destination: Destination
@@ -71,17 +82,24 @@ class Grant(msgspec.Struct, frozen=True):
 
     @property
     def is_probe(self) -> bool:
-        """True if a breaker lets it through to see whether Clay, or its destination, is well."""
+        """True if a breaker lets it through to see whether Clay or its destination works again."""
         own = self.own_permit
         return self.permit.lease is not None or (own is not None and own.lease is not None)
 
 
 class Held(msgspec.Struct, frozen=True):
-    """Not now. `until_ms` (epoch ms): when to ask again at the latest.
+    """The lead may not be sent now.
 
-    `status`: the event to write if the whole lane is held or the lead is too old; None for a wait
-    for a token. `defer`: the lead must return later, at `back_ms` if given. `bulk_only`: a hot lead
-    would be admitted. `alone`: its destination fails alone, so that leads behind it would go.
+    Attributes:
+        reason: A stable code (holds.py).
+        text: The reason in words.
+        until_ms: When to ask again at the latest, epoch ms.
+        status: The event to write if the whole lane is held or the lead is too old; None while it
+            only waits for a token or a slot.
+        defer: True if the lead must leave and return later, at `back_ms` if that is given.
+        bulk_only: True if a hot lead would be admitted.
+        back_ms: When a deferred lead returns, epoch ms; 0: not known.
+        alone: True if its destination fails alone, so that leads of the others would be sent.
     """
 
     reason: str
@@ -95,7 +113,7 @@ class Held(msgspec.Struct, frozen=True):
 
     @property
     def may_end_ms(self) -> int:
-        """When it may end without an operator, epoch ms; 0 if no time ends it."""
+        """When the hold may end without an operator, epoch ms; 0 if no time ends it."""
         return 0 if reason_of(self.reason).lifted_by == "person" else self.until_ms
 
 
@@ -107,7 +125,7 @@ def held(
     bulk_only: bool = False,
     back_ms: int = 0,
 ) -> Held:
-    """Return a hold of admission, with the event that its reason has."""
+    """Return a hold with the event of its reason."""
     return Held(
         reason,
         text,
@@ -119,7 +137,7 @@ def held(
 
 
 ASK_AGAIN: Final = Held("asked_again", "", 0)
-"""The answer to a waiting lead when an operator has changed what it asked for."""
+"""The answer to a waiting lead after an operator has changed something: it is to ask again."""
 
 
 def decide(
@@ -133,14 +151,20 @@ def decide(
     *,
     poll_first: bool = False,
 ) -> tuple[Lane, Grant | Held]:
-    """Decide whether this lead may be sent now.
+    """Decide whether this lead may be sent now, and take what it needs from the lane.
 
-    Takes token, reservation, probe and submission together or none.
+    It takes a token, a reservation, a probe and a submission, or nothing. Keep the returned lane in
+    any case, because deadlines that a clock step moved too far are bounded in it.
 
-    Keep the returned lane in any case: deadlines that a clock step moved too far are bounded in it.
-    `hot`: it may use the share of the budget that bulk leaves. `stall`: the requests without an
-    answer. `boot_ms`: on the monotonic clock. `poll_first`: the next token is that of a poll for
-    results, which waits for it, too.
+    Args:
+        policy: The policy in force.
+        lane: The lane.
+        destination: Where the lead is to be sent.
+        now_ms: The time, epoch ms.
+        boot_ms: The time on the monotonic clock.
+        hot: True if the lead may use the share of the budget that bulk leads leave.
+        stall: The requests that have no answer yet.
+        poll_first: True if the next token belongs to a poll that waits for one, too.
     """
     if lane.pause is not None:
         return lane, held("paused", _paused(lane.pause), now_ms + _ASK_AGAIN_MS)
@@ -233,7 +257,7 @@ def decide(
 
 
 class Poll(msgspec.Struct, frozen=True):
-    """Permission for one poll. `probe`: set if it is the probe of a suspension."""
+    """Permission for one poll. `probe` is set if it is the probe of a suspension."""
 
     probe: suspension.Probe | None = None
 
@@ -259,9 +283,8 @@ def decide_poll(
     """Decide whether the results of a run of this destination may be asked for now.
 
     A result is paid for, so neither a pause nor a suspension holds a poll. If Clay refuses the
-    workspace's key, only a probe goes: one poll tells whether the key is good again.
-
-    Keep the returned lane in any case.
+    workspace's key, only a probe goes, because one poll shows whether the key is good again. Keep
+    the returned lane in any case.
     """
     mode = mode_of(policy, lane)
     if mode == "open":
@@ -290,7 +313,7 @@ def would_hold(
     hot: bool,
     stall: StallDetector,
 ) -> bool:
-    """Return True if such a lead would be held, or admitted only as a probe. Takes nothing."""
+    """Return True if such a lead would be held, or admitted only as a probe. It takes nothing."""
     _, answer = decide(policy, lane, destination, now_ms, 0, hot, stall)
     if isinstance(answer, Held):
         return answer.status is not None
@@ -302,7 +325,7 @@ def would_hold(
 def at_limit(policy: InForce, lane: Lane, stall: StallDetector, now_ms: int) -> Held:
     """Return the hold of a lead while as many requests are in flight as may be.
 
-    Either they end soon, or Clay stalls.
+    Either one of them ends soon, or Clay stalls.
     """
     certain_ms = concurrency.certain_ms(stall, lane.concurrency)
     return _stalled(policy, lane, stall, now_ms) or held(
@@ -320,12 +343,11 @@ def decide_dead_letter(
     boot_ms: int,
     waits: bool,
 ) -> tuple[Lane, Grant | Held]:
-    """Return a grant that reserves nothing.
+    """Decide whether a record may become a dead letter now. The grant reserves nothing.
 
-    While a flood of dead letters suspends the lane, only probes get one.
-
-    Keep the returned lane whatever the answer is. `destination` only names the lane. `waits`: the
-    record may be held.
+    While a flood of dead letters suspends the lane, only probes get a grant. Keep the returned lane
+    in any case. `destination` only names the lane. `waits` is False for a record that must not be
+    held.
     """
     grant = Grant(
         destination,
@@ -376,7 +398,7 @@ def _asked_again_ms(
 ) -> int:
     """Return when to ask a breaker again.
 
-    Its probes may answer at any moment: their lease is only the last one.
+    The probes of a half-open breaker may be answered at any moment, long before their lease ends.
     """
     if state.phase != "half_open":
         return answer.until_ms
@@ -401,9 +423,9 @@ def without_webhook(
     suspended: Wait | None,
     now_ms: int,
 ) -> Held:
-    """Return the hold of a destination without a usable webhook.
+    """Return the hold of a destination that has no usable webhook.
 
-    `suspended`: until the first probe of its pool.
+    `suspended` is the wait for the first probe of its pool; None if none of its webhooks is probed.
     """
     ends = quota.used_up(lane.quota, destination.webhook_ids)
     match destination.kind:

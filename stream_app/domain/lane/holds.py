@@ -30,10 +30,10 @@ PROBE_DUE: Final = "its next lead goes as a probe"
 LiftedBy = Literal["turn", "time", "probe", "callback", "event", "person"]
 """What ends a hold.
 
-`turn`: nothing has to end, because the lane moves and the lead waits for its turn. `time`: the hold
-is over at its time. `probe`: the next lead after that time goes as a probe, and lifts the hold if
-Clay accepts it. `callback`: only the callback of that probe lifts it. `event`: something that has
-no known time. `person`: an operator, and nothing else.
+`turn`: Nothing has to end, because the lane moves and the lead waits for its turn. `time`: The hold
+is over at its time. `probe`: The next lead after that time goes as a probe, and lifts the hold if
+Clay accepts it. `callback`: Only the callback of that probe lifts it. `event`: Something lifts it
+whose time is not known. `person`: Only an operator lifts it.
 """
 WaitKind = Literal[
     "queue",
@@ -251,13 +251,13 @@ _REASONS: Final = (
     HoldReason(code="in_flight", lifted_by="turn", waits_for="rate"),
 )
 REASONS: Final[Mapping[str, HoldReason]] = {reason.code: reason for reason in (*_REASONS, _DENIED)}
-"""All reasons by code. `reason_of` finds that of a status of Clay, too."""
+"""All reasons by code. `reason_of` also finds the reason of any status with which Clay refuses."""
 
 
 def reason_of(code: str) -> HoldReason:
     """Return the reason with this code.
 
-    One that this version does not know is taken for a refusal of Clay.
+    A code that this version does not know counts as a refusal of Clay.
     """
     known = REASONS.get(code)
     if known is not None:
@@ -267,9 +267,9 @@ def reason_of(code: str) -> HoldReason:
 
 
 def code_of(holds: str, mode: Mode) -> str:
-    """Return the code of a hold that admission answers.
+    """Return the code that people read for a hold of admission.
 
-    If an operator opened the circuit breaker, that is another reason than an outage.
+    A breaker that an operator opened is another reason than an outage.
     """
     return FORCED_OPEN if holds == BREAKER_OPEN and mode == "open" else holds
 
@@ -295,8 +295,8 @@ class Remains(msgspec.Struct, frozen=True):
 def remains(code: str, until_ms: int, now_ms: int, *, probe_due: bool = False) -> Remains | None:
     """Return what is left of a hold, or None if it is over.
 
-    Only a hold that time lifts is over at `until_ms`. One that a probe lifts lasts until a lead
-    comes: without leads a lane may be held for days beyond the time of its next probe.
+    Only a hold that time lifts is over at `until_ms`. A hold that a probe lifts lasts until a lead
+    comes, so a lane without leads may be held for days beyond the time of its next probe.
     """
     match reason_of(code).lifted_by:
         case "probe" | "callback":

@@ -1,7 +1,7 @@
 """A lane: breaker, window, rate, budget, quota and suspension of one workspace.
 
 Its row is committed in the same transaction as the leads that changed it. `admission.decide`
-decides whether a lead may be sent now, `settlement.settled` records the end of a POST.
+decides whether a lead may be sent now, and `settlement.settled` records the end of a POST.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from stream_app.domain.plan import Actor, Change, Destination, InForce, Workspac
 
 LANE_VERSION: Final = 1
 LANE_BUSY: Final = "lane_busy"
-"""The reason of a deferral: the lane is not held, but more leads wait for it than it sends within
+"""The reason of a deferral while the lane is not held: more leads wait for it than it sends within
 `patience_s`.
 """
 
@@ -100,14 +100,15 @@ def with_destination(
 
 
 def mode_of(policy: InForce, lane: Lane) -> breaker.Mode:
-    """Return the mode of the breaker: an operator's, else the configuration's."""
+    """Return the mode of the breaker: that which an operator forced, or else the configured one."""
     return lane.forced.mode if lane.forced is not None else policy.breaker.mode
 
 
 def lifted(lane: Lane) -> Lane:
     """Return the lane without its suspension.
 
-    Its counters restart, or the next failure would suspend it again.
+    What the suspension has counted starts again, because the next failure would suspend the lane at
+    once otherwise.
     """
     reason = lane.suspension.reason if lane.suspension is not None else ""
     lane = replace(
@@ -121,10 +122,7 @@ def lifted(lane: Lane) -> Lane:
 
 
 def host_checked(policy: InForce, lane: Lane, answers: bool, now_ms: int) -> Lane:
-    """Return the lane after a check whether Clay's host answers.
-
-    Only an open breaker uses the check.
-    """
+    """Return the lane after a check whether Clay's host answers. Only an open breaker uses it."""
     after = breaker.host_checked(policy.breaker, lane.breaker, answers, now_ms)
     return lane if after is lane.breaker else replace(lane, breaker=after)
 
@@ -142,7 +140,8 @@ def for_new_owner(lane: Lane, now_ms: int, previous: Lane | None = None) -> Lane
     """Return the lane for its new owner.
 
     It has no tokens, because the previous owner may have spent them just now. `previous` is the
-    lane as this process last knew it, not fully committed. A Retry-After in it still holds.
+    lane as this process last knew it. Not all of it was committed, but a Retry-After in it still
+    holds.
     """
     bucket = rate.empty_after_takeover(lane.rate, now_ms)
     health = callback_health.taken_over(lane.callback_health, now_ms)
@@ -157,9 +156,9 @@ def reconfigured(
     destinations: Sequence[Destination],
     now_ms: int,
 ) -> Lane:
-    """Return the lane under a possibly new configuration.
+    """Return the lane under a configuration that may be new.
 
-    If that changes a refused setup, a probe is due at once.
+    If the configuration changes a setup that Clay refused, a probe is due at once.
     """
     reviewed = budget.reviewed(policy.budget, lane.budget, now_ms)
     setups = {destination.alias: destination.setup_id for destination in destinations}
@@ -184,8 +183,8 @@ def reconfigured(
 class Horizon(msgspec.Struct, frozen=True):
     """When the last deferred leads of a lane come back, epoch ms.
 
-    Deferred leads come back one by one at the lane's rate. So each is deferred about once, however
-    long the backlog is.
+    Deferred leads come back one by one, at the lane's rate. So a lead is deferred about once,
+    however long the backlog is.
     """
 
     returned_ms: int = 0  # for leads that had been deferred or replayed before
@@ -195,8 +194,8 @@ class Horizon(msgspec.Struct, frozen=True):
 def sends_per_s(policy: InForce, lane: Lane) -> float:
     """Return how many leads the lane sends in a second if nothing holds it.
 
-    Its rate bounds that, and so does the number of calls that may be in flight, because each call
-    takes some time.
+    Its rate bounds that. So does the number of calls that may be in flight, because a call takes
+    some time.
     """
     per_s = rate.current(policy.rate, lane.rate)
     return min(per_s, concurrency.most_per_s(policy.max_in_flight, lane.concurrency))

@@ -172,15 +172,15 @@ OrderKind = Literal[
 ORDERS: Final[Mapping[OrderKind, type[Order]]] = dict(
     zip(get_args(OrderKind), get_args(Order), strict=True),
 )
-"""Orders by kind of command. The docstring of an order is the text of its help and of its form,
-and its fields are the options.
+"""Orders by kind of command. The docstring of an order is the text of its help and of its form, and
+its fields are the options.
 """
 
 
 class OrderOutcome(Struct, frozen=True):
     """The lane after an order, and the outcome in one line.
 
-    If it is not `done`, the order was refused and nothing changed.
+    If `done` is False, the order was refused and nothing changed.
     """
 
     lane: Lane
@@ -195,10 +195,10 @@ def obey(
     by: Actor,
     lifetimes: Mapping[str, int] = _NO_WEBHOOKS,
 ) -> OrderOutcome:
-    """Apply an order. An order that is in force already changes nothing, and the answer says so.
+    """Apply an order. An order that is in force already changes nothing, and the outcome says so.
 
-    `by.at_ms` is now. `lifetimes` are the submissions that each webhook of the workspace's
-    destinations takes, 0 without end.
+    `by.at_ms` is now. `lifetimes` says how many submissions each webhook of the workspace's
+    destinations takes; 0: any number.
     """
     match order:
         case Pause():
@@ -260,7 +260,7 @@ def _resume(lane: Lane) -> OrderOutcome:
 
 
 def _accepted_yields(lane: Lane) -> yield_health.YieldHealth:
-    """Return the yields of a lane that an operator resumes: what is low now is the usual level."""
+    """Return the yields after an operator resumed the lane: a low level is the usual one now."""
     stopped = lane.suspension
     if stopped is None or stopped.reason != yield_health.YIELD_FELL:
         return lane.yields
@@ -294,7 +294,7 @@ def _force(lane: Lane, mode: breaker.Mode, text: str, by: Actor) -> OrderOutcome
 
 
 def _closed(state: breaker.Breaker, now_ms: int) -> breaker.Breaker:
-    """Return a closed breaker, in whose epoch the calls in flight are late."""
+    """Return a closed breaker of a new epoch, for which the calls in flight come too late."""
     return breaker.Breaker(epoch=state.epoch + 1, since_ms=now_ms, next_lease=state.next_lease)
 
 
@@ -352,7 +352,7 @@ def _configured(policy: Workspace, key: str) -> int | float | bool | None:
 
 
 def setting_text(value: float | bool | None) -> str:
-    """Return the value of a changed key for people. None is a cap that was taken away."""
+    """Return the value of a changed key for people; None is a cap that was taken away."""
     if value is None:
         return "unlimited"
     return f"{value:g}" if isinstance(value, float) else str(value).lower()
@@ -378,8 +378,8 @@ def _correct(policy: Workspace, lane: Lane, order: Correct, now_ms: int) -> Orde
         f"{name} {after[name].elsewhere}" for name in budget.METERS if after[name].elsewhere
     )
     return OrderOutcome(
-        # What is booked in the month only was spent on another day, so that it explains nothing of
-        # this day's bill.
+        # What is booked only in the month was spent on another day, so it explains nothing of
+        # today's bill.
         replace(
             lane,
             budget=corrected,
@@ -407,7 +407,7 @@ def _quota(lane: Lane, order: ChangeQuota, lifetimes: Mapping[str, int], by: Act
             done=False,
         )
     webhook = quota.of(lane.quota, webhook_id)
-    if order.use is not None:  # the first reason for taking it out of use stays
+    if order.use is not None:  # The first reason for taking the webhook out of use stays.
         webhook = (
             quota.Webhook(webhook.count)
             if order.use

@@ -1,4 +1,4 @@
-"""Settlement: records the end of a POST, a poll, a callback or a dead letter in the whole lane."""
+"""Settlement: records in the lane what became of a POST, a poll, a callback or a dead letter."""
 
 from functools import partial
 
@@ -47,21 +47,31 @@ from stream_app.domain.plan import Destination, InForce
 
 
 class Settlement(msgspec.Struct, frozen=True):
-    """What a settled POST means for its lead."""
+    """What a settled POST means for its lead.
 
-    counts: bool  # the failure may be the lead's own: the breaker is neither open nor probing
-    wait_until_ms: int  # the lane sends nothing before, epoch ms
-    text: str = ""  # for the lead's event
-    spent: Reservation | None = None  # what was booked for the lead
-    run: int = 0  # failures of the lane in a row, this one included
-    alone: bool = True  # no other lead of the lane waits or is in flight
+    Attributes:
+        counts: True if a failure may be the lead's own, because the breaker is neither open nor
+            probing.
+        wait_until_ms: Before this time the lane sends nothing, epoch ms.
+        text: The text of the lead's event.
+        spent: What was booked for the lead.
+        run: Failures of the lane in a row, including this one.
+        alone: True if no other lead of the lane waits or is in flight.
+    """
+
+    counts: bool
+    wait_until_ms: int
+    text: str = ""
+    spent: Reservation | None = None
+    run: int = 0
+    alone: bool = True
 
     def attempts(self, before: int) -> int:
-        """Return the lead's failed attempts, this one included.
+        """Return the lead's failed attempts, including this one.
 
-        An outage makes no dead letters. A failure within a run of other leads' failures is the
-        start of an outage. A failure within a run of the lead's own may be one too, as long as
-        other leads can show the difference.
+        An outage must not make dead letters. A failure within a run of other leads' failures is the
+        start of an outage, and does not count. A failure within a run of the lead's own failures
+        does not count either while other leads can show whether the lead or Clay is at fault.
         """
         return before + (self.counts and self.run <= (before + 1 if self.alone else 1))
 
@@ -77,11 +87,20 @@ def settled(
     others_wait: bool = False,
     held_ms: int = 0,
 ) -> tuple[Lane, Settlement]:
-    """Return the lane after a POST ended (None: it was not started). `rand` is from 0 to 1.
+    """Return the lane after a POST ended, and what that means for the lead.
 
-    A reservation stays while the lead may still cost something. `in_flight`: POSTs of the lane that
-    were in flight, this one included. `others_wait`: more leads of the lane wait to be sent.
-    `held_ms`: from the grant to the end; 0 if a take-over came between them.
+    A reservation stays while the lead may still cost something.
+
+    Args:
+        policy: The policy in force.
+        lane: The lane.
+        grant: What the POST was admitted with.
+        outcome: How it ended; None: it was not started.
+        now_ms: The time, epoch ms.
+        rand: A random number from 0 to 1.
+        in_flight: POSTs of the lane that were in flight, including this one.
+        others_wait: True if more leads of the lane wait to be sent.
+        held_ms: The time from the grant to the end; 0 if a take-over came between them.
     """
     if grant.webhook_probe is not None and not isinstance(outcome, WebhookOut):
         hooks = quota.probed(
@@ -200,8 +219,8 @@ def polled(
 ) -> Lane:
     """Return the lane after Clay was asked for the results of a run. `rand` is from 0 to 1.
 
-    The circuit breaker learns nothing from it: a poll that fails costs nothing and is repeated.
-    `latency_ms`: from the start of the request to its answer.
+    The circuit breaker learns nothing from a poll, because one that fails costs nothing and is
+    repeated. `latency_ms` is the time from the start of the request to its answer.
     """
     match answer:
         case RunLimited():
@@ -252,7 +271,7 @@ def dead_letter_counted(policy: InForce, lane: Lane, grant: Grant, cause: str, n
 
 
 def charged(lane: Lane, reservation: Reservation) -> Lane:
-    """Book a reservation as spent in full: nothing can show any more that it cost less."""
+    """Book a reservation as spent in full, because nothing can show any more that it cost less."""
     cost = Cost(reservation.credits, reservation.actions)
     return msgspec.structs.replace(
         lane,
@@ -321,7 +340,7 @@ def probe_succeeded(policy: InForce, lane: Lane, destination: str, now_ms: int) 
 def _probe_accepted(policy: InForce, lane: Lane, grant: Grant, now_ms: int) -> Lane:
     """Return the lane after a 2xx.
 
-    The probe's 2xx lifts a suspension, or makes it wait for the callback.
+    The 2xx of a probe lifts a suspension, or has it wait for the callback.
     """
     suspended = lane.suspension
     destination = grant.destination
@@ -331,7 +350,7 @@ def _probe_accepted(policy: InForce, lane: Lane, grant: Grant, now_ms: int) -> L
         if destination.callbacks:
             later = suspension.postpone_probe(policy.suspension, suspended, now_ms)
             return msgspec.structs.replace(lane, suspension=later)
-        # That destination never calls back, so it proves nothing about the others.
+        # The probe's destination never calls back, so it proves nothing about the suspended one.
         if destination.alias != suspended.destination:
             return _with_probe_released(lane, grant, now_ms)
     return probe_succeeded(policy, lane, destination.alias, now_ms)
@@ -389,7 +408,7 @@ def _breaker_of(
     grant: Grant,
     alone: bool,
 ) -> tuple[breaker.Breaker, breaker.Permit]:
-    """Return the breaker for which a failed call counts, and the permit that it had of it."""
+    """Return the breaker for which a failed call counts, and the permit that the call had of it."""
     own = lane.destinations.get(grant.destination.alias)
     if alone and own is not None and grant.own_permit is not None:
         return own.breaker, grant.own_permit
@@ -408,7 +427,7 @@ def _with_latency(
     held_ms: int,
     in_flight: int,
 ) -> Lane:
-    """Learn from a call how many may be in flight."""
+    """Learn from a call how many calls may be in flight."""
     limit = concurrency.answered(
         policy.max_in_flight,
         lane.concurrency,
@@ -431,8 +450,8 @@ def _with_verdict(
 ) -> Lane:
     """Record a call.
 
-    Health counts each one. Breaker and window ignore those from before the breaker last opened, and
-    the failures of a destination that fails alone: they are its own.
+    Health counts each call. Breaker and window ignore calls from before the breaker last opened,
+    and the failures of a destination that fails alone, which count for a breaker of its own.
     """
     ok = not failure
     verdict = breaker.verdict(policy.breaker, not failure, latency_ms)
@@ -478,7 +497,7 @@ def _with_verdict(
 
 
 def _fails_alone(lane: Lane, grant: Grant, ok: bool, now_ms: int) -> bool:
-    """Return True for a failed call of a destination beside which no other one fails."""
+    """Return True for a failed call of a destination if no other destination fails."""
     alias = grant.destination.alias
     return (
         not ok
@@ -515,7 +534,7 @@ def _with_own_verdict(
 
 
 def _without_verdict(lane: Lane, grant: Grant, now_ms: int, keep_probe: bool = False) -> Lane:
-    """Return probe and reservation: the call said nothing about Clay's health and cost nothing."""
+    """Give probe and reservation back: the call cost nothing and shows nothing of Clay's health."""
     freed = breaker.release_probe(lane.breaker, grant.permit)
     lane = _refunded(
         lane if freed is lane.breaker else msgspec.structs.replace(lane, breaker=freed),
@@ -545,7 +564,7 @@ def _with_probe_released(lane: Lane, grant: Grant, now_ms: int) -> Lane:
 
 
 def _denial_text(destination: Destination, outcome: Denied) -> str:
-    """Return the text for a refused call, with the token that it used. A routine has none."""
+    """Return the text for a refused call. For a webhook it names the variable of the token."""
     if destination.kind == "routine":
         return f"destination {destination.alias}: {outcome.text}"
     token = f"token: {destination.token_env}" if destination.token_env else "no token"
@@ -553,9 +572,9 @@ def _denial_text(destination: Destination, outcome: Denied) -> str:
 
 
 def _webhook_text(lane: Lane, grant: Grant, outcome: WebhookOut) -> str:
-    """Return the text for a webhook or routine that is out.
+    """Return the text for a webhook or routine that takes no leads.
 
-    The count shows whether something else may have filled it.
+    The count of submissions shows whether something else may have filled the webhook.
     """
     alias = grant.destination.alias
     refusing = f"routine {grant.webhook_id} of {alias} takes no leads"
