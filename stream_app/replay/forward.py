@@ -2,9 +2,9 @@
 
     leads.dlq, leads.deferred  ->  leads.wait.<tier>  ->  ... a shorter tier  ->  leads.retry
 
-It copies bytes and counts replays. The lead pipeline decides what happens to a lead and drops
-duplicate copies, so a record that is published twice after a crash is harmless. The process holds
-few records in memory, however many wait: the first ones of each topic and partition
+It copies bytes and counts replays. The lead pipeline decides what happens to a lead, and drops
+duplicate copies, so a record that is published twice after a crash is harmless. However many
+records wait, the process holds few of them in memory: the first ones of each topic and partition
 (`services.replay`), and those whose copies Kafka has yet to store.
 
 Resetting the group's offsets on `leads.dlq` is a way to replay: if the group starts below its
@@ -34,7 +34,7 @@ from stream_app.kafka.producers import Publish
 from stream_app.partition.ports import RecordStream
 from stream_app.tasks import run_until
 
-_MAX_UNACKED: Final = 500  # published and not yet acknowledged records of a topic-partition
+_MAX_UNACKED: Final = 500  # records of a topic-partition that are published and not acked yet
 
 
 @define(eq=False, repr=False)
@@ -42,9 +42,9 @@ class Replay:
     """The handlers of the replay process.
 
     `rates_per_s` are the configured rates of the lanes by workspace. `moved` is called with the
-    source topic and the envelope of each forwarded record, `began` with each newly assigned
-    partition of the dead letters and its start. `begin` returns that start; `moving` is cleared
-    while an operator has paused all replays (`ReplayState`).
+    source topic and the envelope of each forwarded record. `begin` returns where to start in a
+    newly assigned partition of the dead letters, and `began` is called with both. `moving` is
+    cleared while an operator has paused all replays (`ReplayState`).
     """
 
     _topics: TopicNames
@@ -69,8 +69,9 @@ class Replay:
     def under_way(self, assigned: Mapping[tuple[str, int], bool]) -> dict[str, Hashable]:
         """Return the progress markers that the watchdog expects to change.
 
-        A head that is not due, a pause and a workspace's rate are reasons to wait. An unavailable
-        broker is not. `assigned`: topic and partition -> True if records wait there.
+        A head that is not due, a pause and the rate of a workspace are reasons to wait. An
+        unavailable broker is none. `assigned` says for each topic and partition whether records
+        wait there.
         """
         return {
             f"the records of {topic}/{number} do not move": position.acked
@@ -83,10 +84,7 @@ class Replay:
         }
 
     async def dead_letters(self, stream: RecordStream) -> None:
-        """Forward `leads.dlq` to the tiers by due time.
-
-        Skip dead letters that wait for an operator.
-        """
+        """Forward `leads.dlq` to the tiers by due time, without what waits for an operator."""
         begin = await self._begin(stream.partition)
         self._began(stream.partition, begin)
 
@@ -108,7 +106,7 @@ class Replay:
         )
 
     async def wait(self, stream: RecordStream, tier: int) -> None:
-        """Forward the records of a delay tier (s). Its head is always due first."""
+        """Forward the records of a delay tier (in seconds). Its head is always due first."""
         await self._serve(stream, read_envelope, tier * 1000)
 
     async def _serve(
@@ -119,12 +117,12 @@ class Replay:
     ) -> None:
         """Forward the records of a stream until it is suspended.
 
-        `read` returns None for a record that is skipped.
-
-        `delay_ms` is how long after its append a record is due.
+        `read` returns None for a record that is skipped. `delay_ms` is how long after its append a
+        record is due.
         """
         position = self._positions[stream.topic, stream.partition]
-        position.sent = position.acked  # records that an earlier stream left unacked are read again
+        # What an earlier stream left unacked is read again, and counts when it is sent again.
+        position.sent = position.acked
         async with _Forwarder(stream, self._publish, position) as forwarder:
             async for consumed in stream:
                 if delay_ms and not await self._until(consumed.timestamp_ms + delay_ms, stream):
@@ -144,9 +142,10 @@ class Replay:
         consumed: ConsumedRecord,
         envelope: Envelope,
     ) -> bool:
-        """Forward to `leads.retry` if due, else to the next tier.
+        """Forward to `leads.retry` if due, or else to the next tier.
 
-        False: the stream was suspended first.
+        Returns:
+            False if the stream was suspended first.
         """
         workspace = (consumed.key or b"").decode("utf-8", "replace")
         now_ms = self._clock.now_ms()
@@ -177,11 +176,11 @@ class Replay:
         return True
 
     async def _until(self, due_ms: int, stream: RecordStream) -> bool:
-        """Wait until a time. False: the stream was suspended first."""
+        """Wait until a time (epoch ms); False if the stream was suspended first."""
         with self._waiting(stream):
             while (delay_ms := due_ms - self._clock.now_ms()) > 0:
                 try:
-                    # In steps: the wall clock may jump while the loop's clock does not.
+                    # In steps, because the wall clock may jump while the loop's clock does not.
                     await asyncio.wait_for(stream.suspended.wait(), min(delay_ms / 1000, 60.0))
                 except TimeoutError:
                     continue
@@ -190,7 +189,7 @@ class Replay:
 
     @contextmanager
     def _waiting(self, stream: RecordStream) -> Iterator[None]:
-        """Mark the partition as waiting for a reason inside the block."""
+        """Mark the partition as waiting for a good reason inside the block."""
         position = self._positions[stream.topic, stream.partition]
         position.waits = True
         try:
@@ -215,7 +214,7 @@ class _Position:
 
 
 class _Forwarder:
-    """Publishes in order, and acks in order after Kafka has acknowledged the published record."""
+    """Publishes in order, and acks in order once Kafka has acknowledged what was published."""
 
     def __init__(self, stream: RecordStream, publish: Publish, position: _Position) -> None:
         self._stream = stream
@@ -237,7 +236,7 @@ class _Forwarder:
         error: BaseException | None,
         trace: object,
     ) -> None:
-        # What was published is acked first: the next process would publish it again.
+        # What was published is acked first, because the next process would publish it again.
         if error is None:
             await self._sent.join()
         self._acking.cancel()
@@ -250,15 +249,15 @@ class _Forwarder:
             # with its one line.
 
     async def send(self, consumed: ConsumedRecord, record: Record | None) -> None:
-        """Publish a record, or (None) skip the consumed one."""
+        """Publish a record, or skip the consumed one if there is none."""
         self._position.sent += 1
         await self._sent.put((consumed, None if record is None else await self._publish(record)))
 
     async def _ack(self) -> None:
         while True:
             consumed, published = await self._sent.get()
-            # Write-ahead: acked once Kafka has the copy. A crash in between publishes a second
-            # copy, which the lead pipeline drops.
+            # Write-ahead: the record is acked once Kafka has the copy. After a crash in between,
+            # the next process publishes a second copy, which the lead pipeline drops.
             if published is not None:
                 await published
             await self._stream.ack(consumed)

@@ -1,4 +1,4 @@
-"""Read dead letters: count, list, show one with its history, and export."""
+"""Reads dead letters: counts and lists them, shows one with its history, and exports them."""
 
 import base64
 import heapq
@@ -39,12 +39,19 @@ _event: Final = msgspec.json.Decoder(StatusEvent)
 
 
 class Shown(msgspec.Struct):
-    """One dead letter."""
+    """One dead letter.
+
+    Attributes:
+        dead_letter: The record.
+        headers: Its headers as text.
+        history: The status events of its origin, as far as Kafka keeps them.
+        suppressed: True if it is never sent, because its person is on the suppression list or its
+            lead was erased.
+    """
 
     dead_letter: ConsumedRecord
-    headers: dict[str, str]  # its headers as text
-    history: list[StatusEvent]  # the status events of its lead's delivery
-    # True if it is never sent: its person is on the suppression list, or its lead was erased.
+    headers: dict[str, str]
+    history: list[StatusEvent]
     suppressed: bool
 
 
@@ -84,9 +91,10 @@ async def newest(
     limit: int,
     progress: Progress,
 ) -> tuple[list[Listed], int]:
-    """Return the newest matching dead letters, newest first, and how many match.
+    """Return the newest matching dead letters, newest first, and how many match in all.
 
-    Raises BrokerUnavailable.
+    Raises:
+        BrokerUnavailable: Kafka does not answer.
     """
     topic = topic_of(settings, source)
     matching = 0
@@ -133,7 +141,7 @@ async def _matching(
 async def _on_the_list(reader: TopicReader, state: str) -> SuppressionList:
     """Read the suppression list from all partitions.
 
-    One partition is not enough, because a dead letter may lie outside its workspace's home.
+    One partition is not enough, because a dead letter may lie outside the home of its workspace.
     """
     on_list = SuppressionList()
     async for records in reader.read(state):
@@ -177,7 +185,7 @@ async def _history(
     partition: int,
     origin: bytes,
 ) -> list[StatusEvent]:
-    """Read the kept status events of that origin."""
+    """Read the status events of an origin that Kafka keeps."""
     bounds = await reader.bounds(status)
     events = []
     async for records in reader.read(status, {partition: bounds[partition]}):
@@ -196,7 +204,7 @@ async def export(
     file: IO[str],
     progress: Progress,
 ) -> tuple[int, int]:
-    """Write the matching dead letters, one JSON object per line. Raises BrokerUnavailable.
+    """Write the matching dead letters, one JSON object a line. Raises BrokerUnavailable.
 
     Returns:
         The number written, and the number left out because of the suppression list.
@@ -222,14 +230,14 @@ async def export_batch(
 ) -> tuple[int, int]:
     """Write the records of a batch that is one dead letter, as `export` writes dead letters.
 
-    `publish` takes the file.
+    `publish` can read the file.
 
     Returns:
         The number written, and the number left out because of the suppression list.
 
     Raises:
         SettingsError: It is not the id of a dead letter.
-        StreamAppError: No record is there, it is no batch, or the batch cannot be opened.
+        StreamAppError: No record is there, the record is no batch, or the batch cannot be opened.
         BrokerUnavailable: Kafka does not answer.
     """
     topic, partition, offset = parse_dead_letter_id(settings, record_id)
@@ -279,10 +287,11 @@ def line_of(
     headers: dict[str, bytes],
     workspaces: Container[str],
 ) -> str:
-    """Format a line of an export: the lead as JSON if that round-trips, else the value as base64.
+    """Format a line of an export: the lead as JSON, or the value as base64 if that is no JSON.
 
-    `publish` reads `lead`. It has the workspace and the destination that it would come back to, an
-    id only if its producer gave one, and not the import that it came with.
+    `publish` reads the member `lead`. That has the workspace and the destination to which the dead
+    letter would come back. It has an id only if its producer gave one, and never the import that it
+    came with.
     """
     line: dict[str, Any] = {
         "record_id": dead_letter.record_id,
@@ -307,7 +316,8 @@ def line_of(
 def parse_dead_letter_id(settings: Settings, record_id: str) -> tuple[str, int, int]:
     """Parse the id of a dead letter to topic, partition and offset.
 
-    Raises SettingsError if it is none.
+    Raises:
+        SettingsError: It is not the id of a dead letter.
     """
     place = parse_record_id(record_id)
     names = settings.names
@@ -332,7 +342,8 @@ def _shown(value: bytes) -> str:
 def write_document(document: Any) -> bytes:
     """Write compact JSON.
 
-    Raises ValueError if JSON cannot hold it: a lone surrogate, NaN or infinity, or too deep.
+    Raises:
+        ValueError: JSON cannot hold it: it has a lone surrogate, NaN or infinity, or is too deep.
     """
     try:
         return json.dumps(

@@ -1,12 +1,12 @@
 """Replays that operators order, from the order to the last dead letter that is sent.
 
 The replay process that has partition 0 of leads.dlq carries them out (the orders are those of
-domain/dead_letter/orders.py). It takes the operator's transactional id only while there is work: a
-new operator fences those before it. What it sends and the progress are one transaction, so another
-process continues exactly where a killed one ended.
+domain/dead_letter/orders.py). Only while there is work does it take the operator's transactional
+id, with which a new operator fences those before it. What it sends and the progress are one
+transaction, so another process continues exactly where a killed one ended.
 
 Each dead letter is sent at most once (domain/dead_letter/replay.py), and the lead pipeline accepts
-one only if it is the latest record of its lead. So an interrupted run can simply be repeated.
+a dead letter only if it is the latest record of its lead. So an interrupted run can be repeated.
 """
 
 import asyncio
@@ -79,6 +79,11 @@ from stream_app.tasks import cancel, run_until
 
 _ANSWER_WITHIN_S: Final = 15.0
 _MOST_BYTES: Final = 900_000
+_MOST_AT_ONCE: Final = 500
+_LOOK_EVERY_S: Final = 0.3
+_AGAIN_S: Final = 2.0
+
+log = logs.get("replay")
 
 
 def ordered_plan(
@@ -106,9 +111,10 @@ def start_command(
 ) -> ReplayCommand:
     """Return the command that starts a replay.
 
-    The same id (`replay`) twice starts one; None: a new id.
+    `replay` is its id; None: a new one. Two commands with the same id start one replay.
 
-    Raises SettingsError if it is too large for Kafka.
+    Raises:
+        SettingsError: The command is too large for Kafka.
     """
     replay = replay or f"r-{uuid.uuid4().hex[:12]}"
     command = ReplayCommand(replay, "start", replay, Clock().now_ms(), who, why, plan)
@@ -136,7 +142,7 @@ def give_up_commands(
 ) -> list[ReplayCommand]:
     """Return the commands that give up these dead letters (`topic/partition/offset`).
 
-    `command_id`: the id of the first command, from which those of the others follow; None: new ids.
+    `command_id` is the id of the first command, from which the other ids follow; None: new ids.
     """
     name = command_id or f"c-{uuid.uuid4().hex}"
     commands: list[ReplayCommand] = []
@@ -167,15 +173,16 @@ async def submit_and_follow(
 ) -> AsyncGenerator[ReplayProgress, None]:
     """Write a command to Kafka, and yield each progress of its replay from then on.
 
-    Raises BrokerUnavailable.
+    It ends if no progress has come within 15 seconds, and does not end by itself otherwise.
 
-    It ends if none has come within 15 seconds, and does not end by itself otherwise.
+    Raises:
+        BrokerUnavailable: Kafka does not answer.
     """
     place = TopicPartition(settings.names.replay_state, 0)
     answered = False
     deadline_s = time.monotonic() + _ANSWER_WITHIN_S
     async with Reader(connection_of(settings)) as reader:
-        # Before the command, so that its first progress is behind `starts`.
+        # Before the command, so that its first progress comes after `starts`.
         starts = await reader.ends([place])
         await submit(settings, command)
         async for polled in reader.follow(starts):
@@ -194,15 +201,16 @@ async def submit_and_await(
 ) -> dict[str, CommandAnswer]:
     """Write commands to Kafka, and return their answers by id.
 
-    One that is not answered within 15 s is missing.
+    A command that is not answered within 15 s is missing.
 
-    Raises BrokerUnavailable.
+    Raises:
+        BrokerUnavailable: Kafka does not answer.
     """
     place = TopicPartition(settings.names.audit, 0)
     wanted = {command.id for command in commands}
     answers: dict[str, CommandAnswer] = {}
     async with Reader(connection_of(settings)) as reader:
-        # Before the commands, so that their answers are behind `starts`.
+        # Before the commands, so that their answers come after `starts`.
         starts = await reader.ends([place])
         for command in commands:
             await submit(settings, command)
@@ -230,15 +238,6 @@ async def ordered_replays(settings: Settings) -> ReplayOrders:
     return orders
 
 
-_MOST_AT_ONCE: Final = 500
-
-
-log = logs.get("replay")
-
-_LOOK_EVERY_S: Final = 0.3
-_AGAIN_S: Final = 2.0
-
-
 class OrderRunner:
     """Carries out ordered replays, one at a time.
 
@@ -254,7 +253,7 @@ class OrderRunner:
     def adopt(self, now: Settings) -> None:
         """Take workspaces and destinations from these settings for the next replay.
 
-        Everything else needs a restart.
+        A change of anything else needs a restart.
         """
         self._settings = replace(
             self._settings,
@@ -271,7 +270,8 @@ class OrderRunner:
                     ) as operator:
                         await operator.take_over()
                         await operator.work()
-                    # Until the follower has what this operator wrote, `pending` has its commands.
+                    # `pending` has the commands of this operator until the follower has read what
+                    # the operator wrote.
                     await self._state.current()
                     self._warn.reset()
                 except StreamAppError as error:
@@ -281,11 +281,11 @@ class OrderRunner:
 
 
 class _Operator:
-    """The work of one operator, from taking over to the end of the work or an error.
+    """The work of one operator, from the take-over to the end of the work or an error.
 
     `take_over` fences every operator that started before. The work raises Fenced if another one has
-    started meanwhile, and Aborted if a transaction failed. `aclose` is due in any case, also if the
-    take-over failed.
+    started meanwhile, and Aborted if a transaction failed. `aclose` must be called in any case,
+    even if the take-over failed.
     """
 
     def __init__(self, settings: Settings, state: ReplayState, owns: Callable[[], bool]) -> None:
@@ -325,7 +325,8 @@ class _Operator:
 
     async def work(self) -> None:
         """Apply all commands and carry out the replay that runs, until nothing is left to do."""
-        # After the take-over: a command that came after its rows were read is in the follower.
+        # After the take-over, so that the follower has each command that came since its rows were
+        # read.
         await self._state.current()
         self._seen = set(self._orders.commands)
         while self._owns():
@@ -336,7 +337,7 @@ class _Operator:
             if step is not None:
                 ends: list[Record] = []
                 # While the dead letters are read, another process may become the operator. It
-                # fences this one first, and the write below fails.
+                # fences this one first, so that the write below fails.
                 if step.given_up:
                     step, ends = await self._given_up(step)
                 answer = Record(self._names.audit, b"", msgspec.json.encode(step.answer), (), 0)
@@ -355,8 +356,8 @@ class _Operator:
     async def _given_up(self, step: Effect) -> tuple[Effect, list[Record]]:
         """Return the step with its answer in words, and the records that end its dead letters.
 
-        A dead letter that has no row is ended once. For any other lead, its row says whether the
-        end still concerns it.
+        A dead letter without a row is ended once. For any other one, the row of its lead says
+        whether the end still concerns it.
         """
         names = self._names
         answer = step.answer
@@ -378,7 +379,7 @@ class _Operator:
                 if once:
                     ends.append(Record(names.replay_state, *row))
                 ended += 1
-        except (UnknownFormat, UnreadableBatch) as error:  # it would be the same the next time
+        except (UnknownFormat, UnreadableBatch) as error:  # It would be the same the next time.
             refused = replace(answer, applied=False, reason="unreadable", text=str(error))
             return replace(step, answer=refused), []
         gone = len(step.given_up) - ended - before
@@ -391,7 +392,7 @@ class _Operator:
     async def _dead_letters(self, places: Iterable[str]) -> list[ConsumedRecord]:
         """Read the dead letters at these places.
 
-        One that comes back by itself, or is no longer kept, is left out.
+        A dead letter that comes back by itself, or that is no longer kept, is left out.
         """
         names = self._names
         chosen: dict[str, Chosen] = {names.dlq: defaultdict(set), names.parked: defaultdict(set)}
@@ -424,7 +425,7 @@ class _Operator:
             replay = await self._give_up(replay, str(error))
         except StreamAppError:
             raise
-        except Exception as error:  # a command must not end the process again and again
+        except Exception as error:  # A command must not end the process again and again.
             log.exception("ordered_replay_bug", replay=replay.id)
             text = (
                 f"a bug ended it ({type(error).__name__}): the log of the replay process has more"
@@ -468,13 +469,13 @@ class _Operator:
     ) -> ReplayProgress:
         """Send the chosen dead letters in order, and return the progress after them.
 
-        `paces` are dead letters per second, by workspace. `stop` ends it early, after the batch
-        under way.
+        `paces` are dead letters per second, by workspace. `stop` ends the replay early, after the
+        batch under way.
         """
         names = self._names
         pace = Pace(paces)
         sent = 0
-        # A list of this replay alone: what it leaves when it fails must not go with the next one.
+        # A list of this replay only: what it leaves when it fails must not go with the next one.
         waiting = self._outlived
         self._outlived = []
         refused: dict[str, str] = {}  # record id -> why
@@ -513,7 +514,8 @@ class _Operator:
                             stop.wait(),
                             max(0, turn_ms - self._clock.now_ms()) / 1000,
                         )
-                # Second look after the wait: a command has come, or the partition is lost.
+                # Second look: during the wait, a command may have come or the partition may have
+                # been lost.
                 if stop.is_set():
                     break
                 headers = redriven(envelope, dead_letter.record_id).to_headers()
@@ -540,7 +542,7 @@ class _Operator:
         await self._kafka.transact(
             [*(Record(self._names.replay_state, *row) for row in rows.items()), *others],
         )
-        # After the commit: `_orders` is what Kafka has, and a replay that fails ends from there.
+        # After the commit, so that `_orders` is what Kafka has: a replay that fails ends there.
         for key, value in rows.items():
             self._orders.apply(key, value)
         written = (record.key for record in others if record.topic == self._names.replay_state)

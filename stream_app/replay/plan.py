@@ -1,4 +1,4 @@
-"""Plan a replay: read the matching dead letters, their leads' rows and the lanes' budgets.
+"""Plans a replay: reads the matching dead letters, their leads' rows and the lanes' budgets.
 
 earlier redrives -> dead letters -> rows  ->  PricedPlan, and the dead letters to send
 """
@@ -49,7 +49,7 @@ _GOES: Final[tuple[Fate, ...]] = ("goes", "as_input")
 
 
 class _Found(msgspec.Struct, gc=False):
-    """A matching dead letter. `key`: of the row of its lead, unless that was forced."""
+    """A matching dead letter. `key` is that of its lead's row, unless the lead was forced."""
 
     partition: int
     offset: int
@@ -74,7 +74,7 @@ def check_filter(settings: Settings, source: LetterSource, wanted: Filter) -> No
     """Check that a filter does not contradict itself, and that the configuration has what it names.
 
     Raises:
-        SettingsError: It contradicts itself, or names something that the configuration lacks.
+        SettingsError: The filter contradicts itself, or names what the configuration lacks.
     """
     problems = wanted.problems()
     if wanted.kinds == {"deferred"} and source != "deferred":
@@ -97,7 +97,8 @@ def check_filter(settings: Settings, source: LetterSource, wanted: Filter) -> No
 async def spans_of(settings: Settings, source: LetterSource) -> dict[int, OffsetSpan]:
     """Return the first and the end offset of each partition of a source.
 
-    Raises BrokerUnavailable.
+    Raises:
+        BrokerUnavailable: Kafka does not answer.
     """
     async with topic_reader(settings) as reader:
         return await reader.bounds(topic_of(settings, source))
@@ -134,9 +135,7 @@ async def survey_in_thread(
 ) -> tuple[PricedPlan, Chosen]:
     """Call `survey` in a thread of its own, because it keeps an event loop busy.
 
-    It ends soon after a cancellation.
-
-    `progress` is called in the thread.
+    The thread ends soon after a cancellation. `progress` is called in the thread.
     """
     given_up = threading.Event()
 
@@ -246,8 +245,8 @@ async def survey_given_up(
         progress: Called with offsets done and offsets in all.
 
     Returns:
-        Their places, in the order of partitions and offsets, and how many of those that match have
-        which fate.
+        Their places, in the order of partitions and offsets, and how many of the matching dead
+        letters have each fate.
 
     Raises:
         SettingsError: The filter is wrong.
@@ -301,10 +300,7 @@ async def _dead_letters(
     wanted: Filter,
     ranges: Mapping[int, OffsetSpan] | None,
 ) -> list[_Found]:
-    """Return the matching dead letters.
-
-    `sent_back` says which of them an operator has sent back before.
-    """
+    """Return the matching dead letters, with whether an operator has sent them back before."""
     sent_before = RedriveDedup(settings.names.dlq)
     async for records in reader.read(settings.names.replay_state):
         for record in records:
@@ -359,7 +355,7 @@ def is_sendable(
 ) -> bool:
     """Return True if the value of a dead letter can be sent.
 
-    `named`: the destination that its headers name, or ''.
+    `named` is the destination that its headers name; '' if they name none.
     """
     lead = read_lead(value, key)
     if isinstance(lead, Unreadable) or identify(lead, cleaned=True) is None:
@@ -420,7 +416,7 @@ async def _never(
 ) -> set[tuple[int, int]]:
     """Find suppressed dead letters, by partition and offset.
 
-    Values are read only if the list is not empty.
+    Values are read only if the suppression list is not empty.
     """
     never: set[tuple[int, int]] = set()
     if not on_list:
@@ -443,7 +439,7 @@ def _decode(decoder: Any, value: bytes) -> Any:
     try:
         return decoder.decode(value)
     except UNREADABLE:
-        return None  # `stream-app books` reports the unreadable row
+        return None  # `stream-app books` reports a row that cannot be read.
 
 
 def _priced(
@@ -467,7 +463,7 @@ def _priced(
         destination = settings.destinations.get(alias)
         usual = Cost()
         most = Cost()
-        # Without such a destination the lead pipeline rejects the lead, which costs nothing.
+        # If there is no such destination, the lead pipeline rejects the lead, which costs nothing.
         if destination is not None and destination.workspace == name:
             usual = destination.estimate
             most = destination.ceiling

@@ -1,6 +1,6 @@
 """State that replay processes share in a compacted topic: the offset of each epoch, and the pause.
 
-With `turns` it follows the published views of the lanes, too.
+`ReplayState` keeps it. With `turns`, it follows the published views of the lanes, too.
 
     dlq/<partition>/<epoch>  ->  the group's offset on leads.dlq in that rewind epoch:
                                  domain.dead_letter.replay.Came, as JSON
@@ -61,7 +61,13 @@ _LAST_WITHIN_S: Final = 3.0
 
 
 class ReplayState:
-    """`replay.forward.State` on Kafka. An async context manager."""
+    """The shared state, as this process has read it so far. An async context manager.
+
+    Attributes:
+        pause: The pause of all replays; None if they are not paused.
+        moving: Cleared while they are paused.
+        orders: The replays that operators have ordered.
+    """
 
     def __init__(
         self,
@@ -99,8 +105,8 @@ class ReplayState:
             read = [*self._partitions, *self._lanes]
             self._following = asyncio.create_task(self._follow(await self._reader.begins(read)))
             opened.push_async_callback(cancel, [self._following])
-            # Before anything is recorded: `record` compares with the rows that other processes have
-            # written.
+            # Before anything is recorded, because `record` compares with the rows that other
+            # processes have written.
             await self._current(read)
             recording = asyncio.create_task(self._record_on())
             opened.push_async_callback(cancel, [recording])
@@ -112,26 +118,26 @@ class ReplayState:
 
     async def begin(self, partition: int) -> Begin:
         """Return where to start in a newly assigned partition. A new epoch is recorded first."""
-        # The rows before the group's offset: a row that the process before writes in between would
-        # otherwise be ahead of the offset, which looks like a rewind.
+        # The rows are read before the group's offset. In the other order, a row that the process
+        # before this one writes in between would be ahead of the offset, which looks like a rewind.
         await self._current([self._partitions[partition]])
         committed = (await self.committed()).get(partition)
         how = begin(self._came[partition], committed)
         if how.record is not None:
             await self._record(partition, how.epoch, how.record)
-        # After the record of a new epoch: from here on `record` writes its offsets.
+        # After a new epoch is recorded, because from here on `record` writes offsets of this epoch.
         self._epochs[partition] = how.epoch
         return how
 
     async def record(self) -> None:
         """Record the group's offsets in this process's partitions.
 
-        Asks Kafka. Faust's view of its commits may be wrong, and a restart would then look like a
-        rewind.
+        They are asked of Kafka, because Faust may be wrong about its commits, and a restart would
+        then look like a rewind.
         """
         for partition, offset in (await self.committed()).items():
-            # Read after each await: another process may have begun a newer epoch meanwhile, and
-            # then this one records no more.
+            # Read after each await: another process may have begun a newer epoch meanwhile. Then
+            # this one records no more.
             epoch = self._epochs.get(partition)
             epochs = self._came[partition]
             if epoch is None or epoch < max(epochs, default=0):
@@ -143,7 +149,7 @@ class ReplayState:
     async def record_last(self) -> None:
         """Record once more at the end.
 
-        If Kafka does not answer, end without it, as after `kill -9`.
+        If Kafka does not answer, the process ends without that, as after `kill -9`.
         """
         try:
             async with asyncio.timeout(_LAST_WITHIN_S):
@@ -156,10 +162,10 @@ class ReplayState:
         await self._current(self._partitions[:1])
 
     async def set_pause(self, pause: ReplayPause | None, audited: CommandAnswer) -> None:
-        """Pause all replays, or resume them (None). `audited`: what the audit says about it."""
+        """Pause all replays, or resume them (None). `audited` is what the audit says about it."""
         value = msgspec.json.encode(pause) if pause else None
         await self._write(Record(self._names.replay_state, PAUSE, value, (), 0))
-        # The audit comes after the pause, so that whatever it says was done. If the command fails
+        # The audit is written after the pause, so that what it says was done. If the command fails
         # in between, its operator repeats it.
         await self._write(Record(self._names.audit, b"", msgspec.json.encode(audited), (), 0))
 
@@ -175,7 +181,8 @@ class ReplayState:
             await asyncio.sleep(_RECORD_EVERY_S)
             try:
                 await self.record()
-            except (KafkaError, OSError) as error:  # a late checkpoint can only hide a small rewind
+            # A late checkpoint can do no more than hide a small rewind.
+            except (KafkaError, OSError) as error:
                 warn(repr(error))
             else:
                 warn.reset()
@@ -195,7 +202,8 @@ class ReplayState:
         try:
             async with asyncio.timeout(_CURRENT_WITHIN_S):
                 ends = await self._reader.ends(partitions)
-                # Held from the comparison to the wait, so that `_follow` cannot notify in between.
+                # The lock is held from the comparison to the wait, so that `_follow` cannot notify
+                # in between.
                 async with self._updated:
                     while any([await self._reader.position(tp) < ends[tp] for tp in partitions]):
                         if self._following.done():
@@ -218,13 +226,13 @@ class ReplayState:
                 async with self._updated:
                     self._updated.notify_all()
         finally:
-            # Those that wait look at this task, which ends now, and raise its error.
+            # The tasks that wait see that this one has ended, and raise its error.
             async with self._updated:
                 self._updated.notify_all()
 
     def _apply_view(self, value: bytes | None) -> None:
         if self._turns is not None and value:
-            with suppress(*UNREADABLE):  # its leads ask the worker, as without a view
+            with suppress(*UNREADABLE):  # Then its leads ask the worker, as without a view.
                 self._turns.apply(msgspec.json.decode(value, type=LaneView))
 
     def _apply(self, key: bytes, value: bytes | None) -> None:
@@ -250,10 +258,13 @@ async def set_replay_pause(
     *,
     paused: bool,
 ) -> ReplayPause | None:
-    """Pause or resume all replays, and write that to the audit. Returns the previous pause.
+    """Pause or resume all replays, and write that to the audit.
 
-    Texts that look like personal data are removed from `why`, which is logged and audited. `at_ms`:
+    What looks like personal data is removed from `why`, which is logged and audited. `at_ms` is
     now, epoch ms.
+
+    Returns:
+        The pause before; None if replays were not paused.
 
     Raises:
         BrokerUnavailable: Kafka does not answer.

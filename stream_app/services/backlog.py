@@ -19,13 +19,13 @@ _EVERY_S: Final = 5.0
 
 @define(eq=False, repr=False)
 class BacklogCount:
-    """Counts every 5 s the records in the partitions of this process that were not taken.
+    """Counts every 5 s the records in the partitions of this process that no worker has taken.
 
-    It counts as every other place does, and not by the end offsets that fetches bring. These
-    include the markers of transactions, and are old while a buffer is full.
+    It counts as every other place does, and not by the end offsets that fetches bring, because
+    these include the markers of transactions, and are old while a buffer is full.
 
-    `committed` returns the committed offset of each partition that is consumed now, `positions` how
-    far they were read.
+    `committed` returns the committed offset of each partition that is consumed now, and `positions`
+    returns how far these partitions were read.
     """
 
     _connection: KafkaConnection
@@ -34,9 +34,9 @@ class BacklogCount:
     _counts: Mapping[Place, Waiting] = field(init=False, factory=dict)
 
     def counts(self) -> dict[Place, int]:
-        """Return what was counted last, of the partitions that are still consumed.
+        """Return what was counted last, for the partitions that are still consumed.
 
-        While Kafka is away, these are old numbers.
+        While Kafka is away, these numbers are old.
         """
         consumed = self._committed()
         return {

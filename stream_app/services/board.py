@@ -1,8 +1,7 @@
 """The board process: builds its parts from the settings and runs them.
 
-It closes them in reverse order. It follows Kafka into the read model, and shows that as pages and
-as the look-up API. It writes the commands of operators and the leads that they publish. Only one
-runs.
+The parts are closed in reverse order. The process follows Kafka into the read model, and shows that as pages and as the look-up API. It writes the
+commands of operators, and the leads that they publish. Only one board runs.
 """
 
 import asyncio
@@ -73,7 +72,7 @@ async def run_board(settings: Settings) -> None:
     http = settings.http
     token = token_of_board(settings, os.environ)
     registry = process_registry()
-    # Before the signal handlers: a signal ends this wait at once.
+    # Before the signal handlers are set, so that a signal ends this wait at once.
     await check_kafka(settings, settings.board_rights, logger)
     projection = _projection(settings, connection, registry, logger)
 
@@ -113,7 +112,7 @@ async def run_board(settings: Settings) -> None:
 
 
 def board_app(routes: list[Route]) -> Starlette:
-    """Return the ASGI app: the routes of board and look-up API, and whether it lives."""
+    """Return the ASGI app: the routes of board and look-up API, and /healthz."""
 
     async def healthz(_: Request) -> Response:
         return PlainTextResponse(f"{NAME}\n")
@@ -167,7 +166,8 @@ class DeadLetterMetrics(Collector):
             "Dead letters that Kafka keeps, by what has become of them.",
             labels=("topic", "state"),
         )
-        if not self._is_complete():  # a number too small would say that open ones were solved
+        # Until then a number would be too small, as if open dead letters had been solved.
+        if not self._is_complete():
             yield family
             return
         with suppress(sqlite3.Error):
@@ -202,7 +202,7 @@ class YieldMetrics(Collector):
             "The credits that were booked for the leads of these answers.",
             labels=("workspace", "destination", "column", "window"),
         )
-        if self._is_complete():  # before that, a part of the answers would look like all of them
+        if self._is_complete():  # Before that, a part of the answers would look like all of them.
             with suppress(sqlite3.Error):
                 for row in self._queries.yields(self._now_ms()):
                     for window in YIELD_WINDOWS:
@@ -220,7 +220,7 @@ class YieldMetrics(Collector):
 class BillMetrics(Collector):
     """Reports what Clay's balances fell by and what was booked, as `GET /bill` does.
 
-    It reads two days and the one before them, because a scrape must not read all that is kept.
+    It reads two days and the day before them, because a scrape must not read all that is kept.
     """
 
     _queries: BoardQueries
@@ -249,7 +249,7 @@ class BillMetrics(Collector):
             labels=("workspace", "day"),
         )
         families = (balance, taken, booked, unexplained)
-        if self._is_complete():  # before that, an old reading would look like the last one
+        if self._is_complete():  # Before that, an old reading would look like the last one.
             today = datetime.fromtimestamp(self._now_ms() / 1000, UTC).date()
             days = {
                 today.isoformat(): "today",
@@ -397,7 +397,7 @@ async def messages(
 
 
 def access_of(settings: Settings, token: str, now_s: Callable[[], int]) -> BoardAccess:
-    """Return who may use the board. `token`: that of viewers."""
+    """Return who may use the board. `token` is that of viewers."""
     header = settings.board.user_header
     secret = settings.secrets.get(settings.board.user_header_secret_env)
     return BoardAccess(

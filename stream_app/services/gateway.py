@@ -1,6 +1,6 @@
 """The gateway process: builds its parts from the settings and runs them.
 
-It closes them in reverse order.
+The parts are closed in reverse order.
 """
 
 import asyncio
@@ -41,7 +41,7 @@ _ANSWERS_WITHIN_S: Final = 5.0
 
 @define(eq=False, repr=False)
 class _Kafka:
-    """Kafka, as a gateway has it: it may be away when the gateway starts.
+    """Kafka as a gateway knows it: it may be away when the gateway starts.
 
     `_stack` closes the inbox.
     """
@@ -59,9 +59,12 @@ class _Kafka:
         await self._inbox.put(record)
 
     async def find(self) -> None:
-        """Return when Kafka takes records, however long it is away. Raises as `kafka_ready` else.
+        """Return when Kafka takes records, however long it is away.
 
-        It does not end the process while Kafka is away, because that would lose what is held.
+        While Kafka is away, the process must not end, because that would lose what is held.
+
+        Raises:
+            KafkaRefused: Kafka answers, and refuses this process.
         """
         connection = connection_of(self._settings)
         while self._inbox is None:
@@ -77,7 +80,7 @@ class _Kafka:
                 self._say(str(trouble))
 
     async def answered_or_away(self, finding: asyncio.Task[None]) -> bool:
-        """Return True when Kafka was found, or does not answer. Raises what it refuses.
+        """Return True when Kafka was found or does not answer. Raises the error if it refuses.
 
         A gateway that Kafka refuses must not listen, because a proxy would send it callbacks.
         """
@@ -119,7 +122,7 @@ async def run_gateway(settings: Settings, read: Callable[[], Settings]) -> None:
                 await stack.enter_async_context(AsyncExitStack()),
             )
             finding = asyncio.create_task(kafka.find(), name="kafka")
-            # After `write_rest`, which may still find Kafka, and before the inbox closes.
+            # It runs after `write_rest`, which may still find Kafka, and before the inbox closes.
             stack.push_async_callback(cancel, [finding])
             if not await run_until(stop, kafka.answered_or_away(finding)):
                 return
@@ -154,7 +157,7 @@ async def run_gateway(settings: Settings, read: Callable[[], Settings]) -> None:
             ops = await stack.enter_async_context(
                 serve_ops(http.host, http.gateway_ops_port, registry, not_ready),
             )
-            # After the last request and before the metrics end, which say what was lost.
+            # It runs after the last request, and before the metrics end, which say what was lost.
             stack.push_async_callback(holding.write_rest, _LAST_TRY_S)
             app = build_asgi(receiver, metrics.responded)
             port = await stack.enter_async_context(
@@ -181,7 +184,7 @@ async def run_gateway(settings: Settings, read: Callable[[], Settings]) -> None:
             )
 
             async def until_found() -> None:
-                await asyncio.wait([finding])  # which a cancellation of this wait lets go on
+                await asyncio.wait([finding])  # A cancellation of this wait lets `finding` go on.
                 finding.result()
 
             failed = await run_until(stop, until_failure(until_found(), watched, holding.run()))

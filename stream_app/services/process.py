@@ -1,4 +1,4 @@
-"""Shared by the processes: event loop, check of Kafka, operations server, watchdog."""
+"""What the processes share: event loop, check of Kafka, operations server, watchdog."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Mapping
@@ -23,7 +23,7 @@ from stream_app.ops.http import serve_http
 T = TypeVar("T")
 
 _OPS_GRACE_S: Final = 1
-_CHECKS: Final = 10  # of the watchdog, for each `limit_s`
+_CHECKS: Final = 10  # how often the watchdog checks within `limit_s`
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
@@ -38,10 +38,12 @@ def run(main: Coroutine[Any, Any, T]) -> T:
 
 
 async def check_kafka(settings: Settings, process: str, logger: log.Logger) -> None:
-    """Raise unless Kafka is ready for a process.
+    """Wait until Kafka responds, and check that it is ready for a process.
 
-    It is ready if it responds, grants the process its rights, and has its topics with the right
-    settings.
+    Kafka is ready if it grants the process its rights, and has the topics with the right settings.
+
+    Raises:
+        StreamAppError: It is not ready, or did not respond in time.
     """
     say = waiting_for_kafka(logger)
     await kafka_ready(settings, process, say)
@@ -54,7 +56,7 @@ async def check_kafka(settings: Settings, process: str, logger: log.Logger) -> N
 
 
 def waiting_for_kafka(logger: log.Logger) -> Say:
-    """Return what logs each attempt while Kafka does not respond."""
+    """Return a function that logs each attempt while Kafka does not respond."""
     return lambda text: logger.warning("waiting_for_kafka", text=text)
 
 
@@ -70,7 +72,7 @@ def serve_ops(
         host: The address to listen on.
         port: The port; 0 for any free one.
         registry: The metrics.
-        not_ready: Returns why the process cannot work now, or None.
+        not_ready: Returns why the process cannot work now; None if it can.
 
     Yields:
         The port.
@@ -84,7 +86,7 @@ def serve_ops(
 def longest_step_s(settings: Settings) -> float:
     """Return the longest time that a lead may stay in one step, in seconds.
 
-    The step begins late, and has one POST and two commits.
+    Such a step begins as late as it may, and has one POST and two commits.
     """
     return settings.delivery.longest_s + 2 * settings.delivery.commit_timeout_s
 
@@ -116,13 +118,12 @@ def ops_app(
 class Watchdog:
     """Detects stalls: partitions not taken over, records not consumed, leads that do not end.
 
-    Everything that must make progress has a token that changes with it. What waits for a reason (an
-    empty topic, a held lane, a full partition) has none. The check therefore needs to know nothing
-    about Kafka or leads.
+    Everything that must make progress has a token that changes when it does. What waits for a good
+    reason (an empty topic, a held lane, a full partition) has none. So the check needs to know
+    nothing about Kafka or leads. A token that has not changed for `limit_s` seconds is a stall.
 
-    A token that has not changed for `limit_s` seconds is a stall. `look` returns the tokens by
-    description. `report` is called with the descriptions of all stalls whenever they change;
-    `stalled` has the current ones.
+    `look` returns the tokens by description. `report` is called with the descriptions of all stalls
+    whenever they change, and `stalled` has the current ones.
     """
 
     _limit_s: float

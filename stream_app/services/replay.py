@@ -1,6 +1,6 @@
 """The replay process: builds its parts from the settings and runs them.
 
-It closes them in reverse order.
+The parts are closed in reverse order.
 """
 
 import asyncio
@@ -57,7 +57,9 @@ from stream_app.services.process import Watchdog, check_kafka, longest_step_s, s
 
 _BUFFERED: Final = 250
 _BUFFERED_BYTES: Final = 2**18
-"""Records in memory per topic and partition, and their bytes. Those of a delay tier only wait."""
+"""Bounds on the records in memory for each topic and partition, and on their bytes. Records of a
+delay tier only wait, so few are enough.
+"""
 _AGAIN_S: Final = 2.0
 _json: Final = msgspec.json.Encoder()
 
@@ -65,8 +67,8 @@ _json: Final = msgspec.json.Encoder()
 async def run_replay(settings: Settings, read: Callable[[], Settings]) -> None:
     """Run `stream-app replay` until SIGTERM or SIGINT. Raises the error that ended it otherwise.
 
-    `read` returns the settings that the files have now. Workspaces and destinations are adopted
-    from them, at a change or at `stream-app lanes reload`.
+    `read` returns the settings that the files have now. The process adopts workspaces and
+    destinations from them when a file changes, and at `stream-app lanes reload`.
     """
     logger = log.get("replay")
     topics = settings.names
@@ -192,8 +194,8 @@ async def run_replay(settings: Settings, read: Callable[[], Settings]) -> None:
                 why=state.pause.why,
                 text="until `stream-app replay resume`",
             )
-        # Not `leads.lanes`: workers fill it again, and what follows it begins again with the new
-        # records.
+        # `leads.lanes` is not watched: workers fill it again, and what follows it begins again with
+        # the new records.
         partitions = settings.kafka.partitions
         watched = [*app.agents, topics.state, topics.replay_state]
         compacted = [topics.state, topics.replay_state]
@@ -209,10 +211,11 @@ class Reloads:
     """Carries out `stream-app lanes reload` once for each command, and answers like a worker.
 
     A reload goes to every partition of `leads.commands`. Each replay process has a configuration of
-    its own, so each follows the first of these partitions, outside of a group, and answers for the
-    partitions of `leads.dlq` that it has. A process without any adopts the configuration as well.
+    its own, so each of them follows the first of these partitions, outside of a group, and answers
+    for the partitions of `leads.dlq` that it has. A process without any adopts the configuration,
+    too.
 
-    `reload` adopts the configuration, `served` returns the partitions to answer for, `publish`
+    `reload` adopts the configuration, `served` returns the partitions to answer for, and `publish`
     writes an answer.
     """
 
@@ -227,9 +230,9 @@ class Reloads:
     _last: str = field(init=False, default="")
 
     async def run(self) -> None:
-        """Carry out the reloads from now on.
+        """Carry out the reloads that come from now on.
 
-        Without Kafka it tries again: dead letters need no reload.
+        While Kafka is away it tries again and ends nothing, because dead letters need no reload.
         """
         place = TopicPartition(self._topics.commands, 0)
         warn = log.Throttled(lambda why: self._log.warning("reloads_wait", because=why))
@@ -273,4 +276,5 @@ class Reloads:
         ]
         for written in [await self._publish(answer) for answer in answers]:
             await written
+        # After the answers: if Kafka does not take one, the command is read and carried out again.
         self._last = command.id

@@ -1,7 +1,4 @@
-"""The trace process: follows `leads.status` and sends spans.
-
-It begins with the oldest event that is not exported yet.
-"""
+"""The trace process: follows `leads.status` and sends spans, from the oldest one not sent yet."""
 
 import asyncio
 import socket
@@ -36,7 +33,8 @@ _events: Final = msgspec.json.Decoder(StatusEvent)
 async def run_trace(settings: Settings) -> None:
     """Run `stream-app trace` until SIGTERM or SIGINT.
 
-    Raises SettingsError if no receiver is configured.
+    Raises:
+        SettingsError: No receiver is configured.
     """
     trace = settings.trace
     logger = log.get("trace")
@@ -144,7 +142,7 @@ async def batches(
     starts: dict[TopicPartition, int],
     logger: FilteringBoundLogger,
 ) -> AsyncIterator[Sequence[Placed]]:
-    """Yield the events that can be read, with their places. The others are logged."""
+    """Yield the events that can be read, with their places. What cannot be read is logged."""
     async for polled in reader.follow(starts, pass_unreadable=True):
         batch: list[Placed] = []
         for place, records in polled.items():

@@ -1,6 +1,6 @@
 """The worker process: builds its parts from the settings and runs them.
 
-It closes them in reverse order.
+The parts are closed in reverse order.
 """
 
 import asyncio
@@ -61,7 +61,7 @@ from stream_app.services.process import Watchdog, check_kafka, longest_step_s, s
 
 _PAUSE_S: Final = 30.0
 _LANES_WITHIN_S: Final = 20.0
-_SILENT_S: Final = 10.0  # five heartbeats: as long as none is accepted, nothing can be committed
+_SILENT_S: Final = 10.0  # Five heartbeats. While none of them is accepted, nothing is committed.
 
 
 async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
@@ -123,7 +123,7 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
             )
 
         worker = Worker(partition_builder(settings, parts_now, topics, clock, view), refresh)
-        # Above Clay and the cache on the stack, so it runs before they are closed: partitions may
+        # Pushed after Clay and the cache, so that it runs before they are closed: partitions may
         # have POSTs in flight.
         stack.push_async_callback(lambda: worker.revoked(set(worker.partitions)))
         configuration.moved = partial(lanes_that_move, settings, plan, worker.partitions)
@@ -188,11 +188,11 @@ def clay_client(settings: Settings, egress: Egress) -> ClayClient:
 
 @asynccontextmanager
 async def open_cache(settings: Settings, registry: CollectorRegistry) -> AsyncIterator[Cache]:
-    """Open the cache of one worker. Redis may be unavailable at any time."""
+    """Open the cache of the worker. Redis may be unavailable at any time."""
     if settings.redis.url_env is None:
         yield MemoryCache()
         return
-    # These would be 8 % of the imports of a worker that uses no Redis.
+    # Imported only if needed, because it is 8 % of what a worker without Redis would import.
     from stream_app.cache.redis import RedisCache, redis_link
 
     calls = Counter(
@@ -258,8 +258,8 @@ def partition_builder(
             clock=clock,
             view=view,
         )
-        # Not before the assignment: `still_member` confirms the member that this partition was
-        # assigned to, and none that this process has been or becomes.
+        # `parts_now` is called at the assignment, so that `still_member` confirms the member to
+        # which this partition was assigned, and none that this process was before or becomes later.
         return PartitionOwner(number, store, parts_now())
 
     return build
@@ -275,8 +275,8 @@ def observe_worker(
     """Register the metrics of the partitions.
 
     Returns:
-        What says why the worker is not ready (None: it is), and what has to run for that and for
-        the metrics.
+        A function that says why the worker is not ready (None: it is ready), and what has to run
+        for that and for the metrics.
     """
     owned = worker.partitions
     sources = sources_of(settings.names)
@@ -329,8 +329,8 @@ async def lanes_that_move(
 ) -> list[str]:
     """Return why a worker must not adopt the plan `new` in place of `plan`.
 
-    All workers refuse a lane that is moved. Its owner knows it from its row, the others from its
-    view.
+    All workers refuse a plan that moves a lane. The owner of the lane knows the lane from its row,
+    and the other workers know it from its view.
     """
     problems = [
         problem for owner in list(owned.values()) for problem in owner.state.lanes.moved(new)
@@ -338,8 +338,8 @@ async def lanes_that_move(
     added = new.workspaces.keys() - plan.workspaces.keys()
     if problems or not added:
         return problems
-    # A partition that is assigned during this await is not in `problems`. `Lanes` looks again when
-    # it loads its rows, and when the reload is applied.
+    # A partition that is assigned during this await is not in `problems`. Its `Lanes` checks the
+    # plan when it loads its rows, and when the reload is applied.
     try:
         async with asyncio.timeout(_LANES_WITHIN_S):
             return await moved_lanes(settings, new, added)
@@ -355,7 +355,7 @@ async def lanes_that_move(
 async def _restarted(run: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Run a task of the cache until cancelled.
 
-    Its errors affect no lead: each is logged, and the task is started again after a pause.
+    Its errors affect no lead, so an error is logged, and the task is started again after a pause.
     """
     while True:
         try:

@@ -1,7 +1,7 @@
-"""Remembers what brokers refuse a transactional producer. aiokafka retries and reports nothing.
+"""Remembers what brokers refuse a transactional producer, because aiokafka retries silently.
 
-Relies on all requests of aiokafka 0.14.0's sender going through its client's `send`, which
-tests/unit/kafka/test_faust_pins.py pins.
+It relies on the fact that all requests of aiokafka 0.14.0's sender go through the `send` of its
+client, which tests/unit/kafka/test_faust_pins.py pins.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from aiokafka.protocol.transaction import (
 from stream_app.kafka.protocol import DescribeProducers
 from stream_app.kafka.takeover.view import NO_LEADER, without_leader
 
-_SILENT_S = 0.5  # aiokafka repeats a refused request much sooner
+_SILENT_S = 0.5  # aiokafka repeats a refused request much sooner.
 _UNWRITABLE = (
     ", its log cannot be written: look at its broker's disk, and restart that when there is room"
 )
@@ -43,7 +43,7 @@ _OF_THE_WHOLE = {
 class Refusals:
     """The refusals of one producer that are not resolved.
 
-    It reads a few answers a transaction, and no records.
+    It reads a few answers of each transaction, and no records.
     """
 
     def __init__(self) -> None:
@@ -55,8 +55,8 @@ class Refusals:
 
     def watch(self, client: Any) -> None:
         """Watch this client, and forget everything about earlier ones."""
-        # Each client fills its own: the answer to a request of an earlier client may come late, and
-        # says nothing about this one.
+        # Each client fills collections of its own: the answer to a request of an earlier client may
+        # come late, and says nothing about this client.
         last: dict[str, type[Exception]] = {}
         unanswered: dict[object, float] = {}
         still_open: set[TopicPartition] = set()
@@ -65,7 +65,7 @@ class Refusals:
 
         async def watched(node_id: int, request: Any, **how: Any) -> Any:
             mark = object()
-            unanswered[mark] = now()  # it stays if the caller stops waiting
+            unanswered[mark] = now()  # The mark stays if the caller stops waiting.
             try:
                 answer = await send(node_id, request, **how)
             except errors.KafkaError:
@@ -77,7 +77,7 @@ class Refusals:
                     (still_open.add if producers else still_open.discard)(place)
             for what, code in _codes(request, answer):
                 error = errors.for_code(code)
-                # The latter says that the broker has the batch already.
+                # DuplicateSequenceNumber says that the broker has the batch already.
                 if error in (errors.NoError, errors.DuplicateSequenceNumber):
                     last.pop(what, None)
                 else:
@@ -91,7 +91,7 @@ class Refusals:
         self._open = still_open
 
     def saw_open(self, places: Iterable[TopicPartition]) -> None:
-        """Another client found transactions of this producer open there."""
+        """Note that another client found transactions of this producer open at these places."""
         self._open.update(places)
 
     def committed(self) -> None:
@@ -100,7 +100,7 @@ class Refusals:
     def text(self, places: Iterable[TopicPartition] = ()) -> str:
         """Return why a transaction to these partitions, or the fence, makes no progress.
 
-        Empty if Kafka is silent.
+        It is '' if Kafka is silent, because then nothing was refused.
         """
         silent_since = asyncio.get_running_loop().time() - _SILENT_S
         if any(asked_at < silent_since for asked_at in self._unanswered.values()):

@@ -1,8 +1,8 @@
 """Sends the requests of a take-over to Kafka: `steps.Transactions` on an aiokafka client.
 
-Kafka may call a transaction complete that it left open in a partition (`steps` says how). So a
-transaction is over only when its end is visible in all partitions, as their leaders report it, and
-no other one starts before.
+Kafka may call a transaction complete although it left it open in a partition (`steps` says how). So
+a transaction is over only when the leaders of all partitions report its end, and no other one
+starts before that.
 """
 
 import asyncio
@@ -35,15 +35,17 @@ _LONGEST_PAUSE_S = 0.1
 
 @dataclass(eq=False)
 class KafkaTransactions:
-    """The requests for one transactional id; each raises KafkaError.
+    """The requests for one transactional id. Each of them raises KafkaError.
 
     Attributes:
         client: The producer's BoundedClient.
         node: The coordinator of the id.
-        places: Returns all that its transactions write to; it is asked only after a crash.
-        own: The one of them that no other transactional id writes to.
-        view: Looks at the places, together with other take-overs.
-        refusals: Gets the places that are open.
+        transactional_id: The id.
+        places: Returns all partitions to which its transactions write. It is called only after a
+            crash.
+        own: The one of these partitions to which no other transactional id writes.
+        view: Looks at the partitions, together with other take-overs.
+        refusals: Is told which partitions have an open transaction.
     """
 
     client: Any
@@ -57,15 +59,15 @@ class KafkaTransactions:
     async def look(self) -> tuple[LastTransaction, Stranded]:
         """Return the last transaction, and the partitions where it is still open.
 
-        Two equal answers of the coordinator, one before and one after the question to the leaders,
-        prove that no transaction began in between. The leaders are checked, because a broker that
-        was frozen knows neither newer transactions nor its successor.
+        Two equal answers of the coordinator, one from before and one from after the question to the
+        leaders, prove that no transaction began in between. The leaders are checked, because a
+        broker that was frozen knows neither newer transactions nor its successor.
         """
         last = await self._last()
         while True:
             if last.is_decided:
                 return last, {}
-            if not last.state:  # Kafka has forgotten the id, and with it the producer
+            if not last.state:  # Kafka has forgotten the id and its producer.
                 return last, self._open(None, await self.view.producers([self.own]))
             places = self.places()
             seen = await self.view.producers(places)
@@ -74,7 +76,7 @@ class KafkaTransactions:
             newest.require({place: answer.node for place, answer in seen.items()})
             stranded = self._open(last.producer_id, seen)
             # Second look: an earlier owner that is not fenced yet may have begun or ended a
-            # transaction since the first one. Then what is open may be that one, and not stranded.
+            # transaction since the first look. Then what is open may be that one, and not stranded.
             if not stranded or (again := await self._last()) == last:
                 return last, stranded
             last = again
@@ -89,7 +91,8 @@ class KafkaTransactions:
     ) -> Stranded:
         """Return the places where a producer (None: any producer) has an open transaction.
 
-        Each place has the first offset of that transaction.
+        Returns:
+            The first offset of that transaction by topic and partition.
         """
         begins_of: dict[tuple[str, int], int] = {}
         for place, producers in seen.items():
@@ -110,10 +113,10 @@ class KafkaTransactions:
         return Producer(answer.producer_id, answer.producer_epoch)
 
     async def end(self, last: LastTransaction, stranded: Stranded, *, committed: bool) -> None:
-        """End a transaction everywhere.
+        """End a transaction in every partition.
 
-        Both requests are written before either is answered, because an abort between them would
-        undo a commit.
+        Both requests are written before either of them is answered, because an abort between them
+        would undo a commit.
         """
         where = ", ".join(f"{topic}/{partition}" for topic, partition in sorted(stranded))
         if where:
@@ -162,13 +165,15 @@ class KafkaTransactions:
 
 
 async def ended(client: Any, producer_id: int, places: Collection[TopicPartition]) -> None:
-    """Return once the producer has no open transaction there.
+    """Return once the producer has no open transaction in these partitions.
 
-    Raises KafkaError if that cannot be determined.
+    Raises:
+        KafkaError: That cannot be determined.
     """
     pause_s = _FIRST_PAUSE_S
     while True:
-        await asyncio.sleep(pause_s)  # the coordinator answers before the markers are written
+        # Before the first question, too: the coordinator answers before the markers are written.
+        await asyncio.sleep(pause_s)
         pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
         try:
             seen = answered(places, await ask_producers(client, producer_id, places))

@@ -3,11 +3,11 @@
 Kafka (KRaft, 4.3.1) skips the end marker of a transaction in a partition that has no leader at that
 moment (KRaftMetadataCache.getPartitionLeaderEndpoint). The transaction coordinator regards the
 transaction as complete, but in that partition it stays open: it is *stranded*. Readers see nothing
-beyond it. The next end marker of its producer decides its outcome, right or wrong.
+beyond it. The next end marker of its producer decides its outcome, whether that is right or wrong.
 
 So a take-over writes the missing markers before it writes anything else. Two facts make this hard:
 
-- The fence (InitProducerId) makes the coordinator forget how the last transaction ended: its state
+- The fence (InitProducerId) makes the coordinator forget how the last transaction ended. Its state
   is then Empty.
 - Only a transaction of the same producer can write the missing markers, and a fence aborts an
   ongoing transaction.
@@ -39,10 +39,10 @@ The verdict is that of the present epoch. A transaction that is ended "as commit
 is ended in the places where it is stranded.
 
 `unknown`: Kafka forgot an idle id (transactional.id.expiration.ms), or another program fenced it.
-It also happens if a transaction ends between a look and its fence and Kafka skips a marker at the
-same moment. `take_over` looks again if a look took long.
+This also happens if a transaction ends between a look and its fence, and Kafka skips a marker at
+the same moment. To make that unlikely, `take_over` looks again if a look took long.
 
-`undone`: a repair was interrupted between its two requests, which are sent together. Then the
+`undone`: A repair was interrupted between its two requests, which are sent together. Then the
 timeout of ten minutes, or a fence that was already on its way, aborted it.
 
 tests/unit/kafka/test_stranded.py checks each row. tests/simulation/test_takeover.py interrupts a
@@ -57,7 +57,7 @@ from typing import Final, Literal, NamedTuple, Protocol
 from stream_app.domain.model.errors import StateStoreError
 
 _PAUSE_S: Final = 0.02
-_FRESH_S: Final = 5.0  # a process that was frozen for longer may have had successors
+_FRESH_S: Final = 5.0  # A process that was frozen for longer may have had successors.
 _RESERVED_FROM_MS: Final = 600_000
 _EPOCHS: Final = 256
 # The next fence gives another producer id, which cannot end this one's transaction.
@@ -84,7 +84,7 @@ class LastTransaction(NamedTuple):
     def verdict(self) -> bool | None:
         """What this repair epoch does with what is stranded: True commits it, False aborts it.
 
-        None in an ordinary epoch.
+        An ordinary epoch has none.
         """
         return self._carried(within=1)
 
@@ -109,7 +109,7 @@ class LastTransaction(NamedTuple):
 
 
 class NextStep(NamedTuple):
-    """A step of a take-over, as the table above has it."""
+    """A step of a take-over, as the table above names it."""
 
     do: Literal["wait", "fence", "fence_verdict", "end", "unknown", "undone"]
     committed: bool = False  # the verdict of `fence_verdict` and of `end`
@@ -118,7 +118,7 @@ class NextStep(NamedTuple):
 def next_step(last: LastTransaction, *, stranded: bool) -> NextStep:
     """Return the step that the table above gives.
 
-    `stranded`: any partition has an open transaction of its producer.
+    `stranded` is True if any partition has an open transaction of the id's producer.
     """
     if last.state in _TRANSIENT:
         return NextStep("wait")
@@ -141,7 +141,7 @@ def timeout_with_verdict(epoch: int, *, committed: bool) -> int:
 
 
 def refusal(step: NextStep, transactional_id: str, stranded: Stranded) -> str:
-    """Return one line: why a take-over stops at `unknown` or `undone`, and what to do about it."""
+    """Return why a take-over stops at `unknown` or `undone`, and what to do, in one line."""
     if step.do == "undone":
         return (
             f"{transactional_id}: Kafka aborted the repair of a transaction that was "
@@ -190,10 +190,10 @@ class Transactions(Protocol):
         """
 
     async def open_places(self, producer_id: int) -> Stranded:
-        """The partitions where the producer has an open transaction."""
+        """Return the partitions where the producer has an open transaction."""
 
     async def fence(self, timeout_ms: int) -> Producer | None:
-        """InitProducerId. None when Kafka is busy: it may be aborting the ongoing transaction."""
+        """Send InitProducerId; None if Kafka is busy, perhaps with aborting the transaction."""
 
     async def end(self, last: LastTransaction, stranded: Stranded, *, committed: bool) -> None:
         """Add the partitions to a transaction of the epoch of `last`, and end it."""
@@ -202,8 +202,8 @@ class Transactions(Protocol):
 async def take_over(kafka: Transactions, timeout_ms: int) -> Producer:
     """Fence every earlier producer, once all their transactions have ended as they were decided.
 
-    A transaction has ended when it has its end marker in every partition. `timeout_ms` is the
-    transaction timeout of the new producer. It must not be one of those that carry a verdict.
+    A transaction has ended when every partition has its end marker. `timeout_ms` is the transaction
+    timeout of the new producer. It must not be one of those that carry a verdict.
 
     Raises:
         StateStoreError: An operator has to decide. Errors of the requests are raised as they are.
@@ -212,8 +212,8 @@ async def take_over(kafka: Transactions, timeout_ms: int) -> Producer:
     while True:
         began_s = now()
         last, stranded = await kafka.look()
-        # A step belongs to the look that it follows from. After a long one, another process may
-        # have taken over and written, so it is looked at again.
+        # A step is right for the moment of its look only. During a look that took long, another
+        # process may have taken over and written, so this one looks again.
         if now() - began_s > _FRESH_S:
             continue
         step = next_step(last, stranded=bool(stranded))
@@ -225,7 +225,8 @@ async def take_over(kafka: Transactions, timeout_ms: int) -> Producer:
             case "fence":
                 if (producer := await kafka.fence(timeout_ms)) is None:
                     await asyncio.sleep(_PAUSE_S)
-                # The earlier owner may have ended another transaction between look and fence.
+                # Second look: an earlier owner may have ended another transaction between the look
+                # and the fence.
                 elif not last.state or not await kafka.open_places(producer.producer_id):
                     return producer
             case "wait":

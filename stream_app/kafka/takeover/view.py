@@ -1,11 +1,11 @@
 """Requests about partitions that the partitions of a process share.
 
-A process takes over many partitions at once, and each of them has to look at the same topics. Here
-all that ask at the same time share one request to each broker, so that the work grows with the
-partitions and not with their square. Each answer is of a request that began after the question: a
-look at transactions depends on that.
+A process takes over many partitions at once, and each of these has to look at the same topics. All
+take-overs that ask at the same time share one request to each broker, so that the work grows with
+the partitions and not with their square. Each answer is that of a request that began after the
+question, because a look at transactions depends on that.
 
-Some of them ask which broker leads a partition. A broker that was frozen for long still believes
+Some requests ask which broker leads a partition. A broker that was frozen for long still believes
 that it is the leader when it resumes. Until it has read the cluster's metadata, it answers reads
 from a log in which newer records are missing, and names itself the leader. State that was read
 there would miss leads that were sent. Writes are safe, because they need the other replicas.
@@ -51,14 +51,12 @@ NO_LEADER: Final = (
 
 
 class Batched(Generic[K, R]):
-    """Answers all questions that wait with one call of `ask`.
-
-    That call gets the union of what they ask about.
+    """Answers all questions that wait with one call of `ask`, about the union of their subjects.
 
     Args:
         ask: Called once at a time, as long as it answers soon.
-        patience_s: How long a call waits for the one before, in seconds; None: to its end. A broker
-            that hangs must not hold up questions that may reach its successor.
+        patience_s: How long a call waits for the one before it, in seconds; None: to its end. A
+            broker that hangs must not hold up questions that may reach its successor.
     """
 
     def __init__(
@@ -82,11 +80,11 @@ class Batched(Generic[K, R]):
 
     async def _run(self, before: asyncio.Task[R] | None) -> R:
         if before is None or before.done():
-            await asyncio.sleep(0)  # let others who are ready join
+            await asyncio.sleep(0)  # Questions of this turn of the event loop join.
         else:
             await asyncio.wait({before}, timeout=self._patience_s)
-        # Together, with no await up to the request: a question from now on joins the next call. So
-        # an answer never comes from a request that began before its question.
+        # No await from here to the request: a question that comes from now on joins the next call.
+        # So an answer never comes from a request that began before its question.
         about = self._about
         self._about = {}
         self._next = None
@@ -94,7 +92,7 @@ class Batched(Generic[K, R]):
             return await self._ask(about)
         except KafkaError:
             raise
-        # The connection was closed during the request.
+        # The connection was closed during the request. A cancellation of this task is passed on.
         except (RuntimeError, asyncio.CancelledError) as closed:
             if (task := asyncio.current_task()) is not None and task.cancelling():
                 raise
@@ -102,10 +100,15 @@ class Batched(Generic[K, R]):
 
 
 class PartitionProducers(NamedTuple):
-    """What a leader answered about the open transactions of a partition."""
+    """What a leader answered about the open transactions of a partition.
 
-    node: int  # the broker that was asked
-    open: Mapping[int, int]  # producer id -> the first offset of its open transaction
+    Attributes:
+        node: The broker that was asked.
+        open: The first offset of each open transaction by the id of its producer.
+    """
+
+    node: int
+    open: Mapping[int, int]
 
 
 PartitionSpan = tuple[int, int, int]
@@ -113,9 +116,7 @@ PartitionSpan = tuple[int, int, int]
 
 
 class ClusterView:
-    """The shared requests of one process, on one client.
-
-    Each raises KafkaError, if it does not say otherwise.
+    """The shared requests of one process, on one client. Each of them raises KafkaError.
 
     Attributes:
         refresh: Reads the metadata of topics.
@@ -147,9 +148,9 @@ class ClusterView:
         return answered([place], await self._spans([place]))[place]
 
     def supply(self, client: BoundedClient, topics: Iterable[str]) -> None:
-        """Let a client take its metadata from here, and not ask by itself.
+        """Have a client take its metadata from here, instead of asking for it.
 
-        `refresh` must have read its topics.
+        `refresh` must have read the topics.
         """
         client.take_metadata_from(self._supply, topics)
         self._copy_to(client)
@@ -176,7 +177,7 @@ class ClusterView:
 
     async def _connected(self) -> BoundedClient:
         async with self._connecting:
-            # After the lock: the task that had it before may have connected.
+            # Second look: the task that held the lock before may have connected.
             if self._client is not None:
                 return self._client
             client = kafka_client(**self._connection.settings(), client_id="stream-app-view")
@@ -195,8 +196,8 @@ class ClusterView:
         update = client.force_metadata_update()
         await asyncio.wait({update, client._sync_task}, return_when=asyncio.FIRST_COMPLETED)
         if not (update.done() and update.result()):
-            # The brokers that it knows may be gone, so it learns of the present ones from the
-            # addresses again.
+            # The brokers that the client knows may be gone. The next client learns of the present
+            # ones from the configured addresses.
             await self.close()
             raise KafkaConnectionError("no metadata could be read")
         self._refreshed_s = monotonic()
@@ -216,7 +217,8 @@ class ClusterView:
         client = await self._connected()
 
         async def ask(node: int, led: list[TopicPartition]) -> list[PartitionAnswer[PartitionSpan]]:
-            # The beginning first: what retention deletes in between cannot move it beyond the end.
+            # The beginning is asked for first, so that what retention deletes in between cannot
+            # move it beyond the end.
             begins, ends = [
                 await _offsets(client, node, led, when) for when in (_EARLIEST, _LATEST)
             ]
@@ -233,7 +235,7 @@ async def _ask_leaders(
     places: Iterable[TopicPartition],
     ask: Callable[[int, list[TopicPartition]], Awaitable[list[PartitionAnswer[R]]]],
 ) -> Answers[R]:
-    """Ask each leader about its partitions, all at once.
+    """Ask all leaders about their partitions at once.
 
     The partitions of a broker that fails get its error.
     """
@@ -341,7 +343,7 @@ class NewestLeaders(NamedTuple):
 
 
 async def newest_leaders(client: Any, topics: Iterable[str]) -> NewestLeaders:
-    """Ask all brokers of a BoundedClient. Those that do not answer within a second are left out."""
+    """Ask all brokers of a BoundedClient. One that does not answer within a second is left out."""
     request = Metadata(sorted(topics))
     requests = {
         broker.nodeId: asyncio.create_task(client.send(broker.nodeId, request))
