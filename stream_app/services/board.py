@@ -1,7 +1,8 @@
 """The board process: builds its parts from the settings and runs them.
 
-The parts are closed in reverse order. The process follows Kafka into the read model, and shows that as pages and as the look-up API. It writes the
-commands of operators, and the leads that they publish. Only one board runs.
+The parts are closed in reverse order. The process follows Kafka into the read model, and shows that
+as pages and as the look-up API. It writes the commands of operators, and the leads that they
+publish. Only one board runs.
 """
 
 import asyncio

@@ -64,7 +64,7 @@ class _Kafka:
         While Kafka is away, the process must not end, because that would lose what is held.
 
         Raises:
-            KafkaRefused: Kafka answers, and refuses this process.
+            StreamAppError: Kafka answers, and refuses this process or lacks its topics.
         """
         connection = connection_of(self._settings)
         while self._inbox is None:

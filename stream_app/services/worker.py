@@ -259,7 +259,7 @@ def partition_builder(
             view=view,
         )
         # `parts_now` is called at the assignment, so that `still_member` confirms the member to
-        # which this partition was assigned, and none that this process was before or becomes later.
+        # which this partition was assigned, and none that this process has been or becomes.
         return PartitionOwner(number, store, parts_now())
 
     return build
