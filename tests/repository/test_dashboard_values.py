@@ -35,6 +35,11 @@ SERIES = {
     'stream_app_received_to_done_seconds_bucket{destination="people", le="14400.0"}': "0+60x120",
     'stream_app_received_to_done_seconds_bucket{destination="people", le="+Inf"}': "0+60x120",
     'stream_app_cache_hits_total{destination="people", reason="stale"}': "0+120x120",
+    # Two boards have the same bill.
+    'stream_app_bill_taken_credits{workspace="acme", day="today", instance="a"}': "0+7x120",
+    'stream_app_bill_taken_credits{workspace="acme", day="today", instance="b"}': "0+7x120",
+    'stream_app_bill_taken_credits{workspace="acme", day="yesterday", instance="a"}': "5000x120",
+    'stream_app_bill_unexplained_credits{workspace="acme", day="yesterday"}': "-12x120",
 }
 EXPECTED: dict[str, list[tuple[str, float]]] = {
     # After 2 hours 4,920 credits are spent, and 1,080 are left: 27 minutes, 0.45 hours.
@@ -44,6 +49,8 @@ EXPECTED: dict[str, list[tuple[str, float]]] = {
     "New dead letters": [('{destination="people"}', 2)],
     "Time until done, 95 %": [('{destination="people"}', 13_320)],
     "Leads answered by the cache": [('{reason="stale"}', 2)],
+    "Taken by Clay and booked, today": [('{workspace="acme"}', 840)],
+    "Not explained of Clay's bill": [('{workspace="acme", day="yesterday"}', -12)],
 }
 
 

@@ -89,7 +89,9 @@ def _panel(source: Panel) -> Any:
     panel.title(source.title).description(source.description).unit(source.unit).datasource(
         _DATASOURCE,
     )
-    panel.span(source.span).height(5 if source.kind == "number" else 8).min(0)
+    panel.span(source.span).height(5 if source.kind == "number" else 8)
+    if source.least is not None:
+        panel.min(source.least)
     if source.most is not None:
         panel.max(source.most)
     if source.limits:

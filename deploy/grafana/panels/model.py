@@ -31,6 +31,7 @@ class Panel:
         span: Its width, of 24.
         limits: Value -> colour from that value on, for a panel with a meaning of good and bad.
         states: Value -> text and colour, for states that are numbers.
+        least: The smallest value of the axis. None for values that may fall below 0.
         most: The largest value of the axis.
         exemplars: True to show the traces of single observations of a histogram.
     """
@@ -43,6 +44,7 @@ class Panel:
     span: int = 8
     limits: dict[float | None, str] = field(default_factory=dict)
     states: dict[str, tuple[str, str]] = field(default_factory=dict)
+    least: float | None = 0
     most: float | None = None
     exemplars: bool = False
 

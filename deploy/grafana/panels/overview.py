@@ -279,6 +279,48 @@ OVERVIEW: Final = Dashboard(
                 },
                 span=12,
             ),
+            Panel(
+                "Credits left at Clay",
+                "What Clay said at the last reading of each balance. Only workspaces with an API "
+                "key.",
+                "short",
+                {"{{workspace}}": highest("stream_app_bill_balance_credits", LANES, "workspace")},
+            ),
+            Panel(
+                "Taken by Clay and booked, today",
+                "By how many credits Clay's balance fell since midnight (UTC), and how many were "
+                "booked for leads in the same time.",
+                "short",
+                {
+                    "{{workspace}} taken": highest(
+                        "stream_app_bill_taken_credits",
+                        f'day="today",{LANES}',
+                        "workspace",
+                    ),
+                    "{{workspace}} booked": highest(
+                        "stream_app_bill_booked_credits",
+                        f'day="today",{LANES}',
+                        "workspace",
+                    ),
+                },
+            ),
+            Panel(
+                "Not explained of Clay's bill",
+                "What estimates, roundings and leads in flight do not explain of the difference, "
+                "in credits. Above 0, Clay took more; below 0, it took less. `stream-app books "
+                "--clay` names the causes.",
+                "short",
+                {
+                    "{{workspace}} {{day}}": highest(
+                        "stream_app_bill_unexplained_credits",
+                        LANES,
+                        "workspace",
+                        "day",
+                    ),
+                },
+                limits={None: "orange", 0: "green", 0.0001: "orange"},
+                least=None,
+            ),
         ),
     },
 )

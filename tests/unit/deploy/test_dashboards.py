@@ -23,15 +23,6 @@ NOT_SHOWN = {
     "process_virtual_memory_bytes": "resident memory counts",
     "stream_app_notify_messages_total": "messages are for installations without Prometheus",
     "stream_app_lanes_left_out": "0 for all workers with up to 1,000 lanes",
-    **dict.fromkeys(
-        (
-            "stream_app_bill_balance_credits",
-            "stream_app_bill_taken_credits",
-            "stream_app_bill_booked_credits",
-            "stream_app_bill_unexplained_credits",
-        ),
-        "the page Books compares them by day, with what explains a difference",
-    ),
 }
 """Samples that are on no panel, with the reason."""
 NEEDS_NO_PANEL = ("_created", "_seconds_sum", "_seconds_count")
@@ -78,6 +69,12 @@ def test_a_panel_says_what_it_shows(uid: str, panel: dict[str, Any]) -> None:
     assert panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
     for target in panel["targets"]:
         assert target["legendFormat"]
+
+
+@each_panel
+def test_only_an_axis_of_values_below_0_has_no_least_value(uid: str, panel: dict[str, Any]) -> None:
+    is_signed = any("unexplained" in target["expr"] for target in panel["targets"])
+    assert panel["fieldConfig"]["defaults"].get("min") == (None if is_signed else 0)
 
 
 @pytest.mark.parametrize("uid", BOARDS)
