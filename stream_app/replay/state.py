@@ -105,8 +105,8 @@ class ReplayState:
             read = [*self._partitions, *self._lanes]
             self._following = asyncio.create_task(self._follow(await self._reader.begins(read)))
             opened.push_async_callback(cancel, [self._following])
-            # Before anything is recorded, because `record` compares with the rows that other
-            # processes have written.
+            # Before the first record moves, because an operator may have paused all replays, and
+            # the turns of the leads follow from the views of their lanes.
             await self._current(read)
             recording = asyncio.create_task(self._record_on())
             opened.push_async_callback(cancel, [recording])

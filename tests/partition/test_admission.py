@@ -167,6 +167,23 @@ async def test_a_suspension_gives_up_leads_of_its_own_stream_only() -> None:
 
 
 @virtual_time
+async def test_a_lead_whose_task_was_cancelled_is_not_admitted_by_a_timer_of_the_same_turn() -> None:
+    """It would take a token and a reservation, and nobody would make its POST."""
+    bench = Queueing(Setup(rate_per_s=1.0, burst=1))
+    waiting = asyncio.create_task(bench.send(in_flight(0)))
+    await asyncio.sleep(0.1)
+    before = bench.lanes["acme"].budget
+    bench.lanes["acme"] = Lane("acme", 0, rate=Rate(tokens=1.0, at_ms=now_ms()), budget=before)
+    waiting.cancel()
+    bench.queue.pump_lane("acme")
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert bench.gone == []
+    assert bench.lanes["acme"].budget == before
+    assert isinstance(await bench.send(in_flight(1)), Grant), "the token is still there"
+
+
+@virtual_time
 async def test_a_waiting_lead_expires_on_time() -> None:
     bench = Queueing(Setup(rate_per_s=8.0))
     began = now_ms()

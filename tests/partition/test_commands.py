@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_app.domain.commands import MOST_PEOPLE
+from stream_app.domain.commands import MOST_PEOPLE, CommandResult
 from stream_app.domain.lead.identity import people
 from stream_app.domain.model.errors import BrokerUnavailable
 from stream_app.domain.model.records import ConsumedRecord
@@ -308,6 +308,26 @@ async def test_reload_reads_the_configuration_once_a_command() -> None:
     await bench.order("reload", workspace="")
     assert bench.reloads == 1
     assert bench.answers()[0].text == "read"
+
+
+class ReloadsSlowly(Bench):
+    """A partition whose worker takes two seconds to read its configuration."""
+
+    async def _reload(self, name: str) -> CommandResult:
+        result = await super()._reload(name)
+        await asyncio.sleep(2.0)
+        return result
+
+
+@virtual_time
+async def test_a_reload_that_the_bootstrap_and_the_stream_have_at_a_time_is_answered_once() -> None:
+    bench = ReloadsSlowly()
+    bench.command("reload", workspace="")
+    await bench.serve()
+    await asyncio.sleep(5.0)
+    assert bench.reloads == 2, "both have read the command"
+    assert len(bench.answers()) == 1
+    assert bench.streams["command"].committed() == 1
 
 
 _ASKED = st.tuples(

@@ -155,3 +155,13 @@ async def test_a_wait_ends_at_the_deadline_after_the_longest_time_or_with_the_fi
     await asyncio.sleep(3)
     assert await waited(wait_ms - 1_500, 1) == 1
     assert await waited(wait_ms + 5, 60) == 0.001
+
+
+@virtual_time
+async def test_a_lead_that_comes_in_the_turn_in_which_a_wait_begins_ends_it() -> None:
+    rows = Rows(0, 10**12)
+    queue, _ = waiting(rows, values(1))
+    ended = asyncio.create_task(queue.wait(0, 60.0))
+    asyncio.get_running_loop().call_soon(queue.add, key(1), "accepted")
+    await asyncio.wait_for(ended, 1.0)
+    assert len(queue) == 1

@@ -344,6 +344,24 @@ async def test_the_lane_shows_that_polls_wait_for_its_rate() -> None:
 
 
 @virtual_time
+async def test_twenty_polls_of_a_lane_at_most_are_under_way_while_clay_hangs() -> None:
+    """The others follow as soon as these have ended, and none is forgotten."""
+    bench = Routines()
+    bench.change_workspaces(rate=RatePolicy(rate_per_s=20, burst=20))
+    bench.publish_leads(50)
+    await bench.serve_for(3.5)
+    await bench.kill()
+    await asyncio.sleep(5.0)
+    assert bench.clay.polls == {}
+    bench.clay.poll_s = 15.0
+    await bench.start()  # each run is due
+    await asyncio.sleep(10.0)
+    assert len(bench.clay.all_polls) == 20
+    await bench.settled(50, within_s=60.0)
+    assert set(bench.clay.polls) == {f"run_{number}" for number in range(1, 51)}
+
+
+@virtual_time
 async def test_a_run_that_hangs_is_overdue_then_parked_and_polled_until_then() -> None:
     bench = Routines()
     bench.change_destination(callback_grace_s=7_200.0)

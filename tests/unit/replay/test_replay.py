@@ -281,3 +281,22 @@ async def test_a_record_that_waits_for_the_rate_is_given_up_at_a_suspension() ->
     bench.stream.suspended.set()
     await asyncio.wait_for(serving, 1)
     assert bench.stream.given_up == [len(bench.memory.published)]
+
+
+@virtual_time
+async def test_what_was_published_is_acked_before_a_suspended_stream_is_left() -> None:
+    written: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+
+    async def publish(record: Record) -> Awaitable[object]:
+        return written
+
+    bench = ReplayBench([dead_letter(0)], publish=publish)
+    serving = await bench.serve()
+    bench.stream.suspended.set()
+    bench.stream.over.set()
+    await asyncio.sleep(1)
+    assert not serving.done()
+    assert bench.stream.acked == []
+    written.set_result(None)
+    await asyncio.wait_for(serving, 1)
+    assert bench.stream.acked == [0]

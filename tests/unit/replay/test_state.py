@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from aiokafka import TopicPartition
 
+from stream_app.domain.dead_letter.orders import PAUSE, ReplayPause
 from stream_app.domain.dead_letter.replay import Came
 from stream_app.domain.model.records import ConsumedRecord, Record
 from stream_app.domain.model.topics import TopicNames
@@ -42,6 +43,9 @@ class Kafka:
 
     def record(self, offset: int, epoch: int = 0) -> None:
         self._append(f"dlq/0/{epoch}".encode(), msgspec.json.encode(Came(offset)))
+
+    def pause(self) -> None:
+        self._append(PAUSE, msgspec.json.encode(ReplayPause("jane", "because", 1)))
 
     def recorded(self) -> dict[str, int]:
         """The offset of each epoch."""
@@ -152,3 +156,25 @@ async def test_a_process_that_still_commits_there_looks_like_no_rewind(kafka: Ka
         assert how.epoch == 0
     assert kafka.offset == 9
     assert kafka.recorded() == {"dlq/0/0": 9}
+
+
+@virtual_time
+async def test_a_pause_is_known_before_a_process_moves_its_first_record(kafka: Kafka) -> None:
+    kafka.behind_s = 5.0
+    kafka.pause()
+    async with state_on(kafka) as state:
+        assert not state.moving.is_set()
+        assert state.pause is not None
+
+
+@virtual_time
+async def test_a_process_records_no_more_once_another_has_begun_a_newer_epoch(kafka: Kafka) -> None:
+    kafka.offset = 5
+    kafka.record(5)
+    async with state_on(kafka) as state:
+        await state.begin(0)
+        kafka.record(2, epoch=1)  # another process owns the partition now, and saw a rewind
+        await asyncio.sleep(1.0)
+        kafka.offset = 9  # what that one has committed since then
+        await state.record()
+    assert kafka.recorded() == {"dlq/0/0": 5, "dlq/0/1": 2}
