@@ -167,7 +167,7 @@ async def test_a_suspension_gives_up_leads_of_its_own_stream_only() -> None:
 
 
 @virtual_time
-async def test_a_lead_whose_task_was_cancelled_is_not_admitted_by_a_timer_of_the_same_turn() -> None:
+async def test_a_lead_whose_task_was_cancelled_is_not_admitted_in_the_same_turn() -> None:
     """It would take a token and a reservation, and nobody would make its POST."""
     bench = Queueing(Setup(rate_per_s=1.0, burst=1))
     waiting = asyncio.create_task(bench.send(in_flight(0)))

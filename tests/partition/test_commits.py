@@ -87,14 +87,14 @@ def steps_in(records: Sequence[Record]) -> list[bytes | None]:
 async def test_steps_that_are_submitted_together_share_a_transaction_with_the_lane() -> None:
     store = SlowStateStore()
     bench = Committing(store)
-    committer = bench.commits
+    commits = bench.commits
     bench.pause(1)
-    first = committer.submit(_step("a"))
-    second = committer.submit(_step("b"))
+    first = commits.submit(_step("a"))
+    second = commits.submit(_step("b"))
     bench.pause(2)
     await asyncio.sleep(0.5)  # the first transaction is on its way
     bench.pause(3)
-    third = committer.submit(_step("c"))
+    third = commits.submit(_step("c"))
     await asyncio.gather(first, second, third)
     assert [steps_in(records) for records in store.committed] == [[b"a", b"b"], [b"c"]]
     assert [lane_in(records) for records in store.committed] == [2, 3]
@@ -107,13 +107,13 @@ async def test_a_transaction_is_under_way_until_it_ends(fails: bool) -> None:
     steps.
     """
     store = SlowStateStore(fails=[2] if fails else [])
-    committer = Committing(store).commits
+    commits = Committing(store).commits
 
     def under_way() -> int | None:
-        return committer.under_way
+        return commits.under_way
 
     assert under_way() is None
-    first = committer.submit(_step("a"))
+    first = commits.submit(_step("a"))
     assert under_way() == 0, "it waits"
     await asyncio.sleep(0.9)
     assert store.begun == 1, "it is being committed"
@@ -121,25 +121,25 @@ async def test_a_transaction_is_under_way_until_it_ends(fails: bool) -> None:
     assert under_way() == 0, "it is being committed"
     await first
     assert under_way() is None
-    assert committer.failures == 0
-    second = committer.submit(_step("b"))
+    assert commits.failures == 0
+    second = commits.submit(_step("b"))
     await asyncio.sleep(0.9)
     assert under_way() == 1
     await asyncio.gather(second, return_exceptions=True)
     assert under_way() is None
-    assert committer.failures == int(fails)
+    assert commits.failures == int(fails)
 
 
 @virtual_time
 async def test_an_aborted_transaction_fails_its_steps_and_those_behind_it() -> None:
     store = SlowStateStore(fails=[2])
     bench = Committing(store)
-    committer = bench.commits
-    first = committer.submit(_step("a"))
+    commits = bench.commits
+    first = commits.submit(_step("a"))
     await first
-    second = committer.submit(_step("b"))
+    second = commits.submit(_step("b"))
     await asyncio.sleep(0.5)
-    third = committer.submit(_step("c"))
+    third = commits.submit(_step("c"))
     for future in (second, third):
         with pytest.raises(Aborted):
             await future
@@ -151,9 +151,9 @@ async def test_an_aborted_transaction_fails_its_steps_and_those_behind_it() -> N
 @virtual_time
 async def test_a_cancelled_step_does_not_affect_others() -> None:
     store = SlowStateStore()
-    committer = Committing(store).commits
-    gone = committer.submit(_step("a"))
-    kept = committer.submit(_step("b"))
+    commits = Committing(store).commits
+    gone = commits.submit(_step("a"))
+    kept = commits.submit(_step("b"))
     gone.cancel()
     await kept
     assert steps_in(store.committed[0]) == [b"a", b"b"], (
@@ -164,9 +164,9 @@ async def test_a_cancelled_step_does_not_affect_others() -> None:
 @virtual_time
 async def test_steps_that_follow_a_transaction_within_the_spacing_share_the_next_one() -> None:
     store = SlowStateStore()
-    committer = Committing(store, spacing_s=0.5).commits
-    await committer.submit(_step("a"))
-    second = committer.submit(_step("b"))
+    commits = Committing(store, spacing_s=0.5).commits
+    await commits.submit(_step("a"))
+    second = commits.submit(_step("b"))
     await asyncio.sleep(0.4)
-    await asyncio.gather(second, committer.submit(_step("c")))
+    await asyncio.gather(second, commits.submit(_step("c")))
     assert len(store.committed) == 2

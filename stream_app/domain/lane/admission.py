@@ -430,23 +430,22 @@ def without_webhook(
     ends = quota.used_up(lane.quota, destination.webhook_ids)
     match destination.kind:
         case "table":
-            left = "webhook left"
-            what_to_do = "make a new one on its table in Clay, add it to webhooks_env"
+            text = (
+                f"destination {destination.alias} has no webhook left ({ends}): make a new one on "
+                "its table in Clay, add it to webhooks_env, then `stream-app lanes reload`"
+            )
         case "workflow":
-            left = "webhook left"
-            what_to_do = "publish or resume it in Clay; or make another one, add it to webhooks_env"
+            text = (
+                f"destination {destination.alias} has no webhook left ({ends}): publish or resume "
+                "it in Clay; or make another one, add it to webhooks_env, then `stream-app lanes "
+                "reload`"
+            )
         case "routine":
-            left = "routine that takes leads"
-            what_to_do = "switch its API on in Clay, or compare its id with `routine`"
-    text = (
-        f"destination {destination.alias} has no {left} ({ends}): {what_to_do}, then `stream-app "
-        "lanes reload`"
-    )
-    if destination.kind == "routine":
-        text = (
-            f"Clay does not start the routine of destination {destination.alias} ({ends}): publish "
-            "it and switch its API on in Clay, or correct its id, then `stream-app lanes reload`"
-        )
+            text = (
+                f"Clay does not start the routine of destination {destination.alias} ({ends}): "
+                "publish it and switch its API on in Clay, or correct its id, then `stream-app "
+                "lanes reload`"
+            )
     if suspended is None:
         return held("no_webhook", text, now_ms + _ASK_AGAIN_MS)
     return held(WEBHOOK_OUT, text, suspended.until_ms)
