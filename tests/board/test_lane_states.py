@@ -470,7 +470,10 @@ def test_a_lane_to_which_nothing_was_sent_has_its_caps_and_no_outlook() -> None:
 def test_a_budget_whose_day_is_over_is_empty() -> None:
     lane = lane_with(VIEW, credits_day=meter(100, 90, 5, ends_ms=NOW_MS))
     [bar] = bars_of(lane, {}, NOW_MS)
-    assert (bar.used, bar.reserved, bar.cap, bar.tone) == (0, 0, 100, "ok")
+    assert bar.used == 0
+    assert bar.reserved == 0
+    assert bar.cap == 100
+    assert bar.tone == "ok"
     assert bars_of(lane_with(VIEW, credits_day=meter(None, 90, ends_ms=NOW_MS)), {}, NOW_MS) == []
 
 
@@ -632,5 +635,7 @@ def test_what_a_page_does_not_say_of_a_lane_is_nothing() -> None:
     }
     assert lane["meters"] == {}
     bar = Bar("credits_day", "", 1, 2, 3, 4.0, 5.0, "ok")
-    assert (bar.seen, bar.per_hour, bar.ends_ms) == (None, 0.0, 0)
+    assert bar.seen is None
+    assert bar.per_hour == 0.0
+    assert bar.ends_ms == 0
     assert moment_of().is_asking is False

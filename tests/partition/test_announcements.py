@@ -178,7 +178,8 @@ async def test_a_run_that_nobody_began_is_reported_once_and_asks_nobody() -> Non
     assert bench.at_clay.asked == [], "no lead can have such a run"
     assert bench.unmatched(0) == [("callback_unmatched", "unknown_run")]
     [event] = bench.events(f"{bench.plan.topics.callbacks}/0/0")
-    assert (event.workspace, event.destination) == ("acme", "acme-main")
+    assert event.workspace == "acme"
+    assert event.destination == "acme-main"
 
 
 @virtual_time

@@ -84,7 +84,8 @@ async def test_the_result_of_a_run_settles_its_lead_and_charges_its_lane() -> No
     assert result.fields == {"title": "CTO"}
     assert result.source == "clay"
     event = bench.events(LEAD)[-1]
-    assert (event.credits, event.actions) == (7, 1)
+    assert event.credits == 7
+    assert event.actions == 1
     assert bench.day().credits_spent == 7
     assert bench.day().credits_reserved == 0
     assert len(bench.clay.polls["run_1"]) == 2, "4 s and 12 s after the POST; it took 5 s"
@@ -172,7 +173,8 @@ async def test_a_run_that_clay_does_not_know_is_asked_for_twice_again_within_two
     assert len(bench.clay.polls["run_1"]) == 3
     assert last_ms - first_ms <= 120_000
     event = bench.events(LEAD)[-1]
-    assert (event.status, event.reason) == ("parked", "result_gone")
+    assert event.status == "parked"
+    assert event.reason == "result_gone"
     assert "no such run" in event.text
     assert event.credits == 20
 

@@ -551,7 +551,9 @@ def test_a_lead_that_waits_for_a_run_shows_the_polls_by_the_schedule(
         return of_record.run
 
     first = present(run_of("crm-1"))
-    assert (first.id, first.polls, first.waits_for_rate) == ("r1", 1, False)
+    assert first.id == "r1"
+    assert first.polls == 1
+    assert first.waits_for_rate is False
     take(model, lane(NAMES, at_ms=NOW_MS, runs=RunsView(3, NOW_MS, waits_for_rate=True)))
     assert present(run_of("crm-1")).waits_for_rate
     assert accepted_ms + 60_000 <= present(first.next_ms) <= accepted_ms + 62_000

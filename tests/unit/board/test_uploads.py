@@ -377,9 +377,15 @@ async def test_a_file_that_was_just_added_is_as_its_first_page_shows_it(kept: Up
         [],
     ]
     assert upload.file == "of [email]", "its name may have an address"
-    assert (upload.size, upload.who, upload.state) == (77, "jane", "columns")
-    assert (upload.share, upload.published, upload.problem) == (0.0, 0, "")
-    assert (upload.rejects, upload.quotes, upload.work) == ([], [], None)
+    assert upload.size == 77
+    assert upload.who == "jane"
+    assert upload.state == "columns"
+    assert upload.share == 0.0
+    assert upload.published == 0
+    assert upload.problem == ""
+    assert upload.rejects == []
+    assert upload.quotes == []
+    assert upload.work is None
     assert upload.options == PublishOptions(import_id="2026-09-21-kfdwzp")
     assert re.fullmatch(r"[\w-]{32}", upload.id), "nobody guesses it"
     await kept.settled(upload, 30)
@@ -410,7 +416,9 @@ async def test_two_checks_of_a_file_count_each_row_once(settings: Settings) -> N
     await settled(upload)
     assert upload.state == "checked"
     counts = upload.summary
-    assert (counts.rows, counts.ready, counts.refused) == (3, 2, 1)
+    assert counts.rows == 3
+    assert counts.ready == 2
+    assert counts.refused == 1
     assert upload.share == 1
     text = (
         "Its e-mail is not an e-mail address: correct it, or leave it empty to publish the rest "
@@ -476,7 +484,9 @@ async def test_a_publication_that_is_repeated_counts_its_leads_from_the_beginnin
     await settled(upload)
     assert kept.send(upload, upload.digest)
     await settled(upload)
-    assert (upload.state, upload.published, upload.problem) == ("failed", 1, "Kafka is away")
+    assert upload.state == "failed"
+    assert upload.published == 1
+    assert upload.problem == "Kafka is away"
     kept.check(upload, ["email", "", ""], PublishOptions("globex"))
     assert upload.state == "failed"
     assert upload.options == options

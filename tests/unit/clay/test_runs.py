@@ -107,7 +107,8 @@ async def test_the_requests_are_those_of_the_documentation() -> None:
         endpoint = of_server(server)
         outcome = await api.run(endpoint, ROUTINE, BODY)
         assert isinstance(outcome, Accepted)
-        assert (outcome.http_status, outcome.run) == (202, RUN)
+        assert outcome.http_status == 202
+        assert outcome.run == RUN
         finished = of_type(RunFinished, await api.results(endpoint, RUN))
         assert finished.items == (RunItem(ITEM, "complete", {"Work Email": "ada@acme.test"}),)
         assert await api.balance(endpoint) == 2.5
@@ -564,11 +565,16 @@ async def test_the_simulated_balance_agrees_with_the_books_and_names_what_others
             readings.append(await read(readings[-1], booked))
             [day] = billed_days(readings)
             assert day.taken == sim.ledger.tally.workspaces()["acme"].credits_charged
-            assert (day.taken, day.booked, day.verdict) == (6, 6, "agrees")
+            assert day.taken == 6
+            assert day.booked == 6
+            assert day.verdict == "agrees"
             await cost_of_a_lead()  # of another program, which nobody here books
             readings.append(await read(readings[-1], booked))
             [day] = billed_days(readings)
             assert day.taken == sim.ledger.tally.workspaces()["acme"].credits_charged
-            assert (day.taken, day.drift, day.unexplained, day.verdict) == (8, 2, 2, "more")
+            assert day.taken == 8
+            assert day.drift == 2
+            assert day.unexplained == 2
+            assert day.verdict == "more"
     finally:
         await sim.stop()

@@ -183,7 +183,8 @@ async def waited(
     left = list(looks)
 
     def look(settings: Settings, import_id: str, named: str | None) -> ImportsAnswer:
-        assert (import_id, named) == ("may", workspace)
+        assert import_id == "may"
+        assert named == workspace
         seen = left.pop(0) if len(left) > 1 else left[0]
         if isinstance(seen, Exception):
             raise seen

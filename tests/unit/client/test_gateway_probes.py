@@ -126,7 +126,8 @@ async def test_each_request_has_a_connection_of_its_own(monkeypatch: pytest.Monk
         },
     ]
     (request,) = asked.requests
-    assert (request.method, str(request.url)) == ("GET", f"{BASE}/healthz")
+    assert request.method == "GET"
+    assert str(request.url) == f"{BASE}/healthz"
     assert request.headers["connection"] == f"close, {answers.UNPROXIED}"
     assert request.headers["accept-encoding"] == "identity"
     assert request.content == b""
@@ -259,7 +260,8 @@ async def test_a_gateway_refuses_the_token_of_another_lead(
     else:
         assert await work == f"{URL} answers, and refuses a forged callback"
     (request,) = asked.requests
-    assert (request.method, str(request.url)) == ("POST", URL)
+    assert request.method == "POST"
+    assert str(request.url) == URL
     assert request.headers["content-type"] == "application/json"
     document = msgspec.json.decode(request.content)
     assert document.keys() == {"lead_id", "callback_token"}

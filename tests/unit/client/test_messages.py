@@ -72,7 +72,8 @@ async def test_a_message_goes_to_the_url_as_json(
         },
     ]
     (request,) = hook.requests
-    assert (request.method, str(request.url)) == ("POST", URL)
+    assert request.method == "POST"
+    assert str(request.url) == URL
     assert request.content == b'{"text":"x"}'
     assert request.headers["content-type"] == "application/json"
     assert receiver._http.is_closed

@@ -231,8 +231,13 @@ async def test_all_that_adds_up(line: Line) -> None:
         "dead_lettered": 1,
         "enriched": 1,
     }
-    assert (report.records, report.accounted, report.leads) == (6, 6, 6)
-    assert (report.copies, report.outlived, report.events, report.moving) == (1, 1, 16, 0)
+    assert report.records == 6
+    assert report.accounted == 6
+    assert report.leads == 6
+    assert report.copies == 1
+    assert report.outlived == 1
+    assert report.events == 16
+    assert report.moving == 0
     assert report.accounts == [
         LaneAccount("acme", period, meter, *sums)
         for period in (DAY, MONTH)

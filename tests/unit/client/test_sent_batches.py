@@ -230,7 +230,8 @@ async def test_the_producer_sends_batches_of_the_size_that_is_filled(
     (options,) = made
     assert options["max_batch_size"] == send.BATCH_BYTES
     assert options["bootstrap_servers"] == "kafka.example:9"
-    assert (options["enable_idempotence"], options["acks"]) == (True, "all")
+    assert options["enable_idempotence"] is True
+    assert options["acks"] == "all"
 
 
 async def test_what_was_confirmed_is_told_with_what_to_do(producer: Producer) -> None:

@@ -45,11 +45,13 @@ def test_what_a_routine_has_where_the_file_does_not_say_otherwise(tmp_path: Path
     assert people.callbacks is True
     assert people.calls_back is False
     assert people.unavailable_is_refused is False
-    assert (people.callback_deadline_s, people.callback_grace_s) == (1_800, 72_000)
+    assert people.callback_deadline_s == 1_800
+    assert people.callback_grace_s == 72_000
     assert people.poll_after_s == (20, 60, 180, 600)
     acme = settings.workspaces["acme"]
     assert acme.api_url == API_URL
-    assert (acme.rate.rate_per_s, acme.rate.burst) == (4, 5)
+    assert acme.rate.rate_per_s == 4
+    assert acme.rate.burst == 5
     assert settings.gateway.public_url is None, "no address is needed"
     other = load(tmp_path, ROUTINE, SECRETS | {"CLAY_KEY_ACME": "s3cret-other"})
     assert other.destinations["people"].setup_id != people.setup_id
@@ -77,7 +79,8 @@ def test_the_file_overrides_the_rate(
 def test_the_file_overrides_the_times_of_a_routine(tmp_path: Path) -> None:
     own = "callback_deadline_s = 600\ncallback_grace_s = 60\npoll_after_s = [2.5, 40]"
     people = load(tmp_path, ROUTINE + own, SECRETS).destinations["people"]
-    assert (people.callback_deadline_s, people.callback_grace_s) == (600, 60)
+    assert people.callback_deadline_s == 600
+    assert people.callback_grace_s == 60
     assert people.poll_after_s == (2.5, 40)
 
 
@@ -255,7 +258,8 @@ def test_only_an_announcement_needs_an_address_of_ours(tmp_path: Path) -> None:
     [line] = problems(tmp_path, ROUTINE + HOOK, SECRETS)
     assert line.startswith("destinations.people.run_webhook: Clay has no address to announce")
     people = load(tmp_path, ROUTINE + HOOK + GATEWAY, SECRETS).destinations["people"]
-    assert (people.run_webhook, people.run_webhook_secret_env) == ("wh_1", "CLAY_HOOK_ACME")
+    assert people.run_webhook == "wh_1"
+    assert people.run_webhook_secret_env == "CLAY_HOOK_ACME"
 
 
 def test_each_process_has_its_own_secret(tmp_path: Path) -> None:

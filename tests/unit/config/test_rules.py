@@ -288,9 +288,11 @@ WORKFLOW: Final = "https://api.clay.com/v3/tc-workflows/streams/s3cret/webhook"
 def test_the_webhook_of_a_workflow_is_known_by_its_url(tmp_path: Path) -> None:
     given = {**SECRETS, "CLAY_WEBHOOK_PEOPLE": WORKFLOW}
     people = load(tmp_path, PEOPLE, given).destinations["people"]
-    assert (people.kind, people.lifetime) == ("workflow", 0)
+    assert people.kind == "workflow"
+    assert people.lifetime == 0
     people = load(tmp_path, PEOPLE).destinations["people"]
-    assert (people.kind, people.lifetime) == ("table", 50_000)
+    assert people.kind == "table"
+    assert people.lifetime == 50_000
     capped = PEOPLE.replace("callbacks = false", "callbacks = false\nquota_lifetime = 9000")
     assert load(tmp_path, capped, given).destinations["people"].lifetime == 9_000
 

@@ -124,7 +124,8 @@ quota = { warn_at = 150000, rotate_at = 190000 }""",
     ).replace("[destinations.people]", "[destinations.people]\nquota_lifetime = 200000")
     settings = load(tmp_path, agreed)
     policy = settings.workspaces["acme"]
-    assert (policy.rate.rate_per_s, policy.rate.burst) == (25, 60)
+    assert policy.rate.rate_per_s == 25
+    assert policy.rate.burst == 60
     assert policy.limits(settings.destinations["people"]) == (150_000, 190_000)
     endless = agreed.replace("quota_lifetime = 200000", "quota_lifetime = 0")
     settings = load(tmp_path, endless)

@@ -132,7 +132,9 @@ def test_each_number_is_the_ledgers_and_a_workspace_of_our_own_always_agrees(
         assert day.booked == history.booked(until)[0].credits - history.booked(since)[0].credits
         assert day.drift == day.taken - day.booked
         assert day.least <= day.taken <= day.most
-        assert (day.verdict, day.says, day.unexplained) == ("agrees", "agrees", 0)
+        assert day.verdict == "agrees"
+        assert day.says == "agrees"
+        assert day.unexplained == 0
     if days:
         begin, _ = spanned(days[-1])
         assert sum(day.taken for day in days) == history.charged(begin, minutes[-1])
@@ -180,7 +182,9 @@ IDLE = Lead(5, reported=True, sent=1, charged=1, settled=1)
 
 def test_a_top_up_alone_leaves_the_rest_of_the_day_compared() -> None:
     [day] = History([IDLE], others=[(100, 7)], top_ups=[(30, 500)]).days([0, 20, 40, 90, 110])
-    assert (day.taken, day.booked, day.unknown_ms) == (12, 5, 20 * MINUTE_MS)
+    assert day.taken == 12
+    assert day.booked == 5
+    assert day.unknown_ms == 20 * MINUTE_MS
     assert day.verdict == "more"
     assert day.says == (
         "Clay took 7 credits more than the leads explain: someone else used this workspace, or a "
@@ -191,29 +195,41 @@ def test_a_top_up_alone_leaves_the_rest_of_the_day_compared() -> None:
 
 def test_a_day_with_a_rise_from_end_to_end_is_unknown() -> None:
     [day] = History([], top_ups=[(30, 500)]).days([0, 60])
-    assert (day.verdict, day.taken, day.least, day.most) == ("unknown", 0, 0, 0)
+    assert day.verdict == "unknown"
+    assert day.taken == 0
+    assert day.least == 0
+    assert day.most == 0
 
 
 def test_a_top_up_that_is_used_up_before_the_next_reading_is_told_as_too_little_taken() -> None:
     leads = [Lead(10, True, 1, 1, 1) for _ in range(10)]
     [day] = History(leads, top_ups=[(2, 50)]).days([0, 60])
-    assert (day.taken, day.booked, day.drift) == (50, 100, -50)
-    assert (day.verdict, day.unexplained) == ("less", -40)  # a credit of each may be rounded up
+    assert day.taken == 50
+    assert day.booked == 100
+    assert day.drift == -50
+    assert day.verdict == "less"  # a credit of each may be rounded up
+    assert day.unexplained == -40
     assert "took 40 credits less" in day.says
 
 
 def test_what_is_booked_before_midnight_may_be_taken_after_it() -> None:
     late = Lead(CEILING, reported=False, sent=1_430, charged=1_450, settled=1_435)
     today, yesterday = History([late]).days([1_400, 1_441, 1_500])
-    assert (yesterday.booked, yesterday.taken, yesterday.verdict) == (ESTIMATE, 0, "agrees")
-    assert (today.booked, today.taken, today.most) == (0, CEILING, CEILING)
+    assert yesterday.booked == ESTIMATE
+    assert yesterday.taken == 0
+    assert yesterday.verdict == "agrees"
+    assert today.booked == 0
+    assert today.taken == CEILING
+    assert today.most == CEILING
     assert today.verdict == "agrees"
 
 
 def test_an_answer_that_comes_when_its_lead_was_given_up_explains_what_clay_took() -> None:
     lost = Lead(CEILING, reported=True, sent=1, charged=1_600, settled=1_300, again=1_600)
     today, _ = History([lost]).days([1_200, 1_310, 1_380, 1_441, 1_700])
-    assert (today.booked, today.taken, today.verdict) == (0, CEILING, "agrees")
+    assert today.booked == 0
+    assert today.taken == CEILING
+    assert today.verdict == "agrees"
 
 
 def test_a_rise_between_readings_that_were_not_kept_is_seen_all_the_same() -> None:
@@ -222,7 +238,8 @@ def test_a_rise_between_readings_that_were_not_kept_is_seen_all_the_same() -> No
     assert billed_days(readings)[0].unknown_ms == 10 * MINUTE_MS
     [day] = billed_days([readings[0], readings[-1]])
     assert readings[-1].credits < readings[0].credits
-    assert (day.verdict, day.unknown_ms) == ("unknown", HOUR_MS)
+    assert day.verdict == "unknown"
+    assert day.unknown_ms == HOUR_MS
 
 
 def test_fractions_of_clay_leave_no_binary_rest() -> None:
@@ -232,7 +249,9 @@ def test_fractions_of_clay_leave_no_binary_rest() -> None:
         Reading(BEGIN_MS + 2 * HOUR_MS, 99.6, Booked(1, 0, 1)),
     ]
     [day] = billed_days(readings)
-    assert (day.taken, day.drift, day.verdict) == (0.7, -0.3, "agrees")
+    assert day.taken == 0.7
+    assert day.drift == -0.3
+    assert day.verdict == "agrees"
 
 
 def test_a_lane_that_began_again_is_not_compared_with_its_past() -> None:
@@ -259,5 +278,6 @@ def test_what_was_booked_while_clay_was_asked_may_be_in_its_answer_or_not() -> N
 def test_an_operators_correction_of_a_day_explains_what_others_took() -> None:
     booked = Booked(10, 10, 10).elsewhere(7)
     [day] = billed_days([Reading(BEGIN_MS, 100), Reading(BEGIN_MS + HOUR_MS, 83, booked)])
-    assert (day.drift, day.verdict) == (0, "agrees")
+    assert day.drift == 0
+    assert day.verdict == "agrees"
     assert Booked().elsewhere(-4) == Booked(-4, -4, 0)

@@ -72,7 +72,9 @@ def test_the_outputs_of_an_item_become_the_fields_of_its_lead() -> None:
         "Tags": '["a",{"b":null}]',
         "Data": '{"x":1}',
     }
-    assert (callback.workspace, callback.destination, callback.lead_id) == ("acme", "people", "ada")
+    assert callback.workspace == "acme"
+    assert callback.destination == "people"
+    assert callback.lead_id == "ada"
     assert callback.credits is None
     assert callback.forced_origin == ""
     assert callback.at_ms == 7
@@ -107,7 +109,8 @@ def test_an_output_with_a_meaning_of_its_own_is_no_result_unless_its_value_means
     meant = {"status": "ok", "credits": 0.6, "actions": "2", "error": "", "Title": "CTO"}
     callback = settled(outputs=meant)
     assert callback.fields == {"Title": "CTO"}
-    assert (callback.credits, callback.actions) == (1, 2)
+    assert callback.credits == 1
+    assert callback.actions == 2
     results = {"status": "Customer", "credits": "many", "actions": ["call"], "error": {"code": 1}}
     callback = settled(outputs=results)
     assert callback.fields == {
@@ -116,7 +119,8 @@ def test_an_output_with_a_meaning_of_its_own_is_no_result_unless_its_value_means
         "actions": '["call"]',
         "error": '{"code":1}',
     }
-    assert (callback.credits, callback.actions) == (None, None)
+    assert callback.credits is None
+    assert callback.actions is None
     assert settled(outputs={"credits_used": 3}).credits == 3
 
 

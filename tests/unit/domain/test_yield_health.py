@@ -71,7 +71,9 @@ def test_a_fall_says_what_it_was_is_and_has_cost() -> None:
         told += [(number, fall) for fall in news]
     ((number, fall),) = told
     assert number < 100
-    assert (fall.destination, fall.column, fall.since_ms) == ("people", "work_email", 7)
+    assert fall.destination == "people"
+    assert fall.column == "work_email"
+    assert fall.since_ms == 7
     assert fall.was == pytest.approx(0.6, abs=0.02)
     assert fall.now == pytest.approx(0.2, abs=0.05)
     assert 6 * number - 30 <= fall.credits <= 6 * number

@@ -122,7 +122,8 @@ async def test_a_full_table_says_yes_and_makes_no_row(start: Start) -> None:
     line = await seen(bench)
     assert line["accepted"] == 0
     webhook = (await bench.get("/control"))["webhooks"][SLUG]
-    assert (webhook["submissions"], webhook["rows"]) == (1, 0), "the webhook took it"
+    assert webhook["submissions"] == 1, "the webhook took it"
+    assert webhook["rows"] == 0, "the webhook took it"
     assert await bench.post({"lead_id": "a"}) == 403, "that was its lifetime"
 
 
