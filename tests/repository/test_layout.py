@@ -29,6 +29,22 @@ def several_at_once(tree: ast.Module) -> Iterator[int]:
                 yield node.lineno
 
 
+def several_facts(tree: ast.Module) -> Iterator[int]:
+    """Yield the lines that assert several facts at once: a failure would hide which one failed."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Assert(
+                test=ast.Compare(
+                    left=ast.Tuple(elts=[_, _, *_]),
+                    ops=[ast.Eq()],
+                    comparators=[ast.Tuple(elts=[_, _, *_] as expected)],
+                ),
+            ) if not any(isinstance(part, ast.Starred) for part in expected):
+                yield node.lineno
+            case _:
+                pass
+
+
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_each_line_has_one_statement(folder: str) -> None:
     packed = [
@@ -38,6 +54,28 @@ def test_each_line_has_one_statement(folder: str) -> None:
         for line in several_at_once(ast.parse(path.read_text(encoding="utf-8")))
     ]
     assert packed == []
+
+
+def test_each_assertion_is_about_one_fact() -> None:
+    packed = [
+        f"{path.relative_to(ROOT)}:{line}"
+        for path in FILES
+        for line in several_facts(ast.parse(path.read_text(encoding="utf-8")))
+    ]
+    assert packed == []
+
+
+@pytest.mark.parametrize(
+    ("line", "lines"),
+    [
+        ("assert (a, b) == (1, 2)", [1]),
+        ("assert (a, b) == pair", []),
+        ("assert (a, b) in pairs", []),
+        ("assert (a,) == (1,)", []),
+    ],
+)
+def test_a_tuple_that_is_one_value_stays(line: str, lines: list[int]) -> None:
+    assert list(several_facts(ast.parse(line))) == lines
 
 
 @pytest.mark.parametrize(
