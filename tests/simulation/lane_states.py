@@ -28,8 +28,8 @@ from stream_app.domain.limits import budget
 from stream_app.domain.model.records import ConsumedRecord
 from stream_app.domain.plan import Destination, Plan, Workspace, in_force
 from stream_app.domain.views.explain import (
-    HELD,
     HELD_IN_PART,
+    LANE_HELD,
     ConsumerGroup,
     Facts,
     Finding,
@@ -207,7 +207,7 @@ def said_in(
         if lane.view is not None:
             yield "board", lane.workspace, _of_findings(lane.findings)
             holds = _of_view(lane.view)
-            state = HELD_IN_PART if holds and holds[0].is_part else HELD
+            state = HELD_IN_PART if holds and holds[0].is_part else LANE_HELD
             yield "board's word", lane.workspace, holds if lane.state == state else ()
     facts = [LaneFacts(name, view.partition, view, {}) for name, view in views.items()]
     findings = explain(Facts(now_ms, UP, UP, facts))

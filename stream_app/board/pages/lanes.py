@@ -32,7 +32,7 @@ from stream_app.board.site import (
 from stream_app.domain.callback.interpret import OVERDUE
 from stream_app.domain.lane.overrides import ORDERS
 from stream_app.domain.limits.meters import Meter
-from stream_app.domain.views.explain import HELD, HELD_IN_PART, pace_text
+from stream_app.domain.views.explain import HELD_IN_PART, LANE_HELD, pace_text
 from stream_app.kafka.backlog import sum_of
 
 MOST_SHOWN_LANES: Final = 20
@@ -147,7 +147,7 @@ def _heading(seen: Overview, *, is_asking: bool) -> tuple[list[str | tuple[int, 
     if held:
         part = sum(lane.state == HELD_IN_PART for lane in seen.held)
         whole = held - part
-        first, state, word = (whole, "held", HELD) if whole else (part, "part", HELD_IN_PART)
+        first, state, word = (whole, "held", LANE_HELD) if whole else (part, "part", HELD_IN_PART)
         words = f" {noun(lanes, 'lane')} {noun(first, 'is', 'are')} {word}"
         heading: list[str | tuple[int, str]] = [
             (first, lanes_path(state=state)),

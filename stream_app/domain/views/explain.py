@@ -19,7 +19,7 @@ from stream_app.domain.views.waits import replays_paused
 VIEW_UNREADABLE: Final = "its last state on leads.lanes cannot be read by this version"
 """What is said of a lane whose last record has no state that this version knows."""
 
-HELD: Final = "held"
+LANE_HELD: Final = "held"
 """What is said of a lane none of whose leads moves."""
 HELD_IN_PART: Final = "held in part"
 """What is said of a lane of which only some leads are held, such as those of one destination."""
@@ -128,7 +128,7 @@ class Finding(msgspec.Struct, frozen=True, omit_defaults=True):
         """What it makes of its lane: `held`, or `held in part`; '' if it holds nothing."""
         if not self.holds:
             return ""
-        return HELD_IN_PART if self.destinations else HELD
+        return HELD_IN_PART if self.destinations else LANE_HELD
 
 
 def held_text(findings: Iterable[Finding], lanes: str) -> str:
@@ -141,7 +141,7 @@ def held_text(findings: Iterable[Finding], lanes: str) -> str:
     holds = [finding for finding in findings if finding.holds]
     whole = {finding.workspace for finding in holds if not finding.destinations}
     some = {finding.workspace for finding in holds} - whole
-    first, state = (whole, HELD) if whole else (some, HELD_IN_PART)
+    first, state = (whole, LANE_HELD) if whole else (some, HELD_IN_PART)
     if not first:
         return ""
     more = f", {len(some)} in part" if whole and some else ""
