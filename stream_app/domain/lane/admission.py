@@ -411,7 +411,7 @@ def failing_alone(
     until_ms: int,
 ) -> Held:
     """Return the hold of a destination that fails alone."""
-    text = f"destination {destination.alias} fails, and the others of its lane do not"
+    text = f"destination {destination.alias} fails by itself"
     if health.outage is not None:
         text += f": {breaker.outage_text(health.outage)}"
     return msgspec.structs.replace(held(DESTINATION_FAILS, text, until_ms), alone=True)

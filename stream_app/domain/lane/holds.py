@@ -211,8 +211,7 @@ _REASONS: Final = (
         status="held_outage",
         remedy="reset",
         needs_repair=True,
-        alarm="One of its destinations fails, and the others do not, so the leads of that one are "
-        "held.",
+        alarm="A destination fails by itself, so its leads are held.",
     ),
     HoldReason(
         code=FORCED_OPEN,

@@ -468,7 +468,7 @@ def _whole(
     """
     if None in answers.values():
         return _tripped(policy, lane)
-    held = next(iter(answers.values()), None)
+    held = _together([answer for answer in answers.values() if answer is not None])
     if held is None or reason_of(held.reason).lifted_by == "person":
         return held
     if reason_of(held.reason).lifted_by == "time" and (
@@ -481,6 +481,19 @@ def _whole(
     if held.reason == BREAKER_OPEN and lane.breaker.phase == "half_open":
         return Held(BREAKER_OPEN, held.text, breaker.due_ms(lane.breaker))
     return held
+
+
+def _together(answers: Sequence[Held]) -> Held | None:
+    """Return the hold of the first destination, with the words of all that have its reason."""
+    if not answers:
+        return None
+    first = answers[0]
+    same = [answer for answer in answers if answer.reason == first.reason]
+    return msgspec.structs.replace(
+        first,
+        text="; ".join(dict.fromkeys(answer.text for answer in same)),
+        until_ms=min(answer.until_ms for answer in same),
+    )
 
 
 def _partly(

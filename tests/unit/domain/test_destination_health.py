@@ -87,7 +87,7 @@ def test_a_sick_destination_is_held_and_its_neighbour_is_not() -> None:
     (held,) = seen.partly
     assert held.destinations == ("people",)
     assert held.holds == DESTINATION_FAILS
-    assert "destination people fails, and the others of its lane do not" in held.text
+    assert "destination people fails by itself: Clay answers 503" in held.text
     assert NOW_MS < held.since_ms < NOW_MS + 2_000
     assert seen.turns.keys() == {"people"}
     assert seen.destinations["firms"].score == 100
@@ -95,6 +95,21 @@ def test_a_sick_destination_is_held_and_its_neighbour_is_not() -> None:
     assert seen.destinations["people"].score == 0
     assert seen.destinations["people"].breaker == "open"
     assert seen.score > 90, "the average says nothing of it"
+
+
+def test_destinations_that_fail_one_after_the_other_are_all_named() -> None:
+    lane = LaneOf("people", "firms")
+    for _ in range(20):
+        lane.send("people", BUSY)
+    lane.now_ms += 61_000
+    for _ in range(20):
+        lane.send("firms", BUSY)
+    seen = lane.seen()
+    assert seen.holds == DESTINATION_FAILS
+    assert seen.text.count("destination people fails by itself: Clay answers 503") == 1
+    assert seen.text.count("; destination firms fails by itself: Clay answers 503") == 1
+    assert seen.partly == ()
+    assert seen.probe_due, "the next lead of people goes"
 
 
 def test_a_sick_destination_does_not_stop_one_that_was_idle() -> None:
