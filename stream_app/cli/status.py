@@ -313,14 +313,15 @@ def _yields_table(counted: list[ColumnYield]) -> Table:
     return table_of(
         counted,
         {
-            Column("workspace", rank=2): lambda row: row.workspace,
-            Column("destination", rank=1): lambda row: row.destination,
+            # A destination is of one workspace, so that its name tells whose numbers these are.
+            Column("workspace", rank=4): lambda row: row.workspace,
+            Column("destination"): lambda row: row.destination,
             Column("column"): lambda row: row.column,
-            Column("last hour", right=True): lambda row: yield_text(row.hour),
+            Column("last hour", rank=3, right=True): lambda row: yield_text(row.hour),
             Column("last day", right=True): lambda row: yield_text(row.day),
-            Column("7 days before", right=True): lambda row: yield_text(row.before),
-            Column("credits each", right=True): lambda row: _price(row.day),
-            Column("before", right=True): lambda row: _price(row.before),
+            Column("7 days before", rank=1, right=True): lambda row: yield_text(row.before),
+            Column("credits each", rank=2, right=True): lambda row: _price(row.day),
+            Column("credits each before", rank=5, right=True): lambda row: _price(row.before),
         },
     )
 

@@ -3,10 +3,13 @@
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from stream_app.cli import status as command
 from stream_app.cli.main import main
+from stream_app.cli.status import _yields_table
+from stream_app.cli.tables import lines_of
 from stream_app.client.results.answers import NO_YIELD, ColumnYield, YieldAnswer, yield_of
 from tests.support.config import one_way
 
@@ -45,6 +48,22 @@ def test_windows_stand_side_by_side(
     assert "21.4% of 98" in row
     assert "52.0% of 1,904" in row
     assert row.endswith("23.9")
+
+
+def test_a_narrow_terminal_leaves_out_numbers_and_no_name() -> None:
+    rows = [
+        msgspec.structs.replace(COUNTED, destination=destination, column=column)
+        for destination in ("acme-people-emea", "acme-firms-emea")
+        for column in ("work_email", "mobile_phone")
+    ]
+    lines, left_out = lines_of(_yields_table(rows), 80)
+    assert [line.split()[:2] for line in lines[1:]] == [
+        [row.destination, row.column] for row in rows
+    ]
+    assert max(map(len, lines)) <= 80
+    assert left_out == ["workspace", "last hour", "credits each before"]
+    assert "52.0% of 1,904" in lines[1]
+    assert lines[1].endswith("23.9")
 
 
 def test_json_has_the_numbers_and_their_ratios(
