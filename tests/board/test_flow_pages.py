@@ -27,6 +27,7 @@ from stream_app.domain.books.bill import COMPARE_BY_HAND, billed_days
 from stream_app.domain.books.records import COLUMN_MEANING, COLUMNS, MOVING, meaning_of
 from stream_app.domain.commands import REPLAY_RELOAD
 from stream_app.domain.limits.balance import Booked, Reading
+from stream_app.domain.plan import Workspace
 from stream_app.kafka.backlog import Waiting
 from tests.board.asked import NOW_MS, asked_queries, moment_of, site_of
 from tests.board.clock import DAY_MS
@@ -234,6 +235,19 @@ def test_the_books_ask_for_the_bills_of_their_workspaces_only() -> None:
     queries = asked_queries(status_counts=counts, records_in=3, unreadable=[], bills=[])
     books_page(site_of(queries), moment_of(LEFT), {})
     queries.bills.assert_called_once_with(["acme", "beta"], NOW_MS // 1000 - 7 * 86_400)
+
+
+def test_the_bill_of_a_workspace_is_asked_for_although_it_has_no_lead() -> None:
+    """Its balance is read, and may fall."""
+    counts = [StatusCount("beta", "", "enriched", "enriched", 1)]
+    queries = asked_queries(status_counts=counts, records_in=1, unreadable=[], bills=BILLS)
+    workspaces = {
+        name: Workspace(name, api_key_env=variable)
+        for name, variable in (("acme", "KEY_A"), ("gamma", None))
+    }
+    page = books_page(site_of(queries, workspaces=workspaces), moment_of(LEFT), {})
+    queries.bills.assert_called_once_with(["acme", "beta"], NOW_MS // 1000 - 7 * 86_400)
+    assert page["rows"] == [("beta", {"enriched": 1})]
 
 
 def test_the_books_have_a_column_for_what_a_newer_version_wrote() -> None:

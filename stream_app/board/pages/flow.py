@@ -197,7 +197,9 @@ def books_page(site: Site, moment: Moment, query: Query) -> PageData:
     columns.append(("waiting", COLUMN_MEANING["waiting"], on_kafka))
     if sums["unknown"]:
         columns.append(("unknown", meaning_of("unknown"), sums["unknown"]))
-    names = [name for name in sorted(rows) if name > after or not after]
+    # The balance of a workspace with a key is read before its first lead, too.
+    keyed = {name for name, policy in site.settings.workspaces.items() if policy.api_key_env}
+    names = [name for name in sorted({*rows, *keyed}) if name > after or not after]
     since_s = moment.now_ms // 1000 - BILL_DAYS * DAY_S
     bills = site.queries.bills([name for name in names[:ROWS] if name], since_s)
     return {
@@ -209,7 +211,7 @@ def books_page(site: Site, moment: Moment, query: Query) -> PageData:
         else books_line(site.queries.records_in() + on_kafka, sums.total() + on_kafka),
         "waiting": {} if left is None else {topic: sum_of(left, {topic}) for topic in inputs},
         "at_most": whole is not None and whole.at_most,  # so many records wait on Kafka, or fewer
-        "rows": [(name, rows[name]) for name in names[:ROWS]],
+        "rows": [(name, rows[name]) for name in names[:ROWS] if name in rows],
         "after": names[ROWS - 1] if len(names) > ROWS else "",
         # Of the workspaces above whose balance was read: the newest day, and the others that do not
         # simply agree.
