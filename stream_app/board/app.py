@@ -204,7 +204,7 @@ class PageHandlers:
             (
                 "GET",
                 "/leads/{lead_id:path}",
-                partial(self._page, "lead", "Lead", lead_page, current="leads"),
+                partial(self._page, "lead", "{lead_id}", lead_page, current="leads"),
             ),
             ("POST", "/leads/{lead_id:path}", self._show),
             ("GET", "/waiting", self._still_waiting),
@@ -221,7 +221,7 @@ class PageHandlers:
                 partial(self._page, "replay", "Replay {replay}", replay_page, current="dead"),
             ),
             ("GET", "/books", partial(self._page, "books", "Books", books_page)),
-            ("GET", "/money", partial(self._page, "money", "Money", money_page)),
+            ("GET", "/money", self._money),
             ("GET", "/money.csv", self._money_csv),
             ("GET", "/audit", partial(self._page, "audit", "Audit", audit_page)),
             ("GET", "/system", self._system),
@@ -239,7 +239,7 @@ class PageHandlers:
         """Answer with a page that is made from the words of the address alone."""
         query = {**request.query_params, **request.path_params}
         make = partial(page, self._site, moment, query)
-        title = title.format(**words(query, ("workspace", "replay")))
+        title = title.format(**words(query, ("workspace", "replay", "lead_id", "id")))
         return await self._maker.page(request, moment, name, title, make, current=current)
 
     async def _find(self, request: Request, moment: Moment) -> Response:
@@ -266,7 +266,7 @@ class PageHandlers:
             request,
             moment,
             "lead",
-            "Lead",
+            lead_id,
             make,
             current="leads",
             live=False,
@@ -298,8 +298,13 @@ class PageHandlers:
 
     async def _imports(self, request: Request, moment: Moment) -> Response:
         of_one = word(request.query_params, "workspace") and word(request.query_params, "id")
-        name, page = ("import", import_page) if of_one else ("imports", imports_page)
-        return await self._page(name, "Imports", page, request, moment, "imports")
+        if of_one:
+            return await self._page("import", "Import {id}", import_page, request, moment, "imports")
+        return await self._page("imports", "Imports", imports_page, request, moment)
+
+    async def _money(self, request: Request, moment: Moment) -> Response:
+        of = " of {workspace}" if word(request.query_params, "workspace") else ""
+        return await self._page("money", f"Money{of}", money_page, request, moment)
 
     async def _money_csv(self, request: Request, moment: Moment) -> Response:
         text = await self._maker.threads.run(

@@ -27,6 +27,26 @@ from tests.board.scene import HASH, board_of, consumers_of, events, settings_of,
 NAMES = TopicNames()
 
 
+@pytest.mark.parametrize(
+    ("path", "title"),
+    [
+        ("/board/lanes/initech", "initech"),
+        ("/board/leads/crm-17", "crm-17"),
+        ("/board/imports?workspace=initech&id=2026-09-21-kfdwzp", "Import 2026-09-21-kfdwzp"),
+        ("/board/imports?workspace=initech", "Imports"),
+        ("/board/replays/r-0b9c40e1f2a", "Replay r-0b9c40e1f2a"),
+        ("/board/money", "Money"),
+        ("/board/money?workspace=acme", "Money of acme"),
+    ],
+)
+async def test_the_tab_of_a_page_says_what_it_is_about(
+    local: Client,
+    path: str,
+    title: str,
+) -> None:
+    assert f"<title>{title} - stream-app</title>" in (await local.get(path)).text
+
+
 async def test_now_says_first_which_lanes_are_held(local: Client) -> None:
     text = (await local.get("/board")).text
     assert '<span class="banner">production</span>' in text
