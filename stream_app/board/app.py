@@ -298,9 +298,10 @@ class PageHandlers:
 
     async def _imports(self, request: Request, moment: Moment) -> Response:
         of_one = word(request.query_params, "workspace") and word(request.query_params, "id")
-        if of_one:
-            return await self._page("import", "Import {id}", import_page, request, moment, "imports")
-        return await self._page("imports", "Imports", imports_page, request, moment)
+        if not of_one:
+            return await self._page("imports", "Imports", imports_page, request, moment)
+        title = "Import {id}"
+        return await self._page("import", title, import_page, request, moment, "imports")
 
     async def _money(self, request: Request, moment: Moment) -> Response:
         of = " of {workspace}" if word(request.query_params, "workspace") else ""

@@ -10,6 +10,7 @@ import pytest
 from stream_app.board.charts import Band, LineChart, Stack
 from stream_app.board.pages import lanes as module
 from stream_app.board.pages.lanes import (
+    ToldChange,
     _bands,
     _burn,
     _credits,
@@ -18,6 +19,7 @@ from stream_app.board.pages.lanes import (
     lanes_page,
     now_page,
     throughput,
+    told_once,
 )
 from stream_app.board.read_model.board_query import DatedChange, Mark, Slot
 from stream_app.board.site import NOT_READABLE, Bar, ListedLane, Overview
@@ -398,6 +400,32 @@ def change(kind: str, at_ms: int) -> DatedChange:
     return DatedChange(at_ms, LaneChange(kind, f"{kind} at {at_ms}"))
 
 
+def test_a_breaker_that_opens_and_probes_in_turn_is_two_rows() -> None:
+    def at(at_ms: int, kind: str, text: str = "") -> DatedChange:
+        return DatedChange(at_ms, LaneChange(kind, text))
+
+    changes = [
+        at(9, "breaker_open", "9 calls have failed"),
+        at(8, "breaker_half_open", "8 calls have failed"),
+        at(7, "breaker_open", "8 calls have failed"),
+        at(6, "breaker_half_open", "7 calls have failed"),
+        at(5, "yield_fell", "of people"),
+        at(4, "yield_fell", "of firms"),
+        at(3, "destination_open", "people"),
+        at(2, "yield_fell", "of firms"),
+        at(1, "yield_fell", "of people"),
+    ]
+    assert told_once(changes) == [
+        ToldChange(changes[0], 2, 7),
+        ToldChange(changes[1], 2, 6),
+        ToldChange(changes[4], 1, 5),
+        ToldChange(changes[5], 2, 2),
+        ToldChange(changes[6], 1, 3),
+        ToldChange(changes[8], 1, 1),
+    ]
+    assert told_once([]) == []
+
+
 def test_the_bands_of_a_lane_end_with_the_first_change_before_their_beginning() -> None:
     tones: Any = {"held": "warn", "moves": "ok"}
     changes = [change("moves", 1_500), change("held", 1_000), change("moves", 999)]
@@ -497,7 +525,7 @@ def test_all_of_the_page_of_a_lane(parts: SimpleNamespace) -> None:
         ],
         "hours_n": 5,
         "times_ms": [(begin_s + number * 5 * HOUR_S // 4) * 1_000 for number in range(5)],
-        "changes": changes[:30],
+        "changes": told_once(changes)[:30],
         "statuses": ["statuses"],
         "yields": ["yields"],
         "dead_letters": "dead letters",

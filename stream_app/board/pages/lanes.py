@@ -5,6 +5,8 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from typing import Final
 
+import msgspec
+
 from stream_app.board.charts import Band, LineChart, Stack, line, stack, times, trend
 from stream_app.board.formats import lanes_path, noun
 from stream_app.board.read_model.board_query import DatedChange, Mark, Slot
@@ -320,7 +322,7 @@ def lane_page(site: Site, moment: Moment, query: Query) -> PageData | None:
         ],
         "hours_n": hours_n,
         "times_ms": times(begin_ms // 1000, hours_n * HOUR_S, 5),
-        "changes": changes[:MOST_SHOWN_CHANGES],
+        "changes": told_once(changes)[:MOST_SHOWN_CHANGES],
         "statuses": queries.status_sums(workspace),
         "yields": queries.yields(now_ms, workspace),
         "dead_letters": queries.dead_letters(site.settings.names.dlq, workspace),
@@ -329,6 +331,48 @@ def lane_page(site: Site, moment: Moment, query: Query) -> PageData | None:
         "may_pause": policy is not None
         and all(finding.code != "paused" for finding in lane.findings),
     }
+
+
+class ToldChange(msgspec.Struct, frozen=True):
+    """A change as the page tells it.
+
+    Attributes:
+        last: The newest of its kind.
+        times: How often it came, with only one other change in between.
+        since_ms: When it came first, epoch ms.
+    """
+
+    last: DatedChange
+    times: int
+    since_ms: int
+
+
+def told_once(changes: Iterable[DatedChange]) -> list[ToldChange]:
+    """Return the changes, the newest first, without those that only repeat.
+
+    A breaker that opens and probes in turn is two rows however long that lasts, so that other
+    changes stay on the page.
+    """
+    told: list[ToldChange] = []
+    for dated in changes:
+        for place in range(len(told) - 1, max(-1, len(told) - 3), -1):
+            row = told[place]
+            if _what(row.last) == _what(dated):
+                told[place] = msgspec.structs.replace(
+                    row,
+                    times=row.times + 1,
+                    since_ms=dated.at_ms,
+                )
+                break
+        else:
+            told.append(ToldChange(dated, 1, dated.at_ms))
+    return told
+
+
+def _what(dated: DatedChange) -> tuple[str, str]:
+    change = dated.change
+    # The words of a breaker have the number of calls that have failed.
+    return change.kind, "" if change.kind.startswith("breaker_") else change.text
 
 
 def _hours_known(times_s: Collection[int], now_s: int) -> int:
