@@ -58,7 +58,8 @@ async def find_unreadable(settings: Settings, record_id: str) -> UnreadableBatch
         raise
     if first is None:
         raise StreamAppError(
-            f"{topic}/{partition} can be read: the group {name} is at {position}, its end",
+            f"{topic}/{partition} can be read, so there is nothing to skip: the group {name} is at "
+            f"{position}, its end",
         )
     if first < offset:
         raise StreamAppError(
@@ -66,7 +67,10 @@ async def find_unreadable(settings: Settings, record_id: str) -> UnreadableBatch
             f"start `stream-app {process}`, and wait until it is (stream-app "
             "explain shows what holds it)",
         )
-    raise StreamAppError(f"{topic}/{partition} can be read: the group {name} is at {position}")
+    raise StreamAppError(
+        f"{topic}/{partition} can be read, so there is nothing to skip: the group {name} is at "
+        f"{position}",
+    )
 
 
 async def skip(settings: Settings, batch: UnreadableBatch) -> bool:

@@ -276,8 +276,8 @@ async def _dead_letter(
     records = [record async for record in records_at(reader, topic, {partition: {offset}})]
     if not records:
         raise StreamAppError(
-            f"no dead letter at {topic}/{partition}/{offset}: it never existed, or is no "
-            "longer kept",
+            f"no dead letter at {topic}/{partition}/{offset}: it never existed, or is no longer "
+            "kept; `stream-app dlq list` shows those that are",
         )
     return dead_letter_of(records[0], WorkspaceKeys(settings.workspaces))
 

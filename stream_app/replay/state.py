@@ -45,7 +45,7 @@ from stream_app.domain.model.records import Record
 from stream_app.domain.model.topics import MAX_CARRIED_BYTES, TopicNames
 from stream_app.domain.model.untrusted import UNREADABLE
 from stream_app.domain.views.lane import LaneView
-from stream_app.kafka.connection import KafkaConnection, open_admin
+from stream_app.kafka.connection import LOOK, KafkaConnection, open_admin
 from stream_app.kafka.groups import committed_offsets
 from stream_app.kafka.producers import Publish, kafka_publisher
 from stream_app.kafka.readers import Reader
@@ -210,7 +210,7 @@ class ReplayState:
                             self._following.result()
                         await self._updated.wait()
         except (BrokerUnavailable, TimeoutError) as error:
-            why = str(error) or f"no answer within {_CURRENT_WITHIN_S:.0f} s"
+            why = str(error) or f"no answer within {_CURRENT_WITHIN_S:.0f} s. {LOOK}"
             raise BrokerUnavailable(
                 f"{self._names.replay_state} could not be read to its end: {why}",
             ) from error

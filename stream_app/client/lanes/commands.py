@@ -178,7 +178,7 @@ async def put_command(put: Put, records: Sequence[Record]) -> None:
         if isinstance(problem, BrokerUnavailable):
             raise BrokerUnavailable(
                 "Kafka did not confirm the command. It may have arrived nevertheless: "
-                "look at the audit, or send this form again, which does it once",
+                "look at the audit, or send this form again: the command is carried out only once",
             ) from problem
         if problem is not None:
             raise problem

@@ -91,7 +91,7 @@ def settle_lead(
     if what.destination:
         rows = [(key, delivery) for key, delivery in rows if lead_of(key)[1] == what.destination]
     if not rows:
-        return "no such lead is known here (any more)"
+        return "no such lead is known here (any more): check its id and its destination"
     fits = _is_booked if what.at_clay else _is_parked
     chosen = [(key, delivery) for key, delivery in rows if fits(delivery)]
     if not chosen:

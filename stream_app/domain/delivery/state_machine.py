@@ -513,7 +513,8 @@ def _check_version(version: int, known: int, key: bytes) -> None:
     if version > known:
         name = key.decode("utf-8", "replace")
         raise RowUnreadable(
-            f"the row {name} has version {version}, this program reads up to {known}: update it",
+            f"the row {name} has version {version}, and this program reads up to {known}: run the "
+            "later version that wrote it",
         )
 
 

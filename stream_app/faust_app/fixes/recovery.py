@@ -164,7 +164,8 @@ class SafeRecovery(Recovery):  # type: ignore[misc]  # faust ships no types
             while not (await asyncio.wait({waited_for}, timeout=timeout))[0]:
                 if self.app.consumer._thread.knows_coordinator:
                     raise BrokerUnavailable(
-                        f"Kafka did not return the committed offsets within {timeout:.0f} s",
+                        f"Kafka did not return the committed offsets within {timeout:.0f} s: look "
+                        "at the broker that coordinates the group",
                     )
                 log.warning(
                     "the group has had no coordinator for %.0f s: waiting for Kafka to elect one",

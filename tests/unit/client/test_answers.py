@@ -227,7 +227,7 @@ async def test_a_form_of_the_board_sends_one_record_for_each_partition() -> None
         await send(command)
     assert str(error.value) == (
         "Kafka did not confirm the command. It may have arrived nevertheless: look at the audit, "
-        "or send this form again, which does it once"
+        "or send this form again: the command is carried out only once"
     )
     assert len(put) == 6, "a partition does not wait for another one"
     problems.append(KeyError("a bug"))

@@ -141,8 +141,17 @@ def test_the_batch_at_which_the_group_of_a_topic_has_stopped_is_found(
             15,
             "leads.status: no worker and no replay process reads it, so there is nothing to skip",
         ),
-        ("leads/0/9", 20, "leads/0 can be read: the group stream-app is at 20, its end"),
-        ("leads/0/9", 9, "leads/0 can be read: the group stream-app is at 9"),
+        (
+            "leads/0/9",
+            20,
+            "leads/0 can be read, so there is nothing to skip: the group stream-app is at 20, its "
+            "end",
+        ),
+        (
+            "leads/0/9",
+            9,
+            "leads/0 can be read, so there is nothing to skip: the group stream-app is at 9",
+        ),
         (
             "leads/0/9",
             4,

@@ -190,11 +190,15 @@ def test_a_parked_lead_is_given_up_and_its_cost_stays(why: str) -> None:
 @pytest.mark.parametrize(
     ("rows", "what", "says"),
     [
-        ({}, {"credits": 1}, "no such lead is known here (any more)"),
+        (
+            {},
+            {"credits": 1},
+            "no such lead is known here (any more): check its id and its destination",
+        ),
         (
             {PEOPLE: row()},
             {"credits": 1, "destination": "firms"},
-            "no such lead is known here (any more)",
+            "no such lead is known here (any more): check its id and its destination",
         ),
         (
             {PEOPLE: row(), FIRMS: row()},

@@ -83,13 +83,13 @@ def test_a_row_of_a_later_version_is_refused_by_its_version() -> None:
     for lead in ([later, *sample("delivery.v1")[1:]], [later, {"state": "later"}]):
         with pytest.raises(
             RowUnreadable,
-            match=rf"^the row d/acme/people/crm-17 has version {later}, this program",
+            match=rf"^the row d/acme/people/crm-17 has version {later}, and this program",
         ):
             read_delivery(LEAD, msgspec.json.encode(lead))
     later = LANE_VERSION + 1
     for fields in (sample("lane.v1"), {"workspace": 1, "partition": "all"}):
         with pytest.raises(
             RowUnreadable,
-            match=f"^the row l/acme has version {later}, this program reads up to",
+            match=f"^the row l/acme has version {later}, and this program reads up to",
         ):
             read_lane(LANE, msgspec.json.encode(fields | {"version": later}))
