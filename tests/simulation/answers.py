@@ -45,6 +45,21 @@ class Called:
     concluded: bool = False
 
 
+def check_report(
+    event: StatusEvent,
+    history: History,
+    what: str,
+    problem: Callable[[str], None],
+) -> None:
+    """The event of a callback's or an announcement's own record (`what`) says that it settles
+    nothing, once.
+    """
+    is_first = not history.events and event.id == f"{event.origin}#1"
+    history.events.append(event)
+    if event.status not in ("callback_duplicate", "callback_unmatched") or not is_first:
+        problem(f"6: {event.id} {event.status} reports {what}")
+
+
 class Answers:
     """`problem` receives each broken promise in one line.
 
@@ -149,15 +164,10 @@ class Answers:
             self._problem(f"6: {event.id} {event.status} is reported though a callback came before")
 
     def reported(self, event: StatusEvent) -> bool:
-        """Whether the event is a callback's own: one that settles nothing says so, once."""
+        """Whether the event is a callback's own, and is checked here."""
         if event.origin not in self._called:
             return False
-        self._histories[event.origin].events.append(event)
-        if (
-            event.status not in ("callback_duplicate", "callback_unmatched")
-            or event.id != f"{event.origin}#1"
-        ):
-            self._problem(f"6: {event.id} {event.status} reports a callback")
+        check_report(event, self._histories[event.origin], "a callback", self._problem)
         if self._called[event.origin].concluded:
             self._problem(f"6: {event.id} reports a callback that was concluded before")
         return True

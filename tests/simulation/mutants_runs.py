@@ -13,6 +13,7 @@ from stream_app.domain.model.records import Record
 from stream_app.domain.model.topics import TopicNames
 from stream_app.partition import admission
 from stream_app.partition.callback import CallbackPipeline
+from stream_app.partition.commits import Commits
 from stream_app.partition.in_flight import InFlight
 from stream_app.partition.open_runs import OpenRuns
 from stream_app.partition.poll_queue import OpenRun, PollQueue, RunningLead
@@ -130,3 +131,18 @@ def an_announcement_is_acked_before_the_step_that_names_its_run() -> Patch:
 @mutant("6", hunt=lost_answers)
 def a_run_that_nobody_knows_is_not_asked_about() -> Patch:
     return patch.object(OpenRuns, "any_in_doubt", lambda self, routine: False)
+
+
+def repeated_announcements() -> Iterable[Schedule]:
+    """In one of them a worker dies after it has reported an announcement, and before the ack."""
+    return (announced(seed) for seed in range(540, 570))
+
+
+@mutant("6", hunt=repeated_announcements)
+def an_announcement_that_comes_again_is_reported_again() -> Patch:
+    real = Commits.is_concluded
+
+    async def is_concluded(self: Commits, in_flight: InFlight, origin: str = "") -> bool:
+        return in_flight.source != "callback" and await real(self, in_flight, origin)
+
+    return patch.object(Commits, "is_concluded", is_concluded)

@@ -12,7 +12,7 @@ from stream_app.domain.model.messages import StatusEvent
 from stream_app.domain.model.records import ConsumedRecord
 from stream_app.domain.model.run import RunAnswer, RunFinished
 from stream_app.domain.plan import Plan
-from tests.simulation.answers import ANSWERED, REFUSALS, History
+from tests.simulation.answers import ANSWERED, REFUSALS, History, check_report
 from tests.simulation.clay import ANNOUNCEMENTS, ENDS, PollFate, Post
 from tests.simulation.schedule import Arrival, Schedule, drawn
 
@@ -79,15 +79,10 @@ class RunChecks:
             self._runs[run].is_announced = True
 
     def reported(self, event: StatusEvent) -> bool:
-        """Whether the event is an announcement's own: one that settles nothing says so, once."""
+        """Whether the event is an announcement's own, and is checked here."""
         if event.origin not in self._announcements:
             return False
-        self._histories[event.origin].events.append(event)
-        if (
-            event.status not in ("callback_unmatched", "callback_duplicate")
-            or event.id != f"{event.origin}#1"
-        ):
-            self._problem(f"6: {event.id} {event.status} reports an announcement")
+        check_report(event, self._histories[event.origin], "an announcement", self._problem)
         run = self._announcements[event.origin]
         self._reported.add(run)
         if event.reason == "too_many_runs" and run in self._runs:
