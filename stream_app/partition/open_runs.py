@@ -1,13 +1,13 @@
 """Which lead of this partition a run of a routine belongs to.
 
-An announcement names the run only. The row of an accepted lead has the id of its run. That of a
+An announcement names only the run. The row of an accepted lead has the id of its run. The row of a
 lead whose send is uncertain has none, because the id came with the answer that was lost. But the
-results of the run have the lead's item, and these few leads are kept here by their item. So no
-announcement reads all rows.
+results of a run have the item of its lead, so these few leads are kept here by their items, and no
+announcement has to read all rows.
 
-It is filled by one scan of the rows when the partition is taken over, and follows each change of a
-row from then on. Runs that have settled their leads are remembered up to a bound, because Clay, or
-Kafka after a crash, may deliver their announcements again.
+`OpenRuns` is filled by one scan of the rows when the partition is taken over, and follows each
+change of a row from then on. Runs that have settled their leads are remembered up to a bound,
+because Clay may deliver their announcements again, and so may Kafka after a crash.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ from stream_app.domain.model.messages import Status
 from stream_app.domain.plan import Plan
 
 MOST_SETTLED: Final = 10_000
-"""Runs that are remembered after their lead was settled, in about 2 MB."""
+"""How many runs are remembered after their leads were settled. They take about 2 MB."""
 _SLICE: Final = 5_000  # rows: some milliseconds
 _IN_DOUBT: Final = frozenset[Status]({"sending", "send_uncertain"})
 _SETTLED: Final = tuple(f'{state}"'.encode() for state in CALLBACK)
@@ -46,12 +46,13 @@ class RoutinePlace(NamedTuple):
 
 
 class _Place(NamedTuple):
-    """Where a lead is found.
+    """How a lead is found.
 
     Attributes:
+        routine: The routine that it was sent to.
         run: Its run, which the worker asks about; '' if it has none.
         accepted_ms: When Clay accepted the POST that began that run, epoch ms.
-        item: Its item, if a run that nobody knows may be its; '' if none can.
+        item: Its item, if a run that nobody knows may belong to it; '' if none can.
         is_sending: True if this worker's POST is under way, so that its run may be known in a
             moment.
     """
@@ -68,7 +69,7 @@ class OpenRuns:
     """The leads of routines that a run may settle, by run and by item.
 
     Attributes:
-        are_loaded: Set while all rows have been read.
+        are_loaded: Set once all rows have been read.
     """
 
     _plan: Plan
@@ -87,16 +88,16 @@ class OpenRuns:
         for known in (self._leads, self._items, self._sending, self._in_doubt, self._open):
             known.clear()
         self._places.clear()
-        self._settled.clear()  # by steps that may not have been committed
+        self._settled.clear()  # The steps that settled them may not have been committed.
         self.are_loaded.clear()
 
     async def load(self, keys: Sequence[bytes], read: Callable[[bytes], bytes | None]) -> None:
         """Read the rows of these keys, a slice at a time.
 
-        A row that changes meanwhile is noted by its change, too, and is read here as it is then.
-        The announcement of a run that a predecessor has settled comes again if it could not ack
-        that. So the runs of the newest settled leads are remembered; the other rows of settled
-        leads are not decoded.
+        A row that changes meanwhile is noted by its change, too, and is read here as it is then. If
+        a predecessor has settled a run and could not ack its announcement, that comes again. So the
+        runs of the newest settled leads are remembered, and no other row of a settled lead is
+        decoded.
 
         Args:
             keys: The keys of the rows, oldest first.
@@ -110,7 +111,7 @@ class OpenRuns:
             self.note(key, raw)
             if len(settled) < MOST_SETTLED and (of_lead := self._settled_run(key, raw)) is not None:
                 settled.append(of_lead)
-        # Those that were settled during the load are newer, and are forgotten later.
+        # The runs that were settled during the load are newer, so they are forgotten later.
         newer = list(self._settled)
         self._settled.clear()
         for routine, run in [*reversed(settled), *newer]:
@@ -120,7 +121,7 @@ class OpenRuns:
     def note(self, key: bytes, raw: bytes | None) -> None:
         """Note the row of a lead as it is from now on; None if it is deleted."""
         if not self._plan.routines:
-            return  # it is called for each step of a lead, and costs those of webhooks nothing
+            return  # This is called for each step of a lead, and must cost webhooks nothing.
         routine = self._routine_of(key)
         if routine is None:
             return
@@ -135,8 +136,8 @@ class OpenRuns:
             if before.run and row is not None and row.state in CALLBACK:
                 self.note_settled(routine, before.run)
         if row is not None:
-            # A row that says so while the rows are read for the first time is that of a predecessor
-            # whose POST nobody waits for any more.
+            # While the rows are read for the first time, a row `sending` is that of a predecessor,
+            # for whose POST nobody waits any more.
             is_sending = row.state == "sending" and self.are_loaded.is_set()
             place = _place(routine, key, row, is_sending=is_sending)
             if place.run or place.item:
@@ -225,7 +226,7 @@ class OpenRuns:
         workspace, alias, _ = lead_of(key)
         destination = self._plan.destination(workspace, alias)
         if destination is None:
-            return None  # it may be adopted later
+            return None  # A reload may add the destination later.
         routine = RoutinePlace(workspace, alias) if destination.kind == "routine" else None
         self._routines[prefix] = routine
         return routine

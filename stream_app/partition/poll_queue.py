@@ -1,9 +1,10 @@
 """The next polls of the runs that leads of one partition wait for, by lane and in their order.
 
-A lead has one next poll only, whatever time has passed: while the lane's rate delays polls, there
-are fewer of them. So the queues have no more entries than runs are open, and one more for each that
-is polled earlier. The times follow from the rows (domain/callback/schedule.py); nothing is written
-for a poll. Which lead a run belongs to is known in open_runs.py.
+A lead has only one next poll, whatever time has passed, so that there are fewer polls while the
+rate of the lane delays them. So the queues have no more entries than runs are open, and one more
+for each run that is polled earlier than it was to be. The times follow from the rows
+(domain/callback/schedule.py), and nothing is written for a poll. Which lead a run belongs to is
+known in open_runs.py.
 """
 
 import asyncio
@@ -29,8 +30,8 @@ class OpenRun:
         key: The key of its lead's row.
         due_ms: When it is polled next (epoch ms); None while it is asked for.
         gone: How often in a row Clay did not know it.
-        hastened_ms: When Clay announced its end (epoch ms); None if it did not since it was last
-            asked for.
+        hastened_ms: When Clay announced its end (epoch ms); None if that has not happened since it
+            was last asked for.
     """
 
     run: str
@@ -58,8 +59,8 @@ class PollQueue:
     """The next poll of each lead that waits for a run.
 
     Attributes:
-        changed: The workspaces with a run that is due earlier than what was known of the lane, or
-            that was put back.
+        changed: The workspaces whose runs are to be looked through, because one of them was added,
+            put back or hastened, or because a request has ended. A dict keeps their order.
     """
 
     def __init__(self, plan: Plan, rows: Rows) -> None:
@@ -109,7 +110,7 @@ class PollQueue:
             opened = self._open.get(key)
             if opened is not None and opened.due_ms == at_ms:
                 return at_ms
-            heappop(queue)  # it was settled, or is polled at another time
+            heappop(queue)  # The run was closed, or is polled at another time.
         self._queues.pop(workspace, None)
         return None
 
@@ -119,7 +120,7 @@ class PollQueue:
         opened.hastened_ms = None
 
     def put_back(self, opened: OpenRun, due_ms: int) -> None:
-        """Put a run into its queue, to be polled then (epoch ms); now if Clay announced it."""
+        """Put a run into its queue, to be polled at `due_ms`; at once if Clay announced its end."""
         if opened.hastened_ms is not None:
             due_ms = min(due_ms, opened.hastened_ms)
         self._put(opened, due_ms)
@@ -130,15 +131,15 @@ class PollQueue:
         Args:
             opened: The run.
             next_ms: When it is polled next by its schedule, epoch ms.
-            held_until_ms: When it may be polled again (epoch ms): then it is, if Clay announced
-                it.
+            held_until_ms: When it may be polled again, epoch ms. If Clay has announced its end, it
+                is polled then.
         """
         announced = opened.hastened_ms is not None
         self._put(opened, min(next_ms, held_until_ms) if announced else next_ms)
 
     def _put(self, opened: OpenRun, due_ms: int) -> None:
         if self._open.get(opened.key) is not opened:
-            return  # the rows were replaced, it was closed, or its lead waits for another run
+            return  # The rows were replaced, it was closed, or its lead waits for another run.
         opened.due_ms = due_ms
         workspace = lead_of(opened.key)[0]
         heappush(self._queues.setdefault(workspace, []), (due_ms, opened.key))
@@ -147,8 +148,8 @@ class PollQueue:
     def hasten(self, key: bytes, now_ms: int) -> None:
         """Have the run of a lead polled now: Clay says that it has finished.
 
-        It comes behind the runs that are due already. Else those of a busy lane whose end nobody
-        announces would wait as long as others are announced.
+        It is polled after the runs that are due already. Otherwise those of a busy lane whose end
+        nobody announces would wait for as long as others are announced.
 
         Args:
             key: The key of the lead's row.
@@ -157,21 +158,22 @@ class PollQueue:
         opened = self._open.get(key)
         if opened is None:
             return
-        # A poll that is under way may have come too early: `put_back` has the run polled again.
+        # A poll that is under way may have come too early. Then `put_back` has the run polled again
+        # at once.
         opened.hastened_ms = now_ms
         if opened.due_ms is not None and opened.due_ms > now_ms:
             self.put_back(opened, now_ms)
 
     def close(self, opened: OpenRun) -> None:
-        """Forget a run that settles no lead any more."""
+        """Forget a run that will settle no lead."""
         if self._open.get(opened.key) is opened:
             del self._open[opened.key]
 
     def find(self, opened: OpenRun) -> RunningLead | None:
-        """Return the lead of a run as it is now.
+        """Return the lead of a run as it is now; None if this run cannot settle it any more.
 
-        None if the run settles it no more: the lead was settled or parked, or it was sent again and
-        waits for another run. None, too, if its destination is not configured any more.
+        Then the lead was settled or parked, or was sent again and waits for another run, or its
+        destination is not configured any more.
         """
         row = self._rows.delivery(opened.key)
         destination = self._plan.destination(*lead_of(opened.key)[:2])
@@ -189,5 +191,5 @@ class PollQueue:
         with suppress(TimeoutError):
             async with asyncio.timeout(longest_s):
                 await self._some_changed.wait()
-        # No await between this and the caller's look at `changed`: what comes later sets it again.
+        # No await from here to the caller's look at `changed`: what comes later sets it again.
         self._some_changed.clear()

@@ -49,12 +49,12 @@ from stream_app.partition.poll_queue import OpenRun, PollQueue, RunningLead
 from stream_app.partition.ports import Observer, Runs, StateStore
 from stream_app.tasks import cancel, died_of
 
-_AT_ONCE: Final = 20  # polls of a lane: those that hang must not hold up the others for long
-_MOVED_AT_ONCE: Final = 200  # runs that are moved to their next times before others get the loop
-_LONGEST_SLEEP_S: Final = 60.0  # the wall clock may step while the loop's clock does not
+_AT_ONCE: Final = 20  # Polls of a lane: those that hang must not hold up the others for long.
+_MOVED_AT_ONCE: Final = 200  # Runs that are moved to their next times before others get the loop.
+_LONGEST_SLEEP_S: Final = 60.0  # The wall clock may step while the loop's clock does not.
 _LONGEST_HOLD_MS: Final = 60_000
 _GONE_AGAIN_MS: Final = 45_000
-_MOST_GONE: Final = 3  # so it is asked for twice again, within two minutes
+_MOST_GONE: Final = 3  # The run is asked for twice more, within two minutes.
 _RETRY_AFTER_MS: Final = 5_000
 
 
@@ -76,8 +76,9 @@ class ResultPipeline:
     _times: Timetable[str] = field(init=False, factory=Timetable)
     _asking: dict[asyncio.Task[None], str] = field(init=False, factory=dict)
     _busy: Counter[str] = field(init=False, factory=Counter)
-    # Failed leads in a row by destination, and the destinations by workspace whose balance is asked
-    # for next. A crash forgets them: that delays the question by as many failed leads.
+    # By destination, how many of its leads have failed in a row; by workspace, the destination that
+    # has the balance asked for next. A crash forgets both, which delays the question by as many
+    # failed leads.
     _failed: Counter[str] = field(init=False, factory=Counter)
     _doubted: dict[str, Destination] = field(init=False, factory=dict)
 
@@ -107,7 +108,7 @@ class ResultPipeline:
         await self._polls.wait(longest_s)
 
     def _reap(self) -> None:
-        """Free the places of requests that have ended. Raises the error of one that failed."""
+        """Free the places of requests that have ended. If one of them failed, raise its error."""
         for task in [task for task in self._asking if task.done()]:
             name = self._asking.pop(task)
             self._busy[name] -= 1
@@ -123,7 +124,7 @@ class ResultPipeline:
             if isinstance(answer, Poll):
                 self._start(name, self._ask_balance(self._doubted.pop(name), answer))
         moved = 0
-        # At the bound the lane is polled again when one of its requests ends.
+        # At the bound, the lane is polled again when one of its requests ends (`_start`).
         while self._busy[name] < _AT_ONCE and (opened := self._polls.due(name, now_ms)) is not None:
             lead = self._polls.find(opened)
             if lead is None:
@@ -131,7 +132,7 @@ class ResultPipeline:
                 continue
             answer = self._admission.take_poll(lead.destination)
             if isinstance(answer, PollHeld) and answer.by_breaker:
-                # An operator may end the hold earlier.
+                # Bounded, because an operator may end the hold earlier.
                 until_ms = min(answer.until_ms, now_ms + _LONGEST_HOLD_MS)
                 self._polls.postpone(opened, lead.next_poll_ms(now_ms), until_ms)
                 moved += 1
@@ -139,7 +140,7 @@ class ResultPipeline:
                     self._times.set(name, now_ms)
                     return
             elif isinstance(answer, PollHeld):
-                # An operator may end the hold earlier.
+                # Bounded, because an operator may end the hold earlier.
                 self._times.set(name, min(answer.until_ms, now_ms + _LONGEST_HOLD_MS))
                 return
             else:
@@ -199,7 +200,7 @@ class ResultPipeline:
             case RunUnfinished() | RunUnread() | RunDenied():
                 self._polls.put_back(opened, again.next_poll_ms(now_ms))
             case RunLimited():
-                self._polls.put_back(opened, now_ms)  # the lane's bucket says when
+                self._polls.put_back(opened, now_ms)  # The lane's bucket says when it is polled.
             case RunGone():
                 opened.gone += 1
                 if opened.gone < _MOST_GONE:
@@ -222,8 +223,9 @@ class ResultPipeline:
         answer: RunAnswer,
         latency_ms: int,
     ) -> None:
-        """Record the answer in the lane. What changes for its leads is committed."""
+        """Record the answer in the lane. If the lane changes, that is committed."""
         name = destination.workspace
+        # Read after the answer: leads and operators may have changed the lane while Clay was asked.
         before = self._lanes[name]
         after = polled(
             self._lanes.policy(name),
@@ -238,7 +240,8 @@ class ResultPipeline:
         if after != before:
             self._lanes[name] = after
             self._admission.pump_soon(name)
-            # Its own step: the answer may end no lead, and a successor must keep to a 429.
+            # A step of its own, because the answer may end no lead, and a successor must keep to a
+            # 429, too.
             self._commits.submit(WriteBatch([], [], [], name))
 
     async def _finish(self, opened: OpenRun, lead: RunningLead, says: Callback | Reason) -> None:
@@ -250,20 +253,20 @@ class ResultPipeline:
         if isinstance(step, Reason):
             await self._park(opened, lead, _too_large(step.text))
             return
-        # No await since the second look: the step is made from the row as it is now.
+        # No await since the second look, so the step is made from the row as it is now.
         self._polls.close(opened)
         self._count(lead.destination, failed=says.outcome == "enrich_error")
         await self._commit(step)
 
     async def _park(self, opened: OpenRun, lead: RunningLead, why: Reason) -> None:
-        """Park a lead whose result cannot be had, with its record."""
+        """Park a lead whose result cannot be had, with a copy of its record."""
         try:
             records = await self._store.fetch([lead.row.origin])
         except BrokerUnavailable as error:
             self._observer.recovering(self._number, error)
             self._polls.put_back(opened, self._clock.now_ms() + _RETRY_AFTER_MS)
             return
-        # Second look: while its record was fetched, a callback may have settled the lead.
+        # Second look: a callback may have settled the lead while its record was fetched.
         again = self._polls.find(opened)
         self._polls.close(opened)
         if again is not None:
@@ -273,14 +276,14 @@ class ResultPipeline:
 
     async def _commit(self, step: WriteBatch) -> None:
         """Submit a step, and keep the place of its request until it is committed."""
-        # `Commits.run` raises the error, too, and with it the partition is taken over again.
+        # `Commits.run` raises the error, too, and the partition is taken over again.
         with suppress(StateStoreError):
             await self._commits.submit(step)
 
     # -------------------------------------------------------------------------------- failed leads
 
     def _count(self, destination: Destination, *, failed: bool) -> None:
-        """Count failed leads in a row. After so many, the balance is asked for."""
+        """Count failed leads in a row. After `MOST_FAILED`, the balance is asked for."""
         alias = destination.alias
         if not failed:
             self._failed.pop(alias, None)
@@ -294,8 +297,8 @@ class ResultPipeline:
         """Ask for the balance of a workspace whose leads fail. Without credits, suspend."""
         name = asked.workspace
         balance = await self._runs.balance(name)
-        # Second look: while Clay was asked, a lead may have succeeded, or the destination may have
-        # been changed.
+        # Second look: while Clay was asked, a lead may have succeeded, or a reload may have changed
+        # the destination.
         destination = self._plan.destination(name, asked.alias)
         if destination is None or self._failed[asked.alias] < MOST_FAILED:
             return
@@ -314,5 +317,5 @@ class ResultPipeline:
 
 
 def _too_large(text: str) -> Reason:
-    """Return why a lead is parked whose result cannot be kept. `text`: what is too large of it."""
+    """Return why a lead is parked whose result cannot be kept. `text` says what is too large."""
     return Reason("result_too_large", f"its result is too large: {text}")
