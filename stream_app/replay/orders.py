@@ -325,8 +325,9 @@ class _Operator:
 
     async def work(self) -> None:
         """Apply all commands and carry out the replay that runs, until nothing is left to do."""
-        # After the take-over, so that the follower has each command that came since its rows were
-        # read.
+        # After the take-over, because the follower may be behind the rows that it has read: a
+        # command that an earlier operator has answered is gone from them, and would be carried out
+        # again.
         await self._state.current()
         self._seen = set(self._orders.commands)
         while self._owns():

@@ -286,6 +286,26 @@ async def test_an_announcement_before_the_answer_to_the_post_asks_nobody() -> No
 
 
 @virtual_time
+async def test_a_run_whose_lead_becomes_known_while_clay_is_asked_settles_that_lead() -> None:
+    """Another lead is in doubt, so Clay is asked; meanwhile the answer to the POST comes."""
+    bench = RoutineBench(clay_takes_s=3.0)
+    bench.leave_row("send_uncertain", sends=1)
+    bench.clay.first = [Accepted(202, 3_000, run="run-1")]
+    bench.at_clay.takes_s = 4.0
+    bench.at_clay.finish("run-1", delivery_key("acme", "acme-main", "id1"))
+    await bench.serve()
+    bench.publish("id1", "p1")
+    await asyncio.sleep(1.0)
+    bench.announce("run-1")
+    await asyncio.sleep(1.0)
+    assert bench.at_clay.runs == ["run-1"]
+    assert bench.history("id1")[-1] == "sending"
+    await asyncio.sleep(3.5)
+    assert bench.history("id1")[-1] == "enriched"
+    assert bench.unmatched(0) == []
+
+
+@virtual_time
 async def test_pending_announcements_keep_no_lead_waiting_when_a_worker_takes_over() -> None:
     bench = RoutineBench()
     bench.at_clay.takes_s = 30.0

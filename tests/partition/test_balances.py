@@ -112,6 +112,23 @@ async def test_a_new_owner_goes_on_with_the_last_reading() -> None:
     assert bench.clay.balances == 2
 
 
+@virtual_time
+async def test_what_leads_have_reserved_while_the_balance_was_asked_for_is_kept() -> None:
+    bench = Paying()
+    bench.clay.poll_s = 20.0
+    bench.publish_leads(1)
+    await bench.serve_for(65.0)
+    assert bench.clay.balances == 1
+    assert bench.readings() == []
+    bench.publish("later", "p9")
+    await asyncio.sleep(100.0)
+    assert len(bench.readings()) == 1
+    days = bench.lane().budget.days
+    assert sum(day.credits_spent for day in days) == 2 * COST
+    assert sum(day.credits_reserved for day in days) == 0
+    bench.books()
+
+
 @pytest.mark.parametrize("key", [None, "KEY"])
 @virtual_time
 async def test_a_workspace_with_webhooks_is_read_if_it_has_a_key(key: str | None) -> None:

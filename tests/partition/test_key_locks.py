@@ -155,6 +155,28 @@ async def test_keys_found_after_a_wait_are_waited_for_in_the_same_place() -> Non
     assert order == ["first", "other", "grows", "later"]
 
 
+@virtual_time
+async def test_a_record_that_waits_for_more_keys_is_not_overtaken_at_those_it_had() -> None:
+    turns = locks()
+    order = list[str]()
+    wanted = keys("a")
+
+    async def work(name: str, offset: int, needs: Callable[[], tuple[bytes, ...]]) -> None:
+        async with turns.lock(in_flight(offset), needs):
+            order.append(name)
+            await asyncio.sleep(1.0)
+
+    tasks = [asyncio.create_task(work("first", 0, lambda: keys("a")))]
+    await asyncio.sleep(0.1)
+    tasks.append(asyncio.create_task(work("grows", 1, lambda: wanted)))
+    await asyncio.sleep(0.5)
+    tasks.append(asyncio.create_task(work("other", 2, lambda: keys("b"))))
+    tasks.append(asyncio.create_task(work("later", 3, lambda: keys("a"))))
+    wanted = keys("a", "b")
+    await asyncio.gather(*tasks)
+    assert order == ["first", "other", "grows", "later"]
+
+
 @given(
     st.lists(
         st.tuples(st.sets(st.sampled_from("abcd"), min_size=1), st.integers(0, 3), st.booleans()),

@@ -17,7 +17,7 @@ from aiokafka.errors import (
 )
 
 from stream_app.domain.model.errors import BrokerUnavailable, KafkaRefused
-from stream_app.kafka.connection import Background
+from stream_app.kafka.connection import Background, KafkaConnection
 from stream_app.kafka.takeover import view as leaders
 from stream_app.kafka.takeover.view import Batched, newest_leaders
 from tests.support.pace import BUSY
@@ -253,3 +253,51 @@ async def test_every_read_must_be_from_the_last_leader() -> None:
     newest.require({PLACE: 0, other: 7})
     with pytest.raises(NotLeaderForPartitionError, match="others/0 was read from broker 0"):
         newest.require({PLACE: 0, other: 0})
+
+
+class Client:
+    """A client of the view. Connecting and closing it take a turn of the loop each."""
+
+    def __init__(self) -> None:
+        self.is_closing = False
+        self.is_closed = asyncio.Event()
+
+    async def bootstrap(self) -> None:
+        await asyncio.sleep(0)
+
+    async def close(self) -> None:
+        self.is_closing = True
+        await self.is_closed.wait()
+
+
+async def test_those_that_connect_at_the_same_time_share_a_client(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[Client] = []
+
+    def client(**_: object) -> Client:
+        made.append(Client())
+        return made[-1]
+
+    monkeypatch.setattr(leaders, "kafka_client", client)
+    view = leaders.ClusterView(KafkaConnection("127.0.0.1:9"))
+    one, other = await asyncio.gather(view._connected(), view._connected())
+    assert one is other
+    assert len(made) == 1
+
+
+async def test_a_question_that_comes_while_the_client_closes_gets_another_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(leaders, "kafka_client", lambda **_: Client())
+    monkeypatch.setattr(leaders, "forget_dead", lambda _: None)
+    view = leaders.ClusterView(KafkaConnection("127.0.0.1:9"))
+    first: Any = await view._connected()
+    closing = asyncio.create_task(view.close())
+    await asyncio.sleep(0)
+    assert first.is_closing
+    second: Any = await view._connected()
+    assert not second.is_closing
+    first.is_closed.set()
+    await closing
+    assert await view._connected() is second

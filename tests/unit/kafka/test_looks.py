@@ -2,6 +2,7 @@
 frozen does not know its successor.
 """
 
+import asyncio
 import math
 from collections.abc import Collection
 from types import SimpleNamespace
@@ -9,7 +10,8 @@ from typing import Any
 
 import pytest
 from aiokafka import TopicPartition
-from aiokafka.errors import NotLeaderForPartitionError
+from aiokafka.errors import CoordinatorNotAvailableError, NotLeaderForPartitionError
+from aiokafka.protocol.transaction import EndTxnRequest
 
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.takeover.refusals import Refusals
@@ -158,3 +160,21 @@ async def test_rows_of_a_broker_that_does_not_describe_their_topic_are_read_agai
     state = Frozen([0, 0], [[2], [0]])
     assert await state.take_over(math.inf) == {b"read from": b"0"}
     assert state.brokers == []
+
+
+async def test_a_late_answer_to_an_earlier_client_is_no_refusal_of_this_one() -> None:
+    answer = asyncio.get_running_loop().create_future()
+
+    async def send(node_id: int, request: object) -> Any:
+        return await answer
+
+    refusals = Refusals()
+    earlier = SimpleNamespace(send=send)
+    refusals.watch(earlier)
+    asked = asyncio.create_task(earlier.send(0, EndTxnRequest("state-3", OURS, 7, True)))
+    await asyncio.sleep(0)
+    cluster = SimpleNamespace(leader_for_partition=lambda place: 0)
+    refusals.watch(SimpleNamespace(send=send, cluster=cluster))
+    answer.set_result(SimpleNamespace(error_code=CoordinatorNotAvailableError.errno))
+    await asked
+    assert refusals.text() == ""

@@ -196,6 +196,23 @@ async def test_dead_letters_are_given_up_once_and_the_answer_says_how_many(
     assert not known.commands
 
 
+async def test_a_command_that_the_operator_before_has_answered_is_not_carried_out_again() -> None:
+    """It is gone from the rows, and the follower of the rows still has it."""
+    state = SimpleNamespace(orders=ReplayOrders())
+    for command in orders.give_up_commands([f"{DLQ}/0/9"], "jane", "old", NOW_MS, "c-0"):
+        state.orders.apply(*command_row(command))
+
+    async def current() -> None:
+        state.orders = ReplayOrders()
+
+    state.current = current
+    operator: Any = orders._Operator(SETTINGS, state, lambda: True)  # type: ignore[arg-type]  # a fake
+    operator._kafka = Written()
+    operator._orders = ReplayOrders()
+    await operator.work()
+    assert operator._kafka.records == []
+
+
 def test_many_dead_letters_are_given_up_in_several_commands() -> None:
     places = [f"{DLQ}/0/{offset}" for offset in range(2 * MOST_GIVEN_UP + 1)]
     commands = orders.give_up_commands(places, "jane", "", NOW_MS, "c-1")

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from aiokafka import TopicPartition
 
+from stream_app.domain.commands import CommandAnswer
 from stream_app.domain.dead_letter.orders import PAUSE, ReplayPause
 from stream_app.domain.dead_letter.replay import Came
 from stream_app.domain.model.records import ConsumedRecord, Record
@@ -178,3 +179,12 @@ async def test_a_process_records_no_more_once_another_has_begun_a_newer_epoch(ka
         kafka.offset = 9  # what that one has committed since then
         await state.record()
     assert kafka.recorded() == {"dlq/0/0": 5, "dlq/0/1": 2}
+
+
+@virtual_time
+async def test_the_audit_says_of_a_pause_what_was_done(kafka: Kafka) -> None:
+    """If the second write fails, the pause is in force and its operator repeats the command."""
+    audited = CommandAnswer("c-1", True, 1, 0, "replay_pause", who="jane", why="because")
+    async with state_on(kafka) as state:
+        await state.set_pause(ReplayPause("jane", "because", 1), audited)
+    assert [record.key for record in kafka.log] == [PAUSE, b""]
