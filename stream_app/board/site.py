@@ -39,7 +39,7 @@ Tone = Literal["ok", "warn", "bad", "idle"]
 PageData = Mapping[str, object]
 """What a page hands to its template, by name."""
 
-HELD: Final[tuple[Tone, ...]] = ("bad", "warn")
+TONES_OF_HELD: Final[tuple[Tone, ...]] = ("bad", "warn")
 """The tones of a lane that is held, or held in part."""
 NOT_READABLE: Final = "not readable"
 """The state of a lane whose last record cannot be read."""
@@ -206,7 +206,7 @@ class Overview(msgspec.Struct, frozen=True):
     @property
     def held(self) -> list[ListedLane]:
         """The lanes that are held, or held in part: the worst first."""
-        held = [lane for lane in self.lanes if lane.tone in HELD]
+        held = [lane for lane in self.lanes if lane.tone in TONES_OF_HELD]
         return sorted(held, key=lambda lane: (lane.tone != "bad", -lane.waiting, lane.workspace))
 
     def in_columns(self, *columns: str) -> int:
