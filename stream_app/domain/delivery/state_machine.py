@@ -179,6 +179,18 @@ class Delivery(msgspec.Struct, frozen=True, array_like=True, gc=False):
     list_id: Whole = 0
 
 
+class Reason(msgspec.Struct, frozen=True, gc=False):
+    """The reason of a step."""
+
+    reason: str = ""  # a stable code
+    text: str = ""  # the reason in words, scrubbed
+    http_status: int | None = None  # Clay's status, if it answered
+    due_at_ms: int | None = None  # when the lead continues automatically, epoch ms
+    # The estimated credits that were saved because an earlier result answered the lead.
+    saved: int | None = None
+    excerpt: str = ""  # the beginning of Clay's answer, scrubbed
+
+
 def open_costs(row: Delivery) -> tuple[Reservation, ...]:
     """Return what is booked for a lead although nobody has said what it cost, oldest POST first.
 
@@ -535,15 +547,3 @@ def unreadable(key: bytes, why: str) -> RowUnreadable:
         "key there, which deletes it (then a lead may be sent again, and a lane's budget "
         "starts at 0)",
     )
-
-
-class Reason(msgspec.Struct, frozen=True, gc=False):
-    """The reason of a step."""
-
-    reason: str = ""  # a stable code
-    text: str = ""  # the reason in words, scrubbed
-    http_status: int | None = None  # Clay's status, if it answered
-    due_at_ms: int | None = None  # when the lead continues automatically, epoch ms
-    # The estimated credits that were saved because an earlier result answered the lead.
-    saved: int | None = None
-    excerpt: str = ""  # the beginning of Clay's answer, scrubbed

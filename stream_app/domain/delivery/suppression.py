@@ -43,7 +43,14 @@ class Suppression(msgspec.Struct, frozen=True):
     who: str
 
 
+class _Named(msgspec.Struct):
+    """What is read of a record to find its person."""
+
+    fields: dict[str, Any] = {}
+
+
 read_suppression: Final = msgspec.json.Decoder(Suppression).decode
+_named: Final = msgspec.json.Decoder(_Named)
 
 
 def person_row(person: str) -> bytes:
@@ -59,6 +66,15 @@ def suppressed_person(row_key: bytes) -> str | None:
 def lead_row(workspace: str, lead_id: str) -> bytes:
     """Return the row key of a cancelled lead. It covers all destinations."""
     return f"x/lead/{workspace}/{row_id(lead_id)}".encode()
+
+
+def import_row(workspace: str, import_id: str) -> bytes:
+    """Return the row key of a cancelled import.
+
+    The key has a hash of the import's id, because the id may be any text.
+    """
+    digest = blake2b(import_id.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    return f"x/import/{workspace}/{digest}".encode()
 
 
 def erased_row(workspace: str, lead_id: str) -> bytes:
@@ -101,22 +117,6 @@ def people_in(value: bytes | None) -> tuple[str, ...]:
         return people(decode(_named, value).fields)
     except ValueError:
         return ()
-
-
-class _Named(msgspec.Struct):
-    fields: dict[str, Any] = {}
-
-
-_named: Final = msgspec.json.Decoder(_Named)
-
-
-def import_row(workspace: str, import_id: str) -> bytes:
-    """Return the row key of a cancelled import.
-
-    The key has a hash of the import's id, because the id may be any text.
-    """
-    digest = blake2b(import_id.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
-    return f"x/import/{workspace}/{digest}".encode()
 
 
 def suppression_reason(
