@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Final
 
 from attrs import define
+from msgspec.structs import replace
 
 from stream_app.clock import Clock
 from stream_app.domain.callback.interpret import (
@@ -114,6 +115,10 @@ class Endings:
         is_published = callback.outcome in PUBLISHED and not is_erased
         recorder.seen = callback.seen
         recorder.estimated = unsaid(callback) if cost is not None else ()
+        is_reported = "credits" not in recorder.estimated
+        may_go_on = callback.outcome == "partial"
+        if cost is not None and not is_reported and not may_go_on:
+            recorder.estimate = cost.credits
         recorder.yields = answer
         recorder.go(
             callback.outcome,
@@ -122,7 +127,7 @@ class Endings:
             spent,
             final=True,
             reservation=None,
-            booked=cost if callback.outcome == "partial" else None,
+            booked=replace(cost, known=is_reported) if cost is not None and may_go_on else None,
             results=version if is_published else row.results,
         )
         step = recorder.step(*([result] if is_published else []))

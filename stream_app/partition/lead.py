@@ -38,7 +38,7 @@ from stream_app.domain.lane.admission import ASK_AGAIN, AdmissionRequest, Grant,
 from stream_app.domain.lane.lane import LANE_BUSY
 from stream_app.domain.lead.identity import person_of, pointed
 from stream_app.domain.lead.read import Unreadable, read_lead, what_is_left_out
-from stream_app.domain.model.messages import RESEND, Lead
+from stream_app.domain.model.messages import BOTH_METERS, RESEND, Lead
 from stream_app.domain.model.outcome import (
     Accepted,
     Denied,
@@ -367,6 +367,8 @@ class LeadPipeline:
                 if destination.callbacks:
                     deadline_ms = int(destination.callback_deadline_s * 1000)
                     why = replace(why, due_at_ms=now_ms + deadline_ms)
+                else:
+                    recorder.estimated = BOTH_METERS
                 await self._conclusions.conclude(
                     in_flight,
                     recorder,

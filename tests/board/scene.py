@@ -372,7 +372,9 @@ def _lead(chance: random.Random, name: str, offset: int, at_ms: int) -> Iterator
     yield _step(name, offset, "sending", 1, at_ms)
     yield _step(name, offset, "accepted", 2, at_ms + 180)
     credits_ = chance.choice((4, 6, 6, 8, 10))
-    values = _columns(name, offset, end, at_ms)
+    values: dict[str, Any] = _columns(name, offset, end, at_ms)
+    if offset % 5 == 0:  # Clay does not say what it cost
+        values |= {"estimated": ("credits",), "estimated_credits": credits_}
     yield _step(name, offset, end, 3, at_ms + 20_000, credits=credits_, **values)
 
 

@@ -2,8 +2,9 @@
 
 import csv
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
@@ -176,6 +177,31 @@ async def test_the_money_of_an_hour_and_of_a_day_is_that_of_their_events(local: 
     )
     assert shown is not None
     assert shown.groups() == tuple(f"{credits_:,}" for credits_ in expected)
+
+
+async def test_the_money_sets_apart_what_nobody_has_reported(local: Client) -> None:
+    """The numbers of the page and of the CSV are those of the events."""
+    booked = Counter[str]()
+    of_days: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for made in events():
+        if made.topic == NAMES.status:
+            event = msgspec.json.decode(made.value or b"", type=StatusEvent)
+            day = datetime.fromtimestamp(event.at_ms / 1000, UTC).date().isoformat()
+            for sums in (booked, of_days[day]):
+                sums["credits"] += event.credits or 0
+                sums["estimated"] += event.estimated_credits
+    assert 0 < booked["estimated"] < booked["credits"]
+    text = " ".join(plain((await local.get("/board/money")).text).split())
+    reported = booked["credits"] - booked["estimated"]
+    assert f"{reported:,} were reported, {booked['estimated']:,} are estimated." in text
+    table = csv.DictReader((await local.get("/board/money.csv")).text.splitlines())
+    told: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for row in table:
+        for name in ("credits", "estimated", "reported"):
+            told[row["day"]][name] += int(row[name])
+    for day, sums in of_days.items():
+        if sums["credits"]:
+            assert told[day] == {**sums, "reported": sums["credits"] - sums["estimated"]}, day
 
 
 async def test_a_search_puts_no_personal_data_into_an_address(local: Client) -> None:

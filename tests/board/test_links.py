@@ -71,6 +71,8 @@ MEASURES = {
     "money": {
         *(
             "sums.credits",
+            "sums.reported",
+            "sums.estimated",
             "sums.saved",
             "sums.enriched",
             "sums.per_lead",
@@ -79,6 +81,7 @@ MEASURES = {
             "leads",
         ),
         *(f"page.all.{name}" for name in ("credits", "per_lead", "enriched", "saved")),
+        *("page.all.reported", "page.all.estimated"),
         *("page.this_hour", "page.yesterday", "page.today.credits", "page.today.per_lead"),
     },
     "now": {"page.credits.cap"},

@@ -230,7 +230,7 @@ def test_the_money_is_of_the_last_35_days(
 def test_the_money_as_csv_has_a_row_for_each_destination() -> None:
     days = [
         day(0, 9, 0, 0, 0, 3),
-        day(0, 10, 1, 2, 3, 3, workspace="acme", destination="=p"),
+        day(0, 10, 1, 2, 3, 3, 4, workspace="acme", destination="=p"),
         day(1, 5, 0, 0, 0, 0),
     ]
     days.append(msgspec.structs.replace(days[-1], workspace="acme", destination="people"))
@@ -238,9 +238,9 @@ def test_the_money_as_csv_has_a_row_for_each_destination() -> None:
         queries=SimpleNamespace(days=lambda workspace: days if workspace is None else []),
     )
     assert money_csv(site, "").splitlines() == [
-        "day,workspace,destination,credits,saved,enriched,per_lead,refused,resent",
-        "2026-09-22,acme,'=p,10,1,3,3.33,3,2",
-        "2026-09-21,acme,people,5,0,0,,0,0",
+        "day,workspace,destination,credits,reported,estimated,saved,enriched,per_lead,refused,resent",
+        "2026-09-22,acme,'=p,10,6,4,1,3,3.33,3,2",
+        "2026-09-21,acme,people,5,5,0,0,0,,0,0",
     ]
 
 

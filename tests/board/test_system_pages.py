@@ -300,13 +300,14 @@ def test_a_day_without_money_is_zero() -> None:
 def test_the_csv_has_the_rows_that_name_a_workspace(workspace: str, asked: str | None) -> None:
     days = [
         day(0, 1_234, 1, 2, 3, 6),
-        day(0, 1_234, 1, 2, 3, 7, workspace="=acme", destination="@people"),
+        day(0, 1_234, 1, 2, 3, 7, 200, workspace="=acme", destination="@people"),
         day(1, 5, 4, 3, 2, 0, workspace="acme"),
     ]
     queries = asked_queries(days=days)
     assert money_csv(site_of(queries), workspace) == (
-        "day,workspace,destination,credits,saved,enriched,per_lead,refused,resent\r\n"
-        "2026-09-22,'=acme,'@people,1234,1,7,176.29,3,2\r\n"
-        "2026-09-21,acme,,5,4,0,,2,3\r\n"
+        "day,workspace,destination,"
+        "credits,reported,estimated,saved,enriched,per_lead,refused,resent\r\n"
+        "2026-09-22,'=acme,'@people,1234,1034,200,1,7,176.29,3,2\r\n"
+        "2026-09-21,acme,,5,5,0,4,0,,2,3\r\n"
     )
     assert queries.mock_calls == [call.days(asked)]

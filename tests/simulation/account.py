@@ -67,6 +67,7 @@ COLUMN_OF: Final = {
     **{name: name for name in ("parked", "served_from_cache", "served_locally", "accepted_final")},
     "confirmed": "accepted_final",
 }
+_LAST_ANSWERS: Final = {"enriched", "no_data", "enrich_error"}
 _PRICED: Final = {"accepted", "confirmed", "enriched", "partial", "no_data", "enrich_error"}
 """Of a lead in one of these, what is booked for the last POST is what it cost."""
 _ANSWERS: Final = {"enriched", "partial", "no_data", "enrich_error"}
@@ -206,16 +207,36 @@ class Ledger:
             told["books not known", workspace] += credits_
         return {name: value for name, value in told.items() if value}
 
-    def _not_known(self) -> Iterator[tuple[str, int]]:
-        """Workspace and credits of each booking that neither Clay nor an operator has confirmed,
-        from the rows.
+    def not_reported(self) -> Numbers:
+        """The credits by workspace that are booked without anyone having said what a lead cost: of
+        each row what it has booked so, and of each last answer without a cost the estimate. Days
+        do not count here.
         """
+        total: Counter[tuple[str, ...]] = Counter()
+        for workspace, row in self._rows():
+            last = [row[_BOOKED]] if len(row) > _BOOKED and row[_BOOKED] else []
+            for booked in (*(row[_UNSETTLED] if len(row) > _UNSETTLED else []), *last):
+                total["estimated", workspace] += 0 if booked.get("known") else booked["credits"]
+        for record in self.records.values():
+            if record.status in _LAST_ANSWERS and "credits" in record.last.get("estimated", ()):
+                destination = self.plan.destinations[record.place[1]]
+                total["estimated", record.place[0]] += destination.estimate_credits
+        return {name: value for name, value in total.items() if value}
+
+    def _rows(self) -> Iterator[tuple[str, list[Any]]]:
+        """Workspace and fields of the row of each lead."""
         rows: dict[tuple[int, bytes], bytes | None] = {}
         for consumed in self._all(self.plan.topics.state):
             if (consumed.key or b"").startswith(b"d/"):
                 rows[consumed.partition, consumed.key or b""] = consumed.value
         for (_, key), value in rows.items():
-            row = json.loads(value) if value else []
+            yield key.decode().split("/")[1], json.loads(value) if value else []
+
+    def _not_known(self) -> Iterator[tuple[str, int]]:
+        """Workspace and credits of each booking that neither Clay nor an operator has confirmed,
+        from the rows.
+        """
+        for workspace, row in self._rows():
             earlier = row[_UNSETTLED] if len(row) > _UNSETTLED else []
             last = (
                 row[_BOOKED]
@@ -224,7 +245,7 @@ class Ledger:
             )
             for booked in (*earlier, *([last] if last else [])):
                 if not booked.get("known"):
-                    yield key.decode().split("/")[1], booked["credits"]
+                    yield workspace, booked["credits"]
 
     # -------------------------------------------------------------------------------- what to count
 
@@ -250,6 +271,7 @@ class Ledger:
             for event in record.events:
                 for key in _money_keys(event):
                     numbers["credits", *key] += event.get("credits", 0)
+                    numbers["estimated", *key] += event.get("estimated_credits", 0)
                     numbers["saved", *key] += event.get("saved", 0)
                     numbers["resent", *key] += event.get("reason") in ("resend", "resend_ordered")
             held = (
@@ -455,7 +477,7 @@ def numbers_of(account: Account, dlq: str, parked: str) -> Numbers:
         for window in ("hour", "day", "before"):
             _add_yield(numbers, (*place, window, counted.column), getattr(counted, window))
     for day in account.days:
-        for kind in ("credits", "saved", "resent", "refused", "enriched"):
+        for kind in ("credits", "estimated", "saved", "resent", "refused", "enriched"):
             numbers[kind, str(day.at_s), day.workspace, day.destination] += getattr(day, kind)
     for topic, letters in ((dlq, account.dlq), (parked, account.parked)):
         for cause in letters.causes:
@@ -702,6 +724,15 @@ def looks_at(schedule: Schedule) -> list[Look]:
     return [(now_ms, ledger, ledger.numbers(now_ms)) for now_ms, ledger in world.looks]
 
 
+def _estimated(numbers: Numbers) -> Numbers:
+    """What the account has estimated in all, by workspace."""
+    total: Counter[tuple[str, ...]] = Counter()
+    for (kind, *place), value in numbers.items():
+        if kind == "estimated" and place[1]:
+            total[kind, place[1]] += value
+    return {name: value for name, value in total.items() if value}
+
+
 class Differential:
     """Compares the model with the ledger.
 
@@ -726,6 +757,8 @@ class Differential:
                 read_into(model, ledger, chance, read)
                 self.met.update(_kind(name) for name in expected)
                 if wrong := differences(expected, counted(path, plan, now_ms)):
+                    return wrong
+                if wrong := differences(ledger.not_reported(), _estimated(expected)):
                     return wrong
                 told = ledger.told_elsewhere(expected)
                 self.met.update(_kind(name) for name in told)

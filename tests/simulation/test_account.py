@@ -66,7 +66,7 @@ KINDS: Final = {
             "confirmed",
         )
     ),
-    *("status cost_corrected", "books resent", "books credits", "books not known"),
+    *("status cost_corrected", "books resent", "books credits", "books not known", "estimated"),
     *("metrics resent", "metrics credits"),
     *(f"yield {kind}" for kind in ("answered", "filled", "credits")),
 }

@@ -15,7 +15,16 @@ from stream_app.domain.model.text import for_spreadsheet
 DAYS: Final = 35
 MOST_ROWS: Final = 100
 """Rows of the page by workspace and destination. The CSV has all."""
-CSV_COLUMNS: Final = ("credits", "saved", "enriched", "per_lead", "refused", "resent")
+CSV_COLUMNS: Final = (
+    "credits",
+    "reported",
+    "estimated",
+    "saved",
+    "enriched",
+    "per_lead",
+    "refused",
+    "resent",
+)
 
 
 def money_page(site: Site, moment: Moment, query: Query) -> PageData | None:

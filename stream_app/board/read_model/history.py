@@ -138,18 +138,27 @@ class History:
         for number, event in events:
             is_resent = event.status == "replayed" and event.reason in RESENDS
             is_refused = event.status == _REFUSED and event.seq in firsts_of_days(number)
-            if not (event.credits or event.saved or is_resent or is_refused):
+            if not (
+                event.credits or event.estimated_credits or event.saved or is_resent or is_refused
+            ):
                 continue
             resent += [(event.at_ms, number)] * is_resent
-            more = (event.credits or 0, event.saved or 0, int(is_resent), int(is_refused))
+            more = (
+                event.credits or 0,
+                event.saved or 0,
+                int(is_resent),
+                int(is_refused),
+                event.estimated_credits,
+            )
             for slot in slots_of(event.workspace, event.destination, event.at_ms):
-                row = sums.setdefault(slot, [0, 0, 0, 0])
+                row = sums.setdefault(slot, [0, 0, 0, 0, 0])
                 for index, value in enumerate(more):
                     row[index] += value
         self._db.executemany(
-            """INSERT INTO history VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
+            """INSERT INTO history VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
                    credits = credits + excluded.credits, saved = saved + excluded.saved,
-                   resent = resent + excluded.resent, refused = refused + excluded.refused""",
+                   resent = resent + excluded.resent, refused = refused + excluded.refused,
+                   estimated = estimated + excluded.estimated""",
             [(*key, *row) for key, row in sums.items()],
         )
         self._db.executemany("INSERT OR IGNORE INTO resent VALUES (?, ?)", resent)

@@ -333,14 +333,15 @@ class Queries:
             where = f"{where} AND workspace = ?"
             values = [*values, workspace]
         sql = f"""SELECT workspace, destination, min(slot),
-                         sum(credits), sum(saved), sum(resent), sum(refused), sum(enriched)
+                         sum(credits), sum(saved), sum(resent), sum(refused), sum(enriched),
+                         sum(estimated)
                   FROM (
                       SELECT workspace, destination, slot,
-                             credits, saved, resent, refused, 0 AS enriched
+                             credits, saved, resent, refused, 0 AS enriched, estimated
                       FROM history
                       WHERE {where}
                       UNION ALL
-                      SELECT workspace, destination, slot, 0, 0, 0, 0, leads
+                      SELECT workspace, destination, slot, 0, 0, 0, 0, leads, 0
                       FROM ended
                       WHERE {where} AND status IN ({", ".join("?" * len(ENRICHED))})
                   )

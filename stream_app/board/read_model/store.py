@@ -36,7 +36,8 @@ anything. After a change of its tables, the file is rebuilt from Kafka:
     history: Credits booked and saved in each minute, quarter of an hour and day. `step_s` is the
         length of a slot, `slot` its begin (epoch s). The workspace '' is the sum of all. Only days
         name the destination. `resent`: leads that were sent again although they may have reached
-        Clay; `refused`: leads that a budget held.
+        Clay; `refused`: leads that a budget held; `estimated`: the part of the credits of which
+        nobody has said that a lead cost it.
     resent: The records of the leads that `history` counts as resent, and when.
     lane_marks: The worst health and latency of a lane in each slot of five minutes.
     readings: The first reading of Clay's balance of a workspace in each hour (`hour`: of epoch
@@ -188,6 +189,7 @@ TABLES: Final = (
         saved INTEGER NOT NULL,
         resent INTEGER NOT NULL,
         refused INTEGER NOT NULL,
+        estimated INTEGER NOT NULL,
         PRIMARY KEY (workspace, step_s, slot, destination)
     ) WITHOUT ROWID""",
     """CREATE TABLE ended (

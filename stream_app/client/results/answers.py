@@ -514,6 +514,9 @@ class Day(msgspec.Struct, frozen=True):
         refused: Leads that a budget held on that day. One that is held on two days counts on both.
         enriched: Leads that are enriched, or partly, since that day. A lead counts on its last day
             only.
+        estimated: The part of `credits` of which neither Clay nor an operator has said that a lead
+            cost it: estimates, and the ceilings of parked leads. Below 0 on a day on which such
+            bookings of earlier days were replaced by known costs.
     """
 
     workspace: str
@@ -524,6 +527,12 @@ class Day(msgspec.Struct, frozen=True):
     resent: int
     refused: int
     enriched: int
+    estimated: int = 0
+
+    @property
+    def reported(self) -> int:
+        """The credits of which Clay or an operator has said that a lead cost them."""
+        return self.credits - self.estimated
 
     @property
     def per_lead(self) -> float | None:

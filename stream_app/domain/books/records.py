@@ -232,6 +232,7 @@ class BookEvent(msgspec.Struct, gc=False):
     empty: tuple[str, ...] = ()
     run: str = ""
     estimated: tuple[Meter, ...] = ()
+    estimated_credits: Amount = 0
 
 
 # It raises one of `UNREADABLE` (domain/model/untrusted.py).

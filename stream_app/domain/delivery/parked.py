@@ -20,6 +20,7 @@ from stream_app.domain.delivery.state_machine import (
     lead_of,
     open_costs,
     step,
+    unreported,
 )
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lead.identity import row_id
@@ -167,6 +168,7 @@ def settle_lead(
         actions=more.actions,
         day=more.day,
         month=more.month,
+        estimated_credits=unreported(ended) - unreported(mine),
     )
     return Settled(lane, (key, _json.encode(ended)), event, f"{event.lead_id}: {text}")
 

@@ -33,6 +33,7 @@ from stream_app.domain.delivery.state_machine import (
     next_version,
     set_apart,
     step,
+    unreported,
 )
 from stream_app.domain.lane.admission import Grant
 from stream_app.domain.lead.identity import identify, linked
@@ -140,6 +141,7 @@ class DeliveryRecorder(Generic[LeadT_co]):
         row: The lead's row as it is now.
         seen: What Clay sent about a test lead, for the next event.
         estimated: The meters whose cost the answer does not say, for the next event.
+        estimate: The credits that are booked for a last answer that does not say its cost.
         yields: What the answer has of the columns that count, for the next event.
     """
 
@@ -156,6 +158,7 @@ class DeliveryRecorder(Generic[LeadT_co]):
         self.seen: Seen | None = None
         self.yields = _NO_YIELD
         self.estimated: tuple[Meter, ...] = ()
+        self.estimate = 0
         self._plan = plan
         self._events: list[StatusEvent] = []
         self._durations: tuple[Duration, ...] = ()
@@ -327,6 +330,9 @@ class DeliveryRecorder(Generic[LeadT_co]):
                 day=spent.day,
                 month=spent.month,
             )
+            earlier = 0 if before is None else unreported(before)
+            if changed := unreported(row) + self.estimate - earlier:
+                more["estimated_credits"] = changed
         if row.seq == 1 and resolved.envelope.parent_id:
             more.update(parent_id=resolved.envelope.parent_id, sampled=resolved.envelope.sampled)
         if row.seq == 1 and 0 < resolved.envelope.origin_ms <= row.at_ms - _WORTH_NOTING_MS:

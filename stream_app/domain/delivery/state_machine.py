@@ -202,6 +202,15 @@ def open_costs(row: Delivery) -> tuple[Reservation, ...]:
     return (*row.unsettled, row.booked)
 
 
+def unreported(row: Delivery) -> int:
+    """Return the credits that the row has booked without anyone having said what the lead cost.
+
+    The row of a lead whose last answer has come keeps no cost.
+    """
+    costs = row.unsettled if row.booked is None else (*row.unsettled, row.booked)
+    return sum(cost.credits for cost in costs if not cost.known)
+
+
 def set_apart(row: Delivery) -> dict[str, object]:
     """Return the changes to the row of a lead that is sent again.
 

@@ -235,7 +235,7 @@ class Reservation(msgspec.Struct, frozen=True, omit_defaults=True):
     month: str
     credits: Amount
     actions: Amount
-    known: bool = False  # an operator has confirmed that a booked lead cost this
+    known: bool = False  # an operator or an answer has said that a booked lead cost this
 
 
 class BudgetRefused(msgspec.Struct, frozen=True):

@@ -8,7 +8,7 @@ docstrings included. A dead letter is not here: its value is the raw bytes of th
 failed, and headers hold the rest (domain/delivery/envelope.py).
 """
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, get_args
 
 import msgspec
 
@@ -18,6 +18,7 @@ from stream_app.domain.model.seen import Seen
 Scalar = str | int | float | bool | None
 Meter = Literal["credits", "actions"]
 """What a lead may cost: Clay has two meters."""
+BOTH_METERS: Final[tuple[Meter, ...]] = get_args(Meter)
 
 Status = Literal[
     "received",
@@ -156,6 +157,9 @@ class StatusEvent(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
         actions: As `credits`, in Actions.
         estimated: The meters whose cost Clay's answer did not say: what was booked is the
             destination's estimate.
+        estimated_credits: By how much the part of the booked credits has changed of which neither
+            Clay nor an operator has said that the lead cost it: estimates, and the ceilings of
+            parked leads. Below 0: a cost that is known now takes the place of such a booking.
         saved: The estimated credits that were saved because an earlier result answered the lead.
         parent_id: Of the first event: the span in the `traceparent` of the input record, 16
             hexadecimal digits.
@@ -226,6 +230,7 @@ class StatusEvent(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     empty: tuple[str, ...] = ()
     run: str = ""
     estimated: tuple[Meter, ...] = ()
+    estimated_credits: Amount = 0
 
 
 class FieldOrigin(msgspec.Struct, frozen=True, omit_defaults=True):

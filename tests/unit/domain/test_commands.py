@@ -102,6 +102,7 @@ def test_what_a_lead_did_cost_takes_the_place_of_what_was_booked(
         "actions": actions - 5,
         "day": DAY,
         "month": MONTH,
+        "estimated_credits": -20,
     }
     about: dict[str, Any] = {
         "workspace": "acme",
