@@ -419,6 +419,8 @@ class _Operator:
                 await self._write_progress(replay)
                 if replay.state == "running":
                     replay = await self._send(replay, chosen, paces, stop)
+                    # Second look: if a command came or the partition was lost meanwhile, the replay
+                    # is not finished. The command, or the next operator, decides how it goes on.
                     if not stop.is_set():
                         replay = finished(replay, self._clock.now_ms())
                         await self._write_progress(replay)

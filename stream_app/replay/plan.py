@@ -189,6 +189,8 @@ async def survey(
     check_filter(settings, source, wanted)
     async with topic_reader(settings, progress) as reader:
         letters = await _dead_letters(reader, settings, source, wanted, ranges)
+        # After the dead letters, so that no row is older than the dead letter that it is compared
+        # with.
         rows, lanes, on_list = await _rows(reader, settings.names.state, letters)
         never = await _never(
             reader,
@@ -264,6 +266,7 @@ async def survey_given_up(
             ranges[partition] = (min(begin, offset), max(end, offset + 1))
     async with topic_reader(settings, progress) as reader:
         letters = await _dead_letters(reader, settings, source, wanted, ranges)
+        # After the dead letters, as in `survey`.
         rows, _, _ = await _rows(reader, settings.names.state, letters)
     fates: Counter[Fate] = Counter()
     chosen: list[str] = []
