@@ -388,7 +388,8 @@ class AdmissionQueue:
         woken = queue.pop_woken(now.epoch_ms)
         for waiter in woken:
             self._set_wake(queue, waiter, now)
-        held = held or {}  # by kind, why its first lead that is left must wait
+        # By kind, why the first lead that is left of it must wait.
+        held = held or {}
         while (first := queue.first(held)) is not None:
             # If its task was cancelled in this turn, it has left, and only its place is freed.
             if first.has_left or first.is_too_old(now):

@@ -97,7 +97,7 @@ class CommandPipeline:
         now_ms = self._clock.now_ms()
         command = read_command(consumed, now_ms)
         rows: RowChanges = [(mark_key(consumed.record_id), CONCLUDED)]
-        if isinstance(command, CommandAnswer):  # the record is no valid command
+        if isinstance(command, CommandAnswer):  # The record is no valid command.
             answer = command
             result = _NOTHING
         else:

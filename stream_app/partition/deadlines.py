@@ -24,7 +24,7 @@ from stream_app.partition.poll_queue import PollQueue
 from stream_app.partition.rows import Rows
 
 _AGAIN_MS: Final = 1_000
-_SLICE: Final = 5_000  # rows: some milliseconds
+_SLICE: Final = 5_000  # Reading so many rows takes some milliseconds.
 _KINDS: Final[dict[Status, bool]] = {
     **dict.fromkeys(WAITING, False),
     **dict.fromkeys(OVERDUE, True),
@@ -57,7 +57,7 @@ class DeadlineQueue:
         self._lanes = lanes
         self._queues: dict[tuple[str, str, bool], deque[bytes]] = {}
         self._again: deque[tuple[int, bytes]] = deque()
-        self._first_added = asyncio.Event()  # a queue that was empty got its first lead
+        self._first_added = asyncio.Event()  # set when an empty queue gets a lead
         self.polls = PollQueue(plan, rows)
 
     def clear(self) -> None:
@@ -82,7 +82,7 @@ class DeadlineQueue:
             begin = raw.find(b'"') + 1
             if raw[begin : raw.find(b'"', begin)] not in _STATES:
                 continue
-            with suppress(RowUnreadable):  # reported when that lead is processed: the others go on
+            with suppress(RowUnreadable):  # It is reported when that lead is processed.
                 row = read_delivery(key, raw)
                 if not row.final:
                     by_destination.setdefault((*lead_of(key)[:2], _KINDS[row.state]), []).append(

@@ -9,7 +9,7 @@ from stream_app.clock import Clock
 
 K = TypeVar("K", int, str)
 
-_LONGEST_TIMER_S: Final = 60.0  # the wall clock may step while the loop's clock does not
+_LONGEST_TIMER_S: Final = 60.0  # The wall clock may step while the loop's clock does not.
 
 
 class Timetable(Generic[K]):

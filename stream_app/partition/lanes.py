@@ -229,7 +229,7 @@ class Lanes:
             self[name] = lane
             records.append(Record(self._plan.topics.state, lane_key(name), _json.encode(lane)))
             if view_now.news or name in self._due or not self._is_recent(name, now_ms):
-                self._due.discard(name)  # if the transaction fails, `load` adds it again
+                self._due.discard(name)  # If the transaction fails, `load` adds it again.
                 self._uncommitted[name] = view_now
                 records.append(
                     Record(self._plan.topics.lanes, name.encode(), _json.encode(view_now)),

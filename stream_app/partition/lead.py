@@ -168,7 +168,7 @@ class LeadPipeline:
                 await self._conclusions.without_row(in_flight, resolved, "duplicate", why)
             return
         if verdict in ("uncertain", "resume"):
-            self._intake.take(in_flight)  # its row shows an earlier step of this very record
+            self._intake.take(in_flight)  # Its row shows an earlier step of this very record.
         recorder = self._recorder(resolved, row, verdict, now_ms)
         not_before_ms: SendAgainAt = 0
         match verdict:

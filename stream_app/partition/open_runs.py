@@ -33,7 +33,7 @@ from stream_app.domain.plan import Plan
 
 MOST_SETTLED: Final = 10_000
 """How many runs are remembered after their leads were settled. They take about 2 MB."""
-_SLICE: Final = 5_000  # rows: some milliseconds
+_SLICE: Final = 5_000  # Reading so many rows takes some milliseconds.
 _IN_DOUBT: Final = frozenset[Status]({"sending", "send_uncertain"})
 _SETTLED: Final = tuple(f'{state}"'.encode() for state in CALLBACK)
 
@@ -129,7 +129,7 @@ class OpenRuns:
         if before is None and (raw is None or _is_settled(raw)):
             return
         row: Delivery | None = None
-        with suppress(RowUnreadable):  # reported when that lead is processed: the others go on
+        with suppress(RowUnreadable):  # It is reported when that lead is processed.
             row = None if raw is None else read_delivery(key, raw)
         if before is not None:
             self._forget(key, before)
@@ -210,7 +210,7 @@ class OpenRuns:
         routine = self._routine_of(key)
         if routine is None or raw is None or not _is_settled(raw):
             return None
-        with suppress(RowUnreadable):  # reported when that lead is processed: the others go on
+        with suppress(RowUnreadable):  # It is reported when that lead is processed.
             if run := read_delivery(key, raw).run:
                 return routine, run
         return None

@@ -189,7 +189,7 @@ class PartitionOwner:
         # await from the load to `resume`, so no record sees new rows beside old steps.
         self.state.load(await self._store.take_over(fence_within_s))
         self.state.commits.forget()
-        self.runner.resume()  # leads wait until the bootstrap has ended
+        self.runner.resume()  # Leads wait until the bootstrap has ended.
         if self._owning is None:
             self._owning = asyncio.create_task(self._own(), name=f"owner-{self.number}")
             self._owning.add_done_callback(self._watch)

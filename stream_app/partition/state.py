@@ -115,13 +115,14 @@ class PartitionState:
             SettingsError: The settings of this process are not those that the namespace began with.
         """
         self.commits.opening = self._opening(rows)
-        # before the lanes, whose views show the runs
+        # Before the lanes are loaded, because their views show the runs.
         self.runs.clear()
         self.deadlines.clear()
         if unknown := [key for key in rows if key[:2] not in KINDS]:
             self.observer.unknown_rows(self.number, len(unknown))
             for key in unknown:
                 del rows[key]
+        # The lanes first, because they take their rows out of `rows`.
         self.lanes.load(rows)
         self.rows.load(rows)
 

@@ -40,8 +40,8 @@ from stream_app.partition.lanes import Lanes
 from stream_app.partition.ports import Observer, StateStore
 from stream_app.partition.rows import Rows
 
-_BATCH: Final = 200  # leads that are moved on together
-_LONGEST_SLEEP_S: Final = 60.0  # the wall clock may step while the loop's clock does not
+_BATCH: Final = 200  # Leads that are moved on together.
+_LONGEST_SLEEP_S: Final = 60.0  # The wall clock may step while the loop's clock does not.
 _LISTENED_EVERY_MS: Final = 60_000
 _RETRY_AFTER_S: Final = 5.0
 

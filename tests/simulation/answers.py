@@ -63,7 +63,7 @@ def check_report(
 class Answers:
     """`problem` receives each broken promise in one line.
 
-    calm     no fault explains that a callback was not heard. ordered: an operator may have lifted a
+    calm     no fault explains that a callback was missed. ordered: an operator may have lifted a
     stop.
     """
 

@@ -125,13 +125,13 @@ class RunChecks:
             self._problem(f"6: {post.run} is polled though {after.id} is {after.status}")
 
     def on_results(self, post: Post, answer: RunAnswer) -> None:
-        """A worker hears what became of a run."""
+        """A worker learns what became of a run."""
         if isinstance(answer, RunFinished) and post.end is not None:
             self._runs[post.run].outcomes.add(post.end[1])
 
     def on_answered(self, event: StatusEvent) -> None:
         """A lead has its answer: it is that of the run of its last POST, or of one that was
-        announced, and a worker heard it.
+        announced, and a worker knew it.
         """
         events = self._histories[event.origin].events
         last = next((before.run for before in reversed(events) if before.run), "")

@@ -171,10 +171,10 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     trace_id: str = ""
     app: str = ""
     format: int = FORMAT
-    # The caller's span, from `traceparent`. Only an input record has it, because no header of ours
-    # does.
+    # The caller's span and whether the caller has sampled it, from `traceparent`. Only an input
+    # record has them, because no header of ours does.
     parent_id: str = ""
-    sampled: bool = False  # the caller has sampled its span; only of an input record, too
+    sampled: bool = False
 
     def onward(self, **changes: object) -> Envelope:
         """Return the envelope of the history's next record, without this one's text and excerpt."""

@@ -180,15 +180,23 @@ class Delivery(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Reason(msgspec.Struct, frozen=True, gc=False):
-    """The reason of a step."""
+    """The reason of a step.
 
-    reason: str = ""  # a stable code
-    text: str = ""  # the reason in words, scrubbed
-    http_status: int | None = None  # Clay's status, if it answered
-    due_at_ms: int | None = None  # when the lead continues automatically, epoch ms
-    # The estimated credits that were saved because an earlier result answered the lead.
+    Attributes:
+        reason: A stable code.
+        text: The reason in words, scrubbed.
+        http_status: Clay's status, if it answered.
+        due_at_ms: When the lead continues automatically, epoch ms; None if it does not.
+        saved: The estimated credits that were saved because an earlier result answered the lead.
+        excerpt: The beginning of Clay's answer, scrubbed.
+    """
+
+    reason: str = ""
+    text: str = ""
+    http_status: int | None = None
+    due_at_ms: int | None = None
     saved: int | None = None
-    excerpt: str = ""  # the beginning of Clay's answer, scrubbed
+    excerpt: str = ""
 
 
 def open_costs(row: Delivery) -> tuple[Reservation, ...]:

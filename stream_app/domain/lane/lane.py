@@ -48,12 +48,16 @@ class Forced(msgspec.Struct, frozen=True):
 class Lane(msgspec.Struct, frozen=True, omit_defaults=True):
     """The value of a lane's row. Fields are only ever added.
 
-    `partition` is where it lives: a configuration that moves it is refused. The breaker and the
-    flood guard use `window`, and people see `health`. `pause`, `forced` and `changes` are an
-    operator's orders (domain/lane/overrides.py). `held_since` says since when it is held (epoch
-    ms), by the code of the reason. `destinations` has the health of each one, if there are several;
-    `failing` are those whose last calls failed. `paid` are the totals of its leads, and
-    `reading` is the last one of Clay's balance.
+    Attributes:
+        partition: Where it lives. A configuration that moves it is refused.
+        health: The calls of the last five minutes, as people see them.
+        window: The calls of the last minute, which the breaker and the flood guard use.
+        pause: An operator's order, like `forced` and `changes` (domain/lane/overrides.py).
+        held_since: Since when it is held (epoch ms), by the code of the reason.
+        destinations: The health of each destination, if there are several.
+        failing: The destinations whose last calls failed.
+        paid: The totals of its leads.
+        reading: The last reading of Clay's balance.
     """
 
     workspace: str
@@ -185,10 +189,14 @@ class Horizon(msgspec.Struct, frozen=True):
 
     Deferred leads come back one by one, at the lane's rate. So a lead is deferred about once,
     however long the backlog is.
+
+    Attributes:
+        returned_ms: For leads that had been deferred or replayed before.
+        new_ms: For all other leads.
     """
 
-    returned_ms: int = 0  # for leads that had been deferred or replayed before
-    new_ms: int = 0  # for the others
+    returned_ms: int = 0
+    new_ms: int = 0
 
 
 def sends_per_s(policy: InForce, lane: Lane) -> float:
