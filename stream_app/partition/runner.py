@@ -1,8 +1,7 @@
 """The records of one partition that are under way.
 
 They are started in their order, and each is acked once it is concluded. After a recovery of the
-partition, `resume` starts the records that are left again. The row of a record says what became of
-it before.
+partition, `resume` starts the unfinished records again, whose rows say what became of them before.
 """
 
 import asyncio
@@ -107,7 +106,7 @@ class RecordRunner:
 
         The others wait for `resume`.
         """
-        # Before the await: `serve` keeps a record that it takes while the others end for `resume`.
+        # Before the await, so that `serve` keeps a record for `resume` that it takes meanwhile.
         self.runs = False
         await cancel([in_flight.execution.task for in_flight in self._unfinished])
         self._admission.clear()
