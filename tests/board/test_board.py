@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import urlencode
 
 import msgspec
 import pytest
@@ -23,7 +24,7 @@ from stream_app.services.board import DeadLetterMetrics
 from tests.board.client import OWN, Client, ClientOf, board_with, plain
 from tests.board.clock import DAY_MS, HOUR_MS, NOW_MS
 from tests.board.model_records import Made, event, lane, person
-from tests.board.scene import HASH, board_of, consumers_of, events, settings_of, topics_of
+from tests.board.scene import HASH, HOSTILE, board_of, consumers_of, events, settings_of, topics_of
 
 NAMES = TopicNames()
 
@@ -46,6 +47,19 @@ async def test_the_tab_of_a_page_says_what_it_is_about(
     title: str,
 ) -> None:
     assert f"<title>{title} - stream-app</title>" in (await local.get(path)).text
+
+
+async def test_an_import_without_a_csv_points_to_no_command_that_is_not_there(
+    operator: Client,
+) -> None:
+    of_csv = "/board/imports?workspace=initech&id=2026-09-21-kfdwzp"
+    text = plain((await operator.get(of_csv)).text)
+    assert "the command below, with --map" in text
+    assert text.index("the command below") < text.index("The same as a command")
+    other = f"/board/imports?{urlencode({'workspace': 'umbrella', 'id': HOSTILE})}"
+    text = plain((await operator.get(other)).text)
+    assert "stream-app results --join FILE --map" in text
+    assert "below" not in text
 
 
 async def test_now_says_first_which_lanes_are_held(local: Client) -> None:
