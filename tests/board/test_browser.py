@@ -180,6 +180,29 @@ def test_a_day_of_money_is_a_day_of_utc_west_of_it_too(browser: Browser, url: st
     made.close()
 
 
+def test_a_wide_table_keeps_its_names_while_it_scrolls_on_a_phone(
+    browser: Browser,
+    url: str,
+) -> None:
+    made = context(browser, width=390, of=url)
+    page = made.new_page()
+    page.goto(f"{url}/board/money")
+    table = page.locator(".across").first
+    hidden = table.evaluate("box => box.scrollWidth - box.clientWidth")
+    assert hidden > 50, "columns are out of sight"
+    edges = "box => getComputedStyle(box).backgroundImage.split('gradient').length - 1"
+    assert table.evaluate(edges) == 2, "a shadow says that there is more"
+    table.evaluate("box => box.scrollTo(box.scrollWidth, 0)")
+    for names in ("thead th:first-child", "tbody th", "tfoot th"):
+        name = table.locator(names).first
+        within = name.evaluate(
+            "name => name.getBoundingClientRect().left"
+            " - name.closest('.across').getBoundingClientRect().left",
+        )
+        assert 0 <= within < 2, names
+    made.close()
+
+
 def test_a_chart_names_each_day_once_and_whole_leads(browser: Browser, url: str) -> None:
     made = context(browser, of=url, timezone_id="America/New_York")
     page = made.new_page()
