@@ -23,7 +23,7 @@ from stream_app.kafka.groups import Consumption
 from stream_app.services.board import DeadLetterMetrics
 from tests.board.client import OWN, Client, ClientOf, board_with, plain
 from tests.board.clock import DAY_MS, HOUR_MS, NOW_MS
-from tests.board.model_records import Made, event, lane, person
+from tests.board.model_records import Made, dead_letter, event, lane, person
 from tests.board.scene import HASH, HOSTILE, board_of, consumers_of, events, settings_of, topics_of
 
 NAMES = TopicNames()
@@ -89,6 +89,30 @@ async def test_no_worker_is_the_first_thing_to_know(client_of: ClientOf) -> None
         "nothing is claimed of workers when Kafka does not answer"
     )
     assert "Kafka does not answer" in text
+
+
+async def test_no_dead_letter_comes_back_by_itself_while_replays_are_paused(
+    tmp_path: Path,
+) -> None:
+    letter = dead_letter(
+        NAMES.dlq,
+        "http_503",
+        NOW_MS - HOUR_MS,
+        destination="initech-people",
+        origin="leads/3/1",
+        seq="4",
+    )
+    letter = msgspec.structs.replace(letter, key=b"initech")
+    steps = event(NAMES, "crm-1", "dead_lettered", 4, origin="leads/3/1", workspace="initech")
+    value = msgspec.json.encode(ReplayPause("jane", "wait", NOW_MS - HOUR_MS))
+    pause = Made(NAMES.replay_state, PAUSE, value)
+    with board_with(tmp_path, letter, steps) as client:
+        assert "1 dead letter comes back by itself" in plain((await client.get("/board")).text)
+    (tmp_path / "paused").mkdir()
+    with board_with(tmp_path / "paused", letter, steps, pause) as client:
+        text = plain((await client.get("/board")).text)
+    assert "1 dead letter comes back when replays run again" in text
+    assert "by itself" not in text
 
 
 async def test_replays_that_are_paused_have_a_card(tmp_path: Path) -> None:

@@ -114,6 +114,7 @@ def test_all_of_the_page_now(
         "tone": "bad",
         "is_new": False,
         "seen": seen,
+        "replays_stand": False,
         "held": [held[1], held[0]],
         "held_count": 2,
         "part_count": 0,

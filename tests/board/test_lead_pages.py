@@ -97,6 +97,7 @@ def test_all_of_the_list_of_leads(
         "columns": tabs(COUNTS),
         "matches": matches,
         "all": 63,
+        "is_new": False,
         "after": ListPlace(49, 1) if len(rows) > 50 else None,
     }
     after = ListPlace(7, 8) if "after" in query else None

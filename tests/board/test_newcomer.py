@@ -46,6 +46,20 @@ async def test_a_lane_whose_budget_of_the_day_is_used_up_needs_no_person(tmp_pat
         assert "2 held lanes" in words((await client.get("/board/lanes?state=held")).text)
 
 
+async def test_an_empty_board_says_what_comes_first(tmp_path: Path) -> None:
+    with board_with(tmp_path) as client:
+        leads = words((await client.get("/board/leads")).text)
+        assert "No lead was taken yet. stream-app publish leads.csv publishes some" in leads
+        assert "No lead matches" not in leads
+        assert "No lead matches" in words((await client.get("/board/leads?status=parked")).text)
+        money = words((await client.get("/board/money")).text)
+        assert "Credits today UTC 0 no lead was enriched today" in money
+        # Records wait on the Kafka of these tests.
+        now = words((await client.get("/board")).text)
+        assert "No waiting lead was taken yet" in now
+        assert "no lead has come yet" not in now
+
+
 async def test_the_emergency_action_is_beside_more_and_not_under_it(
     operator: Client,
     tmp_path: Path,

@@ -77,6 +77,9 @@ def now_page(site: Site, moment: Moment, query: Query) -> PageData:
         "tone": tone,
         "is_new": bool(seen.lanes) and not held and all(lane.view is None for lane in seen.lanes),
         "seen": seen,
+        "replays_stand": any(
+            finding.code in ("replay_paused", "no_replay") for finding in seen.everywhere
+        ),
         "held": held[:MOST_SHOWN_LANES],
         "held_count": len(held) - part,
         "part_count": part,
@@ -161,6 +164,8 @@ def _heading(seen: Overview, *, is_asking: bool) -> tuple[list[str | tuple[int, 
             heading += [", ", (part, lanes_path(state="part")), " in part"]
         return heading, "bad"
     if all(lane.view is None for lane in seen.lanes):
+        if any(lane.waiting for lane in seen.lanes):
+            return ["No waiting lead was taken yet"], "idle"
         return ["Ready: no lead has come yet"], "idle"
     return (
         ["The lane is running"] if lanes == 1 else ["All ", all_lanes, " lanes are running"]

@@ -85,6 +85,7 @@ def leads_page(site: Site, moment: Moment, query: Query) -> PageData:
         "columns": [(name, meaning_of(name), columns[name]) for name in _FILTERED],
         "matches": matches,
         "all": columns.total() - columns[""],  # records that are in a column
+        "is_new": chosen == LeadFilter() and not matches,
         "after": _after(rows),
     }
 
