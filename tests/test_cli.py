@@ -267,7 +267,12 @@ def test_a_name_that_is_not_in_the_configuration_is_2_and_says_which_there_are(
     path = tmp_path / "stream_app.toml"
     path.write_text(one_way(people="acme"))
     assert main([*typed.split(), "--config", str(path)]) == 2
-    word, known = ("destination", "people") if "--destination" in typed else ("workspace", "acme")
+    if "--destination" in typed:
+        word = "destination"
+        known = "people"
+    else:
+        word = "workspace"
+        known = "acme"
     expected = f"there is no {word} unknown in the configuration; there are: {known}\n"
     assert capsys.readouterr().err == expected
 

@@ -323,9 +323,12 @@ def _facts(site: Site, moment: Moment, lanes: list[LaneFacts], coming_back: int)
         "Stable",
         1,
     )  # nothing is claimed of a group that Kafka does not describe
-    worker, replay = (
-        (moment.kafka.worker, moment.kafka.replay) if moment.kafka else (unknown, unknown)
-    )
+    if moment.kafka:
+        worker = moment.kafka.worker
+        replay = moment.kafka.replay
+    else:
+        worker = unknown
+        replay = unknown
     return Facts(moment.now_ms, worker, replay, lanes, coming_back, site.queries.pause())
 
 
@@ -440,9 +443,12 @@ def bars_of(lane: ListedLane, forecasts: Mapping[str, Forecast], now_ms: int) ->
         cap = meter.cap
         if cap is None and not meter.used:
             continue
-        spent, reserved = (
-            (meter.booked / cap * 100, meter.reserved / cap * 100) if cap else (0.0, 0.0)
-        )
+        if cap:
+            spent = meter.booked / cap * 100
+            reserved = meter.reserved / cap * 100
+        else:
+            spent = 0.0
+            reserved = 0.0
         foreseen = forecasts.get(name)
         seen = None if lane.view is None else outlook(lane.view, name, foreseen, now_ms)
         tone: Tone = "bad" if seen and seen.is_full else "warn" if spent + reserved >= 80 else "ok"

@@ -249,7 +249,11 @@ async def fuzz_through_nginx(requests: int, seed: int) -> tuple[Findings, Gatewa
                 sent = [make(rng) for _ in range(min(AT_ONCE, requests - made))]
                 made += len(sent)
                 late += filter(waits, sent)
-                sent, late = ([one for one in sent if not waits(one)], late) if sent else (late, [])
+                if sent:
+                    sent = [one for one in sent if not waits(one)]
+                else:
+                    sent = late
+                    late = []
                 gateway.inbox.fails_with = (
                     BrokerUnavailable("away") if rng.random() < 0.01 else None
                 )

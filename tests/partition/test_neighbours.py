@@ -240,6 +240,11 @@ async def test_a_held_lead_writes_few_events_and_goes_when_its_lane_opens(troubl
     assert len(done) == len(leads)
     done.sort()
     # after three probes
-    opened_ms, after = (done[2], done[3:]) if trouble == "ill" else (began_ms + 3_600_000, done)
+    if trouble == "ill":
+        opened_ms = done[2]
+        after = done[3:]
+    else:
+        opened_ms = began_ms + 3_600_000
+        after = done
     for place, at_ms in enumerate(after, 1):
         assert at_ms <= opened_ms + 2_000 + place * 1_000 / (8 * 0.5), place

@@ -25,8 +25,19 @@ def several_at_once(tree: ast.Module) -> Iterator[int]:
                 yield node.lineno
         elif isinstance(node, ast.Assign):
             apart = same_program.taken_apart(node)
-            if len(apart) > 1:
+            if len(apart) > 1 or chooses_several(node):
                 yield node.lineno
+
+
+def chooses_several(node: ast.Assign) -> bool:
+    """Return whether several values are assigned together by a condition, which is an `if`."""
+    match node:
+        case ast.Assign(
+            targets=[ast.Tuple()],
+            value=ast.IfExp(body=ast.Tuple(), orelse=ast.Tuple()),
+        ):
+            return True
+    return False
 
 
 def several_facts(tree: ast.Module) -> Iterator[int]:
@@ -85,6 +96,8 @@ def test_a_tuple_that_is_one_value_stays(line: str, lines: list[int]) -> None:
         ("a, b = b, a", []),
         ("self.a, b = b, self.a", []),
         ("a, b = pair", []),
+        ("a, b = (1, 2) if c else (3, 4)", [1]),
+        ("a, b = pair if c else (3, 4)", []),
         ("call(*(a, b), c=1)", [1]),
         ("call(*pair)", []),
     ],

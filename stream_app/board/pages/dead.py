@@ -144,7 +144,12 @@ def dead_page(site: Site, moment: Moment, query: Query) -> PageData:
     after = number(query, "after") or 0
     queries = site.queries
     names = site.settings.names
-    topic, other = (names.dlq, names.parked) if which == "dlq" else (names.parked, names.dlq)
+    if which == "dlq":
+        topic = names.dlq
+        other = names.parked
+    else:
+        topic = names.parked
+        other = names.dlq
     letters, causes = queries.causes_after(topic, workspace or None, after, ROWS)
     shown = letters.causes
     begin_s = day_begin_s(moment.now_ms)

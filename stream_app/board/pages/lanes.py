@@ -152,7 +152,14 @@ def _heading(seen: Overview, *, is_asking: bool) -> tuple[list[str | tuple[int, 
     if held:
         part = sum(lane.state == HELD_IN_PART for lane in seen.held)
         whole = held - part
-        first, state, word = (whole, "held", LANE_HELD) if whole else (part, "part", HELD_IN_PART)
+        if whole:
+            first = whole
+            state = "held"
+            word = LANE_HELD
+        else:
+            first = part
+            state = "part"
+            word = HELD_IN_PART
         words = f" {noun(lanes, 'lane')} {noun(first, 'is', 'are')} {word}"
         heading: list[str | tuple[int, str]] = [
             (first, lanes_path(state=state)),

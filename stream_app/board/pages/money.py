@@ -45,9 +45,12 @@ def money_page(site: Site, moment: Moment, query: Query) -> PageData | None:
         for at_s in dict.fromkeys(e.at_s for e in rows)
     ]
     chosen = next((entry.at_s for entry in days if day_of(entry.at_s) == day), None)
-    since_s, until_s = (
-        (now_s - DAYS * DAY_S + 1, 1 << 62) if chosen is None else (chosen, chosen + DAY_S)
-    )
+    if chosen is None:
+        since_s = now_s - DAYS * DAY_S + 1
+        until_s = 1 << 62
+    else:
+        since_s = chosen
+        until_s = chosen + DAY_S
     hour_s = now_s - now_s % HOUR_S
     today_s = now_s - now_s % DAY_S
     hours = queries.credits([workspace], QUARTER_S, hour_s - DAY_S)[workspace]

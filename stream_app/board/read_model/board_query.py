@@ -285,7 +285,12 @@ class BoardQueries(Queries):
             after: The place after which the list begins.
             limit: How many records to return at most.
         """
-        begin_ms, end_ms = (0, 1 << 62) if day_s is None else (day_s * 1000, (day_s + DAY_S) * 1000)
+        if day_s is None:
+            begin_ms = 0
+            end_ms = 1 << 62
+        else:
+            begin_ms = day_s * 1000
+            end_ms = (day_s + DAY_S) * 1000
         sql = """SELECT s.at_ms, s.record,
                         coalesce(lead_id, ''), coalesce(workspace, ''),
                         coalesce(destination, ''), coalesce(status, '')
@@ -462,7 +467,12 @@ class BoardQueries(Queries):
 
         `workspace` is '' for the records that name none, and None for all records.
         """
-        mine, values = ("", []) if workspace is None else ("AND workspace = ?", [workspace])
+        if workspace is None:
+            mine = ""
+            values = []
+        else:
+            mine = "AND workspace = ?"
+            values = [workspace]
         sql = f"""SELECT status,
                          status = 'accepted' AND destination IN (SELECT value FROM json_each(?)),
                          sum(leads)

@@ -500,11 +500,12 @@ class Queries:
         Returns:
             The dead letters, and how many causes there are.
         """
-        where, values = (
-            ("topic = ? AND workspace = ?", [topic, workspace])
-            if workspace
-            else ("topic = ?", [topic])
-        )
+        if workspace:
+            where = "topic = ? AND workspace = ?"
+            values = [topic, workspace]
+        else:
+            where = "topic = ?"
+            values = [topic]
         with self._reading() as db:
             total = ", ".join(f"coalesce(sum({state}), 0)" for state in STATES)
             many, *sums = db.execute(

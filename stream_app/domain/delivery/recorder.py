@@ -669,7 +669,12 @@ def rerouted_copy(
         last_failure_ms=failed_ms or resolved.envelope.last_failure_ms,
         app=plan.app,
     )
-    topic, partition = (plan.topics.parked, None) if lost else (plan.topics.retry, home)
+    if lost:
+        topic = plan.topics.parked
+        partition = None
+    else:
+        topic = plan.topics.retry
+        partition = home
     headers = onward.to_headers()
     return Record(
         topic,

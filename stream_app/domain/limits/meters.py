@@ -125,9 +125,12 @@ def meters(policy: BudgetPolicy, state: Budget, now_ms: int) -> dict[MeterName, 
     day = next((period for period in state.days if period.id == now.day), Period(now.day))
     month = next((period for period in state.months if period.id == now.month), Period(now.month))
     opens = month.id == policy.opening_month
-    opening_credits, opening_actions = (
-        (policy.opening_credits, policy.opening_actions) if opens else (0, 0)
-    )
+    if opens:
+        opening_credits = policy.opening_credits
+        opening_actions = policy.opening_actions
+    else:
+        opening_credits = 0
+        opening_actions = 0
     today = (now.day_start_ms, now.day_end_ms)
     this_month = (now.month_start_ms, now.month_end_ms)
     return {

@@ -141,7 +141,12 @@ def held_text(findings: Iterable[Finding], lanes: str) -> str:
     holds = [finding for finding in findings if finding.holds]
     whole = {finding.workspace for finding in holds if not finding.destinations}
     some = {finding.workspace for finding in holds} - whole
-    first, state = (whole, LANE_HELD) if whole else (some, HELD_IN_PART)
+    if whole:
+        first = whole
+        state = LANE_HELD
+    else:
+        first = some
+        state = HELD_IN_PART
     if not first:
         return ""
     more = f", {len(some)} in part" if whole and some else ""

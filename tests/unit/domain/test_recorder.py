@@ -241,7 +241,12 @@ def test_a_record_in_the_wrong_partition_goes_home_or_is_parked(lost: bool, way:
         NOW_MS,
         Reason("astray", "words"),
     )
-    topic, partition = (PLAN.topics.parked, None) if lost else (PLAN.topics.retry, 5)
+    if lost:
+        topic = PLAN.topics.parked
+        partition = None
+    else:
+        topic = PLAN.topics.retry
+        partition = 5
     assert record.topic == topic
     assert record.partition == partition
     assert record.key == b"acme"

@@ -144,7 +144,12 @@ def test_an_outcome_frees_the_probes_and_books_what_it_cost(
     assert lane.breaker.lease is None
     assert stopped is None or stopped.lease_until_ms == 0
     if isinstance(outcome, Accepted):
-        spent, reserved = (0, 20) if callbacks else (6, 0)
+        if callbacks:
+            spent = 0
+            reserved = 20
+        else:
+            spent = 6
+            reserved = 0
         after = after._replace(credits=(spent, reserved))
         assert (settling.spent is None) is callbacks
         assert settling.spent is None or (settling.spent.credits, settling.spent.actions) == (6, 1)
