@@ -22,7 +22,7 @@ from stream_app.client.results.answers import Cause, Day, FoundImport, StatusCou
 from stream_app.domain.dead_letter.causes import Filter
 from stream_app.domain.model.topics import TopicNames
 from stream_app.domain.views.backlog import Place
-from stream_app.domain.views.explain import ConsumerGroup
+from stream_app.domain.views.explain import HELD_IN_PART, ConsumerGroup
 from stream_app.kafka.backlog import Waiting
 from stream_app.kafka.groups import Consumption
 from tests.board.client import Client
@@ -247,6 +247,7 @@ def test_the_money_as_csv_has_a_row_for_each_destination() -> None:
 def test_lanes_are_listed_by_state_and_beginning_fifty_a_page() -> None:
     tones: list[tuple[str, str, Any]] = [(f"a{n:02}", "running", "ok") for n in range(51)]
     tones += [("B-1", "held", "warn"), ("b-2", "idle", "idle"), ("c", NOT_READABLE, "ok")]
+    tones.append(("d", HELD_IN_PART, "warn"))
     lanes = [ListedLane(name, state, tone, "", None, [], 0, 0) for name, state, tone in tones]
     queries = SimpleNamespace(
         came_to_rest=lambda *_: defaultdict(list),
@@ -257,14 +258,15 @@ def test_lanes_are_listed_by_state_and_beginning_fifty_a_page() -> None:
     def page(state: str, begins: str = "", after: str = "") -> tuple[list[str], int, str]:
         query = {"state": state, "begins": begins, "after": after}
         page: Any = lanes_page(site, moment(overview=Overview(lanes, [], [])), query)
-        everything = {"held": 1, "running": 51, "idle": 1, "unreadable": 1}
+        everything = {"held": 1, "part": 1, "running": 51, "idle": 1, "unreadable": 1}
         assert page["counts"] == (
-            everything | {"running": 0, "unreadable": 0} if begins else everything
+            everything | {"part": 0, "running": 0, "unreadable": 0} if begins else everything
         )
         return [lane.workspace for lane in page["lanes"]], page["matches"], page["after"]
 
     assert page("", "b") == (["B-1", "b-2"], 2, "")
     assert page("held") == (["B-1"], 1, "")
+    assert page("part") == (["d"], 1, "")
     assert page("unreadable") == (["c"], 1, "")
     assert page("running") == ([f"a{n:02}" for n in range(50)], 51, "a49")
     assert page("running", after="a49") == (["a50"], 51, "")
@@ -288,7 +290,8 @@ def test_the_books_add_up_by_workspace_fifty_a_page() -> None:
         unreadable=list,
         bills=lambda names, since_s: [],
     )
-    site: Any = SimpleNamespace(queries=queries, settings=SimpleNamespace(names=TopicNames()))
+    settings = SimpleNamespace(names=TopicNames(), workspaces={})
+    site: Any = SimpleNamespace(queries=queries, settings=settings)
     waiting = {("leads", 0): Waiting(8), ("leads", 1): Waiting(1), ("leads.bulk", 0): Waiting(4)}
     copies = {("leads.retry", 0): Waiting(100, at_most=True)}
     left = moment(waiting=waiting | copies)
