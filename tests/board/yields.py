@@ -38,3 +38,26 @@ def shown_yields(text: str, workspace: str = "") -> Shown:
             price if price == "-" else f"{float(price):.1f}",
         )
     return shown
+
+
+def yields_on_import(text: str) -> dict[str, tuple[str, int, str]]:
+    """Return the table of an import's page.
+
+    Returns:
+        By column the share with the answers, all credits, and those for each value.
+    """
+    if 'id="yield"' not in text:
+        return {}
+    table = text[text.index('id="yield"') :]
+    shown: dict[str, tuple[str, int, str]] = {}
+    for row in re.findall(r"<tr>(<th scope=\"row\">.*?)</tr>", table[: table.index("</table>")]):
+        head, *cells = [plain(cell).split() for cell in re.split(r"</t[hd]>", row)[:-1]]
+        share, _, _, answers = cells[0]
+        credits_ = int(cells[1][0].replace(",", ""))
+        price = cells[2][0]
+        shown[head[0]] = (
+            f"{float(share):.1f} of {answers}",
+            credits_,
+            price if price == "-" else f"{float(price):.1f}",
+        )
+    return shown

@@ -33,7 +33,13 @@ from stream_app.kafka.groups import Consumption
 from stream_app.services.board import YieldMetrics
 from tests.board.client import BEARER, Client, plain
 from tests.board.scene import TOKEN, board_of, consumers_of, fetch_result, find_waiting, settings_of
-from tests.board.yields import Shown, Yields, shown_yields, yield_texts
+from tests.board.yields import (
+    Shown,
+    Yields,
+    shown_yields,
+    yield_texts,
+    yields_on_import,
+)
 from tests.simulation.account import (
     COLUMN_OF,
     NO_LEADS,
@@ -49,7 +55,7 @@ from tests.simulation.tape import Tape
 
 SCHEDULES: Final = 40
 _MET: Final = (
-    *("columns", "imports", "yields", "yields of a lane"),
+    *("columns", "imports", "yields", "yields of a lane", "yields of an import"),
     *("dlq open", "dlq solved", "parked open"),
 )
 IDLE: Final = Consumption(ConsumerGroup("Stable", 1), ConsumerGroup("Stable", 1), {})
@@ -101,9 +107,8 @@ async def _compare(tmp_path: Path, looks: dict[int, Look]) -> None:
         )
         yields = _yields(expected)
         assert _yields_of_api(api["/yield"]) == yields == _yields_of_metrics(path), f"m{seed}"
-        assert _yields_of_imports(api["/imports"]) == _yields_of_ledger_imports(expected), (
-            f"m{seed}"
-        )
+        of_imports = _yields_of_ledger_imports(expected)
+        assert _yields_of_imports(api["/imports"]) == of_imports, f"m{seed}"
         ratios = yield_texts(yields)
         assert _yields_of_command(api["/yield"]) == ratios, f"m{seed}"
         assert shown_yields((await client.get("/board/money")).text) == ratios, f"m{seed}"
@@ -124,9 +129,15 @@ async def _compare(tmp_path: Path, looks: dict[int, Look]) -> None:
             assert {column: leads for column, leads in of_import.items() if leads} == wanted, (
                 f"m{seed} {name}"
             )
-            text = plain(
-                (await client.get(f"/board/imports?workspace={name[0]}&id={name[1]}")).text,
-            )
+            page = (await client.get(f"/board/imports?workspace={name[0]}&id={name[1]}")).text
+            finds = {place: row for place, row in of_imports.items() if place[:2] == name}
+            rows = {
+                place[2]: (share, finds[place][2], price)
+                for place, (share, price) in yield_texts(finds).items()
+            }
+            assert yields_on_import(page) == rows, f"m{seed} {name}"
+            met["yields of an import"] += len(rows)
+            text = plain(page)
             rest = sum(
                 leads
                 for column, leads in wanted.items()
@@ -137,21 +148,7 @@ async def _compare(tmp_path: Path, looks: dict[int, Look]) -> None:
             )
         met.update({"columns": len(columns), "imports": len(imports)})
         board.close()
-    assert (
-        min(
-            met[kind]
-            for kind in (
-                "columns",
-                "imports",
-                "yields",
-                "yields of a lane",
-                "dlq open",
-                "dlq solved",
-                "parked open",
-            )
-        )
-        > 3
-    ), met
+    assert min(met[kind] for kind in _MET) > 3, met
     assert min(met[f"{which} given_up"] for which in ("dlq", "parked")) > 0, met
 
 
