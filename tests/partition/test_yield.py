@@ -145,3 +145,23 @@ async def test_a_destination_that_names_no_column_keeps_nothing() -> None:
     await answered(bench, 0, 3)
     assert bench.lane().yields == {}
     assert all(row.list_id == 0 for row in [bench.row()])
+
+
+@virtual_time
+async def test_values_of_the_columns_that_count_are_in_results_alone() -> None:
+    bench = bench_of(ListYield(0))
+    await bench.serve()
+    bench.publish("id0", "p0", import_id="tuesday")
+    await asyncio.sleep(5.0)
+    value = "ada.of.nowhere@b.example"
+    bench.call_back(fields={"work_email": value})
+    await asyncio.sleep(5.0)
+    assert bench.events()[-1].filled == ("work_email",)
+    with_value = {
+        log.topic
+        for log in bench.kafka.logs
+        for record in log.committed()
+        if value.encode() in repr(record).encode()
+    }
+    names = bench.plan.topics
+    assert with_value == {names.callbacks, names.enriched}
