@@ -4,11 +4,13 @@ lists.
 
 import re
 import shlex
+from contextlib import closing
 from html import unescape
 from itertools import pairwise
 from pathlib import Path
 from typing import cast
 
+import msgspec
 import pytest
 
 from stream_app.board.access import STRANGER
@@ -33,9 +35,9 @@ from stream_app.domain.model.topics import TopicNames
 from stream_app.domain.views.lane import LaneChange, RunsView
 from tests.board.client import Client, board_with, plain
 from tests.board.clock import HOUR_MS, NOW_MS
-from tests.board.model_records import event, lane
+from tests.board.model_records import event, lane, take
 from tests.board.orders import send
-from tests.board.scene import Outbox
+from tests.board.scene import Outbox, board_of, model_of, settings_of
 
 
 def test_the_last_point_is_the_sum_of_the_lane_and_nothing_is_above_it(tmp_path: Path) -> None:
@@ -100,6 +102,49 @@ async def test_the_page_of_a_lead_adds_up_what_its_records_have_booked(tmp_path:
     with board_with(tmp_path, parked, corrected, answered) as client:
         text = plain((await client.get("/board/leads/crm-1")).text)
     assert "1 credit booked in all its records" in text
+
+
+@pytest.mark.parametrize(
+    ("run", "says"),
+    [
+        ("run_7", "Run run_7: 1 poll so far, the next at 2026-09-21 14:52:"),
+        (
+            "",
+            "Its run has no known id, because Clay's answer to the POST was lost: only an "
+            "announcement of it settles the lead.",
+        ),
+    ],
+)
+async def test_the_page_of_a_lead_shows_its_run_the_polls_and_the_next_one(
+    tmp_path: Path,
+    run: str,
+    says: str,
+) -> None:
+    settings = settings_of(tmp_path)
+    destinations = {
+        **settings.destinations,
+        "acme-people": msgspec.structs.replace(
+            settings.destinations["acme-people"],
+            kind="routine",
+            routine="function:t_1",
+        ),
+    }
+    settings = msgspec.structs.replace(settings, destinations=destinations)
+    names = TopicNames()
+    model = model_of(tmp_path / "model.sqlite", settings)
+    where = {"workspace": "acme", "destination": "acme-people"}
+    take(
+        model,
+        event(names, "crm-1", "received", 1, 1, at_ms=NOW_MS - 31_000, **where),
+        event(names, "crm-1", "sending", 2, 1, at_ms=NOW_MS - 30_500, **where),
+        event(names, "crm-1", "accepted", 3, 1, at_ms=NOW_MS - 30_000, run=run, **where),
+        lane(names, at_ms=NOW_MS, runs=RunsView(1, NOW_MS - 1, waits_for_rate=True)),
+    )
+    model.close()
+    with closing(board_of(settings, tmp_path / "model.sqlite")) as board:
+        text = " ".join(plain((await Client(board).get("/board/leads/crm-1")).text).split())
+    assert says in text
+    assert ("Polls wait for the rate of its lane." in text) is bool(run)
 
 
 async def test_a_lane_that_has_only_begun_has_a_page_without_invented_numbers(

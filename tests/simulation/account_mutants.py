@@ -115,6 +115,28 @@ def corrections_are_not_booked() -> AbstractContextManager[Any]:
 
 
 @mutant
+def estimates_are_never_taken_back() -> AbstractContextManager[Any]:
+    count = History.count
+
+    def kept(self: History, events: Iterable[tuple[int, BookEvent]]) -> None:
+        count(
+            self,
+            [
+                (
+                    number,
+                    msgspec.structs.replace(
+                        event,
+                        estimated_credits=max(0, event.estimated_credits),
+                    ),
+                )
+                for number, event in events
+            ],
+        )
+
+    return patch.object(History, "count", kept)
+
+
+@mutant
 def no_budget_holds_a_lead() -> AbstractContextManager[Any]:
     return patch.object(History, "_firsts_of_days", lambda self, number: set())
 

@@ -455,6 +455,20 @@ async def test_a_notification_may_come_twice_or_as_a_test(
         assert told == [{"routine_run_id": run} if name else {} for name in data]
 
 
+async def test_a_notification_may_come_long_after_the_results(start: Start) -> None:
+    async with serve(READ, OK) as server:
+        late = '[[fault]]\nkind = "notification_late"\ndelay_s = 1.0\n'
+        bench = await start(hooked(server, late))
+        api = Api(bench)
+        run = await api.made(LEAD, webhook_id="wh_1")
+        await api.finished(run)
+        assert not server.requests
+        (line,) = await bench.of_kind("notify", 1)
+        assert line["run_id"] == run
+        ((_, raw),) = server.requests
+        assert json.loads(raw)["data"] == {"routine_run_id": run}
+
+
 async def test_a_notification_may_be_lost(start: Start) -> None:
     async with serve(READ, OK, READ, OK) as server:
         bench = await start(hooked(server, '[[fault]]\nkind = "notification_lost"\n'))
