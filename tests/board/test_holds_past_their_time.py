@@ -229,6 +229,7 @@ async def _told(
         (told["api"],) = await _api_lanes(client.board)
         told["now"] = plain((await client.get("/board")).text)
         told["lane page"] = (await client.get("/board/lanes/acme")).text
+        told["waiting lead"] = (await client.get("/board/waiting?lead_id=crm-waits")).text
         told["list"] = plain((await client.get("/board/lanes?state=held")).text)
         told["list in part"] = plain((await client.get("/board/lanes?state=part")).text)
     return told
@@ -326,7 +327,9 @@ async def test_a_destination_that_is_held_alone_holds_its_lane_in_part_in_every_
     assert [part["destinations"] for part in told["api"]["partly"]] == [["acme-people"]]
     assert "1 of 6 lanes is held in part" in told["now"]
     assert ">held in part</span>" in told["lane page"].split("</h1>")[0]
-    assert ">held</span>" not in told["lane page"]
+    for page in ("lane page", "waiting lead"):
+        assert ">held in part</span>" in told[page]
+        assert ">held</span>" not in told[page]
     assert "0 held lanes" in told["list"]
     assert "1 lane held in part" in told["list in part"]
     assert "leads of acme-people: " in told["list in part"]
