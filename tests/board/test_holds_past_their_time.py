@@ -5,6 +5,7 @@ Each lane is made by the rules themselves. Then the clock of the readers moves b
 promised.
 """
 
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -328,8 +329,12 @@ async def test_a_destination_that_is_held_alone_holds_its_lane_in_part_in_every_
     assert "1 of 6 lanes is held in part" in told["now"]
     assert ">held in part</span>" in told["lane page"].split("</h1>")[0]
     for page in ("lane page", "waiting lead"):
-        assert ">held in part</span>" in told[page]
-        assert ">held</span>" not in told[page]
+        of_lane = told[page].split('id="destinations"')[0]
+        assert ">held in part</span>" in of_lane
+        assert ">held</span>" not in of_lane
+    table = told["lane page"].split('id="destinations"')[1].split("</table>")[0]
+    leads = re.findall(r'<th scope="row">([\w-]+)</th>.*?data-label="Leads">(.*?)</td>', table)
+    assert {alias: plain(cell) for alias, cell in leads} == {"acme-people": "held", "firms": "go"}
     assert "0 held lanes" in told["list"]
     assert "1 lane held in part" in told["list in part"]
     assert "leads of acme-people: " in told["list in part"]

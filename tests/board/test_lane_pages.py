@@ -513,6 +513,7 @@ def test_all_of_the_page_of_a_lane(parts: SimpleNamespace) -> None:
         "pace": "at most 2 a second",
         "chart": "chart",
         "span": "day",
+        "held": {},
         "bars": bars,
         "burns": [(bars[0], "first line"), (bars[1], "second line")],
         "breaker": "breaker bands",

@@ -35,6 +35,7 @@ from stream_app.domain.callback.interpret import OVERDUE
 from stream_app.domain.lane.overrides import ORDERS
 from stream_app.domain.limits.meters import Meter
 from stream_app.domain.views.explain import HELD_IN_PART, LANE_HELD, pace_text
+from stream_app.domain.views.lane import LaneView
 from stream_app.kafka.backlog import sum_of
 
 MOST_SHOWN_LANES: Final = 20
@@ -320,6 +321,7 @@ def lane_page(site: Site, moment: Moment, query: Query) -> PageData | None:
         "pace": pace_text(lane.view) if lane.view and lane.view.bound_by != "rate" else "",
         "chart": chart,
         "span": span,
+        "held": {} if lane.view is None else _held_destinations(lane.view.at(now_ms)),
         "bars": bars,
         "burns": burns,
         "breaker": _bands(changes, _BREAKER, begin_ms, now_ms),
@@ -343,6 +345,15 @@ def lane_page(site: Site, moment: Moment, query: Query) -> PageData | None:
         "may_pause": policy is not None
         and all(finding.code != "paused" for finding in lane.findings),
     }
+
+
+def _held_destinations(view: LaneView) -> dict[str, str]:
+    """Return the destinations whose leads, or whose bulk leads, are held, and which, in words."""
+    held = dict.fromkeys(view.destinations, LANE_HELD) if view.holds else {}
+    for part in view.partly:
+        for alias in part.destinations:
+            held.setdefault(alias, "bulk held" if part.bulk else LANE_HELD)
+    return held
 
 
 class ToldChange(msgspec.Struct, frozen=True):
