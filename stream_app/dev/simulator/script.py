@@ -212,10 +212,10 @@ class ClayLimits(ScriptPart, frozen=True, kw_only=True):
     webhook. `payload_bytes` is the strict reading of 100 KB.
 
     Not documented, and therefore settings: whether Clay takes a row with 200 or 202
-        (`accepted_status`: both are documented, but not which comes when), what it answers for a
-        webhook that does not exist (`unknown_status`), whether refused submissions count for the
-        lifetime
-    (`refused_count`), and what becomes of a cell over `cell_bytes`, which is truncated here.
+    (`accepted_status`: both are documented, but not which comes when), what it answers for a
+    webhook that does not exist (`unknown_status`), whether refused submissions count for the
+    lifetime (`refused_count`), and what becomes of a cell over `cell_bytes`, which is truncated
+    here.
 
     `api_per_minute` counts all requests of a workspace to the Public API, and 0 switches it off.
     The results of a run are gone `results_kept_s` after it finished. Not documented: `api_burst`,

@@ -197,9 +197,8 @@ def on_result(
 ) -> Breaker:
     """Return the breaker after a call has ended. `rand` is from 0 to 1.
 
-    `totals`: counts the calls of the window, this one included. Only a call that was not ok needs
-        that.
-    If this closes the breaker, the caller starts a new window, so that failures of the outage
+    `totals` counts the calls of the window, this one included; only a call that was not ok needs
+    it. If this closes the breaker, the caller starts a new window, so that failures of the outage
     cannot open it again.
     """
     if mode in ("open", "closed") or is_late(state, permit) or state.phase == "open":
