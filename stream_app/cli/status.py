@@ -385,7 +385,7 @@ def _show_finding(finding: Finding, now_ms: int, zone: str) -> None:
     if finding.until_ms:
         show(f"    until   {second(finding.until_ms, now_ms, zone)} ({zone})")
     if finding.poll_ms:
-        show(f"    polled  {second(finding.poll_ms, now_ms, zone)} ({zone})")
+        show(f"    poll at {second(finding.poll_ms, now_ms, zone)} ({zone})")
     if finding.lifts:
         show(f"    lifts   {finding.lifts}")
     if finding.waiting:

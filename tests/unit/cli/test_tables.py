@@ -133,7 +133,7 @@ def test_lanes_and_explain_name_the_open_runs_and_the_next_poll(
         first, *_ = explain(Facts(now_ms, group, group, [lane]))
         _show_finding(first, now_ms, "UTC")
         told = capsys.readouterr().out.splitlines()
-        assert told == [f"acme: {says}", *([f"    polled  {at} (UTC)"] if polled else [])]
+        assert told == [f"acme: {says}", *([f"    poll at {at} (UTC)"] if polled else [])]
 
 
 def test_a_lane_without_a_cap_is_called_unlimited() -> None:
