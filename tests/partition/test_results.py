@@ -1,9 +1,11 @@
 """What the result of a run does to its lead, and to the money of its lane."""
 
 import asyncio
+import dataclasses
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from stream_app.domain.model.messages import Status
 from stream_app.domain.model.run import (
@@ -14,10 +16,10 @@ from stream_app.domain.model.run import (
     RunTooLarge,
     RunUnfinished,
 )
-from tests.support.partition.bench import LEAD
-from tests.support.partition.routines import AT_CLAY, Routines
+from tests.support.partition.bench import LEAD, Bench
+from tests.support.partition.routines import AT_CLAY, SETUP, Routines
 from tests.support.partition.runs import RoutineClay
-from tests.support.partition.virtual import virtual_time
+from tests.support.partition.virtual import now_ms, virtual_time
 
 
 def failed(text: str = "Missing input") -> dict[str, Any]:
@@ -41,6 +43,47 @@ async def test_the_result_of_a_run_settles_its_lead_and_charges_its_lane() -> No
     assert len(bench.clay.polls["run_1"]) == 2, "4 s and 12 s after the POST; it took 5 s"
     assert bench.row().final
     bench.books()
+
+
+@pytest.mark.parametrize(
+    ("item", "outcome", "says"),
+    [
+        ({}, "enriched", {}),
+        ({"outputs": {"title": "CTO"}}, "enriched", {"credits": None, "actions": None}),
+        ({"outputs": {}}, "no_data", {"credits": None, "actions": None}),
+        (failed("Ask"), "enrich_error", {"credits": None, "actions": None, "text": "Ask"}),
+    ],
+)
+@virtual_time
+async def test_a_result_leaves_what_a_callback_leaves(
+    item: dict[str, Any],
+    outcome: str,
+    says: dict[str, Any],
+) -> None:
+    """The result for the cache and for readers, the last event, the row, budget and health."""
+    routine = Routines()
+    routine.publish("id0", "p0")
+    await routine.serve_for(1.0)
+    routine.clay.of_run["run_1"] = routine.clay.finished("run_1", **item)
+    await asyncio.sleep(9.0)
+    table = Bench(dataclasses.replace(SETUP, routines=False), 0.1)
+    table.publish("id0", "p0")
+    await table.serve_for(1.0)
+    table.call_back(outcome, at_ms=now_ms(), **says)
+    await asyncio.sleep(9.0)
+    left = [
+        (
+            [replace(result, at_ms=0) for result in bench.results()],
+            replace(bench.events(LEAD)[-1], at_ms=0, waited_ms=0, waited_as=""),
+            replace(bench.row(), at_ms=0, first_at_ms=0, accepted_at_ms=0, run="", webhook_id=""),
+            bench.lane().budget,
+            bench.lane().estimates,
+            bench.lane().yields,
+            bench.lane().paid,
+        )
+        for bench in (routine, table)
+    ]
+    assert left[0] == left[1]
 
 
 @pytest.mark.parametrize(
