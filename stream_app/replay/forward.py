@@ -147,6 +147,12 @@ class Replay:
         Returns:
             False if the stream was suspended first.
         """
+        # Before the tier is chosen: a pause may last for hours, in which the record becomes due.
+        if not self._moving.is_set():
+            with self._waiting(stream):
+                await run_until(stream.suspended, self._moving.wait())
+            if stream.suspended.is_set():
+                return False
         workspace = (consumed.key or b"").decode("utf-8", "replace")
         now_ms = self._clock.now_ms()
         tier = tier_s(self._policy, envelope.not_before_ms - now_ms)
@@ -155,11 +161,6 @@ class Replay:
             if turn_ms > now_ms:
                 envelope = msgspec.structs.replace(envelope, not_before_ms=turn_ms)
                 tier = tier_s(self._policy, turn_ms - now_ms)
-        if not self._moving.is_set():
-            with self._waiting(stream):
-                await run_until(stream.suspended, self._moving.wait())
-            if stream.suspended.is_set():
-                return False
         if tier is None and not await self._until(
             self._pace.turn_ms(workspace, self._clock.now_ms()),
             stream,

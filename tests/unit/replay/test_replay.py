@@ -187,6 +187,17 @@ async def test_a_pause_holds_all_records_until_the_stream_is_suspended() -> None
 
 
 @virtual_time
+async def test_a_dead_letter_that_became_due_in_a_pause_waits_no_longer() -> None:
+    bench = ReplayBench([dead_letter(0, due_in(90))])
+    bench.memory.moving.clear()
+    await bench.serve()
+    await asyncio.sleep(3600)
+    bench.memory.moving.set()
+    await asyncio.sleep(0.1)
+    assert bench.memory.topics == [NAMES.retry]
+
+
+@virtual_time
 async def test_deferred_leads_come_back_when_due() -> None:
     """Never early, within two seconds, and so in order of age; on the way its headers stay what
     they are.
