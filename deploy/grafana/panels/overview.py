@@ -87,14 +87,21 @@ OVERVIEW: Final = Dashboard(
         "Lanes": (
             Panel(
                 "What holds each lane",
-                "One bar for each lane and reason while the lane is held. `stream-app "
-                "explain` says what lifts it.",
+                "One bar for each lane and reason while the lane is held, and for each destination "
+                "whose leads alone are held. `stream-app explain` says what lifts it.",
                 "short",
                 {
                     "{{workspace}}: {{reason}}": highest(
                         "stream_app_lane_holds",
                         LANES,
                         "workspace",
+                        "reason",
+                    ),
+                    "{{workspace}}, only {{destination}}: {{reason}}": highest(
+                        "stream_app_lane_destination_holds",
+                        LANES,
+                        "workspace",
+                        "destination",
                         "reason",
                     ),
                 },
