@@ -41,6 +41,7 @@ from stream_app.domain.lead.identity import plain_id
 from stream_app.domain.limits.budget import CAPS, METERS, MeterName
 from stream_app.domain.limits.webhook_quota import Webhook
 from stream_app.domain.model.errors import BrokerUnavailable
+from stream_app.domain.model.text import count
 from stream_app.domain.plan import Workspace, in_force
 from stream_app.domain.views.lane import LaneView
 
@@ -241,7 +242,7 @@ def _webhook(webhook: Webhook) -> str:
         state = "out of use"
     elif webhook.suspension:
         state = f"suspended: {webhook.out}"
-    return f"{amount(webhook.count)} submissions, {state}"
+    return f"{count(webhook.count, 'submission')}, {state}"
 
 
 def _facts(kind: OrderKind, view: LaneView | None) -> list[Fact]:
@@ -255,13 +256,28 @@ def _facts(kind: OrderKind, view: LaneView | None) -> list[Fact]:
         ]
     if kind == "reset":
         breaker = view.breaker.replace("_", " ") if view else "closed"
-        return [Fact("Circuit breaker", breaker, "closed, with an empty window")]
+        facts = [Fact("Circuit breaker", breaker, "closed, with an empty window")]
+        own = view.destinations if view else {}
+        return facts + [
+            Fact(f"Circuit breaker of {alias}", seen.breaker.replace("_", " "), "closed")
+            for alias, seen in own.items()
+            if seen.breaker != "closed"
+        ]
     paused = f"paused by {view.paused_by.who}" if view and view.paused_by else "not paused"
     if kind == "pause":
         return [Fact("Lane", paused, "paused: its leads wait on Kafka")]
     facts = [Fact("Lane", paused, "not paused")]
     if view and view.holds and not view.paused_by:
         facts.append(Fact("Held", view.says or view.holds, "no longer, if it is a suspension"))
+    facts += [
+        Fact(
+            f"Leads of {', '.join(part.destinations)}",
+            part.says,
+            "no longer held, if it is a suspension",
+        )
+        for part in (view.partly if view else ())
+        if not part.bulk
+    ]
     return facts
 
 

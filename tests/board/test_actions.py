@@ -18,7 +18,7 @@ from stream_app.domain.limits.webhook_quota import Webhook
 from stream_app.domain.model.topics import TopicNames
 from stream_app.domain.plan import Actor
 from stream_app.domain.views.explain import Finding
-from stream_app.domain.views.lane import LaneView
+from stream_app.domain.views.lane import DestinationView, LaneView, PartHold
 from tests.board.client import OWN, Client, board_with, plain
 from tests.board.clock import HOUR_MS, NOW_MS
 from tests.board.model_records import Made, lane, take
@@ -62,6 +62,39 @@ async def test_the_remedy_is_a_button_on_the_card_that_names_the_trouble(
     )
     await with_token.login()
     assert "/act/" not in (await with_token.get("/board")).text, "a reader has none"
+
+
+def _words(text: str) -> str:
+    """What a page says, on one line."""
+    return " ".join(plain(text.replace("<", " <")).split())
+
+
+async def test_the_forms_name_the_destination_that_alone_is_held(tmp_path: Path) -> None:
+    seen = lane(
+        NAMES,
+        "acme",
+        partly=(
+            PartHold(("people",), "yield_fell", "Clay finds no e-mail"),
+            PartHold(("firms",), "destination_fails", "destination firms fails by itself"),
+        ),
+        destinations={
+            "people": DestinationView(98, "healthy"),
+            "firms": DestinationView(12, "unhealthy", breaker="half_open"),
+        },
+        webhooks={"w-1": Webhook(1)},
+    )
+    with board_with(tmp_path, seen, token=True, operator=True) as client:
+        await client.login(OPERATOR_TOKEN)
+        forms = {
+            name: _words((await client.get(f"/board/lanes/acme/act/{name}")).text)
+            for name in ("resume", "reset", "quota")
+        }
+    held = "Leads of people Clay finds no e-mail \u2192 to no longer held, if it is a suspension"
+    assert held in forms["resume"]
+    assert "Circuit breaker closed \u2192 to closed, with an empty window" in forms["reset"]
+    assert "Circuit breaker of firms half open \u2192 to closed" in forms["reset"]
+    assert "Circuit breaker of people" not in forms["reset"]
+    assert "w-1: 1 submission, in use" in forms["quota"]
 
 
 def test_each_hold_has_the_command_that_ends_it() -> None:
