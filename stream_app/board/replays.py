@@ -10,7 +10,7 @@ import msgspec
 from attrs import define, field
 
 from stream_app.board.access import PATH, AccessRefused
-from stream_app.board.formats import amount, cause_path, replay_path
+from stream_app.board.formats import cause_path, replay_path
 from stream_app.board.forms import (
     Action,
     Fact,
@@ -428,7 +428,7 @@ def _plan(planner: Planner, opened: FormRequest) -> Form:
     return Form(
         f"Send {leads} back",
         f"{matching}. {priced.go:,} can be sent back, each once.",
-        f"Send {leads} for up to {amount(priced.credits_at_most)} credits",
+        f"Send {leads} for up to {count(priced.credits_at_most, 'credit')}",
         _DEAD,
         fields=over if too_dear(priced.quotes) else (),
         more=view,
@@ -465,10 +465,8 @@ def _change(site: Site, kind: Literal["stop", "resume"], opened: FormRequest) ->
             "The rest is sent. Its price is checked again first. A replay that runs now is stopped."
         )
     )
-    done = (
-        f"{progress.sent:,} of "
-        f"{count(progress.total or progress.plan.dead_letters, 'dead letter')} are sent. "
-    )
+    letters = progress.total or progress.plan.dead_letters
+    done = f"{progress.sent:,} of {count(letters, 'dead letter is', 'dead letters are')} sent. "
     return Form(
         f"{kind.capitalize()} replay {replay}",
         done + text,

@@ -5,6 +5,7 @@ import html
 import json
 import re
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -13,12 +14,23 @@ import pytest
 from stream_app.board.replays import Wanted
 from stream_app.config import Settings
 from stream_app.domain.dead_letter.causes import Filter
-from stream_app.domain.dead_letter.orders import PLAN_LIFE_MS, PricedPlan, ReplayCommand
+from stream_app.domain.dead_letter.orders import (
+    PLAN_LIFE_MS,
+    Fate,
+    PricedPlan,
+    ReplayCommand,
+    ReplayPlan,
+    ReplayProgress,
+    progress_row,
+)
 from stream_app.domain.model.errors import StreamAppError
+from stream_app.domain.model.topics import TopicNames
+from stream_app.domain.views.price import Part, Quote
 from stream_app.kafka.readers import Progress
 from tests.board import orders, scene
-from tests.board.client import Client, ClientOf
+from tests.board.client import Client, ClientOf, board_with, plain
 from tests.board.clock import NOW_MS
+from tests.board.model_records import Made
 from tests.board.replays import priced
 from tests.board.scene import OPERATOR_TOKEN, Outbox
 from tests.support.pace import BUSY
@@ -278,3 +290,32 @@ async def test_one_dead_letter_is_given_up_by_its_place(operator: Client, outbox
     assert (
         await operator.get("/board/dead/act/give-up?from=dlq&kind=poison&reason=unheard_of")
     ).status_code == 404
+
+
+async def test_one_dead_letter_and_one_credit_are_told_in_the_singular(
+    client_of: ClientOf,
+    tmp_path: Path,
+) -> None:
+    async def of_one(
+        settings: Settings,
+        wanted: Wanted,
+        progress: Progress,
+    ) -> tuple[dict[int, int], PricedPlan]:
+        progress(1, 1)
+        part = Part("acme-people", 1, 1.0, 1, 1, 1, 1)
+        price = Quote("acme", [part], {"credits_day": 1_140}, True, 1.0)
+        fates = Counter[Fate]({"goes": 1})
+        return {0: 1}, PricedPlan(1, fates, Counter({"http_503": 1}), [price], {"acme": 2.0})
+
+    operator = client_of("token", "operator", survey=of_one)
+    await operator.login(OPERATOR_TOKEN)
+    text = (await operator.get(await planned(operator))).text
+    assert ">Send 1 dead letter for up to 1 credit<" in text
+    plan = ReplayPlan(NOW_MS, "dlq", Filter(), {0: 1}, 1, 1, 1)
+    runs = ReplayProgress("r-1", "running", "jane", "up again", NOW_MS, plan, total=1)
+    key, value = progress_row(runs)
+    record = Made(TopicNames().replay_state, key, value)
+    with board_with(tmp_path, record, token=True, operator=True) as client:
+        await client.login(OPERATOR_TOKEN)
+        form = plain((await client.get("/board/replays/r-1/act/stop")).text)
+    assert "0 of 1 dead letter is sent." in form
