@@ -51,12 +51,12 @@ MEASURES = {
         "publication.published",
     },
     # credits and Actions; rates and scores; calls and submissions, which are not published one by
-    # one
+    # one; repeats of a change, which are folded
     "lane": {
         *("budget.used", "budget.reserved", "budget.cap", "estimate.credits", "estimate.actions"),
         *("view.rate_per_s", "view.concurrency", "view.score", "score", "page.worst[0]"),
         *("view.calls", "webhook.count", "view.submissions_left[alias]"),
-        *("seen.score", "seen.calls"),
+        *("seen.score", "seen.calls", "told.times"),
     },
     # credits; polls of a run, which are nowhere listed; repeats of a step, and waits of a kind,
     # which are folded
