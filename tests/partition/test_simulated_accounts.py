@@ -22,7 +22,9 @@ import httpx
 import msgspec
 import pytest
 
+from stream_app.board.read_model import query
 from stream_app.board.read_model.board_query import BoardQueries
+from stream_app.board.read_model.history import yield_windows
 from stream_app.board.read_model.store import LogPosition, ReadModel
 from stream_app.client.results.answers import Bill, ColumnYield
 from stream_app.dev.simulator.ledger import (
@@ -706,6 +708,12 @@ def _slow_is_as_good(counts: window.WindowTotals) -> float:
     return 100.0 * counts.success / counts.calls if counts.calls else 100.0
 
 
+def _short_windows(now_ms: int) -> dict[Any, tuple[int, int, int]]:
+    """Count answers for as long as a quarter of an hour less."""
+    windows = yield_windows(now_ms).items()
+    return {name: (length_s, begin_s + 900, end_s) for name, (length_s, begin_s, end_s) in windows}
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -717,6 +725,7 @@ def _slow_is_as_good(counts: window.WindowTotals) -> float:
         patch.object(window, "score", _slow_is_as_good),
         patch.object(window, "FIVE_MINUTES", window.WindowSpan(9, 30.0)),
         patch.object(interpret, "_is_value", lambda value: True),
+        patch.object(query, "yield_windows", _short_windows),
     ],
     ids=[
         "a rise is taken",
@@ -727,6 +736,7 @@ def _slow_is_as_good(counts: window.WindowTotals) -> float:
         "slow is as good",
         "the window is short",
         "an empty cell is a value",
+        "an hour is three quarters of one",
     ],
 )
 def test_a_wrong_number_is_found_out(wrong: Any, tmp_path: Path) -> None:

@@ -12,7 +12,14 @@ from stream_app.board.read_model import account, history, query
 from stream_app.board.read_model.account import AccountWriter, Letter
 from stream_app.board.read_model.history import History, Imports, slots_of
 from stream_app.client import books
-from stream_app.domain.books.records import BookEvent, KeptRecord, elect, is_at_rest, state_of
+from stream_app.domain.books.records import (
+    BookEvent,
+    KeptRecord,
+    columns_of,
+    elect,
+    is_at_rest,
+    state_of,
+)
 from stream_app.domain.delivery.state_machine import open_costs
 from stream_app.domain.model.messages import RESEND
 from stream_app.ops import metrics
@@ -262,4 +269,35 @@ def what_a_given_up_lead_cost_is_known() -> AbstractContextManager[Any]:
         books,
         "open_costs",
         lambda row: () if row.state == "suppressed" else open_costs(row),
+    )
+
+
+@mutant
+def an_empty_column_has_a_value() -> AbstractContextManager[Any]:
+    return patch.object(
+        account,
+        "columns_of",
+        lambda answer: [(name, True) for name, _ in columns_of(answer)],
+    )
+
+
+@mutant
+def an_answer_without_a_value_costs_nothing() -> AbstractContextManager[Any]:
+    """The price of a value has only the credits of the answers that have one."""
+    yields = AccountWriter._yields
+
+    def priced(kept: KeptRecord) -> Iterator[Any]:
+        for row, (answered, filled, credits_) in yields(kept):
+            yield row, (answered, filled, credits_ if filled else 0)
+
+    return patch.object(AccountWriter, "_yields", staticmethod(priced))
+
+
+@mutant
+def a_forced_lead_is_no_further_answer() -> AbstractContextManager[Any]:
+    yields = AccountWriter._yields
+    return patch.object(
+        AccountWriter,
+        "_yields",
+        staticmethod(lambda kept: yields(kept) if kept.counts else iter(())),
     )
