@@ -370,7 +370,9 @@ async def test_posts_and_polls_together_keep_to_the_rate(kafka: Broker, namespac
         assert posts >= polls, "POSTs keep at least half"
 
 
-async def test_forged_and_unknown_notifications_do_no_harm(kafka: Broker, namespace: str) -> None:
+async def test_doubled_notifications_and_those_of_a_test_do_no_harm(
+    kafka: Broker, namespace: str
+) -> None:
     async with RoutineLine(
         kafka.bootstrap,
         namespace,
@@ -397,10 +399,12 @@ REFUSED: Final = {
     ("unauthorized", "run"): "http_401",
     ("payment", "run"): "http_402",
     ("forbidden", "run"): "http_403",
+    ("status_before", "run"): "http_409",
     ("gone", "run"): "webhook_out",
     ("unauthorized", "results"): "http_401",
     ("payment", "results"): "http_402",
     ("forbidden", "results"): "http_403",
+    ("status_before", "results"): "http_409",
     ("gone", "results"): "",  # of this run only: it may be too new, and is asked for again
 }
 """What holds a lane while Clay refuses its runs, or questions about them; '' if nothing does."""
@@ -438,7 +442,9 @@ async def test_a_refusal_of_runs_or_of_polls_is_named_and_ends(
         workspace="suspension = { probe_s = 2, probe_cap_s = 4 }",
     ) as line:
         for lane, (kind, endpoint) in lanes.items():
-            fault = {"kind": kind, "workspace": lane, "endpoint": endpoint}
+            fault: dict[str, object] = {"kind": kind, "workspace": lane, "endpoint": endpoint}
+            if kind == "status_before":
+                fault["status"] = 409
             line.control("POST", "/control/faults", fault)
         worker = line.start("worker")
         replay = line.start("replay")
