@@ -222,6 +222,31 @@ async def test_a_closed_port_or_a_host_that_hangs_is_no_answer(
         assert not await HostCheck(Egress.of())(server.url)
 
 
+async def test_who_stops_waiting_for_a_host_takes_the_answer_from_nobody_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[object] = []
+    answered = asyncio.Event()
+
+    async def answers(_: HostCheck, host: object) -> bool:
+        asked.append(host)
+        await answered.wait()
+        return True
+
+    monkeypatch.setattr(HostCheck, "_answers", answers)
+    check = HostCheck(Egress.of())
+    url = f"https://api.clay.com{WEBHOOK_PATH}{SLUG}"
+    first = asyncio.create_task(check(url))
+    second = asyncio.create_task(check(url))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    first.cancel()
+    await asyncio.sleep(0)
+    answered.set()
+    assert await second
+    assert len(asked) == 1
+
+
 @pytest.mark.parametrize("is_tls", [True, False])
 async def test_a_proxy_that_refuses_the_credentials_is_no_answer_of_the_host(
     is_tls: bool,

@@ -7,12 +7,16 @@ import math
 from collections.abc import Collection
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.errors import CoordinatorNotAvailableError, NotLeaderForPartitionError
 from aiokafka.protocol.transaction import EndTxnRequest
 
+from stream_app.domain.model.errors import Aborted, Fenced
+from stream_app.domain.model.records import Record
+from stream_app.kafka import transactional_state
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.takeover.refusals import Refusals
 from stream_app.kafka.takeover.requests import KafkaTransactions
@@ -178,3 +182,35 @@ async def test_a_late_answer_to_an_earlier_client_is_no_refusal_of_this_one() ->
     answer.set_result(SimpleNamespace(error_code=CoordinatorNotAvailableError.errno))
     await asked
     assert refusals.text() == ""
+
+
+@pytest.mark.parametrize(("stood_still_s", "error"), [(0.0, Aborted), (100.0, Fenced)])
+async def test_after_a_freeze_a_failed_transaction_is_taken_for_fenced(
+    monkeypatch: pytest.MonkeyPatch,
+    stood_still_s: float,
+    error: type[Exception],
+) -> None:
+    """No answer of Kafka shows that the group has given the partition away meanwhile."""
+    loop = asyncio.get_running_loop()
+    now = loop.time
+
+    async def commit(*_: object) -> None:
+        monkeypatch.setattr(loop, "time", lambda: now() + stood_still_s)
+        raise CoordinatorNotAvailableError
+
+    async def end(*_: object) -> None:
+        pass
+
+    monkeypatch.setattr(transactional_state, "commit", commit)
+    monkeypatch.setattr(transactional_state, "end", end)
+    producer = AsyncMock(
+        create_batch=lambda: SimpleNamespace(append=lambda **_: True),
+        _sender=SimpleNamespace(sender_task=None),
+    )
+    store = TransactionalState(KafkaConnection("127.0.0.1:9"), "state-3", "state", 3)
+    store._producer = producer
+    cluster = SimpleNamespace(leader_for_partition=lambda place: 0)
+    store._refusals.watch(SimpleNamespace(send=None, cluster=cluster))
+    with pytest.raises(error):
+        await store.transact([Record("state", b"a", b"1")])
+    producer.abort_transaction.assert_awaited_once_with()
