@@ -371,7 +371,8 @@ async def test_posts_and_polls_together_keep_to_the_rate(kafka: Broker, namespac
 
 
 async def test_doubled_notifications_and_those_of_a_test_do_no_harm(
-    kafka: Broker, namespace: str
+    kafka: Broker,
+    namespace: str,
 ) -> None:
     async with RoutineLine(
         kafka.bootstrap,
