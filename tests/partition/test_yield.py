@@ -6,10 +6,18 @@ from typing import Any
 import msgspec
 import pytest
 
+from stream_app.board.notify import alert_of
+from stream_app.client.messages import body_of
 from stream_app.domain.delivery.state_machine import lane_key
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.limits.yield_health import YIELD_FELL, ColumnYieldHealth, ListYield
-from stream_app.domain.views.explain import ConsumerGroup, Facts, LaneFacts, explain
+from stream_app.domain.views.explain import (
+    ConsumerGroup,
+    Facts,
+    Finding,
+    LaneFacts,
+    explain,
+)
 from tests.support.partition.bench import Bench
 from tests.support.partition.virtual import now_ms, virtual_time
 
@@ -36,11 +44,15 @@ async def answered(bench: Bench, first: int, many: int, **answer: Any) -> None:
     await asyncio.sleep(5.0)
 
 
-def findings(bench: Bench) -> list[tuple[str, bool]]:
+def explained(bench: Bench) -> list[Finding]:
     group = ConsumerGroup("Stable", 1)
     view = bench.partition.state.lanes.view("acme")
     facts = Facts(now_ms(), group, group, [LaneFacts("acme", 0, view, {})])
-    return [(finding.code, finding.holds) for finding in explain(facts)]
+    return list(explain(facts))
+
+
+def findings(bench: Bench) -> list[tuple[str, bool]]:
+    return [(finding.code, finding.holds) for finding in explained(bench)]
 
 
 @virtual_time
@@ -64,6 +76,19 @@ async def test_a_fall_is_told_once_with_its_cost_and_holds_nothing() -> None:
     (text,) = [change["text"] for change in news if change["kind"] == YIELD_FELL]
     assert "Clay finds work_email for" in text
     assert len(bench.clay.bodies) == 15, "leads go on"
+
+
+@virtual_time
+async def test_a_fall_is_a_message_to_people_although_it_holds_nothing() -> None:
+    bench = bench_of()
+    await bench.serve()
+    await answered(bench, 0, 10)
+    alerts = [alert_of(finding, now_ms()) for finding in explained(bench)]
+    (alert,) = [alert for alert in alerts if alert is not None]
+    assert alert.name == YIELD_FELL
+    assert alert.severity == "warning"
+    (told,) = msgspec.json.decode(body_of([alert], [], "slack", now_ms())).values()
+    assert "acme: Clay finds a column much less often than before" in told
 
 
 @virtual_time
