@@ -56,7 +56,7 @@ from stream_app.domain.books.records import (
 from stream_app.domain.delivery.envelope import lead_envelope, read_envelope
 from stream_app.domain.delivery.state_machine import Delivery, open_costs
 from stream_app.domain.lane.lane import Lane
-from stream_app.domain.limits.budget import Reservation
+from stream_app.domain.limits.budget import Cost, Reservation
 from stream_app.domain.model.errors import StreamAppError, UnreadableBatch
 from stream_app.domain.model.messages import RESENDS, Status
 from stream_app.domain.model.records import ConsumedRecord, consumed_record
@@ -319,7 +319,7 @@ class Books:
             self._accounts.book(
                 workspace,
                 Reservation(event.day, event.month, event.credits or 0, event.actions or 0),
-                event.estimated,
+                Cost(event.estimated_credits, event.estimated_actions),
             )
         if event.saved:
             report.saved[workspace] = report.saved.get(workspace, 0) + event.saved

@@ -29,6 +29,7 @@ from stream_app.domain.delivery.state_machine import (
     lead_of,
     next_version,
 )
+from stream_app.domain.limits.budget import Cost
 from stream_app.domain.model.messages import Callback, Status
 from stream_app.domain.model.outcome import scrub
 from stream_app.domain.model.records import ConsumedRecord, parse_record_id
@@ -117,8 +118,11 @@ class Endings:
         recorder.estimated = unsaid(callback) if cost is not None else ()
         is_reported = "credits" not in recorder.estimated
         may_go_on = callback.outcome == "partial"
-        if cost is not None and not is_reported and not may_go_on:
-            recorder.estimate = cost.credits
+        if cost is not None and not may_go_on:
+            recorder.estimate = Cost(
+                0 if is_reported else cost.credits,
+                cost.actions if "actions" in recorder.estimated else 0,
+            )
         recorder.yields = answer
         recorder.go(
             callback.outcome,

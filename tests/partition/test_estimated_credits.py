@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 import pytest
 
-from stream_app.domain.model.messages import StatusEvent
+from stream_app.domain.model.messages import Meter, StatusEvent
 from stream_app.domain.model.outcome import Uncertain
 from tests.simulation.schedule import CEILING, Setup
 from tests.support.partition.bench import LEAD, Bench
@@ -23,6 +23,17 @@ def estimated(bench: Bench) -> int:
     return sum(event.estimated_credits for event in bench.events())
 
 
+def in_books(bench: Bench, meter: Meter) -> tuple[int, int, int]:
+    """What the books have of the day: spent, estimated, and not known."""
+    accounts = [
+        account
+        for account in bench.books().accounts
+        if account.meter == meter and account.period == "2026-11-30"
+    ]
+    (account,) = accounts
+    return account.spent, account.estimated, account.unknown
+
+
 @pytest.mark.parametrize(
     ("answers", "booked", "not_reported"),
     [
@@ -30,7 +41,7 @@ def estimated(bench: Bench) -> int:
         ([("enriched", {"credits": 0})], 0, 0),
         ([("enriched", {})], USUAL, USUAL),
         ([("no_data", {})], USUAL, USUAL),
-        ([("enrich_error", {"actions": 1})], USUAL, USUAL),
+        ([("enrich_error", {})], USUAL, USUAL),
         ([("partial", {})], USUAL, USUAL),
         ([("partial", {}), ("enriched", {"credits": 9})], 9, 0),
         ([("partial", {"credits": 4}), ("enriched", {})], USUAL, USUAL),
@@ -50,12 +61,17 @@ async def test_an_answer_replaces_what_was_booked_before_it(
     await bench.serve_for(PARKED_S if late else 2.0)
     assert bench.states(LEAD)[-1] == ("parked" if late else "accepted")
     assert estimated(bench) == (CEILING.credits if late else 0), "of a parked lead its ceiling is"
+    if late:
+        assert in_books(bench, "credits") == (CEILING.credits, 0, CEILING.credits)
     for number, (outcome, cost) in enumerate(answers, 1):
         bench.call_back(outcome, attempt=number, **{"credits": None, "actions": None, **cost})
         await asyncio.sleep(2.0)
     assert sum(event.credits or 0 for event in bench.events()) == booked
     assert estimated(bench) == not_reported
-    bench.books()
+    assert in_books(bench, "credits") == (booked, not_reported, 0)
+    spent, guessed, unknown = in_books(bench, "actions")
+    assert guessed == spent
+    assert unknown == 0
 
 
 @virtual_time

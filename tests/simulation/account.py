@@ -205,6 +205,9 @@ class Ledger:
                 ] += value
         for workspace, credits_ in self._not_known():
             told["books not known", workspace] += credits_
+            told["books estimated", workspace] -= credits_
+        for (_, workspace), credits_ in self.not_reported().items():
+            told["books estimated", workspace] += credits_
         return {name: value for name, value in told.items() if value}
 
     def not_reported(self) -> Numbers:
@@ -503,6 +506,7 @@ def numbers_of_books(report: BooksReport) -> Numbers:
         numbers["books resent", workspace] += times
     for account in report.accounts:
         if len(account.period) == len("2026-11") and account.meter == "credits":
+            numbers["books estimated", account.workspace] += account.estimated
             numbers["books credits", account.workspace] += account.spent
             numbers["books not known", account.workspace] += account.unknown
     return {name: value for name, value in numbers.items() if value}

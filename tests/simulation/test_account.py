@@ -66,7 +66,14 @@ KINDS: Final = {
             "confirmed",
         )
     ),
-    *("status cost_corrected", "books resent", "books credits", "books not known", "estimated"),
+    *(
+        "status cost_corrected",
+        "books resent",
+        "books credits",
+        "books not known",
+        "books estimated",
+        "estimated",
+    ),
     *("metrics resent", "metrics credits"),
     *(f"yield {kind}" for kind in ("answered", "filled", "credits")),
 }

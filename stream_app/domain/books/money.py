@@ -5,14 +5,21 @@ A reservation belongs to the day and month of its POST, and its cost is booked t
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 import msgspec
 
 from stream_app.domain.books.records import StatusTotals
 from stream_app.domain.lane.lane import Lane
-from stream_app.domain.limits.budget import BudgetPolicy, Period, Reservation, periods_at
+from stream_app.domain.limits.budget import (
+    NO_COST,
+    BudgetPolicy,
+    Cost,
+    Period,
+    Reservation,
+    periods_at,
+)
 from stream_app.domain.model.messages import Meter
 
 Sums = dict[str, list[int]]
@@ -32,7 +39,7 @@ class LaneAccount(msgspec.Struct, frozen=True):
         unknown: The part of `spent` that was booked at the ceiling because Clay reported no cost.
         elsewhere: What operators booked manually: spent elsewhere, or (below 0) returned by Clay.
         estimated: The part of `spent` that is the estimate of a destination, because Clay's answer
-            did not say what its lead cost. Of the events that there still are.
+            did not say what its lead cost. Of the events that there still are, without `unknown`.
     """
 
     workspace: str
@@ -67,14 +74,17 @@ class Accounts:
         self._spent: defaultdict[str, Sums] = defaultdict(dict)
         self._estimated: defaultdict[str, Sums] = defaultdict(dict)
 
-    def book(self, workspace: str, spent: Reservation, estimated: Collection[Meter] = ()) -> None:
-        """Add what an event booked with its step. `estimated`: the meters that Clay did not say."""
+    def book(self, workspace: str, spent: Reservation, estimated: Cost = NO_COST) -> None:
+        """Add what an event booked with its step.
+
+        `estimated`: by how much that changed what is booked without anyone having said it.
+        """
         _add(self._spent[workspace], spent)
-        if estimated:
+        if estimated != NO_COST:
             guess = msgspec.structs.replace(
                 spent,
-                credits=spent.credits if "credits" in estimated else 0,
-                actions=spent.actions if "actions" in estimated else 0,
+                credits=estimated.credits,
+                actions=estimated.actions,
             )
             _add(self._estimated[workspace], guess)
 
@@ -183,7 +193,8 @@ def _both_meters(
             events[n],
             unconfirmed[n],
             elsewhere,
-            estimated[n],
+            # Retention may have deleted the event that booked what is not known.
+            max(0, estimated[n] - unconfirmed[n]),
         )
         for n, (meter, reserved, spent, elsewhere) in enumerate(meters)
     ]

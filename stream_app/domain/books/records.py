@@ -233,6 +233,7 @@ class BookEvent(msgspec.Struct, gc=False):
     run: str = ""
     estimated: tuple[Meter, ...] = ()
     estimated_credits: Amount = 0
+    estimated_actions: Amount = 0
 
 
 # It raises one of `UNREADABLE` (domain/model/untrusted.py).

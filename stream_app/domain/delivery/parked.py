@@ -168,7 +168,8 @@ def settle_lead(
         actions=more.actions,
         day=more.day,
         month=more.month,
-        estimated_credits=unreported(ended) - unreported(mine),
+        estimated_credits=unreported(ended).credits - unreported(mine).credits,
+        estimated_actions=unreported(ended).actions - unreported(mine).actions,
     )
     return Settled(lane, (key, _json.encode(ended)), event, f"{event.lead_id}: {text}")
 

@@ -38,7 +38,7 @@ from stream_app.domain.delivery.state_machine import (
 from stream_app.domain.lane.admission import Grant
 from stream_app.domain.lead.identity import identify, linked
 from stream_app.domain.lead.read import Unreadable, import_of
-from stream_app.domain.limits.budget import Reservation
+from stream_app.domain.limits.budget import NO_COST, Reservation
 from stream_app.domain.model.messages import (
     RESEND_ORDERED,
     AnsweredColumns,
@@ -141,7 +141,7 @@ class DeliveryRecorder(Generic[LeadT_co]):
         row: The lead's row as it is now.
         seen: What Clay sent about a test lead, for the next event.
         estimated: The meters whose cost the answer does not say, for the next event.
-        estimate: The credits that are booked for a last answer that does not say its cost.
+        estimate: What is booked for a last answer that does not say its cost.
         yields: What the answer has of the columns that count, for the next event.
     """
 
@@ -158,7 +158,7 @@ class DeliveryRecorder(Generic[LeadT_co]):
         self.seen: Seen | None = None
         self.yields = _NO_YIELD
         self.estimated: tuple[Meter, ...] = ()
-        self.estimate = 0
+        self.estimate = NO_COST
         self._plan = plan
         self._events: list[StatusEvent] = []
         self._durations: tuple[Duration, ...] = ()
@@ -330,9 +330,12 @@ class DeliveryRecorder(Generic[LeadT_co]):
                 day=spent.day,
                 month=spent.month,
             )
-            earlier = 0 if before is None else unreported(before)
-            if changed := unreported(row) + self.estimate - earlier:
-                more["estimated_credits"] = changed
+            earlier = NO_COST if before is None else unreported(before)
+            now = unreported(row)
+            more.update(
+                estimated_credits=now.credits + self.estimate.credits - earlier.credits,
+                estimated_actions=now.actions + self.estimate.actions - earlier.actions,
+            )
         if row.seq == 1 and resolved.envelope.parent_id:
             more.update(parent_id=resolved.envelope.parent_id, sampled=resolved.envelope.sampled)
         if row.seq == 1 and 0 < resolved.envelope.origin_ms <= row.at_ms - _WORTH_NOTING_MS:

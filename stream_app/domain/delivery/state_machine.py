@@ -16,7 +16,7 @@ from typing import Any, Final, Literal, TypeVar
 import msgspec
 
 from stream_app.domain.delivery.envelope import Envelope, Way
-from stream_app.domain.limits.budget import Reservation
+from stream_app.domain.limits.budget import Cost, Reservation
 from stream_app.domain.model.errors import RowUnreadable
 from stream_app.domain.model.messages import Status
 from stream_app.domain.model.numbers import TimeMs, Whole
@@ -210,13 +210,14 @@ def open_costs(row: Delivery) -> tuple[Reservation, ...]:
     return (*row.unsettled, row.booked)
 
 
-def unreported(row: Delivery) -> int:
-    """Return the credits that the row has booked without anyone having said what the lead cost.
+def unreported(row: Delivery) -> Cost:
+    """Return what the row has booked without anyone having said what the lead cost.
 
     The row of a lead whose last answer has come keeps no cost.
     """
     costs = row.unsettled if row.booked is None else (*row.unsettled, row.booked)
-    return sum(cost.credits for cost in costs if not cost.known)
+    guesses = [cost for cost in costs if not cost.known]
+    return Cost(sum(cost.credits for cost in guesses), sum(cost.actions for cost in guesses))
 
 
 def set_apart(row: Delivery) -> dict[str, object]:

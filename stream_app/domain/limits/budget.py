@@ -196,6 +196,9 @@ class Cost(msgspec.Struct, frozen=True):
         return self.credits > other.credits or self.actions > other.actions
 
 
+NO_COST: Final = Cost()
+
+
 class Period(msgspec.Struct, frozen=True, omit_defaults=True):
     """The sums of one day ("2026-11-24") or one month ("2026-11").
 

@@ -160,6 +160,7 @@ class StatusEvent(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
         estimated_credits: By how much the part of the booked credits has changed of which neither
             Clay nor an operator has said that the lead cost it: estimates, and the ceilings of
             parked leads. Below 0: a cost that is known now takes the place of such a booking.
+        estimated_actions: As `estimated_credits`, in Actions.
         saved: The estimated credits that were saved because an earlier result answered the lead.
         parent_id: Of the first event: the span in the `traceparent` of the input record, 16
             hexadecimal digits.
@@ -231,6 +232,7 @@ class StatusEvent(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     run: str = ""
     estimated: tuple[Meter, ...] = ()
     estimated_credits: Amount = 0
+    estimated_actions: Amount = 0
 
 
 class FieldOrigin(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -103,6 +103,7 @@ def test_what_a_lead_did_cost_takes_the_place_of_what_was_booked(
         "day": DAY,
         "month": MONTH,
         "estimated_credits": -20,
+        "estimated_actions": -5,
     }
     about: dict[str, Any] = {
         "workspace": "acme",
