@@ -311,3 +311,22 @@ async def test_what_was_published_is_acked_before_a_suspended_stream_is_left() -
     written.set_result(None)
     await asyncio.wait_for(serving, 1)
     assert bench.stream.acked == [0]
+
+
+@virtual_time
+async def test_what_an_earlier_stream_left_unacked_is_not_under_way_in_the_next_one() -> None:
+    silent: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+
+    async def publish(record: Record) -> Awaitable[object]:
+        return silent
+
+    bench = ReplayBench([dead_letter(0)], publish=publish)
+    serving = await bench.serve()
+    assert bench.replay.under_way({(NAMES.dlq, 0): True}) != {}
+    serving.cancel()
+    await asyncio.sleep(1)
+    bench.memory.moving.clear()
+    bench.stream = RecordingStream([dead_letter(0)], topic=NAMES.dlq)
+    serving = await bench.serve()
+    assert bench.replay.under_way({(NAMES.dlq, 0): True}) == {}, "it waits for the end of a pause"
+    serving.cancel()
