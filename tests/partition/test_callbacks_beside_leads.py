@@ -10,6 +10,7 @@ import pytest
 
 from stream_app.domain.delivery.state_machine import delivery_key, forced_key
 from stream_app.domain.model.tokens import Keys, verify
+from stream_app.partition.in_flight import InFlight
 from tests.simulation.schedule import Setup
 from tests.support.partition.bench import LEAD, Bench
 from tests.support.partition.virtual import virtual_time
@@ -123,3 +124,18 @@ async def test_a_forced_delivery_can_be_corrected_after_the_callback_of_the_plai
     [answer] = bench.answers()
     assert answer.applied, answer.text
     assert bench.day().credits_spent == 7 + 4
+
+
+@virtual_time
+async def test_a_callback_that_settles_nothing_recalls_no_lead_that_waits() -> None:
+    """The lane is paused, the lead was never sent, and somebody repeats an old callback."""
+    bench = await Bench.started(Setup(callbacks=True))
+    await bench.order("pause")
+    bench.publish("id0", "p0")
+    await asyncio.sleep(5.0)
+    recalled: list[InFlight] = []
+    bench.partition.state.locks.recall = recalled.append
+    bench.call_back()
+    await asyncio.sleep(5.0)
+    assert recalled == []
+    assert bench.unmatched() == [("callback_unmatched", "not_expected")]

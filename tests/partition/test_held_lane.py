@@ -5,11 +5,16 @@ from collections.abc import Iterator
 
 import pytest
 
+from stream_app.domain.lane.lane import Lane
+from stream_app.domain.limits.breaker import Breaker
 from stream_app.domain.model.outcome import Denied, Outcome, RateLimited, WebhookOut
-from tests.simulation.schedule import Setup
+from stream_app.partition.intake import Intake
+from stream_app.partition.lanes import HostWatch, Lanes
+from stream_app.partition.ports import Observer
+from tests.simulation.schedule import Setup, plan_of
 from tests.support.partition.bench import Bench
-from tests.support.partition.clay import SlowClay
-from tests.support.partition.virtual import now_ms, virtual_time
+from tests.support.partition.clay import NoClay, SlowClay
+from tests.support.partition.virtual import VirtualClock, now_ms, virtual_time
 
 HOUR_S = 3_600
 SOON_S = 1.0
@@ -162,3 +167,30 @@ async def test_leads_wait_for_the_only_webhook_until_a_probe_or_operator_brings_
     assert bench.history(last)[-1] == "held_paused"
     await bench.order("resume", "repaired", for_s=SOON_S)
     assert bench.history(last)[-1] == "accepted"
+
+
+@virtual_time
+async def test_a_lane_that_is_held_while_hosts_are_asked_is_asked_about_next() -> None:
+    plan = plan_of(Setup(lanes=1))
+    names = list(plan.workspaces)
+    lanes = Lanes(0, plan, VirtualClock(), Observer(), Intake())
+    for name in names:
+        opened = Breaker(phase="open", until_ms=now_ms() + 60_000)
+        lanes[name] = Lane(name, 0, breaker=opened)
+    first, second = (plan.destinations_of(name)[0] for name in names[:2])
+    asked: list[str] = []
+
+    class Hosts(NoClay):
+        async def host_answers(self, destination: str) -> bool:
+            asked.append(destination)
+            watch.note(second)
+            await asyncio.sleep(0.1)
+            return False
+
+    watch = HostWatch(plan, lanes, VirtualClock(), Hosts())
+    watch.note(first)
+    watching = asyncio.create_task(watch.run(lambda _: None))
+    await asyncio.sleep(1.5)
+    assert not watching.done()
+    assert asked == [first.alias, first.alias, second.alias]
+    watching.cancel()

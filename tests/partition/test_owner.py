@@ -35,7 +35,7 @@ def _row(**changes: object) -> bytes:
         (
             lane_key("acme"),
             msgspec.json.encode(Lane("acme", 0, version=LANE_VERSION + 1)),
-            "update it",
+            "run the later version that wrote it",
         ),
         (
             lane_key("beta"),

@@ -301,3 +301,32 @@ async def test_a_question_that_comes_while_the_client_closes_gets_another_one(
     first.is_closed.set()
     await closing
     assert await view._connected() is second
+
+
+async def test_the_beginning_of_a_partition_is_asked_for_before_its_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Retention may delete records in between, and the beginning must not be beyond the end."""
+    begin = 0
+
+    async def offsets(
+        client: object,
+        node: int,
+        places: Collection[TopicPartition],
+        when: int,
+    ) -> dict[TopicPartition, tuple[int, int]]:
+        nonlocal begin
+        seen = begin if when == leaders._EARLIEST else 10
+        begin = 20  # everything is deleted, and more comes
+        return dict.fromkeys(places, (0, seen))
+
+    async def ask_leaders(client: object, places: Collection[TopicPartition], ask: Any) -> Any:
+        answers = await ask(0, list(places))
+        return {place: span for place, _, span in answers}
+
+    monkeypatch.setattr(leaders, "kafka_client", lambda **_: Client())
+    monkeypatch.setattr(leaders, "_offsets", offsets)
+    monkeypatch.setattr(leaders, "_ask_leaders", ask_leaders)
+    view = leaders.ClusterView(KafkaConnection("127.0.0.1:9"))
+    view._topics = {PLACE.topic}
+    assert await view._ask_spans([PLACE]) == {PLACE: (0, 10, 0)}
