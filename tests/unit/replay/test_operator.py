@@ -1,5 +1,6 @@
 """What ordered replays send, and what not: the rest of one that ended early, and erased leads."""
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import nullcontext
@@ -17,6 +18,7 @@ from stream_app.domain.dead_letter.orders import (
     MOST_GIVEN_UP,
     Fate,
     PricedPlan,
+    ReplayCommand,
     ReplayOrders,
     ReplayPlan,
     ReplayProgress,
@@ -31,6 +33,7 @@ from stream_app.domain.views.price import Part, Quote
 from stream_app.kafka.connection import silent
 from stream_app.replay import inspect, orders, plan
 from tests.board.model_records import NOW_MS, Made, dead_letter
+from tests.support.partition.virtual import virtual_time
 
 SETTINGS = Settings(
     kafka=Kafka(bootstrap="127.0.0.1:1", partitions=2),
@@ -92,6 +95,46 @@ async def test_a_replay_that_ends_early_leaves_nothing_to_the_next_one(
     assert known.replays["r-2"].state == "done"
     assert known.replays["r-2"].sent == 1
     assert written.retried == ["leads/0/2"]
+
+
+@virtual_time
+async def test_a_replay_that_is_stopped_while_it_sends_is_stopped_and_not_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = ReplayCommand("c-1", "stop", "r-1", NOW_MS, "jane")
+    follower = ReplayOrders()
+
+    async def records_at(*_: object) -> AsyncIterator[Any]:
+        yield dead_letter(DLQ, origin="leads/0/1", lead_id="crm-1", offset=0)
+        follower.apply(*command_row(asked))
+        await asyncio.sleep(1.0)
+        yield dead_letter(DLQ, origin="leads/0/2", lead_id="crm-2", offset=2)
+
+    async def survey(*_: object, **__: object) -> tuple[PricedPlan, dict[int, set[int]]]:
+        quote = Quote("acme", [Part("people", 2, 12, 12, 12, 1, 1)], {}, True, 1.0)
+        return PricedPlan(2, Counter[Fate]({"goes": 2}), Counter(), [quote], {"acme": 4.0}), {
+            0: {0, 2},
+        }
+
+    async def current() -> None:
+        pass
+
+    monkeypatch.setattr(orders, "records_at", records_at)
+    monkeypatch.setattr(orders, "survey_in_thread", survey)
+    monkeypatch.setattr(orders, "topic_reader", lambda _: nullcontext())
+    state: Any = SimpleNamespace(orders=follower, current=current)
+    operator: Any = orders._Operator(SETTINGS, state, lambda: True)
+    written = Written()
+    known = ReplayOrders()
+    operator._kafka = written
+    operator._orders = known
+    operator._outlived = list[Record]()
+    plan = ReplayPlan(0, "dlq", Filter(), {0: 9}, 2, 12, 1)
+    known.replays = {"r-1": ReplayProgress("r-1", "running", "jane", "", 0, plan)}
+    await operator.work()
+    assert known.replays["r-1"].state == "stopped"
+    assert known.replays["r-1"].sent == 1
+    assert written.retried == ["leads/0/1"]
 
 
 async def test_an_erased_lead_is_known_by_a_hashed_key_from_any_partition(
