@@ -324,3 +324,31 @@ async def test_a_partition_that_is_closed_while_it_recovers_fences_nobody() -> N
     before = len(fences)
     await asyncio.sleep(60.0)
     assert len(fences) == before == 1
+
+
+@virtual_time
+async def test_a_record_whose_ack_is_under_way_is_not_started_again_by_a_recovery() -> None:
+    bench = Bench()
+    began: list[int] = []
+
+    async def process(in_flight: InFlight) -> None:
+        in_flight.release_next()
+        began.append(in_flight.consumed.offset)
+
+    stream = RecordingStream([consumed(0)], ack_s={0: 10.0})
+    runner = runner_of(
+        PartitionState(0, bench.store, parts(bench.plan, bench.clay)),
+        {"hot": process},
+    )
+    runner.resume()
+    runner.admit_leads()
+    serving = asyncio.create_task(runner.serve(stream, "hot"))
+    await asyncio.sleep(1.0)
+    await runner.stop()
+    runner.resume()
+    runner.admit_leads()
+    await asyncio.sleep(20.0)
+    assert began == [0]
+    assert stream.acked == [0]
+    stream.over.set()
+    await serving
