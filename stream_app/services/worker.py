@@ -71,11 +71,12 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
     """
     logger = log.get("worker")
     configuration = Configuration(settings, read)
-    plan = configuration.plan
-    names = plan.topics
+    names = configuration.plan.topics
     connection = connection_of(settings)
     registry = process_registry()
     metrics = WorkerMetrics(registry, logger)
+    topics = KnownTopics(configuration.plan.partitions)
+    clock = KafkaClock(lambda text: logger.error("clock_is_off", text=text))
 
     async def refresh() -> None:
         if (reloaded := await configuration.refresh()) is not NOTHING_NEW:
@@ -87,46 +88,21 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
         # partition asks it about the group and ends it after a bug. It assigns none until it runs.
         app = build_app(names.worker_app, connection, settings.kafka)
         app.gaps.on_expired = metrics.expired
-        topics = KnownTopics(plan.partitions)
-        clock = KafkaClock(lambda text: logger.error("clock_is_off", text=text))
         view = ClusterView(connection)
         stack.push_async_callback(view.close)
-        egress = settings.make_egress()
-        client = await stack.enter_async_context(clay_client(settings, egress))
-        host_check = HostCheck(egress)
-        stack.push_async_callback(host_check.close)
-        webhooks = Webhooks(client, configuration.endpoints, metrics.posted, host_check)
-        routines = Routines(
-            ClayApi(client),
-            configuration.apis,
-            configuration.accounts,
-            metrics.posted,
-        )
-        clay = Doors(webhooks, routines)
+        clay = await stack.enter_async_context(open_clay(settings, configuration, metrics))
         cache = await stack.enter_async_context(open_cache(settings, registry))
-        local_clock = Clock()
-        last_known_lanes = dict[str, Lane]()
-
-        def parts_now() -> WorkerParts:
-            return WorkerParts(
-                plan=plan,
-                clay=clay,
-                runs=routines,
-                clock=local_clock,
-                observer=metrics,
-                alarm=alarm_of(app),
-                still_member=app.consumer.membership(),
-                reload=configuration.reload,
-                cache=cache,
-                local_facts=local_facts,
-                last_known_lanes=last_known_lanes,
-            )
-
+        parts_now = shared_parts(app, configuration, clay, cache, metrics)
         worker = Worker(partition_builder(settings, parts_now, topics, clock, view), refresh)
         # Pushed after Clay and the cache, so that it runs before they are closed: partitions may
         # have POSTs in flight.
         stack.push_async_callback(lambda: worker.revoked(set(worker.partitions)))
-        configuration.moved = partial(lanes_that_move, settings, plan, worker.partitions)
+        configuration.moved = partial(
+            lanes_that_move,
+            settings,
+            configuration.plan,
+            worker.partitions,
+        )
         app.add_state_table(names.state, worker)
         define_agents(app, names, worker)
         not_ready, observers = observe_worker(settings, app, worker, registry, metrics)
@@ -134,34 +110,12 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
         port = await stack.enter_async_context(
             serve_ops(http.host, http.worker_port, registry, not_ready),
         )
-        filler = CacheFiller(
-            connection,
-            names.enriched,
-            plan.partitions,
-            cache,
-            settings.cache,
-            lambda: list(worker.partitions),
-            local_clock.now_ms,
-        )
-
-        def write_lanes_again() -> None:
-            for owner in list(worker.partitions.values()):
-                owner.state.lanes.publish_all()
-
-        topic_watch = TopicWatch(
-            connection,
-            topics,
-            [*sources_of(names), names.state],
-            plan.partitions,
-            compacted=[names.state],
-            on_lost={names.lanes: write_lanes_again},
-        )
         # Run until a signal, or until one of these tasks fails.
         background = (
             *(run() for run in observers),
-            topic_watch.run(),
+            watch_topics(settings, worker, topics).run(),
             say_at_start(connection, f"{names.worker_app}-clock", names.audit, clock),
-            _restarted(filler.run),
+            _restarted(fill_cache(settings, worker, cache).run),
         )
         logger.info(
             "worker_started",
@@ -171,6 +125,97 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
         )
         await run_app(app, broker_wait_s=settings.kafka.broker_wait_s, beside=background)
         logger.info("worker_stopped")
+
+
+@asynccontextmanager
+async def open_clay(
+    settings: Settings,
+    configuration: Configuration,
+    metrics: WorkerMetrics,
+) -> AsyncIterator[Doors]:
+    """Open what sends leads to Clay. A reload of `configuration` changes the destinations of it."""
+    egress = settings.make_egress()
+    host_check = HostCheck(egress)
+    async with clay_client(settings, egress) as client:
+        try:
+            yield Doors(
+                Webhooks(client, configuration.endpoints, metrics.posted, host_check),
+                Routines(
+                    ClayApi(client),
+                    configuration.apis,
+                    configuration.accounts,
+                    metrics.posted,
+                ),
+            )
+        finally:
+            await host_check.close()
+
+
+def shared_parts(
+    app: App,
+    configuration: Configuration,
+    clay: Doors,
+    cache: Cache,
+    metrics: WorkerMetrics,
+) -> Callable[[], WorkerParts]:
+    """Return a function that returns what the partitions of this process share.
+
+    A partition that is assigned later shares it, too, with the member of the group that this
+    process is by then.
+    """
+    clock = Clock()
+    last_known_lanes = dict[str, Lane]()
+
+    def parts_now() -> WorkerParts:
+        return WorkerParts(
+            plan=configuration.plan,
+            clay=clay,
+            runs=clay.routines,
+            clock=clock,
+            observer=metrics,
+            alarm=alarm_of(app),
+            still_member=app.consumer.membership(),
+            reload=configuration.reload,
+            cache=cache,
+            local_facts=local_facts,
+            last_known_lanes=last_known_lanes,
+        )
+
+    return parts_now
+
+
+def watch_topics(settings: Settings, worker: Worker, topics: KnownTopics) -> TopicWatch:
+    """Return the check of the worker's topics, whose loss ends the process.
+
+    A lost topic of the lanes' views does not: the owners of the lanes write these again.
+    """
+    names = settings.names
+
+    def write_lanes_again() -> None:
+        for owner in list(worker.partitions.values()):
+            owner.state.lanes.publish_all()
+
+    return TopicWatch(
+        connection_of(settings),
+        topics,
+        [*sources_of(names), names.state],
+        settings.kafka.partitions,
+        compacted=[names.state],
+        on_lost={names.lanes: write_lanes_again},
+    )
+
+
+def fill_cache(settings: Settings, worker: Worker, cache: Cache) -> CacheFiller:
+    """Return the filler of the cache, which reads the results of the owned partitions."""
+    return CacheFiller(
+        connection_of(settings),
+        settings.names.enriched,
+        settings.kafka.partitions,
+        cache,
+        settings.cache,
+        lambda: list(worker.partitions),
+        Clock().now_ms,
+    )
 
 
 def clay_client(settings: Settings, egress: Egress) -> ClayClient:
