@@ -113,9 +113,9 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
         # Run until a signal, or until one of these tasks fails.
         background = (
             *(run() for run in observers),
-            watch_topics(settings, worker, topics).run(),
+            topic_watch(settings, worker, topics).run(),
             say_at_start(connection, f"{names.worker_app}-clock", names.audit, clock),
-            _restarted(fill_cache(settings, worker, cache).run),
+            _restarted(cache_filler(settings, worker, cache).run),
         )
         logger.info(
             "worker_started",
@@ -133,7 +133,10 @@ async def open_clay(
     configuration: Configuration,
     metrics: WorkerMetrics,
 ) -> AsyncIterator[Doors]:
-    """Open what sends leads to Clay. A reload of `configuration` changes the destinations of it."""
+    """Open what sends leads to Clay, and close it at the end of the block.
+
+    It follows a reload: it reads the destinations of `configuration` at each POST.
+    """
     egress = settings.make_egress()
     host_check = HostCheck(egress)
     async with clay_client(settings, egress) as client:
@@ -160,8 +163,8 @@ def shared_parts(
 ) -> Callable[[], WorkerParts]:
     """Return a function that returns what the partitions of this process share.
 
-    A partition that is assigned later shares it, too, with the member of the group that this
-    process is by then.
+    It is called at each assignment, because `still_member` asks about the membership of the group
+    that this process has at the time of the call.
     """
     clock = Clock()
     last_known_lanes = dict[str, Lane]()
@@ -184,7 +187,7 @@ def shared_parts(
     return parts_now
 
 
-def watch_topics(settings: Settings, worker: Worker, topics: KnownTopics) -> TopicWatch:
+def topic_watch(settings: Settings, worker: Worker, topics: KnownTopics) -> TopicWatch:
     """Return the check of the worker's topics, whose loss ends the process.
 
     A lost topic of the lanes' views does not: the owners of the lanes write these again.
@@ -205,7 +208,7 @@ def watch_topics(settings: Settings, worker: Worker, topics: KnownTopics) -> Top
     )
 
 
-def fill_cache(settings: Settings, worker: Worker, cache: Cache) -> CacheFiller:
+def cache_filler(settings: Settings, worker: Worker, cache: Cache) -> CacheFiller:
     """Return the filler of the cache, which reads the results of the owned partitions."""
     return CacheFiller(
         connection_of(settings),
