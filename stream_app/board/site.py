@@ -21,6 +21,7 @@ from stream_app.domain.limits.budget import METERS, Budget, MeterName
 from stream_app.domain.limits.meters import SAMPLED_MS, Forecast, Meter, Sample, forecast, meters
 from stream_app.domain.views.backlog import Place
 from stream_app.domain.views.explain import (
+    HELD_IN_PART,
     VIEW_UNREADABLE,
     ConsumerGroup,
     Facts,
@@ -208,6 +209,11 @@ class Overview(msgspec.Struct, frozen=True):
         """The lanes that are held, or held in part: the worst first."""
         held = [lane for lane in self.lanes if lane.tone in TONES_OF_HELD]
         return sorted(held, key=lambda lane: (lane.tone != "bad", -lane.waiting, lane.workspace))
+
+    @property
+    def held_in_part(self) -> int:
+        """How many lanes are held in part."""
+        return sum(lane.state == HELD_IN_PART for lane in self.lanes)
 
     def in_columns(self, *columns: str) -> int:
         """Return the number of leads in these columns of the books."""

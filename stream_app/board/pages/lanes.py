@@ -34,7 +34,7 @@ from stream_app.board.site import (
 from stream_app.domain.callback.interpret import OVERDUE
 from stream_app.domain.lane.overrides import ORDERS
 from stream_app.domain.limits.meters import Meter
-from stream_app.domain.views.explain import HELD_IN_PART, LANE_HELD, pace_text
+from stream_app.domain.views.explain import HELD_IN_PART, LANE_HELD, pace_text, told_first
 from stream_app.domain.views.lane import LaneView
 from stream_app.kafka.backlog import sum_of
 
@@ -67,7 +67,7 @@ def now_page(site: Site, moment: Moment, query: Query) -> PageData:
     chart, span, ended = throughput(site, "", moment.now_ms, span_of(query))
     dlq = queries.dead_letters(names.dlq)
     held = [lane for lane in seen.held if any(finding.holds for finding in lane.findings)]
-    part = sum(lane.state == HELD_IN_PART for lane in held)
+    part = seen.held_in_part
     shown = {lane.workspace for lane in held}
     others = [lane for lane in seen.lanes if lane.workspace not in shown]
     moving = sorted(others, key=lambda lane: (-lane.waiting, lane.workspace))
@@ -151,19 +151,12 @@ def _heading(seen: Overview, *, is_asking: bool) -> tuple[list[str | tuple[int, 
     if not lanes:
         return ["No workspace is configured"], "idle"
     if held:
-        part = sum(lane.state == HELD_IN_PART for lane in seen.held)
+        part = seen.held_in_part
         whole = held - part
-        if whole:
-            first = whole
-            state = "held"
-            word = LANE_HELD
-        else:
-            first = part
-            state = "part"
-            word = HELD_IN_PART
+        first, word = told_first(whole, part)
         words = f" {noun(lanes, 'lane')} {noun(first, 'is', 'are')} {word}"
         heading: list[str | tuple[int, str]] = [
-            (first, lanes_path(state=state)),
+            (first, lanes_path(state=_FILTER_OF.get(word, word))),
             " of ",
             all_lanes,
             words,
@@ -378,17 +371,13 @@ def told_once(changes: Iterable[DatedChange]) -> list[ToldChange]:
     """
     told: list[ToldChange] = []
     for dated in changes:
-        for place in range(len(told) - 1, max(-1, len(told) - 3), -1):
-            row = told[place]
-            if _what(row.last) == _what(dated):
-                told[place] = msgspec.structs.replace(
-                    row,
-                    times=row.times + 1,
-                    since_ms=dated.at_ms,
-                )
-                break
-        else:
+        last_two = range(max(0, len(told) - 2), len(told))
+        same = next((at for at in last_two if _what(told[at].last) == _what(dated)), None)
+        if same is None:
             told.append(ToldChange(dated, 1, dated.at_ms))
+            continue
+        row = told[same]
+        told[same] = msgspec.structs.replace(row, times=row.times + 1, since_ms=dated.at_ms)
     return told
 
 

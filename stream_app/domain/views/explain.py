@@ -141,16 +141,19 @@ def held_text(findings: Iterable[Finding], lanes: str) -> str:
     holds = [finding for finding in findings if finding.holds]
     whole = {finding.workspace for finding in holds if not finding.destinations}
     some = {finding.workspace for finding in holds} - whole
-    if whole:
-        first = whole
-        state = LANE_HELD
-    else:
-        first = some
-        state = HELD_IN_PART
+    first, state = told_first(len(whole), len(some))
     if not first:
         return ""
     more = f", {len(some)} in part" if whole and some else ""
-    return f"{len(first)} of {lanes} {'is' if len(first) == 1 else 'are'} {state}{more}"
+    return f"{first} of {lanes} {'is' if first == 1 else 'are'} {state}{more}"
+
+
+def told_first(whole: int, part: int) -> tuple[int, str]:
+    """Return which held lanes are told first: how many they are, and what they are called.
+
+    Lanes that are held in part come first only if no lane is held as a whole.
+    """
+    return (whole, LANE_HELD) if whole else (part, HELD_IN_PART)
 
 
 def explain(facts: Facts) -> list[Finding]:
