@@ -127,11 +127,12 @@ class PartitionState:
         self.rows.load(rows)
 
     def _runs_of(self, workspace: str) -> RunsView | None:
-        """Return the open runs of a lane; None until they are known."""
-        if not self.runs.are_loaded.is_set():
+        """Return the open runs of a lane; None if there is none, or until they are known."""
+        number = self.runs.open_in(workspace)
+        if not number or not self.runs.are_loaded.is_set():
             return None
         return RunsView(
-            self.runs.open_in(workspace),
+            number,
             self.deadlines.polls.next_ms(workspace) or 0,
             self.admission.polls_wait(workspace),
         )

@@ -211,9 +211,10 @@ def open_costs(row: Delivery) -> tuple[Reservation, ...]:
 
 
 def unreported(row: Delivery) -> Cost:
-    """Return what the row has booked without anyone having said what the lead cost.
+    """Return the sum of what is booked for a lead although nobody has said what it cost.
 
-    The row of a lead whose last answer has come keeps no cost.
+    Besides the open costs it has the estimate of a partial answer that does not name its cost,
+    which the next answer replaces. The row of a lead whose last answer has come keeps no cost.
     """
     costs = row.unsettled if row.booked is None else (*row.unsettled, row.booked)
     guesses = [cost for cost in costs if not cost.known]

@@ -360,7 +360,7 @@ def view(
         },
         falls=tuple(yield_health.falls(lane.yields, now_ms)),
         reading=lane.reading,
-        runs=runs if runs is not None and runs.open else None,
+        runs=runs,
     ).at(now_ms)
     return (
         seen
@@ -718,10 +718,8 @@ def _news(
 
 def _of_suspended(before: LaneView, now: LaneView) -> Iterator[LaneChange]:
     """Yield what the suspension of some destinations changes; of a whole lane, `held` tells it."""
-    was, holds = [
-        {part.holds: part.text for part in seen.partly if _is_of_answers(part)}
-        for seen in (before, now)
-    ]
+    was = _suspended_parts(before)
+    holds = _suspended_parts(now)
     for reason in holds.keys() - was.keys():
         yield LaneChange("held_in_part", f"{reason.replace('_', ' ')}: {holds[reason]}")
     for reason in was.keys() - holds.keys():
@@ -729,9 +727,14 @@ def _of_suspended(before: LaneView, now: LaneView) -> Iterator[LaneChange]:
             yield LaneChange("moves", f"no longer {reason.replace('_', ' ')}")
 
 
-def _is_of_answers(part: PartHold) -> bool:
-    """Return True if it is a suspension because of Clay's answers, which has no news of its own."""
-    return reason_of(part.holds).lifted_by == "callback"
+def _suspended_parts(seen: LaneView) -> dict[str, str]:
+    """Return the words for each suspension of some destinations, by its reason."""
+    return {
+        part.holds: part.text
+        for part in seen.partly
+        # Only these have no other news: Clay's answers have suspended the destinations.
+        if reason_of(part.holds).lifted_by == "callback"
+    }
 
 
 def _of_yields(before: LaneView, now: LaneView) -> Iterator[LaneChange]:
