@@ -1,6 +1,8 @@
 """Use the board of a real gateway as a browser without JavaScript."""
 
 import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Final
 
 import httpx
@@ -10,6 +12,21 @@ from tests.e2e.behind import eventually
 
 OWN: Final = {"sec-fetch-site": "same-origin"}
 """Headers of a form that our own page sent."""
+
+
+@asynccontextmanager
+async def signed_in(url: str, token: str) -> AsyncIterator[httpx.AsyncClient]:
+    """A browser that jane has signed in with this token, which the look-up API gets, too."""
+    http = httpx.AsyncClient(
+        base_url=url,
+        follow_redirects=True,
+        headers={**OWN, "authorization": f"Bearer {token}"},
+        timeout=60,
+    )
+    async with http as web:
+        entered = await web.post("/board/login", data={"token": token, "who": "jane"})
+        assert entered.status_code == 200, entered.text
+        yield web
 
 
 async def acted(client: httpx.AsyncClient, path: str, **values: str) -> httpx.Response:

@@ -23,7 +23,7 @@ from tests.board.client import plain
 from tests.board.yields import Yields, shown_yields, yield_texts
 from tests.e2e.behind import eventually
 from tests.e2e.loop import CONFIG, Loop
-from tests.e2e.on_board import OWN
+from tests.e2e.on_board import signed_in
 from tests.e2e.pipeline import CALLBACK, READS
 from tests.e2e.replaying import DOWN, LANE
 
@@ -282,15 +282,7 @@ async def test_after_a_messy_day_every_number_is_the_ledgers_wherever_it_is_show
         assert score <= 50
         finds = counted.yields["w0", "w0-more", "work_email"]
         assert finds[1] < counted.yields["w0", "w0-crm", "work_email"][1] < finds[0] == 38
-        http = httpx.AsyncClient(
-            base_url=line.settings.board_url,
-            follow_redirects=True,
-            headers={**OWN, "authorization": f"Bearer {READS}"},
-            timeout=60,
-        )
-        async with http as web:
-            entered = await web.post("/board/login", data={"token": READS, "who": "jane"})
-            assert entered.status_code == 200, entered.text
+        async with signed_in(line.settings.board_url, READS) as web:
             await eventually(partial(_differs, partial(_of_api, web), counted), 60)
             await eventually(partial(_differs, partial(_of_commands, line), counted), 60)
             await eventually(partial(_missing_in_metrics, line, board, worker, counted), 60)

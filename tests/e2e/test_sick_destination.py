@@ -17,7 +17,7 @@ from tests.board.client import plain
 from tests.e2e.behind import eventually
 from tests.e2e.fleet import Fleet
 from tests.e2e.loop import CONFIG
-from tests.e2e.on_board import OWN
+from tests.e2e.on_board import signed_in
 from tests.e2e.pipeline import READS
 
 SICK: Final = "w0-more"
@@ -137,15 +137,7 @@ async def test_a_sick_table_is_held_alone_and_its_leads_arrive_when_it_is_well(
         await line.send(SICK, 0, 20)
         await line.send(WELL, 100, 40)
         await line.until(lambda: line.accepted(WELL) == 40, 60, "the neighbour goes on")
-        http = httpx.AsyncClient(
-            base_url=line.settings.board_url,
-            follow_redirects=True,
-            headers={**OWN, "authorization": f"Bearer {READS}"},
-            timeout=60,
-        )
-        async with http as web:
-            entered = await web.post("/board/login", data={"token": READS, "who": "jane"})
-            assert entered.status_code == 200, entered.text
+        async with signed_in(line.settings.board_url, READS) as web:
             await eventually(partial(line.wrong_in_api, web), 60)
             await eventually(line.wrong_in_cli, 60)
             await eventually(partial(line.wrong_on_page, web), 60)

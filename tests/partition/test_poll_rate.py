@@ -16,15 +16,21 @@ def assert_at_rate(at_ms: list[int], policy: RatePolicy) -> None:
         assert within <= policy.burst + policy.rate_per_s + 1
 
 
-@virtual_time
-async def test_a_backlog_of_open_runs_is_asked_for_at_the_rate_of_the_lane() -> None:
+async def with_backlog_of_polls(leads: int, sent_within_s: float) -> Routines:
+    """Return a partition without a worker, all of whose open runs have become due."""
     bench = Routines()
     bench.clay.finishes_s = 10_000.0
     bench.change_destination(callback_deadline_s=20_000.0)
-    bench.publish_leads(100)
-    await bench.serve_for(60.0)
+    bench.publish_leads(leads)
+    await bench.serve_for(sent_within_s)
     await bench.kill()
     await asyncio.sleep(2_000.0)
+    return bench
+
+
+@virtual_time
+async def test_a_backlog_of_open_runs_is_asked_for_at_the_rate_of_the_lane() -> None:
+    bench = await with_backlog_of_polls(100, 60.0)
     bench.clay.polls.clear()
     await bench.start()
     await asyncio.sleep(60.0)
@@ -36,13 +42,7 @@ async def test_a_backlog_of_open_runs_is_asked_for_at_the_rate_of_the_lane() -> 
 
 @virtual_time
 async def test_the_lane_shows_that_polls_wait_for_its_rate() -> None:
-    bench = Routines()
-    bench.clay.finishes_s = 10_000.0
-    bench.change_destination(callback_deadline_s=20_000.0)
-    bench.publish_leads(400)
-    await bench.serve_for(200.0)
-    await bench.kill()
-    await asyncio.sleep(2_000.0)
+    bench = await with_backlog_of_polls(400, 200.0)
     await bench.start()
     await asyncio.sleep(3.0)
     runs = bench.shown().runs

@@ -422,11 +422,11 @@ class Checker:
         _, until_ms = self._heard.get((worker, post.destination), (0, 0))
         if self._now_ms() < until_ms:
             self._problem(
-                f"5: {worker} polls {post.run} before the Retry-After that it heard of",
+                f"5: {worker} polls {post.run} before the end of its Retry-After",
             )
 
     def on_limited_poll(self, post: Post, worker: str, after_ms: int) -> None:
-        """A worker hears of a Retry-After."""
+        """A worker is given a Retry-After."""
         _, until_ms = self._heard.get((worker, post.destination), (0, 0))
         now_ms = self._now_ms()
         self._heard[worker, post.destination] = now_ms, max(until_ms, now_ms + after_ms)
