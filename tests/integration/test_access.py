@@ -39,7 +39,7 @@ async def test_an_unreachable_advertised_address_is_explained_at_once(broker: Pr
         f"{way.address}: connection refused; are their advertised.listeners addresses",
     )
     async with way:
-        await wait_for_kafka(connection, 20, lines.append)
+        await wait_for_kafka(connection, 60, lines.append)
 
 
 @pytest.mark.slow
@@ -69,7 +69,6 @@ async def test_an_order_to_a_kafka_that_hangs_ends(
         broker.bootstrap,
         namespace,
         one_way(people="acme"),
-        broker_wait_s=20,
     )
     await create_planned(settings)
     connect = producers.kafka_publisher

@@ -38,7 +38,6 @@ async def test_a_plan_is_made_kept_and_sent_once(
         kafka.bootstrap,
         namespace,
         one_way(people="w0"),
-        broker_wait_s=5,
     )
     await create_planned(settings)
     async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap) as producer:

@@ -36,7 +36,6 @@ def settings_for(bootstrap: str, namespace: str) -> Settings:
             namespace=namespace,
             partitions=3,
             replication=1,
-            broker_wait_s=20,
         ),
         workspaces={"acme": Workspace("acme", partition=2), "beta": Workspace("beta", partition=0)},
         destinations={

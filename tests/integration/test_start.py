@@ -37,13 +37,12 @@ async def test_each_process_refuses_unplanned_topics_with_the_same_text(
         namespace,
         http,
         partitions=2,
-        broker_wait_s=20,
     )
     plan = settings.topic_plan()
     differing = msgspec.structs.replace(plan[0], partitions=3)
-    await create_topics(connection_of(settings), [differing, *plan[2:]], 20, lambda _: None)
+    await create_topics(connection_of(settings), [differing, *plan[2:]], 60, lambda _: None)
     with pytest.raises(TopicsError) as refused:
-        await check_topics(connection_of(settings), plan, 20, lambda _: None)
+        await check_topics(connection_of(settings), plan, 60, lambda _: None)
     differs, missing = refused.value.problems
     assert differs.startswith(
         f"{plan[0].name}: has 3 partitions, the config says 2; a system keeps the number",

@@ -72,7 +72,7 @@ async def main(bootstrap: str, namespace: str, partitions: int, slow_s: float) -
         worker = Worker(producer, f"{namespace}events", slow_s)
         await run_app(
             app_with(app, {f"{namespace}leads": worker.handle}, worker, f"{namespace}state"),
-            broker_wait_s=20,
+            broker_wait_s=60,
         )
     say("ended")
 

@@ -49,7 +49,6 @@ namespace = "{namespace}"
 partitions = 2
 replication = 1
 session_timeout_s = 10
-broker_wait_s = 20
 
 [delivery]
 max_attempts = 1               # so that the demo has dead letters to show
