@@ -35,6 +35,7 @@ IMPORTED: Final = 30
 _TERM_S: Final = 60.0
 _MOVED_S: Final = 90.0
 _ENDED_S: Final = 90.0
+_RUN_AGAIN_S: Final = 2.0
 
 _FEW_TRIES: Final = IMPATIENT.replace("[delivery]", "[delivery]\nmax_attempts = 2").replace(
     "[replay]",
@@ -279,6 +280,8 @@ async def run_campaign(
             await team.roll("baseline", "HEAD")
         line.control("DELETE", "/control/faults")
         team.say("settling")
+        # Before the leads settle, because that may take longer than a lead waits for its callback.
+        await line.report_again()
         untidy = await settle(line, BUDGETED) + await _answered(line)
         await team.stop()
         published = dict(load.kinds + Counter(lead=len(UNWANTED) + IMPORTED))
@@ -308,13 +311,17 @@ async def _cli(line: Fleet, *argv: str) -> None:
 async def _answered(line: Fleet) -> list[str]:
     """Wait until Clay has called back about each lead that it accepted.
 
+    A column whose callback met a gateway that was ending, or that waited too long on a busy
+    machine, is run again, as a person would do.
+
     Return what has not ended, as text.
     """
     deadline = time.monotonic() + _ENDED_S * BUSY
     while waiting := line.last()["accepted"] + line.last()["callback_overdue"]:
         if time.monotonic() > deadline:
             return [f"{waiting} leads are accepted and not answered: {dict(line.last())}"]
-        await asyncio.sleep(0.2)
+        await line.report_again()
+        await asyncio.sleep(_RUN_AGAIN_S)
     return []
 
 
