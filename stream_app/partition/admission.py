@@ -29,17 +29,14 @@ from stream_app.domain.lane.admission import (
     AdmissionRequest,
     Grant,
     Held,
-    Poll,
-    PollHeld,
     at_limit,
     decide,
     decide_dead_letter,
-    decide_poll,
     would_hold,
 )
 from stream_app.domain.lane.holds import BREAKER_OPEN
 from stream_app.domain.lane.settlement import Settlement, settled
-from stream_app.domain.limits import concurrency, rate
+from stream_app.domain.limits import concurrency
 from stream_app.domain.model.outcome import Outcome, Refused
 from stream_app.domain.plan import Destination, Plan
 from stream_app.partition.commits import Commits
@@ -48,15 +45,17 @@ from stream_app.partition.lane_queue import (
     Admitted,
     Kind,
     LaneQueue,
+    LaneQueues,
     StepAhead,
     Waiter,
     WaitOutcome,
     Withdrawn,
 )
-from stream_app.partition.lane_timer import LaneTimer, Timetable
+from stream_app.partition.lane_timer import LaneTimer
 from stream_app.partition.lanes import HostWatch, Lanes
 from stream_app.partition.patience import Patience, busy, ends_ms, why_deferred
 from stream_app.partition.places import MAX_WAITING_BYTES
+from stream_app.partition.poll_tokens import PollTokens
 
 _RECORD_HOLD_AFTER_MS: Final = 1_000  # A shorter hold is not worth an event for each lead.
 _TOO_OLD: Final = Held("not_after", "its not_after passed before it was sent", 0, "expired")
@@ -67,6 +66,9 @@ class AdmissionQueue:
     """The leads of one partition that wait for their lane.
 
     It changes the lanes in place, and submits the step of each lead that it admits.
+
+    Attributes:
+        poll_tokens: What polls of runs take from the rate of the same lanes.
     """
 
     _plan: Plan
@@ -75,26 +77,27 @@ class AdmissionQueue:
     _commits: Commits
     _clock: Clock
     _alarm: Callable[[BaseException], None]
-    _waiters: dict[InFlight, Waiter] = field(init=False, factory=dict)
-    _waiting_bytes: int = field(init=False, default=0)
-    _queues: dict[str, LaneQueue] = field(init=False, factory=dict)
-    _lengths: Timetable[str] = field(init=False, factory=Timetable)
+    _queues: LaneQueues = field(init=False, factory=LaneQueues)
     _arrivals: int = field(init=False, default=0)
-    # The lanes in which a poll waits for a token, and those in which it is the leads' turn.
-    _polls_wait: set[str] = field(init=False, factory=set)
-    _leads_turn: set[str] = field(init=False, factory=set)
     _open: bool = field(init=False, default=True)
+    poll_tokens: PollTokens = field(init=False)
     _patience: Patience = field(init=False)
     _timer: LaneTimer = field(init=False)
 
     def __attrs_post_init__(self) -> None:
+        self.poll_tokens = PollTokens(
+            self._lanes,
+            self._clock,
+            self._waits_for_rate,
+            self.pump_soon,
+        )
         self._patience = Patience(self._plan, self._lanes)
         self._timer = LaneTimer(self._clock, self.pump_lane, self.pump)
 
     @property
     def in_flight(self) -> int:
         """How many POSTs are under way in this partition."""
-        return sum(queue.in_flight for queue in self._queues.values())
+        return sum(queue.in_flight for queue in self._queues)
 
     def in_flight_of(self, workspace: str) -> int:
         """How many POSTs of one lane are under way."""
@@ -169,8 +172,8 @@ class AdmissionQueue:
         except asyncio.CancelledError:
             # The outcome may have come in the turn of the cancellation. Then `_leave` has removed
             # the waiter, and there is nothing left to remove.
-            if self._waiters.get(waiter.in_flight) is waiter:
-                self._remove(waiter)
+            if self._queues.waiter(waiter.in_flight) is waiter:
+                self._queues.remove(waiter)
             raise
 
     def _enter(
@@ -198,9 +201,7 @@ class AdmissionQueue:
             since_ms=state.since_ms,
         )
         name = request.destination.workspace
-        queue = self._queues.get(name)
-        if queue is None:
-            queue = self._queues[name] = LaneQueue(name)
+        queue = self._queues.open(name)
         held: dict[Kind, Held] = {}
         if (
             self._open
@@ -214,10 +215,7 @@ class AdmissionQueue:
                 waiter.outcome = answer
                 return waiter
             held[waiter.kind] = answer
-        self._waiters[in_flight] = waiter
-        self._waiting_bytes += waiter.size
-        queue.add(waiter)
-        self._lengths.set(name, len(queue))
+        self._queues.add(queue, waiter)
         self._set_wake(queue, waiter, now)
         self._admit_waiting(name, held)
         if self._open and self._lanes.shared:
@@ -253,7 +251,7 @@ class AdmissionQueue:
             now.boot_ms - grant.at_boot_ms if has_slot else 0,
         )
         if has_slot:
-            queue = self._queues[name]
+            queue = self._queues.open(name)
             stalls = self._lanes.stalls
             queue.in_flight -= 1
             stalls[name] = concurrency.ended(
@@ -278,53 +276,17 @@ class AdmissionQueue:
         stall = self._lanes.stalls[name]
         return would_hold(policy, lane, destination, now_ms, not bulk, stall)
 
-    def take_poll(self, destination: Destination) -> Poll | PollHeld:
-        """Take a token of the lane to poll a run.
-
-        While leads wait for the rate, too, tokens go to leads and polls by turns. So either of them
-        has half of the rate, however much the other asks for.
-        """
-        name = destination.workspace
-        now_ms = self._clock.now_ms()
-        policy = self._lanes.policy(name)
-        queue = self._queues.get(name)
-        if name in self._leads_turn and queue is not None and queue.waits_for_rate:
-            self._polls_wait.add(name)
-            after_ms = rate.interval_ms(policy.rate, self._lanes[name].rate)
-            return PollHeld(now_ms + after_ms, for_token=True)
-        self._lanes[name], answer = decide_poll(policy, self._lanes[name], destination, now_ms)
-        if isinstance(answer, Poll):
-            self._leads_turn.add(name)
-            self._polls_wait.discard(name)
-            if queue is not None and queue.waits_for_rate:
-                self.pump_soon(name)
-        elif answer.for_token:
-            self._polls_wait.add(name)
-        else:
-            self._polls_wait.discard(name)
-        return answer
-
-    def polls_wait(self, name: str) -> bool:
-        """Return True if a poll of the lane waits for a token."""
-        return name in self._polls_wait
-
-    def end_polls(self, name: str) -> None:
-        """Note that no poll of the lane waits for a token."""
-        if name in self._polls_wait:
-            self._polls_wait.discard(name)
-            self.pump_soon(name)
-
     def ask_again(self) -> None:
         """Have each waiting lead check again whether it may be sent: an operator changed something.
 
         They leave by priority, because the first that comes back finds no queue before it.
         """
-        for waiter in sorted(self._waiters.values(), key=attrgetter("place")):
+        for waiter in sorted(self._queues.waiters(), key=attrgetter("place")):
             self._leave(waiter, ASK_AGAIN)
 
     def give_up(self, suspended: asyncio.Event) -> None:
         """Give up the waiting leads of a suspended stream: they are delivered again later."""
-        for waiter in sorted(self._waiters.values(), key=attrgetter("number")):
+        for waiter in sorted(self._queues.waiters(), key=attrgetter("number")):
             if waiter.in_flight.suspended is suspended:
                 self._leave(waiter, Withdrawn.SUSPENDED)
 
@@ -333,7 +295,7 @@ class AdmissionQueue:
 
         A lead that does not wait here goes on, and starts again when it next asks for admission.
         """
-        if (waiter := self._waiters.get(in_flight)) is not None:
+        if (waiter := self._queues.waiter(in_flight)) is not None:
             self._leave(waiter, Withdrawn.RECALLED)
         else:
             # It waits for a commit, Clay or the cache. `admit` reads the flag when it comes back.
@@ -341,12 +303,8 @@ class AdmissionQueue:
 
     def clear(self) -> None:
         """Forget all leads: their tasks were cancelled."""
-        self._waiters.clear()
         self._queues.clear()
-        self._waiting_bytes = 0
-        self._lengths = Timetable()
-        self._polls_wait.clear()
-        self._leads_turn.clear()
+        self.poll_tokens.clear()
         self._timer.clear()
 
     # ------------------------------------------------------------------------------------ the lanes
@@ -354,10 +312,10 @@ class AdmissionQueue:
     def pump(self) -> None:
         """Admit the leads that may go now, of all lanes."""
         now = self._clock.now()
-        for name, queue in list(self._queues.items()):
+        for queue in self._queues:
             for waiter in queue:
                 self._set_wake(queue, waiter, now)
-            self.pump_lane(name)
+            self.pump_lane(queue.workspace)
 
     def pump_soon(self, name: str) -> None:
         """Admit leads of a lane once the caller has submitted its own step.
@@ -416,6 +374,11 @@ class AdmissionQueue:
             times.append(queue.wakes.lowest)
         self._timer.set(name, min(times, default=None), now.epoch_ms)
 
+    def _waits_for_rate(self, name: str) -> bool:
+        """Return True if a lead would go if its lane had a token."""
+        queue = self._queues.get(name)
+        return queue is not None and queue.waits_for_rate
+
     def _try_admit(self, queue: LaneQueue, waiter: Waiter, now: Now) -> Admitted | Held:
         """Admit the lead and write ahead, or say why its lane holds it."""
         request = waiter.request
@@ -447,10 +410,10 @@ class AdmissionQueue:
                 now.boot_ms,
                 not request.bulk,
                 stall,
-                poll_first=name in self._polls_wait - self._leads_turn,
+                poll_first=self.poll_tokens.come_first(name),
             )
         if not isinstance(answer, Held):
-            self._leads_turn.discard(name)
+            self.poll_tokens.lead_went(name)
             return self._write_ahead(queue, waiter, answer, now)
         if answer.reason == BREAKER_OPEN:
             self._hosts.note(destination)
@@ -487,8 +450,9 @@ class AdmissionQueue:
     def _bound_memory(self) -> None:
         """Defer the last lead of the longest queue, until no more leads wait than may wait."""
         delivery = self._plan.delivery
-        while len(self._waiters) > delivery.max_waiting or self._waiting_bytes > MAX_WAITING_BYTES:
-            queue = self._queues[self._lengths.highest_key]
+        queues = self._queues
+        while len(queues) > delivery.max_waiting or queues.size > MAX_WAITING_BYTES:
+            queue = queues.longest()
             self._defer(queue, queue.last(), busy(queue), self._clock.now())
 
     def _end_wait(self, queue: LaneQueue, waiter: Waiter, now: Now) -> None:
@@ -519,17 +483,7 @@ class AdmissionQueue:
             times.append(self._patience.until_ms(waiter, now))
         queue.wakes.set(waiter.number, min(times, default=None))
 
-    # ---------------------------------------------------------------------------------- bookkeeping
-
     def _leave(self, waiter: Waiter, outcome: WaitOutcome) -> None:
         """Take a lead out of its queue, and give it its outcome."""
-        self._remove(waiter)
+        self._queues.remove(waiter)
         waiter.leave(outcome)
-
-    def _remove(self, waiter: Waiter) -> None:
-        name = waiter.request.destination.workspace
-        del self._waiters[waiter.in_flight]
-        self._waiting_bytes -= waiter.size
-        queue = self._queues[name]
-        queue.remove(waiter)
-        self._lengths.set(name, len(queue))

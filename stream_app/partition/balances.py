@@ -16,9 +16,9 @@ from stream_app.domain.lane.admission import Poll
 from stream_app.domain.lane.holds import KEY_REFUSED
 from stream_app.domain.limits.balance import balance_reading
 from stream_app.domain.plan import Plan
-from stream_app.partition.admission import AdmissionQueue
 from stream_app.partition.commits import Commits
 from stream_app.partition.lanes import Lanes
+from stream_app.partition.poll_tokens import PollTokens
 from stream_app.partition.ports import Runs
 
 READ_EVERY_MS: Final = 600_000
@@ -37,7 +37,7 @@ class Balances:
     _plan: Plan
     _clock: Clock
     _lanes: Lanes
-    _admission: AdmissionQueue
+    _tokens: PollTokens
     _commits: Commits
     _runs: Runs
     # When each balance was asked for last (epoch ms), so that one that cannot be read is not asked
@@ -73,10 +73,10 @@ class Balances:
         if routine is not None and stopped is not None and stopped.reason == KEY_REFUSED:
             # Clay would refuse this question, too, and the question would take a lead's probe.
             return False
-        if routine is None or isinstance(self._admission.take_poll(routine), Poll):
+        if routine is None or isinstance(self._tokens.take(routine), Poll):
             return True
         # The next try is a minute away, so no token is kept for it meanwhile.
-        self._admission.end_polls(name)
+        self._tokens.end(name)
         return False
 
     async def _read(self, name: str) -> None:

@@ -1,4 +1,4 @@
-"""The leads of one lane that wait for admission, in the order in which they go."""
+"""The leads that wait for admission, by lane, in the order in which they go."""
 
 import asyncio
 from bisect import bisect_left, insort
@@ -274,3 +274,69 @@ class LaneQueue:
         if group == "next_attempt":
             return -2
         return -1 if self._owed.get(group, 0.0) >= 1.0 else PRIORITY[group]
+
+
+class LaneQueues:
+    """The queues of all lanes of one partition, and what all of their leads are together.
+
+    Attributes:
+        size: The bytes of the records that wait.
+    """
+
+    def __init__(self) -> None:
+        self._queues: dict[str, LaneQueue] = {}
+        self._waiters: dict[InFlight, Waiter] = {}
+        self._lengths: Timetable[str] = Timetable()
+        self.size = 0
+
+    def __len__(self) -> int:
+        """How many leads wait."""
+        return len(self._waiters)
+
+    def __iter__(self) -> Iterator[LaneQueue]:
+        return iter(list(self._queues.values()))
+
+    def get(self, workspace: str) -> LaneQueue | None:
+        """Return the queue of a lane; None if no lead has asked for admission to it."""
+        return self._queues.get(workspace)
+
+    def open(self, workspace: str) -> LaneQueue:
+        """Return the queue of a lane. A lane that has none gets one."""
+        queue = self._queues.get(workspace)
+        if queue is None:
+            queue = self._queues[workspace] = LaneQueue(workspace)
+        return queue
+
+    def waiter(self, in_flight: InFlight) -> Waiter | None:
+        """Return the place of a lead; None if it does not wait."""
+        return self._waiters.get(in_flight)
+
+    def waiters(self) -> list[Waiter]:
+        """Return all leads that wait."""
+        return list(self._waiters.values())
+
+    def add(self, queue: LaneQueue, waiter: Waiter) -> None:
+        """Add a lead to a queue."""
+        self._waiters[waiter.in_flight] = waiter
+        self.size += waiter.size
+        queue.add(waiter)
+        self._lengths.set(queue.workspace, len(queue))
+
+    def remove(self, waiter: Waiter) -> None:
+        """Remove a lead from its queue."""
+        queue = self._queues[waiter.request.destination.workspace]
+        del self._waiters[waiter.in_flight]
+        self.size -= waiter.size
+        queue.remove(waiter)
+        self._lengths.set(queue.workspace, len(queue))
+
+    def longest(self) -> LaneQueue:
+        """Return the queue with the most leads. A lead must wait."""
+        return self._queues[self._lengths.highest_key]
+
+    def clear(self) -> None:
+        """Forget all leads and queues."""
+        self._queues.clear()
+        self._waiters.clear()
+        self._lengths = Timetable()
+        self.size = 0

@@ -87,6 +87,7 @@ class PartitionOwner:
                 lanes=state.lanes,
                 polls=state.deadlines.polls,
                 admission=state.admission,
+                tokens=state.admission.poll_tokens,
                 commits=state.commits,
                 endings=endings,
                 runs=parts.runs,
@@ -100,7 +101,7 @@ class PartitionOwner:
                 plan=state.plan,
                 clock=state.clock,
                 lanes=state.lanes,
-                admission=state.admission,
+                tokens=state.admission.poll_tokens,
                 commits=state.commits,
                 runs=parts.runs,
             )

@@ -2,10 +2,10 @@
 
     due -> a token of the lane -> ask Clay -> look at the row again -> settle, park, or ask later
 
-POSTs and polls take their tokens from the one bucket of their lane (`AdmissionQueue.take_poll`). A
-poll is a GET that costs no credits, so it may be repeated after a crash, and nothing is written for
-it. What it finds is one step, like a callback's, and an owner that was fenced meanwhile cannot
-commit that step.
+POSTs and polls take their tokens from the one bucket of their lane (`PollTokens`). A poll is a GET
+that costs no credits, so it may be repeated after a crash, and nothing is written for it. What it
+finds is one step, like a callback's, and an owner that was fenced meanwhile cannot commit that
+step.
 
 No await lies between the second look at a row and the step of that row, as in `callback.py` and
 `timeout.py`. So a lead in one of these states needs no lock.
@@ -46,6 +46,7 @@ from stream_app.partition.endings import Endings, empty_record
 from stream_app.partition.lane_timer import Timetable
 from stream_app.partition.lanes import Lanes
 from stream_app.partition.poll_queue import OpenRun, PollQueue, RunningLead
+from stream_app.partition.poll_tokens import PollTokens
 from stream_app.partition.ports import Observer, Runs, StateStore
 from stream_app.tasks import cancel, died_of
 
@@ -70,6 +71,7 @@ class ResultPipeline:
     _lanes: Lanes
     _polls: PollQueue
     _admission: AdmissionQueue
+    _tokens: PollTokens
     _commits: Commits
     _endings: Endings
     _runs: Runs
@@ -120,7 +122,7 @@ class ResultPipeline:
     def _poll_lane(self, name: str, now_ms: int) -> None:
         """Ask for each run of the lane that may be asked for now, and set when to poll again."""
         if name in self._doubted and self._busy[name] < _AT_ONCE:
-            answer = self._admission.take_poll(self._doubted[name])
+            answer = self._tokens.take(self._doubted[name])
             if isinstance(answer, Poll):
                 self._start(name, self._ask_balance(self._doubted.pop(name), answer))
         moved = 0
@@ -130,7 +132,7 @@ class ResultPipeline:
             if lead is None:
                 self._polls.close(opened)
                 continue
-            answer = self._admission.take_poll(lead.destination)
+            answer = self._tokens.take(lead.destination)
             if isinstance(answer, PollHeld) and answer.by_breaker:
                 # Bounded, because an operator may end the hold earlier.
                 until_ms = min(answer.until_ms, now_ms + _LONGEST_HOLD_MS)
@@ -146,7 +148,7 @@ class ResultPipeline:
             else:
                 self._polls.take(opened)
                 self._start(name, self._poll(opened, lead, answer))
-        self._admission.end_polls(name)
+        self._tokens.end(name)
         self._times.set(name, self._polls.next_ms(name) if self._busy[name] < _AT_ONCE else None)
 
     def _start(self, name: str, request: Coroutine[Any, Any, None]) -> None:
@@ -165,7 +167,7 @@ class ResultPipeline:
             run: The id of the run.
         """
         destination = self._plan.destinations[alias]
-        while isinstance(poll := self._admission.take_poll(destination), PollHeld):
+        while isinstance(poll := self._tokens.take(destination), PollHeld):
             if poll.by_breaker:
                 return RunUnread("breaker_open", "the circuit breaker is open")
             if not poll.for_token:

@@ -134,7 +134,7 @@ class PartitionState:
         return RunsView(
             number,
             self.deadlines.polls.next_ms(workspace) or 0,
-            self.admission.polls_wait(workspace),
+            self.admission.poll_tokens.are_waited_for(workspace),
         )
 
     def _opening(self, rows: dict[bytes, bytes]) -> Record | None:

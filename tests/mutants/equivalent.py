@@ -158,7 +158,7 @@ _EQUIVALENT: Final[dict[str, list[tuple[str, ...]]]] = {
     ],
     "an entry was just added": [("partition/deadlines.py", "len(queue) == 1", "len(queue) <= 1")],
     "a byte of megabytes, of which each lead is counted when it comes and when it goes": [
-        ("partition/admission.py", "self._waiting_bytes = 0", "self._waiting_bytes = -1"),
+        ("partition/lane_queue.py", "self.size = 0", "self.size = -1"),
     ],
     "no clock shows a time before its own zero": [
         ("partition/patience.py", "return 0 if held", "return 1 if held"),

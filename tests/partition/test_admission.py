@@ -307,7 +307,7 @@ async def test_a_full_window_defers_the_last_lead_of_the_longest_line(
     tasks = [asyncio.create_task(bench.send(lead)) for lead in acme]
     await asyncio.sleep(0.0)
     await asyncio.sleep(0.0)
-    assert len(bench.queue._waiters) == 3
+    assert len(bench.queue._queues) == 3
     other = asyncio.create_task(
         bench.send(in_flight(9), AdmissionRequest(bench.plan.destinations["gamma-main"])),
     )

@@ -291,8 +291,8 @@ class Admissions(RuleBasedStateMachine):
 
     @invariant()
     def the_window_is_bounded(self) -> None:
-        assert len(self.queue._waiters) == sum(lead.waits for lead in self.leads)
-        assert len(self.queue._waiters) <= WINDOW
+        assert len(self.queue._queues) == sum(lead.waits for lead in self.leads)
+        assert len(self.queue._queues) <= WINDOW
 
     @invariant()
     def a_lead_has_one_answer_at_most(self) -> None:
@@ -321,7 +321,7 @@ class Admissions(RuleBasedStateMachine):
         if hasattr(self, "queue"):
             self.run(asyncio.sleep(2 * PATIENCE_S))
             assert not any(lead.waits for lead in self.leads), "a lead is lost"
-            assert len(self.queue._waiters) == 0
+            assert len(self.queue._queues) == 0
         self.loop.end()
         asyncio.set_event_loop(None)
 

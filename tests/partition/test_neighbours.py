@@ -109,7 +109,7 @@ class Neighbours(Bench):
             while every_s and next_s <= loop.time():
                 neighbour()
                 next_s += every_s
-            self.most_waiting = max(self.most_waiting, len(self.partition.state.admission._waiters))
+            self.most_waiting = max(self.most_waiting, len(self.partition.state.admission._queues))
             await asyncio.sleep(1 / WELL_PER_S)
         await asyncio.sleep(10.0)
         sent = self.sent_ms()

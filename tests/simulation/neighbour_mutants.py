@@ -64,7 +64,7 @@ def all_lanes_stand_in_one_line() -> Patch:
     real = AdmissionQueue._bound_wait
 
     def bound_wait(self: AdmissionQueue, queue: LaneQueue, waiter: Waiter) -> None:
-        with patch.object(Patience, "_queue_ms", lambda *_: 1_000 * (len(self._waiters) - 1)):
+        with patch.object(Patience, "_queue_ms", lambda *_: 1_000 * (len(self._queues) - 1)):
             real(self, queue, waiter)
 
     return patch.object(AdmissionQueue, "_bound_wait", bound_wait)
@@ -102,7 +102,7 @@ def a_lead_that_leaves_the_window_is_forgotten() -> Patch:
         with patch.object(
             AdmissionQueue,
             "_leave",
-            lambda queue, waiter, outcome: queue._remove(waiter),
+            lambda queue, waiter, outcome: queue._queues.remove(waiter),
         ):
             real(self)
 
