@@ -73,6 +73,6 @@ class PollTokens:
             self._admit_leads(name)
 
     def clear(self) -> None:
-        """Forget whose turn it is: the partition is owned anew."""
+        """Forget all turns, as after a take-over."""
         self._waiting.clear()
         self._leads_turn.clear()
