@@ -36,6 +36,8 @@ from tests.support.proxy import ProxiedKafka, Proxy
 WORKSPACES: Final = 6
 PARTITIONS: Final = 4
 PER_S: Final = 60.0
+WORKS_S: Final = 20.0
+"""How long every second fault waits until leads move again."""
 SETTLE_S: Final = 90.0
 """How long no event may come while something is not at rest. A machine that others use as well may
 take minutes for the backlog that the faults have left, and is not stuck while it works it off.
@@ -222,7 +224,7 @@ async def _break(goal: Goal, seed: int, team: Team, line: Fleet, began: float) -
     else:
         faults = draw_for_brokers(seed)
         kinds = BROKER_MEANING.keys()
-    for fault in faults:
+    for number, fault in enumerate(faults):
         if goal.kills:
             done = team.kills / goal.kills
         else:
@@ -233,7 +235,25 @@ async def _break(goal: Goal, seed: int, team: Team, line: Fleet, began: float) -
         so_far = f"{sum(counts.values())} records, {counts['accepted']} accepted"
         sys.stderr.write(f"{min(done, 1.0):.0%} {fault.kind} next; {so_far}\n")
         await asyncio.sleep(fault.after_s)
+        if goal.kills and number % 2:
+            await _until_it_works(line)
         await team.hit(fault)
+
+
+async def _until_it_works(line: Fleet) -> None:
+    """Wait until a worker commits a step of a lead again, for at most `WORKS_S`.
+
+    A kill within the session timeout of the one before hits a worker that has no partition yet. A
+    campaign of such kills alone would never kill a worker that sends.
+    """
+    before = _events(line)
+    deadline = time.monotonic() + WORKS_S
+    while _events(line) == before and time.monotonic() < deadline:
+        await asyncio.sleep(0.2)
+
+
+def _events(line: Fleet) -> int:
+    return sum(len(history) for history in list(line.histories.values()))
 
 
 async def settle(line: Fleet, caps: dict[str, int]) -> list[str]:
@@ -268,7 +288,7 @@ async def settle(line: Fleet, caps: dict[str, int]) -> list[str]:
             histories.get(place) == "accepted" and workspace in line.routines
             for place, workspace in inputs.items()
         )
-        events = sum(len(history) for history in list(line.histories.values()))
+        events = _events(line)
         now = time.monotonic()
         if events != before:
             moved_at = now
