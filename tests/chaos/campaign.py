@@ -248,7 +248,9 @@ async def _until_it_works(line: Fleet) -> None:
     """
     before = _events(line)
     deadline = time.monotonic() + WORKS_S
-    while _events(line) == before and time.monotonic() < deadline:
+    while True:
+        if _events(line) != before or time.monotonic() > deadline:
+            return
         await asyncio.sleep(0.2)
 
 
