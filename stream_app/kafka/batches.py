@@ -85,10 +85,12 @@ class PlainRecord(msgspec.Struct, gc=False):
     @property
     def memory_bytes(self) -> int:
         """About how many bytes of memory it takes."""
-        headers = sum(_OBJECT_BYTES + len(value or b"") for _, value in self.headers)
         # One that stands for many counts as these do: to read them takes the time that a poll has.
-        objects = _OBJECT_BYTES * records_of(self.headers)
-        return objects + len(self.key or b"") + len(self.value or b"") + headers
+        size = _OBJECT_BYTES * records_of(self.headers)
+        size += len(self.key or b"") + len(self.value or b"")
+        for _, value in self.headers:
+            size += _OBJECT_BYTES + len(value or b"")
+        return size
 
 
 class Unpacked:
@@ -183,35 +185,45 @@ def unpack(
             decoded = _in_c(tp, batch)  # formats without headers
         else:
             decoded = _records_of(tp, _Batch(piece), batch, is_input=is_input, unpacked=unpacked)
-        wanted = (record for record in decoded if record.offset >= records.next_fetch_offset)
-        for record in _runs_merged(tp, wanted) if is_input else wanted:
+        for record in _unread(tp, decoded, records.next_fetch_offset, merges_runs=is_input):
             records.next_fetch_offset = record.offset + 1
             yield record
         # The last offset of a batch stays when compaction has removed its last record.
         records.next_fetch_offset = batch.next_offset
 
 
-def _runs_merged(tp: TopicPartition, records: Iterable[PlainRecord]) -> Iterator[PlainRecord]:
-    """Yield the records of a batch, with each run of records without a value as one.
+def _unread(
+    tp: TopicPartition,
+    records: Iterable[PlainRecord],
+    next_offset: int,
+    *,
+    merges_runs: bool,
+) -> Iterator[PlainRecord]:
+    """Yield the records of a batch from `next_offset` on, each offset once.
 
-    That one has the offset of the run's last record. A run ends before every offset that is a
-    multiple of `_MOST_OF_A_RUN`, so it has the same end wherever reading began.
+    With `merges_runs`, each run of records without a value comes as one, which has the offset of
+    the run's last record. A run ends before every offset that is a multiple of `_MOST_OF_A_RUN`, so
+    it has the same end wherever reading began.
     """
     first = count = 0
     last: PlainRecord | None = None
     for record in records:
-        if record.value is None:
+        if record.offset < next_offset:
+            continue
+        next_offset = record.offset + 1
+        is_of_run = merges_runs and record.value is None
+        if is_of_run:
             if last is None:
                 first = record.offset
                 count = 0
             last = record
             count += 1
-            if (record.offset + 1) % _MOST_OF_A_RUN:
+            if next_offset % _MOST_OF_A_RUN:
                 continue
         if last is not None:
             yield _run(tp, first, last, count)
             last = None
-        if record.value is not None:
+        if not is_of_run:
             yield record
     if last is not None:
         yield _run(tp, first, last, count)
@@ -253,14 +265,12 @@ def _records_of(
             return
         if batch.codec:
             in_c = DefaultRecordBatch(_uncompressed(batch, data))
-        read = 0
         try:
-            for record in _in_c(tp, in_c):
-                read += 1
-                yield record
+            yield from _in_c(tp, in_c)
         # A header's name may hold any bytes: Kafka takes them, and Java's client replaces them.
         except UnicodeDecodeError:
-            yield from _one_by_one(tp, batch, data_of, is_input=is_input, skip=read)
+            # The records before that one come a second time, and `_unread` leaves them out.
+            yield from _one_by_one(tp, batch, data_of, is_input=is_input)
     except codecs.BatchTooLarge:
         if not is_input:
             raise
@@ -277,6 +287,7 @@ def _uncompressed(batch: _Batch, data: bytes | memoryview) -> bytes:
 
 
 def _in_c(tp: TopicPartition, batch: Any) -> Iterator[PlainRecord]:
+    topic, partition = tp
     for record in batch:
         headers = tuple(record.headers)
         if headers:
@@ -284,8 +295,8 @@ def _in_c(tp: TopicPartition, batch: Any) -> Iterator[PlainRecord]:
             if _is_too_much(len(headers), header_bytes):
                 headers = Reduced(LeftOut("too_many_headers"))
         yield PlainRecord(
-            tp.topic,
-            tp.partition,
+            topic,
+            partition,
             record.offset,
             record.timestamp,
             record.key,
@@ -342,20 +353,18 @@ def _one_by_one(
     data_of: Callable[[], bytes | memoryview],
     *,
     is_input: bool,
-    skip: int = 0,
 ) -> Iterator[PlainRecord]:
-    """Yield the records of a batch but the first `skip`, each decoded when its turn has come."""
+    """Yield the records of a batch, each decoded when its turn has come."""
     at = 0
     data: bytes | memoryview = b""
-    for number in range(batch.count):
+    for _ in range(batch.count):
         # Fetched again each time: other batches may have taken its place since the last record.
         data = data_of()
         try:
             record, at = _read(tp, batch, data, at, is_input=is_input)
         except (IndexError, ValueError) as error:
             raise CorruptRecordException(f"Found invalid record structure: {error!r}") from error
-        if number >= skip:
-            yield record
+        yield record
     if at != len(data):
         raise CorruptRecordException(
             f"{len(data) - at} unconsumed bytes after all records consumed",

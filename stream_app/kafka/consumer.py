@@ -233,7 +233,7 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka ships no typ
         if self._room_bytes <= 0 or not result.check_assignment(tp) or not result.has_more():
             return []
         taken: list[PlainRecord] = []
-        for record in result._partition_records:
+        for record in result._partition_records._records_iterator:
             taken.append(record)
             self._room_bytes -= record.memory_bytes
             if self._room_bytes <= 0 or len(taken) == max_records:

@@ -197,6 +197,24 @@ async def test_names_that_are_not_utf8_are_replaced(consumer: Consumer, path: st
     assert [record.headers[0][0] for record in seen] == ["��name", "a-name", "a-name"]
 
 
+async def test_records_before_such_a_name_come_once(consumer: Consumer, path: str) -> None:
+    """A small batch is then read from its beginning again, in the middle of a run."""
+    records = [
+        (b"k", b"0", []),
+        (b"k", None, []),
+        (b"k", None, []),
+        (b"k", None, [("a-name", b"x")]),
+        (b"k", b"4", []),
+    ]
+    raw = damaged(batch_of(records, codec="none"), {0: no_utf8})
+    seen = [consumed(record) for record in fetched(consumer, raw)]
+    assert [(record.value, record.first, record.offset, record.records) for record in seen] == [
+        (b"0", 0, 0, 1),
+        (None, 1, 3, 3),
+        (b"4", 4, 4, 1),
+    ]
+
+
 @pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
 async def test_a_batch_that_is_too_large_comes_as_one_record(
     consumer: Consumer,
