@@ -391,7 +391,8 @@ def _reasons(name: str, folders: str) -> list[tuple[str, str]]:
         for scope in (*functions, *constants):
             for call in _calls(scope):
                 if call.func.id == name and len(call.args) > 1:
-                    codes, texts = (_texts(arg, scope, module) for arg in call.args[:2])
+                    codes = _texts(call.args[0], scope, module)
+                    texts = _texts(call.args[1], scope, module)
                     reasons |= {
                         (f"`{code}`", text)
                         for code in codes

@@ -355,7 +355,9 @@ def test_bash_completes_commands_and_options(
 
 
 INTERRUPTED_AT = """
-import os, signal, sys
+import os
+import signal
+import sys
 
 
 class Interrupt:

@@ -15,7 +15,8 @@ from stream_app.cli.main import COMMANDS, EXTRA_OF
 from tests.support.pace import BUSY
 
 WITHOUT = """
-import json, sys
+import json
+import sys
 absent = set(json.loads(sys.argv[1]))
 class Absent:
     def find_spec(self, name, path=None, target=None):

@@ -213,7 +213,8 @@ class LocalKafka(Broker):
         """
         broker = self._broker
         children = self._children
-        self._broker = self._children = None
+        self._broker = None
+        self._children = None
         if broker is not None:
             end(broker, grace_s=10)
         if children is not None:

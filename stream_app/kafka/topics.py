@@ -114,14 +114,8 @@ async def create_topics(
             await asyncio.sleep(_VISIBLE_POLL_S)
             seen = await _look(admin, [topic.name for topic in existing])
         unchanged = [topic.name for topic in existing if topic.name not in created]
-        lacking, surplus = (
-            {
-                topic.name: other
-                for topic in existing
-                if (other := unequal(topic, seen[topic.name], enough=enough))
-            }
-            for enough in (False, True)
-        )
+        lacking = _unequal_topics(existing, seen, enough=False)
+        surplus = _unequal_topics(existing, seen, enough=True)
         problems = [*by_topics(list(failed.items())), *differences(existing, seen)]
         return TopicReport(
             created,
@@ -253,6 +247,17 @@ async def _too_few_brokers(admin: Any, replication: int) -> str:
         f"kafka.replication = {brokers}, "
         "or start more brokers"
     )
+
+
+def _unequal_topics(
+    plan: Sequence[TopicPlan],
+    existing: Mapping[str, ExistingTopic],
+    *,
+    enough: bool,
+) -> dict[str, dict[str, str]]:
+    """Return by topic the settings that `unequal` names. Topics without any are left out."""
+    by_topic = {topic.name: unequal(topic, existing[topic.name], enough=enough) for topic in plan}
+    return {name: settings for name, settings in by_topic.items() if settings}
 
 
 class KnownTopics:

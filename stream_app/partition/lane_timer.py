@@ -85,7 +85,8 @@ class LaneTimer:
         self._start(0)
 
     def _fire(self) -> None:
-        self._handle = self._at_ms = None
+        self._handle = None
+        self._at_ms = None
         now_ms = self._clock.now_ms()
         before_ms = self._fired_at_ms
         self._fired_at_ms = now_ms

@@ -67,7 +67,8 @@ class PartitionOwner:
         self.number = number
         self._store = store
         self._parts = parts
-        self.state = state = PartitionState(number, store, parts)
+        self.state = PartitionState(number, store, parts)
+        state = self.state
         endings = Endings(
             plan=state.plan,
             clock=state.clock,
@@ -235,15 +236,18 @@ class PartitionOwner:
         # settled its lead. A lead that was admitted before could be sent in spite of either.
         self.runner.admit_leads()
         state = self.state
-        failed = await until_failure(
+        periodic = [
             self._timeouts.run(),
             state.runs.load(state.rows.leads(), state.rows.get),
             state.lanes.keep_shown(state.commits.submit),
             self._erasures.run(),
             state.hosts.run(state.admission.pump_lane),
-            *([self._results.run()] if self._results is not None else []),
-            *([self._balances.run()] if self._balances is not None else []),
-        )
+        ]
+        if self._results is not None:
+            periodic.append(self._results.run())
+        if self._balances is not None:
+            periodic.append(self._balances.run())
+        failed = await until_failure(*periodic)
         if not isinstance(failed, StateStoreError):  # `Commits.run` raises that one, too
             # The commits go on, so that what is under way can still be recorded.
             state.admission.end(failed)

@@ -53,10 +53,8 @@ class RecordRunner:
     _intake: Intake
     _commits: Commits
     _admission: AdmissionQueue
-    _pipelines: Mapping[
-        Source,
-        ProcessRecord,
-    ]  # of leads, callbacks and commands: see `PartitionOwner`
+    # Those of leads, callbacks and commands: see `PartitionOwner`.
+    _pipelines: Mapping[Source, ProcessRecord]
     _limiters: dict[Source, Limiter] = field(init=False)
     _ahead: dict[Source, TakenAhead] = field(init=False)
     _unfinished: dict[InFlight, AckTracker] = field(init=False, factory=dict)

@@ -76,36 +76,44 @@ class PartitionState:
 
     def __init__(self, number: int, store: StateStore, parts: WorkerParts) -> None:
         self.number = number
-        self.plan = plan = parts.plan
-        self.clock = clock = parts.clock
-        self.observer = observer = parts.observer
-        self.runs = runs = OpenRuns(plan)
-        self.rows = rows = Rows(number, int(plan.delivery.freshness_days * 86_400_000), runs)
-        self.intake = intake = Intake()
-        self.lanes = lanes = Lanes(number, plan, clock, observer, intake, parts.last_known_lanes)
-        self.hosts = HostWatch(plan, lanes, clock, parts.clay)
-        self.deadlines = DeadlineQueue(plan, rows, lanes)
+        self.plan = parts.plan
+        self.clock = parts.clock
+        self.observer = parts.observer
+        self.runs = OpenRuns(self.plan)
+        freshness_ms = int(self.plan.delivery.freshness_days * 86_400_000)
+        self.rows = Rows(number, freshness_ms, self.runs)
+        self.intake = Intake()
+        self.lanes = Lanes(
+            number,
+            self.plan,
+            self.clock,
+            self.observer,
+            self.intake,
+            parts.last_known_lanes,
+        )
+        self.lanes.runs_of = self._runs_of
+        self.hosts = HostWatch(self.plan, self.lanes, self.clock, parts.clay)
+        self.deadlines = DeadlineQueue(self.plan, self.rows, self.lanes)
         self.commits = Commits(
             store,
-            plan.topics.state,
+            self.plan.topics.state,
             parts.spacing_s,
-            rows,
-            lanes,
-            intake,
+            self.rows,
+            self.lanes,
+            self.intake,
             self.deadlines,
-            clock,
-            observer,
+            self.clock,
+            self.observer,
         )
         self.admission = AdmissionQueue(
-            plan,
-            lanes,
+            self.plan,
+            self.lanes,
             self.hosts,
             self.commits,
-            clock,
+            self.clock,
             parts.alarm,
         )
         self.locks = KeyLocks(self.admission.recall)
-        lanes.runs_of = self._runs_of
 
     def load(self, rows: dict[bytes, bytes]) -> None:
         """Replace the state by these rows, which were read from Kafka.

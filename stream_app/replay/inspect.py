@@ -209,7 +209,8 @@ async def export(
     Returns:
         The number written, and the number left out because of the suppression list.
     """
-    lines = left_out = 0
+    lines = 0
+    left_out = 0
     async with topic_reader(settings, progress) as reader:
         on_list = await _on_the_list(reader, settings.names.state)
         async for record, headers, key in _matching(reader, settings, source, wanted):
@@ -254,7 +255,8 @@ async def export_batch(
         raise StreamAppError(
             f"{record_id} lacks the last {cut} bytes of its batch: ask its producer for the leads",
         )
-    lines = left_out = 0
+    lines = 0
+    left_out = 0
     for record in opened(TopicPartition(*place[:2]), dead_letter.value or b""):
         if record.value is None:
             continue

@@ -175,7 +175,8 @@ def test_keep_leaves_everything_up_until_ctrl_c_and_then_closes_the_books(
     ) as demo:
         try:
             assert demo.stderr is not None
-            board = token = ""
+            board = ""
+            token = ""
             for line in demo.stderr:
                 if (
                     match := re.search(r"The board, live while the demo runs: (\S+)", line)

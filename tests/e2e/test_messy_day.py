@@ -296,7 +296,9 @@ async def _differs(shown: Callable[[], Awaitable[Counted]], counted: Counted) ->
 
 
 async def _of_api(web: httpx.AsyncClient) -> Counted:
-    yields, lanes, bills = [(await web.get(path)).json() for path in ("/yield", "/lanes", "/bill")]
+    yields = (await web.get("/yield")).json()
+    lanes = (await web.get("/lanes")).json()
+    bills = (await web.get("/bill")).json()
     return _of_answers(yields["yields"], lanes["lanes"], bills["bills"])
 
 

@@ -273,7 +273,9 @@ async def test_open_dead_letters_are_given_up_and_nothing_waits_for_a_person(
         lane=LANE,
     ) as line:
         names = line.settings.names
-        board, worker, replay = (line.start(name) for name in ("board", "worker", "replay"))
+        board = line.start("board")
+        worker = line.start("worker")
+        replay = line.start("replay")
         await line.ready(board, worker, replay)
         await line.done("replay", "pause", "--why", "nothing comes back by itself")
         await line.publish(

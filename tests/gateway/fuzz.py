@@ -123,7 +123,8 @@ def check(findings: Findings, gateway: Gateway, sent: list[Sent], answers: list[
     """Count requests that were under way at the same time, and check what must hold of them."""
     new = gateway.inbox.callbacks()
     gateway.inbox.records.clear()
-    accepted = hung_up = 0
+    accepted = 0
+    hung_up = 0
     for one, (status, text) in zip(sent, answers, strict=True):
         findings.requests += 1
         findings.callbacks += one.path.startswith("/callbacks/")

@@ -18,9 +18,9 @@ from stream_app.gateway.receiver import GatewayMetrics, Receiver, build_asgi
 from stream_app.gateway.tables import CallbackTable, Tables
 from stream_app.ops import logs as log
 
-OLD_KEY, NEW_KEY, GONE_KEY = (
-    f"{age} key of callback tokens, 32 characters" for age in ("old", "new", "gone")
-)
+OLD_KEY = "old key of callback tokens, 32 characters"
+NEW_KEY = "new key of callback tokens, 32 characters"
+GONE_KEY = "gone key of callback tokens, 32 characters"
 KEYS = Keys([NEW_KEY, OLD_KEY])
 SECRET = "a secret of a table that cannot template"
 RUN_SECRET = "whsec_81c5c0ffee0123456789abcdef"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
-from stream_app.client.doctor.gateways import ProbeFailed, gateway_answers, proxy_waits
+from stream_app.client.doctor.gateways import CheckFailed, gateway_answers, proxy_waits
 from stream_app.config.model import Gateway as Limits
 from stream_app.dev.process import free_port
 from stream_app.domain.callback.run_webhook import sign_run
@@ -327,7 +327,7 @@ async def test_a_proxy_that_waits_for_a_shorter_time_is_told(tmp_path: Path) -> 
         )
         held = structs.replace(settings.gateway, hold_s=30.0)
         async with serve_http(gateway.app, "127.0.0.1", port, grace_s=1):
-            with pytest.raises(ProbeFailed, match=r"is cut after [0-9.]+ s \(HTTP 429\)"):
+            with pytest.raises(CheckFailed, match=r"is cut after [0-9.]+ s \(HTTP 429\)"):
                 await proxy_waits(
                     structs.replace(settings, gateway=held),
                     "people",

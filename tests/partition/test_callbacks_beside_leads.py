@@ -111,9 +111,8 @@ async def test_a_forced_delivery_can_be_corrected_after_the_callback_of_the_plai
     assert bench.clay.lead_ids == ["id0", "id0"]
     bench.call_back()
     await asyncio.sleep(200.0)
-    plain, forced = (
-        [event.status for event in bench.events(origin)] for origin in ("leads/0/0", "leads/0/1")
-    )
+    plain = [event.status for event in bench.events("leads/0/0")]
+    forced = [event.status for event in bench.events("leads/0/1")]
     assert plain[-1] == "enriched"
     assert forced[-1] == "parked"
     alias = bench.partition.state.rows.get(forced_key("acme", "acme-main", "id0"))

@@ -33,7 +33,9 @@ async def test_a_held_lead_gets_a_provisional_result_from_the_cache() -> None:
     assert await bench.lead("1", "fresh@a.example") == ["received", "served_from_cache"]
     assert await bench.lead("2", "stale@b.example") == ["received", "served_from_cache"]
     assert await bench.lead("3", "gone@c.example") == ["received", "served_locally", "deferred"]
-    (one,), (two,), (three,) = (bench.results(lead_id) for lead_id in "123")
+    (one,) = bench.results("1")
+    (two,) = bench.results("2")
+    (three,) = bench.results("3")
     assert one.source == "cache"
     assert one.version == 1
     assert one.age_s // 86_400 == 2

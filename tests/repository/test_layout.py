@@ -1,7 +1,10 @@
 """How the Python text is laid out, beyond what ruff checks: one statement a line."""
 
 import ast
+import re
+import textwrap
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,7 @@ from tests.support import same_program
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("stream_app", "tests", "benchmarks", "docs", "deploy", "examples")
 FILES = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def several_at_once(tree: ast.Module) -> Iterator[int]:
@@ -25,8 +29,10 @@ def several_at_once(tree: ast.Module) -> Iterator[int]:
                 yield node.lineno
         elif isinstance(node, ast.Assign):
             apart = same_program.taken_apart(node)
-            if len(apart) > 1 or chooses_several(node):
+            if len(apart) > 1 or chooses_several(node) or repeats_for_several(node):
                 yield node.lineno
+        elif isinstance(node, ast.Import) and len(node.names) > 1:
+            yield node.lineno
 
 
 def chooses_several(node: ast.Assign) -> bool:
@@ -38,6 +44,34 @@ def chooses_several(node: ast.Assign) -> bool:
         ):
             return True
     return False
+
+
+def repeats_for_several(node: ast.Assign) -> bool:
+    """Return whether several names get what a comprehension makes of as many written values."""
+    match node:
+        case ast.Assign(
+            targets=[ast.Tuple()],
+            value=ast.GeneratorExp(generators=[loop]) | ast.ListComp(generators=[loop]),
+        ):
+            return isinstance(loop.iter, ast.Tuple | ast.List | ast.Constant)
+    return False
+
+
+def programs_in(text: str) -> Iterator[tuple[int, ast.Module]]:
+    """Yield the Python programs of a document, each with the number of lines before it."""
+    for block in re.finditer(r"^( *)```python\n(.*?)^\1```", text, re.M | re.S):
+        yield text.count("\n", 0, block.start(2)), ast.parse(textwrap.dedent(block[2]))
+
+
+def programs_within(tree: ast.Module) -> Iterator[tuple[int, ast.Module]]:
+    """Yield the programs that a module has as texts, each with the number of lines before it."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Constant(value=str(text)) if re.match(r"\n(import|from) \w+", text):
+                with suppress(SyntaxError):  # a template, which is filled in later
+                    yield node.lineno - 1, ast.parse(text)
+            case _:
+                pass
 
 
 def several_facts(tree: ast.Module) -> Iterator[int]:
@@ -63,6 +97,27 @@ def test_each_line_has_one_statement(folder: str) -> None:
         for path in FILES
         if path.relative_to(ROOT).parts[0] == folder
         for line in several_at_once(ast.parse(path.read_text(encoding="utf-8")))
+    ]
+    assert packed == []
+
+
+def test_so_has_each_line_of_the_programs_in_documents_and_tests() -> None:
+    programs = [
+        (path, *program)
+        for path in DOCUMENTS
+        for program in programs_in(path.read_text(encoding="utf-8"))
+    ]
+    within = [
+        (path, *program)
+        for path in FILES
+        for program in programs_within(ast.parse(path.read_text(encoding="utf-8")))
+    ]
+    assert len(programs) > 20
+    assert len(within) > 4
+    packed = [
+        f"{path.relative_to(ROOT)}:{before + line}"
+        for path, before, tree in (*programs, *within)
+        for line in several_at_once(tree)
     ]
     assert packed == []
 
@@ -98,8 +153,11 @@ def test_a_tuple_that_is_one_value_stays(line: str, lines: list[int]) -> None:
         ("a, b = pair", []),
         ("a, b = (1, 2) if c else (3, 4)", [1]),
         ("a, b = pair if c else (3, 4)", []),
+        ("a, b = (f(part) for part in (1, 2))", [1]),
+        ("a, b = (f(part) for part in parts)", []),
         ("call(*(a, b), c=1)", [1]),
         ("call(*pair)", []),
+        ("import a, b", [1]),
     ],
 )
 def test_swaps_and_true_unpacking_stay(line: str, lines: list[int]) -> None:

@@ -47,7 +47,8 @@ class Waiting(MessyWorld):
             events = self.kafka.log(names.status, number).committed()
             views = self.kafka.log(names.lanes, number).committed()
             origins = {json.loads(event.value or b"")["origin"] for event in events}
-            expected = counted = 0
+            expected = 0
+            counted = 0
             for topic in sorted(names.inputs):
                 passed = self.kafka.offset(names.worker_app, topic, number) or 0
                 records = self.kafka.log(topic, number).committed()

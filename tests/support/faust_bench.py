@@ -68,9 +68,9 @@ class FaustBench:
 
     def __init__(self, kafka: Broker, namespace: str) -> None:
         self.bootstrap = kafka.bootstrap
-        self.leads, self.bulk, self.state = (
-            namespace + name for name in ("leads", "bulk", "state")
-        )
+        self.leads = f"{namespace}leads"
+        self.bulk = f"{namespace}bulk"
+        self.state = f"{namespace}state"
         self.group = namespace + "group"
 
     def app(self, handlers: dict[str, Handler], owner: Owner | None = None) -> Any:

@@ -53,7 +53,8 @@ class RawServer:
         self.port = 0
         self.url = ""
         self.requests: list[tuple[bytes, bytes]] = []
-        self.connections = self.written_bytes = 0
+        self.connections = 0
+        self.written_bytes = 0
         self.arrived = asyncio.Event()
         self.ended = asyncio.Event()
 

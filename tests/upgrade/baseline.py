@@ -29,7 +29,8 @@ Program = tuple[str, ...]
 
 HEAD: Final[Program] = ("-m", "stream_app")
 _START: Final = """
-import os, sys
+import os
+import sys
 os.environ["PYTHONPATH"] = {folder!r}
 os.execv({python!r}, [{python!r}, "-P", "-m", "stream_app", *sys.argv[1:]])
 """

@@ -142,7 +142,8 @@ class Queries:
             try:
                 yield held.stack
             finally:
-                held.stack = held.db = None
+                held.stack = None
+                held.db = None
 
     def lead(self, lead_id: str, now_ms: int) -> answers.FoundLead | None:
         """Return a lead and its histories, without its results.

@@ -52,7 +52,8 @@ class DemoState:
     """
 
     def __init__(self) -> None:
-        self.published = self.replays = 0
+        self.published = 0
+        self.replays = 0
         self.following: asyncio.Task[None] | None = None
         self.lanes: dict[str, LaneView] = {}
         self.steps: Counter[Status] = Counter()
@@ -202,7 +203,8 @@ def compare(
         parked: The leads that wait for a human, or about which one has decided.
         lead_of_item: The lead of each item of a run, by the item's id, which the ledger has.
     """
-    posts = charged = 0
+    posts = 0
+    charged = 0
     maybe_at_clay: set[str] = set()
     at_clay: set[str] = set()
     doubles: set[str] = set()

@@ -57,9 +57,21 @@ class SimulatedClay:
             self.enrichment.arrive,
             self._stopping,
         )
-        self.inbound, self.workflows = (
-            door(self.world, self.timeline, ledger, self.enrichment.arrive, self._stopping, kept)
-            for door in (Inbound, WorkflowInbound)
+        self.inbound = Inbound(
+            self.world,
+            self.timeline,
+            ledger,
+            self.enrichment.arrive,
+            self._stopping,
+            kept,
+        )
+        self.workflows = WorkflowInbound(
+            self.world,
+            self.timeline,
+            ledger,
+            self.enrichment.arrive,
+            self._stopping,
+            kept,
         )
         if kept is not None:
             self._go_on(kept)

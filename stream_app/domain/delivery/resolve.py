@@ -137,7 +137,8 @@ def resolve_lead(
         body = body_of(lead, destination.columns, echo, plan.sizes.payload)
     if isinstance(body, Unreadable):
         return body
-    identity = firm = ""
+    identity = ""
+    firm = ""
     if destination.callbacks:
         identity = who.person or plain_digest("lead", who.lead_id)
         firm = company(lead.fields)

@@ -157,10 +157,14 @@ def _of_date(tz: str, billing_day: int, day: date) -> Periods:
         begin = _billing_start(last_of_previous.year, last_of_previous.month, billing_day)
     first_of_next = begin.replace(day=1) + timedelta(days=32)
     end = _billing_start(first_of_next.year, first_of_next.month, billing_day)
-    today_ms, tomorrow_ms, begin_ms, end_ms = (
-        _start_ms(tz, start) for start in (day, tomorrow, begin, end)
+    return Periods(
+        day.isoformat(),
+        _start_ms(tz, day),
+        _start_ms(tz, tomorrow),
+        begin.isoformat()[:7],
+        _start_ms(tz, begin),
+        _start_ms(tz, end),
     )
-    return Periods(day.isoformat(), today_ms, tomorrow_ms, begin.isoformat()[:7], begin_ms, end_ms)
 
 
 def _date_at(tz: str, now_ms: int) -> date:

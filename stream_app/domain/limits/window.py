@@ -142,7 +142,10 @@ def record_dead_letter(span: WindowSpan, state: Window, now_ms: int) -> Window:
 
 def totals(span: WindowSpan, state: Window, now_ms: int) -> WindowTotals:
     """Return the counts of the buckets that are still inside the window."""
-    success = failure = slow = dead_letters = 0
+    success = 0
+    failure = 0
+    slow = 0
+    dead_letters = 0
     for bucket in _inside(span, state, now_ms):
         success += bucket.success
         failure += bucket.failure

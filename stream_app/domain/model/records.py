@@ -12,9 +12,8 @@ from typing import Final, Literal, Protocol, Self
 import msgspec
 
 Headers = tuple[tuple[str, bytes], ...]
-RowChanges = list[
-    tuple[bytes, bytes | None]
-]  # keys of rows with their new values; None deletes a row
+RowChanges = list[tuple[bytes, bytes | None]]
+"""Keys of rows with their new values. None deletes a row."""
 _PLACE: Final = re.compile(r"([A-Za-z0-9._-]{1,249})/(\d{1,9})/(\d{1,18})", re.ASCII)
 
 

@@ -327,15 +327,18 @@ def unequal(topic: TopicPlan, existing: ExistingTopic, *, enough: bool) -> dict[
 
 def _enough(key: str, wanted: str, existing: ExistingTopic) -> bool:
     try:
-        has, needed = (
-            inf if value == "-1" else float(value)
-            for value in (existing.config.get(key) or "", wanted)
-        )
+        has = _limit_of(existing.config.get(key) or "")
+        needed = _limit_of(wanted)
     except ValueError:
         return False
     if key == "min.insync.replicas":
         return needed <= has <= existing.replication
     return (key in _AT_LEAST and has >= needed) or (key in _AT_MOST and has <= needed)
+
+
+def _limit_of(value: str) -> float:
+    """Return a limit of a topic as a number. Kafka writes -1 for no limit."""
+    return inf if value == "-1" else float(value)
 
 
 def _compared(settings: Mapping[str, str], existing: ExistingTopic) -> str:

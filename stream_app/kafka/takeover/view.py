@@ -219,9 +219,8 @@ class ClusterView:
         async def ask(node: int, led: list[TopicPartition]) -> list[PartitionAnswer[PartitionSpan]]:
             # The beginning is asked for first, so that what retention deletes in between cannot
             # move it beyond the end.
-            begins, ends = [
-                await _offsets(client, node, led, when) for when in (_EARLIEST, _LATEST)
-            ]
+            begins = await _offsets(client, node, led, _EARLIEST)
+            ends = await _offsets(client, node, led, _LATEST)
             return [
                 (place, code or ends[place][0], (begin, ends[place][1], node))
                 for place, (code, begin) in begins.items()

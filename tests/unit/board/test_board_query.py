@@ -264,9 +264,8 @@ def test_a_cause_has_its_hours_of_a_day_and_an_unknown_one_nothing(tmp_path: Pat
     take(model, *made, dead_letter_at(9, "http_422", (first_s + 3_600) * 1_000))
     model.close()
     queries = BoardQueries(tmp_path / "model", FINAL)
-    known, unknown = (
-        Cause("failed", "acme", "people", reason, "") for reason in ("http_503", "http_500")
-    )
+    known = Cause("failed", "acme", "people", "http_503", "")
+    unknown = Cause("failed", "acme", "people", "http_500", "")
     hours = [(first_s + n * 3_600, 1) for n in (1, 26)]
     assert queries.dead_letter_hours(NAMES.dlq, [known, unknown], first_s + 3_700) == [hours, []]
     assert queries.cause(NAMES.dlq, unknown) is None

@@ -278,9 +278,8 @@ async def test_the_model_has_what_is_on_kafka_also_after_a_topic_was_created_aga
     kafka.logs[TopicPartition(sources().names.state, 0)] = [
         person(sources().names, "hash", "crm-3"),
     ]
-    first, other = (
-        event(sources().names, lead_id, "received", 1) for lead_id in ("crm-1", "crm-2")
-    )
+    first = event(sources().names, "crm-1", "received", 1)
+    other = event(sources().names, "crm-2", "received", 1)
     kafka.logs[status] = [first, msgspec.structs.replace(first, offset=1)]
     ask = Queries(tmp_path / "model.sqlite", final=set())
 

@@ -637,7 +637,8 @@ async def test_the_end_of_the_board_waits_for_its_thread_and_deletes_all(
         SimpleNamespace(sleep=rest, monotonic=time.monotonic),
     )
     long = b"email\n" + b"ada@example.com\n" * 5_000
-    first, second = [await add(kept, long) for _ in range(2)]
+    first = await add(kept, long)
+    second = await add(kept, long)
     for upload in (first, second):
         kept.check(upload, upload.names, PublishOptions("acme"))
     assert await asyncio.to_thread(resting.wait, 30 * BUSY)

@@ -13,10 +13,8 @@ from stream_app.cache.redis import RedisCache, RedisLink, redis_link, redis_prob
 from stream_app.domain.result import NOTHING_CACHED, CachedField, CacheEntry
 from tests.support.partition.virtual import virtual_time
 
-CEO, CTO = (
-    CacheEntry({"title": CachedField(title, at_ms, "people")})
-    for title, at_ms in (("CEO", 1), ("CTO", 2))
-)
+CEO = CacheEntry({"title": CachedField("CEO", 1, "people")})
+CTO = CacheEntry({"title": CachedField("CTO", 2, "people")})
 
 
 class FakeRedis:

@@ -16,7 +16,9 @@ from tests.support.pace import BUSY
 # A shell without job control starts what is in its background deaf to Ctrl-C, and pytest may have
 # been started so.
 PARENT = """
-import signal, sys, time
+import signal
+import sys
+import time
 from stream_app.dev.process import ChildProcesses
 signal.signal(signal.SIGINT, signal.default_int_handler)
 children = ChildProcesses("test-parent")

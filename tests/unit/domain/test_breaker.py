@@ -89,14 +89,16 @@ class BreakerMachine(RuleBasedStateMachine):
             assert self.state.phase == mode
             self._phase_changes(before)
             self.outage_ms = self.closed_ms = self.now_ms
-            self.failures_in_a_row = self.probe_successes = 0
+            self.failures_in_a_row = 0
+            self.probe_successes = 0
 
     def _phase_changes(self, before: Breaker) -> None:
         if self.state.epoch != before.epoch:
             self.opened += 1
             self.leases.clear()
         if self.state.phase != before.phase:
-            self.failures_in_a_row = self.probe_successes = 0
+            self.failures_in_a_row = 0
+            self.probe_successes = 0
             if self.state.phase == "closed":
                 self.closed_ms = self.now_ms
             elif self.state.phase == "open" and self.mode in ("auto", "shadow"):

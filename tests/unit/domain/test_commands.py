@@ -48,7 +48,8 @@ BOOKED = Reservation(DAY, MONTH, 20, 5)
 LANE = Lane("acme", 0, budget=Budget((Period(DAY, 50, 7, 9, 1),), (Period(MONTH, 60, 7, 9, 1),)))
 COMMAND = Command("c-1", "resolve", "acme", NOW_MS, "jane", "seen in Clay", {"lead_id": "crm-1"})
 CONSUMED = ConsumedRecord("commands", 0, 8, b"acme", b"{}")
-PEOPLE, FIRMS = (delivery_key("acme", name, "crm-1") for name in ("people", "firms"))
+PEOPLE = delivery_key("acme", "people", "crm-1")
+FIRMS = delivery_key("acme", "firms", "crm-1")
 FORCED = delivery_key("acme", "people", "crm-1", "leads/0/9")
 
 

@@ -153,12 +153,10 @@ def test_a_hold_says_why_until_when_and_takes_nothing(changes: dict[str, Any], h
 
 def test_a_hold_keeps_no_probe_that_a_clock_step_moved_too_far() -> None:
     latest_ms = NOW_MS + int(POLICY.suspension.probe_cap_s * 1000)
-    late, bounded = (
-        msgspec.structs.replace(STOPPED, probe_at_ms=latest_ms + ms) for ms in (9 * 86_400_000, 0)
-    )
-    gone_late, gone_bounded = (
-        Quota(dict.fromkeys(PEOPLE.webhook_ids, Webhook(1, "", at))) for at in (late, bounded)
-    )
+    late = msgspec.structs.replace(STOPPED, probe_at_ms=latest_ms + 9 * 86_400_000)
+    bounded = msgspec.structs.replace(STOPPED, probe_at_ms=latest_ms)
+    gone_late = Quota(dict.fromkeys(PEOPLE.webhook_ids, Webhook(1, "", late)))
+    gone_bounded = Quota(dict.fromkeys(PEOPLE.webhook_ids, Webhook(1, "", bounded)))
     assert decide(POLICY, lane(suspension=late), PEOPLE, NOW_MS, 0)[0] == lane(suspension=bounded)
     assert decide(POLICY, lane(quota=gone_late), PEOPLE, NOW_MS, 0)[0] == lane(quota=gone_bounded)
 

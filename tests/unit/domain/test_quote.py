@@ -20,7 +20,7 @@ def lane(**more: object) -> LaneView:
 
 
 def acme(**budget: int) -> Workspace:
-    return Workspace("acme", "", budget=BudgetPolicy(**budget))  # type: ignore[arg-type]
+    return Workspace("acme", "", budget=BudgetPolicy(**budget))  # type: ignore[arg-type]  # only caps
 
 
 def test_a_quote_uses_the_learned_cost_of_leads() -> None:
@@ -126,7 +126,8 @@ def test_a_replay_is_quoted_from_the_books_of_its_lane() -> None:
         rate=RatePolicy(rate_per_s=8),
         budget=BudgetPolicy(credits_per_day=60, actions_per_day=9),
     )
-    nine, ten = (part("people", leads, Cost(6, 1), Cost(20, 5), {}) for leads in (9, 10))
+    nine = part("people", 9, Cost(6, 1), Cost(20, 5), {})
+    ten = part("people", 10, Cost(6, 1), Cost(20, 5), {})
     new = Lane("acme", 0)
     fits = quote_of_replay(new.in_force(policy), new, [nine], 4.0, NOW_MS)
     assert fits.credits == 54

@@ -285,9 +285,8 @@ class Partition(RuleBasedStateMachine):
         self._take(data.draw(st.integers(0, len(self.queue) - 1)), outcome, again=again)
 
     def _take(self, at: int, outcome: str, *, again: bool) -> None:
-        lead, envelope = (
-            self.queue[at] if again else self.queue.pop(at)
-        )  # again: its ack is lost, and it is redelivered
+        # With `again` its ack is lost, and it is redelivered.
+        lead, envelope = self.queue[at] if again else self.queue.pop(at)
         self.now_ms += 1
         row = self.rows.get(lead)
         verdict = classify_record(row, envelope, self.now_ms, DAY_MS)

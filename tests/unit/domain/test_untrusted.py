@@ -22,7 +22,8 @@ ACUTE = "\u0301"
 
 def longest_run(text: str) -> int:
     """Count the marks in a row of the decomposed text, one by one."""
-    longest = run = 0
+    longest = 0
+    run = 0
     for character in unicodedata.normalize("NFKD", text):
         run = run + 1 if unicodedata.combining(character) else 0
         longest = max(longest, run)

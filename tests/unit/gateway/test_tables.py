@@ -13,9 +13,10 @@ from stream_app.domain.model.topics import home_partition
 from stream_app.gateway.tables import CallbackTable, Tables, tables_of
 from tests.support.narrow import present
 
-KEY, OTHER_KEY, SECRET, LATER_SECRET = (
-    f"{word} of thirty-two characters or more 81c5" for word in "abcd"
-)
+KEY = "a of thirty-two characters or more 81c5"
+OTHER_KEY = "b of thirty-two characters or more 81c5"
+SECRET = "c of thirty-two characters or more 81c5"
+LATER_SECRET = "d of thirty-two characters or more 81c5"
 TOML = """
 secrets_dir = "{secrets}"
 [gateway]

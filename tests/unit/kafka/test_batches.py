@@ -312,7 +312,9 @@ async def test_batches_of_many_partitions_are_not_all_kept_decompressed(consumer
 
 
 _READ: Final = """
-import asyncio, resource, sys
+import asyncio
+import resource
+import sys
 from pathlib import Path
 from stream_app.kafka.consumer import Consumer
 from tests.support.fetched import fetch_result
@@ -328,7 +330,9 @@ def peak_mb():
 async def read():
     consumer = Consumer(inputs=frozenset({"leads"}))
     result = fetch_result(consumer, Path(sys.argv[1]).read_bytes())
-    before, count, polls = peak_mb(), 0, 0
+    before = peak_mb()
+    count = 0
+    polls = 0
     while result.has_more() and polls < 40:
         consumer._room_bytes = 8_388_608
         count += len(polled := result.getall(5_000))

@@ -340,7 +340,8 @@ async def test_100_calls_a_second_go_outward_from_a_workspace__clay_webhook_guid
 
 
 def test_each_workspace_has_its_own_100_calls__clay_webhook_guide() -> None:
-    first, second = (WorkspaceState(name, ClayPlan(), 0, 0, 0, 0) for name in "ab")
+    first = WorkspaceState("a", ClayPlan(), 0, 0, 0, 0)
+    second = WorkspaceState("b", ClayPlan(), 0, 0, 0, 0)
     limits = ClayLimits()
     assert [first.outward_in_s(limits, 5.0) for _ in range(3)] == pytest.approx([0, 0.01, 0.02])
     assert second.outward_in_s(limits, 5.0) == 0
