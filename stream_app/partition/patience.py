@@ -6,6 +6,7 @@ import msgspec
 
 from stream_app.clock import Now
 from stream_app.domain.lane.admission import Held
+from stream_app.domain.lane.holds import IN_FLIGHT
 from stream_app.domain.lane.lane import LANE_BUSY, Horizon, postpone, sends_per_s
 from stream_app.domain.model.text import count
 from stream_app.domain.plan import Plan, Workspace
@@ -15,7 +16,6 @@ from stream_app.partition.lanes import Lanes
 
 # Longer than a breaker is open by default, because then the next probe is due.
 _PROBE_PATIENCE_MS: Final = 120_000
-_IN_FLIGHT: Final = "in_flight"  # The hold lasts until a POST ends, which may be at any moment.
 
 
 class Patience:
@@ -52,7 +52,7 @@ class Patience:
         """
         until_ms = min(held.until_ms, since_ms + self._patience_ms)
         waits = (self._lanes.shared or policy.hold == "degrade") and now.epoch_ms < until_ms
-        return Held(_IN_FLIGHT, "", until_ms) if waits else held
+        return Held(IN_FLIGHT, "", until_ms) if waits else held
 
     def impatient(self, queue: LaneQueue, kind: Kind, held: Held, now: Now) -> list[Waiter]:
         """Return the ready leads of a held kind that must not wait here."""
@@ -105,8 +105,11 @@ class Patience:
 
 
 def ends_ms(held: Held) -> int:
-    """Return when the hold ends at the latest (epoch ms); 0 if it may end at any moment."""
-    return 0 if held.reason == _IN_FLIGHT else held.until_ms
+    """Return when the hold ends at the latest (epoch ms); 0 if it may end at any moment.
+
+    A POST that is in flight may end at any moment.
+    """
+    return 0 if held.reason == IN_FLIGHT else held.until_ms
 
 
 def why_deferred(queue: LaneQueue, waiter: Waiter) -> Held:

@@ -26,12 +26,13 @@ from stream_app.board.read_model.follow import ProjectionLag
 from stream_app.cli.lanes import lane_tables
 from stream_app.cli.status import _show_finding
 from stream_app.client.doctor import checks as doctor
+from stream_app.domain.lane.holds import REASONS
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.lane.overrides import Trip, obey
 from stream_app.domain.lane.settlement import settled
 from stream_app.domain.limits import suspension
 from stream_app.domain.limits import webhook_quota as quota
-from stream_app.domain.limits.budget import BudgetPolicy
+from stream_app.domain.limits.budget import Budget, BudgetPolicy
 from stream_app.domain.limits.concurrency import NOTHING, StallDetector
 from stream_app.domain.limits.destination_health import DestinationHealth
 from stream_app.domain.limits.rate import Rate
@@ -135,6 +136,14 @@ def _spent(cap: str, cost: str) -> InTrouble:
     return InTrouble(lane, policy)
 
 
+def _behind_its_books() -> InTrouble:
+    policy = msgspec.structs.replace(POLICY, budget=BudgetPolicy(credits_per_day=1))
+    return InTrouble(
+        msgspec.structs.replace(NEW, budget=Budget(days_folded="2099-12-31")),
+        policy,
+    )
+
+
 def _forced() -> InTrouble:
     return InTrouble(obey(POLICY, NEW, Trip(), BY).lane)
 
@@ -166,6 +175,7 @@ UNTIL_A_PERSON: Final[dict[str, Callable[[], InTrouble]]] = {
     ),
     "forced_open": _forced,
     "no_answer": lambda: InTrouble(NEW, stall=StallDetector(BEGAN_MS - 10_000, 5)),
+    "budget_clock": _behind_its_books,
 }
 UNTIL_A_TIME: Final[dict[str, Callable[[], InTrouble]]] = {
     "budget_credits_day": lambda: _spent("credits_per_day", "ceiling_credits"),
@@ -177,6 +187,14 @@ UNTIL_A_TIME: Final[dict[str, Callable[[], InTrouble]]] = {
     ),
 }
 """What `UNTIL_A_TIME` names is over: no lane is held."""
+
+
+def test_every_reason_to_hold_a_lane_is_in_one_of_these_tables() -> None:
+    """Those of them that hold a lane: a lane whose leads only wait for their turn moves."""
+    tried = {name.partition(":")[0] for name in (*UNTIL_A_PROBE, *UNTIL_A_PERSON, *UNTIL_A_TIME)}
+    tried |= {"http_*" for name in tried if name.startswith("http_")} | {*ANSWERS}
+    holding = {code for code, reason in REASONS.items() if reason.lifted_by != "turn"}
+    assert holding - tried == set()
 
 
 async def _told(

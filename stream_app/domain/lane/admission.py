@@ -11,7 +11,12 @@ import msgspec
 from stream_app.domain.lane.holds import (
     BREAKER_OPEN,
     DESTINATION_FAILS,
+    IN_FLIGHT,
     KEY_REFUSED,
+    NO_WEBHOOK,
+    PAUSED,
+    RATE,
+    RATE_LIMITED,
     WEBHOOK_OUT,
     reason_of,
 )
@@ -167,7 +172,7 @@ def decide(
         poll_first: True if the next token belongs to a poll that waits for one, too.
     """
     if lane.pause is not None:
-        return lane, held("paused", _paused(lane.pause), now_ms + _ASK_AGAIN_MS)
+        return lane, held(PAUSED, _paused(lane.pause), now_ms + _ASK_AGAIN_MS)
     hooks, picked = quota.pick(
         policy.limits(destination),
         policy.suspension,
@@ -221,13 +226,13 @@ def decide(
         return lane, _no_room(policy, lane, destination, reserved, now_ms, hot)
     bucket, wait = rate.take(policy.rate, lane.rate, now_ms)
     if wait is not None:
-        hold = held("rate", "waits for the rate limit", wait.until_ms)
+        hold = held(RATE, "waits for the rate limit", wait.until_ms)
         if now_ms < bucket.blocked_until_ms:
-            hold = held("rate_limited", "Clay said 429 and when to come back", wait.until_ms)
+            hold = held(RATE_LIMITED, "Clay said 429 and when to come back", wait.until_ms)
         return msgspec.structs.replace(lane, rate=bucket), hold
     if poll_first:
         hold = held(
-            "rate",
+            RATE,
             "waits for the rate limit",
             now_ms + rate.interval_ms(policy.rate, bucket),
         )
@@ -329,7 +334,7 @@ def at_limit(policy: InForce, lane: Lane, stall: StallDetector, now_ms: int) -> 
     """
     certain_ms = concurrency.certain_ms(stall, lane.concurrency)
     return _stalled(policy, lane, stall, now_ms) or held(
-        "in_flight",
+        IN_FLIGHT,
         "",
         certain_ms if certain_ms > now_ms else 0,
     )
@@ -447,7 +452,7 @@ def without_webhook(
                 "lanes reload`"
             )
     if suspended is None:
-        return held("no_webhook", text, now_ms + _ASK_AGAIN_MS)
+        return held(NO_WEBHOOK, text, now_ms + _ASK_AGAIN_MS)
     return held(WEBHOOK_OUT, text, suspended.until_ms)
 
 

@@ -16,6 +16,8 @@ from stream_app.domain.limits.breaker import Mode
 from stream_app.domain.limits.budget import METERS
 from stream_app.domain.model.messages import Status
 
+PAUSED: Final = "paused"
+NO_WEBHOOK: Final = "no_webhook"
 WEBHOOK_OUT: Final = "webhook_out"
 OVER_CEILING: Final = "over_ceiling"
 BREAKER_OPEN: Final = "breaker_open"
@@ -24,6 +26,9 @@ CREDITS_OUT: Final = "credits_exhausted_suspected"
 KEY_REFUSED: Final = "http_401"
 """The key or token of the workspace is not accepted, so nothing else can be asked either."""
 FORCED_OPEN: Final = "forced_open"
+RATE_LIMITED: Final = "rate_limited"
+RATE: Final = "rate"
+IN_FLIGHT: Final = "in_flight"
 PROBE_DUE: Final = "its next lead goes as a probe"
 """What people read of a lane that is held although the time of its next probe has passed."""
 
@@ -111,7 +116,7 @@ def _budget(meter: str) -> HoldReason:
 
 _REASONS: Final = (
     HoldReason(
-        code="paused",
+        code=PAUSED,
         lifted_by="person",
         waits_for="pause",
         lifts=_RESUME,
@@ -119,7 +124,7 @@ _REASONS: Final = (
         remedy="resume",
     ),
     HoldReason(
-        code="no_webhook",
+        code=NO_WEBHOOK,
         lifted_by="person",
         waits_for="pause",
         lifts=(
@@ -241,13 +246,13 @@ _REASONS: Final = (
     ),
     *map(_budget, METERS),
     HoldReason(
-        code="rate_limited",
+        code=RATE_LIMITED,
         lifted_by="time",
         waits_for="rate",
         lifts="time: Clay said when",
     ),
-    HoldReason(code="rate", lifted_by="turn", waits_for="rate"),
-    HoldReason(code="in_flight", lifted_by="turn", waits_for="rate"),
+    HoldReason(code=RATE, lifted_by="turn", waits_for="rate"),
+    HoldReason(code=IN_FLIGHT, lifted_by="turn", waits_for="rate"),
 )
 REASONS: Final[Mapping[str, HoldReason]] = {reason.code: reason for reason in (*_REASONS, _DENIED)}
 """All reasons by code. `reason_of` also finds the reason of any status with which Clay refuses."""
