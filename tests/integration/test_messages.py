@@ -121,7 +121,10 @@ IN_HASTE = """
 import sys
 from stream_app.board import notify
 from stream_app.cli.main import main
-notify.EVERY_S, notify.BEGUN_S, notify.ENDED_S, notify._FIRST_RETRY_S = 0.2, 0.5, 1, 0.2
+times = {"LOOK_EVERY_S": 0.2, "BEGUN_S": 0.5, "ENDED_S": 1, "_FIRST_RETRY_S": 0.2}
+for name, seconds in times.items():
+    assert hasattr(notify, name), name
+    setattr(notify, name, seconds)
 sys.exit(main(sys.argv[1:]))
 """
 CONFIG = """
