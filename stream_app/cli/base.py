@@ -63,7 +63,7 @@ def _whole(kind: Any, tokens: Sequence[Token]) -> Any:
 
 
 WHOLE: Final = Parameter(converter=_whole)
-Whole = Annotated[int, WHOLE]
+WholeNumber = Annotated[int, WHOLE]
 OptionalWhole = Annotated[int | None, WHOLE]
 
 

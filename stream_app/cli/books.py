@@ -3,7 +3,7 @@
 import asyncio
 from typing import Final
 
-from stream_app.cli.base import COMMON, NO, OK, Common, Whole
+from stream_app.cli.base import COMMON, NO, OK, Common, WholeNumber
 from stream_app.cli.options import iso
 from stream_app.cli.output import say, show, show_json
 from stream_app.cli.status import say_how_far
@@ -25,7 +25,7 @@ _NOT_LEADS: Final[dict[str, str]] = {
 }
 
 
-def books(*, limit: Whole = 20, clay: bool = False, common: Common = COMMON) -> int:
+def books(*, limit: WholeNumber = 20, clay: bool = False, common: Common = COMMON) -> int:
     """Prove that every input lead is accounted for.
 
     Leads that are not are named, and the exit code is 1.

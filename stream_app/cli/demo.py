@@ -12,7 +12,7 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from stream_app.cli.base import COMMON, NO, OK, OPTIONS, Common, OptionalWhole, Whole
+from stream_app.cli.base import COMMON, NO, OK, OPTIONS, Common, OptionalWhole, WholeNumber
 from stream_app.cli.books import show_report
 from stream_app.cli.output import console, say, show, show_json
 from stream_app.cli.tables import Column, Table, lines_of, table_of
@@ -40,8 +40,8 @@ app = App(name="sim", group_parameters=OPTIONS, help_epilogue=simulator.HELP)
 def sim(
     *,
     host: str = "127.0.0.1",
-    port: Whole = 8700,
-    control_port: Whole = 0,
+    port: WholeNumber = 8700,
+    control_port: WholeNumber = 0,
     seed: OptionalWhole = None,
     script: Path | None = None,
     ledger: Path | None = None,

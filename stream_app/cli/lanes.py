@@ -11,8 +11,8 @@ from zoneinfo import ZoneInfo
 
 from cyclopts import CoercionError, Parameter, Token
 
-from stream_app.cli.base import COMMON, NO, OK, QUEUED, Common, Whole, on_kafka, with_actions
-from stream_app.cli.options import VIEW, Audit, OptionalPositive, View, Workspace, iso
+from stream_app.cli.base import COMMON, NO, OK, QUEUED, Common, WholeNumber, on_kafka, with_actions
+from stream_app.cli.options import VIEW, Audit, OptionalPositive, View, WorkspaceName, iso
 from stream_app.cli.output import say, show, show_json
 from stream_app.cli.tables import Column, Table
 from stream_app.client.doctor.gateways import table_secrets
@@ -327,7 +327,7 @@ app = with_actions("lanes")
 
 
 @app.default
-def lanes(*, limit: OptionalPositive = None, after: Workspace = None, view: View = VIEW) -> int:
+def lanes(*, limit: OptionalPositive = None, after: WorkspaceName = None, view: View = VIEW) -> int:
     """Show all lanes: what holds them, breaker, health, budget with forecast, and waiting leads.
 
     An action changes one lane live.
@@ -590,7 +590,13 @@ def reload(*, audit: Audit) -> int:
 
 
 @app.command(sort_key=22)
-def log(workspace: str | None = None, /, *, limit: Whole = 20, common: Common = COMMON) -> int:
+def log(
+    workspace: str | None = None,
+    /,
+    *,
+    limit: WholeNumber = 20,
+    common: Common = COMMON,
+) -> int:
     """Show the commands to lanes: who sent them, why, and their results.
 
     example:

@@ -12,16 +12,16 @@ from typing import Annotated, Final, Literal
 
 from cyclopts import Group, Parameter, validators
 
-from stream_app.cli.base import OK, WHOLE, Common, OptionalWhole, Whole
+from stream_app.cli.base import OK, WHOLE, Common, OptionalWhole, WholeNumber
 from stream_app.cli.output import console, show
 from stream_app.config import Settings
 from stream_app.domain.dead_letter.causes import Filter, LetterSource
 from stream_app.domain.model.errors import SettingsError
 from stream_app.replay.plan import check_filter
 
-Positive = Annotated[Whole, Parameter(validator=validators.Number(gte=1))]
+Positive = Annotated[WholeNumber, Parameter(validator=validators.Number(gte=1))]
 OptionalPositive = Annotated[OptionalWhole, Parameter(validator=validators.Number(gte=1))]
-Workspace = Annotated[str | None, Parameter(metavar="NAME")]
+WorkspaceName = Annotated[str | None, Parameter(metavar="NAME")]
 Map = Annotated[tuple[str, ...], Parameter(metavar="FIELD=COLUMN")]
 
 _WATCH_EVERY_S: Final = 5.0
@@ -116,7 +116,7 @@ class Audit(Common):
 class View(Common):
     """The options of a view of lanes."""
 
-    workspace: Workspace = None
+    workspace: WorkspaceName = None
     """only this workspace"""
     watch: bool = False
     """refresh every 5 seconds until Ctrl-C"""

@@ -21,7 +21,7 @@ from stream_app.cli.base import (
     with_actions,
 )
 from stream_app.cli.lanes import exit_code, sent
-from stream_app.cli.options import Audit, Workspace, iso
+from stream_app.cli.options import Audit, WorkspaceName, iso
 from stream_app.cli.output import say
 from stream_app.cli.tables import reading
 from stream_app.client.lanes.commands import SentCommand
@@ -178,7 +178,7 @@ def erase(
     lead_or_person: str,
     /,
     *,
-    workspace: Workspace = None,
+    workspace: WorkspaceName = None,
     yes: bool = False,
     audit: Audit,
 ) -> int:

@@ -16,7 +16,7 @@ from cyclopts import Parameter
 
 from stream_app.cli.base import NO, OK, QUEUED, Common, confirm
 from stream_app.cli.files import SHOWN_ROWS, STDIO, Rejects, format_of, opened, write_ids
-from stream_app.cli.options import Map, Workspace, login_name, mapping_of
+from stream_app.cli.options import Map, WorkspaceName, login_name, mapping_of
 from stream_app.cli.output import say, show, show_json
 from stream_app.cli.tables import reading, reading_rows
 from stream_app.client.lanes.views import last_views
@@ -109,7 +109,7 @@ class Options(Common):
     """default: by the file's name; stdin is JSON Lines"""
     map: Map = ()
     """name the CSV column of a lead field; may be repeated"""
-    workspace: Workspace = None
+    workspace: WorkspaceName = None
     """for rows that name none (default: the config's only one)"""
     destination: Annotated[str | None, Parameter(metavar="ALIAS")] = None
     """for rows that name none (default: the workspace's)"""
@@ -123,8 +123,8 @@ six characters)"""
     out: Path | None = None
     """write the id of each published lead with its line; CSV or .jsonl"""
     wait: WaitOption = None
-    """wait until all leads are at rest, at most so long (default: 600), and show where they are; \
-exit code 3 if some are still under way then"""
+    """wait until all leads are at rest, for at most this long (default: 600), and show where they \
+are; exit code 3 if some are still under way then"""
     yes: bool = False
     """publish without confirmation, at any cost"""
     dry_run: bool = False
@@ -217,21 +217,35 @@ def _publish(
             },
         )
     else:
-        for reason, rows in summary.reasons.most_common():
-            show(f"refused, {reason}: {rows}")
-        if leads is not None:
-            show_wait(leads)
-        number = summary.ready if options.dry_run else summary.published
-        done = (
-            f"{number:,} {'would be published' if options.dry_run else 'published'}, "
-            f"{summary.refused:,} refused"
-        )
-        show(f"{count(summary.rows, 'row')}: {done}" + (f", see {rejected}" if rejected else ""))
-        if summary.published and not summary.own_imports and is_shown(chosen.import_id or ""):
-            show(f"`stream-app imports {chosen.import_id}` shows where they are")
+        _show_result(options, chosen.import_id or "", summary, rejected, leads)
     if summary.refused:
         return NO
     return QUEUED if leads is not None and leads.at_rest < leads.total else OK
+
+
+def _show_result(
+    options: Options,
+    import_id: str,
+    summary: PublishSummary,
+    rejected: Path | None,
+    leads: PublishedLeads | None,
+) -> None:
+    """Print what was published and what was refused, for people.
+
+    `rejected`: the file with the refused rows. `leads`: where they are; None if nobody waited.
+    """
+    for reason, rows in summary.reasons.most_common():
+        show(f"refused, {reason}: {rows}")
+    if leads is not None:
+        show_wait(leads)
+    number = summary.ready if options.dry_run else summary.published
+    done = (
+        f"{number:,} {'would be published' if options.dry_run else 'published'}, "
+        f"{summary.refused:,} refused"
+    )
+    show(f"{count(summary.rows, 'row')}: {done}" + (f", see {rejected}" if rejected else ""))
+    if summary.published and not summary.own_imports and is_shown(import_id):
+        show(f"`stream-app imports {import_id}` shows where they are")
 
 
 async def _views(settings: Settings, *, is_needed: bool) -> dict[str, LaneView] | None:

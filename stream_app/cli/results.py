@@ -15,7 +15,7 @@ from cyclopts import Parameter
 
 from stream_app.cli.base import COMMON, NO, OK, Common
 from stream_app.cli.files import STDIO, format_of, opened, private_file
-from stream_app.cli.options import Map, Workspace, mapping_of, ms
+from stream_app.cli.options import Map, WorkspaceName, mapping_of, ms
 from stream_app.cli.output import say, show_json
 from stream_app.cli.tables import reading
 from stream_app.client.results.export import (
@@ -39,7 +39,7 @@ _NONE_YET: Final = (
 
 def results(
     *,
-    workspace: Workspace = None,
+    workspace: WorkspaceName = None,
     destination: Annotated[str | None, Parameter(metavar="ALIAS")] = None,
     since: datetime | None = None,
     format: Literal["csv", "jsonl"] | None = None,

@@ -9,7 +9,7 @@ import msgspec
 
 from stream_app.cli.base import COMMON, NO, OK, Common
 from stream_app.cli.lanes import second, waiting_text
-from stream_app.cli.options import VIEW, View, Workspace, iso
+from stream_app.cli.options import VIEW, View, WorkspaceName, iso
 from stream_app.cli.output import say, show, show_json
 from stream_app.cli.tables import Column, Table, table_of
 from stream_app.client.lanes import views as reader
@@ -39,7 +39,7 @@ def status(
     lead: str,
     /,
     *,
-    workspace: Workspace = None,
+    workspace: WorkspaceName = None,
     result: bool = False,
     common: Common = COMMON,
 ) -> int:
@@ -195,7 +195,13 @@ def _result_lines(stored: FoundResult, *, result: bool) -> Iterator[str]:
 _BAR: Final = 30
 
 
-def imports(import_id: str = "", /, *, workspace: Workspace = None, common: Common = COMMON) -> int:
+def imports(
+    import_id: str = "",
+    /,
+    *,
+    workspace: WorkspaceName = None,
+    common: Common = COMMON,
+) -> int:
     """Show the imports, newest first: how many leads each has, where they are, what they have cost.
 
     example:
@@ -282,7 +288,7 @@ def _number(value: int | None) -> str:
     return "" if value is None else f"{value:,}"
 
 
-def yields(*, workspace: Workspace = None, common: Common = COMMON) -> int:
+def yields(*, workspace: WorkspaceName = None, common: Common = COMMON) -> int:
     """Show how often Clay has found a column, and the credits for each value.
 
     Destinations name their columns in `yield`. The last hour and the last day stand beside the

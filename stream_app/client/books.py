@@ -338,6 +338,23 @@ class Books:
             self._store(statement)
         self._join_rows()
         self._audit_runs()
+        totals = self._audit_records(now_ms)
+        report = self._report
+        report.statuses = dict(
+            sorted(report.statuses.items(), key=lambda item: STATUSES.index(item[0])),
+        )
+        report.columns = totals.columns
+        report.not_leads = dict(totals.not_leads)
+        for partition in sorted(self._partitions):
+            report.accounts += self._lanes(partition)
+        self._db.close()
+        report.accounted = sum(column.records for column in totals.columns.values())
+        report.leads = sum(column.leads for column in totals.columns.values())
+        report.balanced = report.problem_count == 0 and report.accounted == report.records
+        return report
+
+    def _audit_records(self, now_ms: int) -> BookTotals:
+        """Compare each record with its events and its row, and count it."""
         report = self._report
         totals = BookTotals()
         others = self._others()
@@ -366,18 +383,7 @@ class Books:
             elif wrong and number not in self._named:
                 lead_id = history.lead_id or (evidence.row.lead_id if evidence.row else "")
                 self.problem(self._numbers.record_id(number), wrong, lead_id)
-        report.statuses = dict(
-            sorted(report.statuses.items(), key=lambda item: STATUSES.index(item[0])),
-        )
-        report.columns = totals.columns
-        report.not_leads = dict(totals.not_leads)
-        for partition in sorted(self._partitions):
-            report.accounts += self._lanes(partition)
-        self._db.close()
-        report.accounted = sum(column.records for column in totals.columns.values())
-        report.leads = sum(column.leads for column in totals.columns.values())
-        report.balanced = report.problem_count == 0 and report.accounted == report.records
-        return report
+        return totals
 
     def _audit_runs(self) -> None:
         """Compare the records without a value with the events that count them."""

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from stream_app import __version__
-from stream_app.clay import Egress as ClayEgress
+from stream_app.clay import Egress
 from stream_app.config.secret_files import Secrets, Stamp
 from stream_app.domain.callback.run_webhook import RUN_PATH
 from stream_app.domain.model.ranges import Range
@@ -124,7 +124,7 @@ class Redis(msgspec.Struct, frozen=True):
     timeout_s: Annotated[float, Range(0.001, 5)] = 0.05
 
 
-class Egress(msgspec.Struct, frozen=True):
+class EgressSettings(msgspec.Struct, frozen=True):
     """How the worker and `doctor` reach hosts outside (docs/network.md).
 
     The hosts are those of Clay's webhooks and of gateway.public_url.
@@ -304,7 +304,7 @@ class Settings(msgspec.Struct, frozen=True, dict=True):
     workspace_defaults: Workspace = Workspace("")
     workspaces: dict[str, Workspace] = {}
     destinations: dict[str, Destination] = {}
-    egress: Egress = Egress()
+    egress: EgressSettings = EgressSettings()
     http: Http = Http()
     gateway: Gateway = Gateway()
     board: Board = Board()
@@ -422,9 +422,9 @@ class Settings(msgspec.Struct, frozen=True, dict=True):
         headers = self.secrets.get(self.trace.headers_env)
         return {} if headers is None else headers_of(headers)
 
-    def make_egress(self) -> ClayEgress:
+    def make_egress(self) -> Egress:
         """How a program that needs the proxy's URL reaches hosts outside. Raises SettingsError."""
-        return ClayEgress.of(self.egress.ca_file, self.secrets.get(self.egress.proxy_env))
+        return Egress.of(self.egress.ca_file, self.secrets.get(self.egress.proxy_env))
 
     def home(self, workspace: str) -> int:
         return self.plan.home_of(workspace)

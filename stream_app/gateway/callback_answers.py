@@ -10,7 +10,7 @@ import msgspec
 from stream_app.domain.callback.body import BadBody
 from stream_app.domain.model.messages import Callback
 from stream_app.domain.model.tokens import TokenProblem
-from stream_app.gateway.lead_bound import EVERY_S
+from stream_app.gateway.lead_bound import ONE_MORE_EVERY_S
 
 RETRY_AFTER_S: Final = 30
 """When to call back again where the store or the gateway was the reason."""
@@ -123,7 +123,7 @@ TOO_OFTEN: Final = CallbackAnswer(
     "too_often",
     "Not received: this row has called back too often. What came before is kept; a row may "
     "call back again in an hour.",
-    retry_after_s=EVERY_S,
+    retry_after_s=ONE_MORE_EVERY_S,
 )
 NO_SIGNATURE: Final = CallbackAnswer(
     401,

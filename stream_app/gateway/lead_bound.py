@@ -1,8 +1,9 @@
 """How often one lead may call back: one valid token cannot fill the topic of callbacks.
 
 Clay repeats a callback up to 5 times, a lead may have several rows, and people run a row again by
-hand. `AT_ONCE` callbacks of a lead are therefore taken, and one more in each `EVERY_S` after that.
-Gateways share nothing: each has a bound of its own, and begins again with it when it restarts.
+hand. `AT_ONCE` callbacks of a lead are therefore taken, and one more in each `ONE_MORE_EVERY_S`
+after that. Gateways share nothing: each has a bound of its own, and begins again with it when it
+restarts.
 """
 
 import time
@@ -16,14 +17,14 @@ from attrs import define, field
 
 AT_ONCE: Final = 30
 """Callbacks of a lead that are taken one after the other."""
-EVERY_S: Final = 2_880
-"""After so many seconds one more is taken: 30 a day."""
+ONE_MORE_EVERY_S: Final = 2_880
+"""How often one more is taken after that: 30 times a day."""
 MOST_LEADS: Final = 100_000
 """Leads that are remembered, in about 20 MB. Above it the one that has not called back for the
 longest is forgotten.
 """
 
-_EVERY_MS: Final = EVERY_S * 1000
+_EVERY_MS: Final = ONE_MORE_EVERY_S * 1000
 _encode: Final = msgspec.json.Encoder().encode
 
 

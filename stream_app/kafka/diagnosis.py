@@ -1,7 +1,7 @@
 """Finds out why no client can talk to Kafka: a broker refuses us, or none answers.
 
 aiokafka's `bootstrap` hides the cause. So this module connects to each address and explains the
-error. If Kafka only closes the connection, a probe finds out whether the listener speaks TLS or
+error. If Kafka only closes the connection, `_Listener` finds out whether the listener speaks TLS or
 requires SASL.
 """
 
@@ -225,7 +225,7 @@ async def _other_protocol(listener: _Listener, protocol: str) -> str | None:
 
 
 class _Listener:
-    """Probes the protocol of a listener, without credentials.
+    """Finds out what protocol a listener speaks, without credentials.
 
     Each call takes at most `_WITHIN_S` seconds.
     """

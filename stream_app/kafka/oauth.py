@@ -85,7 +85,7 @@ class Tokens(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka ships no 
             return self._text
 
 
-class _Answer(msgspec.Struct):
+class _TokenAnswer(msgspec.Struct):
     """The endpoint's grant or its refusal (RFC 6749, sections 5.1 and 5.2)."""
 
     access_token: str = ""
@@ -115,9 +115,9 @@ def client_credentials(
                 f"the token endpoint {url} does not answer ({type(error).__name__})",
             ) from error
         try:
-            content = msgspec.json.decode(answer.content, type=_Answer)
+            content = msgspec.json.decode(answer.content, type=_TokenAnswer)
         except UNREADABLE:
-            content = _Answer()
+            content = _TokenAnswer()
         if answer.is_success:
             if not content.access_token:
                 raise TokenRefused(

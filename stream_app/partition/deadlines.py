@@ -24,7 +24,7 @@ from stream_app.partition.poll_queue import PollQueue
 from stream_app.partition.rows import Rows
 
 _AGAIN_MS: Final = 1_000
-_SLICE: Final = 5_000  # Reading so many rows takes some milliseconds.
+_SLICE: Final = 5_000  # Reading this many rows takes some milliseconds.
 _KINDS: Final[dict[Status, bool]] = {
     **dict.fromkeys(WAITING, False),
     **dict.fromkeys(OVERDUE, True),
@@ -32,7 +32,7 @@ _KINDS: Final[dict[Status, bool]] = {
 _STATES: Final = {state.encode() for state in _KINDS}
 
 
-class WaitingLead(NamedTuple):
+class LeadWithDeadline(NamedTuple):
     """A lead that waits, with the key of its row and its deadline (epoch ms)."""
 
     key: bytes
@@ -164,7 +164,7 @@ class DeadlineQueue:
             queue.popleft()
         return None
 
-    def find(self, key: bytes) -> WaitingLead | None:
+    def find(self, key: bytes) -> LeadWithDeadline | None:
         """A lead as it waits now.
 
         None if it no longer waits, or if its destination is not configured any more.
@@ -173,7 +173,7 @@ class DeadlineQueue:
         destination = self._plan.destination(*lead_of(key)[:2])
         if row is None or destination is None or row.final or row.state not in _KINDS:
             return None
-        return WaitingLead(
+        return LeadWithDeadline(
             key,
             row,
             destination,

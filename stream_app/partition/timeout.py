@@ -34,7 +34,7 @@ from stream_app.domain.model.messages import Status
 from stream_app.domain.model.records import ConsumedRecord
 from stream_app.domain.plan import Plan
 from stream_app.partition.commits import Commits
-from stream_app.partition.deadlines import DeadlineQueue, WaitingLead
+from stream_app.partition.deadlines import DeadlineQueue, LeadWithDeadline
 from stream_app.partition.endings import Endings, empty_record
 from stream_app.partition.lanes import Lanes
 from stream_app.partition.ports import Observer, StateStore
@@ -109,7 +109,7 @@ class TimeoutPipeline:
             for name in self._deadlines.workspaces():
                 self._commits.submit(WriteBatch([], [], [], name))
 
-    def _report(self, lead: WaitingLead) -> asyncio.Future[None]:
+    def _report(self, lead: LeadWithDeadline) -> asyncio.Future[None]:
         """Report the lead as overdue, and suspend its lane if no callbacks come at all any more."""
         key, row, destination, _ = lead
         now_ms = self._clock.now_ms()
@@ -142,14 +142,22 @@ class TimeoutPipeline:
         self._lanes[destination.workspace] = lane
         return self._commits.submit(recorder.step())
 
-    def _park(self, lead: WaitingLead, consumed: ConsumedRecord | None) -> asyncio.Future[None]:
+    def _park(
+        self,
+        lead: LeadWithDeadline,
+        consumed: ConsumedRecord | None,
+    ) -> asyncio.Future[None]:
         """Park the lead, and book what it may have cost as spent."""
         key, row, destination, _ = lead
         within = f"{destination.callback_grace_s:g} s after its deadline"
         why = Reason("no_callback", unanswered(row, destination, within))
         return self._commits.submit(self._endings.park(key, row, destination, consumed, why))
 
-    def _still_due(self, keys: Sequence[bytes], states: Collection[Status]) -> list[WaitingLead]:
+    def _still_due(
+        self,
+        keys: Sequence[bytes],
+        states: Collection[Status],
+    ) -> list[LeadWithDeadline]:
         """The leads among these that are in one of the states and due now."""
         now_ms = self._clock.now_ms()
         leads = filter(None, map(self._deadlines.find, keys))

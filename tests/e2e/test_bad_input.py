@@ -179,7 +179,7 @@ async def test_bad_input_does_not_stop_the_good_leads(kafka: Broker, namespace: 
         origins["the_next_lead"] = f"{topic}/{home}/{len(CASES) + 3}"
         worker = line.start("worker")
         await line.until_over(len(origins) + 1, 40)
-        strays = [
+        rerouted = [
             f"{topic}/{astray}/0",
             *(
                 origin
@@ -187,7 +187,7 @@ async def test_bad_input_does_not_stop_the_good_leads(kafka: Broker, namespace: 
                 if name.startswith("stray ") and name.removeprefix("stray ") not in TOO_MUCH
             ),
         ]
-        sent = [line.histories[origin] for origin in strays]
+        sent = [line.histories[origin] for origin in rerouted]
         await line.until(
             lambda: all(history[-1].status == "accepted" for history in sent),
             40,
@@ -206,7 +206,7 @@ async def test_bad_input_does_not_stop_the_good_leads(kafka: Broker, namespace: 
         assert ends["compressed"].reason == "oversize"
         assert ends["nothing"].status == "without_value"
         assert ends["nothing"].records == 1
-        for origin in strays:
+        for origin in rerouted:
             path = [event.status for event in line.histories[origin]]
             assert path == ["rerouted", "received", "sending", "accepted"], origin
         for name, event in ends.items():

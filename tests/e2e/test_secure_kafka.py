@@ -16,7 +16,7 @@ from stream_app.board.read_model.follow import Projection
 from stream_app.board.read_model.store import Sources
 from stream_app.cli.main import main
 from stream_app.client.doctor.checks import may_join, may_transact, strangers_may_not_write
-from stream_app.client.doctor.gateways import ProbeFailed
+from stream_app.client.doctor.gateways import CheckFailed
 from stream_app.client.doctor.recording import deviations, read, simulated
 from stream_app.dev.process import StartError
 from stream_app.domain.model.errors import KafkaRefused
@@ -155,7 +155,7 @@ async def test_a_stranger_may_not_write_to_topics_whose_records_are_obeyed(
         topics,
         10,
     )
-    with pytest.raises(ProbeFailed, match="any client that reaches Kafka may write to"):
+    with pytest.raises(CheckFailed, match="any client that reaches Kafka may write to"):
         # On this listener the one who proves nothing may do everything.
         await strangers_may_not_write(
             stranger("PLAINTEXT", security_protocol="PLAINTEXT"),
@@ -373,12 +373,12 @@ async def test_doctor_names_the_rights_that_a_worker_lacks(
     connection = KafkaConnection(secure.addresses["SASL_PLAINTEXT"], security)
     prefix = f"{namespace}stream-app"
     with pytest.raises(
-        ProbeFailed,
+        CheckFailed,
         match=rf"transactional ids that begin with {re.escape(prefix)}-$",
     ):
         await may_transact(connection, f"{prefix}-doctor", 30)
     with pytest.raises(
-        ProbeFailed,
+        CheckFailed,
         match=rf"offsets of {re.escape(prefix)} .*: allow Read and Describe on the group",
     ):
         await may_join(connection, prefix, 30)

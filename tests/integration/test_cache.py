@@ -17,7 +17,7 @@ from redis.crc import key_slot
 
 from stream_app.cache.redis import RedisCache, redis_link
 from stream_app.client.doctor.checks import redis_answers
-from stream_app.client.doctor.gateways import ProbeFailed
+from stream_app.client.doctor.gateways import CheckFailed
 from stream_app.dev.process import free_port
 from stream_app.domain.result import (
     NOTHING_CACHED,
@@ -96,7 +96,7 @@ async def test_tls_with_a_private_authority(tmp_path: Path) -> None:
                 assert not await keeps(url), "the system's authorities do not know it"
                 if trusted:
                     assert await redis_answers(url, 10, ca_file) == "Redis answers"
-                with pytest.raises(ProbeFailed, match="TLS"):
+                with pytest.raises(CheckFailed, match="TLS"):
                     await redis_answers(url, 10, None if trusted else ca_file)
 
 

@@ -11,7 +11,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 from stream_app.clay import Egress
 from stream_app.client.doctor.checks import clocks_agree, examine, host_answers, trace_check
-from stream_app.client.doctor.gateways import ProbeFailed
+from stream_app.client.doctor.gateways import CheckFailed
 from stream_app.config import Settings, load_settings
 from stream_app.dev.kafka import Broker
 from stream_app.dev.process import free_port
@@ -36,7 +36,7 @@ def without_kafka(monkeypatch: pytest.MonkeyPatch) -> None:
     """The check of Kafka fails at once, where it would wait for seconds."""
 
     async def no_answer(*_: object) -> str:
-        raise ProbeFailed("no broker answers")
+        raise CheckFailed("no broker answers")
 
     monkeypatch.setattr("stream_app.client.doctor.checks.kafka_answers", no_answer)
 
@@ -170,7 +170,7 @@ async def test_a_clock_that_is_an_hour_off(
     )
     monkeypatch.setattr(kafka_clock, "_now_ms", lambda: right() - 3_600_000)
     with pytest.raises(
-        ProbeFailed,
+        CheckFailed,
         match=r"^this machine's clock is 60 min behind Kafka's: set it right",
     ):
         await clocks_agree(connection, transactional_id, topic, 20)
@@ -343,7 +343,7 @@ async def test_an_untrusted_certificate() -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     trustme.CA().issue_cert("localhost").configure_cert(context)
     async with serve(tls=context) as server:
-        with pytest.raises(ProbeFailed, match=r"no certificate trusted here .*\(ca-certificates\)"):
+        with pytest.raises(CheckFailed, match=r"no certificate trusted here .*\(ca-certificates\)"):
             await host_answers(f"https://localhost:{server.port}", Egress.of(), 10)
 
 

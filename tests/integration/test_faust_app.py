@@ -282,7 +282,7 @@ async def test_an_exception_of_a_handler_ends_the_app_and_its_event_is_not_acked
 async def test_an_agent_that_reads_no_further_ends_the_app(bench: FaustBench, leaves: str) -> None:
     app = bench.app({})
 
-    @app.agent(bench.leads)  # type: ignore[untyped-decorator]
+    @app.agent(bench.leads)  # type: ignore[untyped-decorator]  # Faust ships no types
     async def hasty(generations: Generations) -> None:
         async for records in generations:
             await records.ack(await anext(records))

@@ -6,12 +6,12 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "stream_app"
 SEVERAL = """
-EVERY_S Egress K Meter Refusal S T WaitingLead Whole Workspace answered app begin begun body_of
-build_app cancel causes clay_setup clock command_row count current decode define_agents digest
-due_ms duration end ended explain export find gateway_answers given_up headers_of host_checked
-in_words is_at_rest iso kind_of lead_id_of list_them load_settings log main names_of number of
-opened permit plan publish read_books reconfigured refusal release_probe remains run show skip
-slots_of spans_of status submit topic_of unreadable wait_for_import words
+K Meter Refusal S T answered app begin begun body_of build_app cancel causes clay_setup clock
+command_row count current decode define_agents digest due_ms duration end ended explain export find
+gateway_answers given_up headers_of host_checked in_words is_at_rest iso kind_of lead_id_of
+list_them load_settings log main names_of number of opened permit plan publish read_books
+reconfigured refusal release_probe remains run show skip slots_of spans_of status submit topic_of
+unreadable wait_for_import words
 """
 """Names with several definitions. The list may only shrink: qualify the name of a new thing."""
 

@@ -331,7 +331,7 @@ def _broken_bodies() -> dict[str, Shape]:
         "braces": "{",
     }
     bodies: dict[str, Shape] = {
-        f"{name}, {'closed' if end else 'open'}": lambda n, unit=unit, end=end: (  # type: ignore[misc]
+        f"{name}, {'closed' if end else 'open'}": lambda n, unit=unit, end=end: (  # type: ignore[misc]  # defaults bind the loop
             start + unit * ((n - 100) // len(unit)) + end
         ).encode()
         for name, unit in units.items()

@@ -210,13 +210,13 @@ class AccountWriter:
             best = elect(of_import)
             for number, kept in of_import:
                 kept.of_import = number in best
-        for number, champion in members:
-            if not champion.counts or champion.rank == NO_LEAD:
+        for number, elected in members:
+            if not elected.counts or elected.rank == NO_LEAD:
                 continue
-            rivals = (
-                kept for rival, kept in members if rival != number and is_same_lead(kept, champion)
+            others = (
+                kept for other, kept in members if other != number and is_same_lead(kept, elected)
             )
-            champion.follows |= any(kept.rank >= ENDED for kept in rivals)
+            elected.follows |= any(kept.rank >= ENDED for kept in others)
 
     def _write(self, before: Mapping[int, KeptRecord], after: Mapping[int, KeptRecord]) -> None:
         changed = {number: kept for number, kept in after.items() if before.get(number) != kept}
@@ -435,10 +435,11 @@ class AccountWriter:
             key=lambda item: (item[1].rank, item[1].took, item[0]),
         ):
             copies[kept.letter] = kept
-        passed = {kept.lead_id for kept in (*origins.values(), *copies.values()) if not kept.counts}
-        champions: defaultdict[str, list[KeptRecord]] = defaultdict(list)
-        for kept in self._counting(passed).values():
-            champions[kept.lead_id].append(kept)
+        # For these leads another record counts than the origin of a dead letter, or than its copy.
+        leads = {kept.lead_id for kept in (*origins.values(), *copies.values()) if not kept.counts}
+        counting: defaultdict[str, list[KeptRecord]] = defaultdict(list)
+        for kept in self._counting(leads).values():
+            counting[kept.lead_id].append(kept)
         states: Counter[tuple[int, int]] = Counter()
         changed: list[tuple[int, int]] = []
         for letter in letters.values():
@@ -446,8 +447,8 @@ class AccountWriter:
             follower = copies.get(letter.id)
             last = follower or origin
             if last is not None and not last.counts and last.rank != COPY:
-                rivals = (kept for kept in champions[last.lead_id] if is_same_lead(last, kept))
-                follower = max(rivals, key=lambda kept: (kept.rank, kept.took), default=follower)
+                others = (kept for kept in counting[last.lead_id] if is_same_lead(last, kept))
+                follower = max(others, key=lambda kept: (kept.rank, kept.took), default=follower)
             stands = origin if origin is not None and origin.seq > letter.seq else follower
             last_of_origin = None if origin is None else (origin.status, origin.seq)
             followed = None if follower is None else follower.status

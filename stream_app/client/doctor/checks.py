@@ -1,8 +1,8 @@
 """The checks of a set-up, which spend no credit.
 
 `examine` yields one line for each check, with a remedy if it fails. Each check is independent and
-bounded in time. Without Kafka, checks that need it are skipped. Probes of other systems change
-nothing in them: each returns what it has found, or raises ProbeFailed.
+bounded in time. Without Kafka, checks that need it are skipped. Checks of other systems change
+nothing in them: each returns what it has found, or raises CheckFailed.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from stream_app.clay import Egress
 from stream_app.clay.client import reach
 from stream_app.client.doctor import routines
 from stream_app.client.doctor.gateways import (
-    ProbeFailed,
+    CheckFailed,
     announcements_come_in,
     callbacks_come_in,
     gateway_answers,
@@ -67,14 +67,14 @@ from stream_app.trace import OtlpClient, ReceiverUnavailable, SpansRefused
 
 
 async def kafka_answers(connection: KafkaConnection, within_s: float) -> str:
-    """Check that a broker answers and accepts our TLS and SASL settings. Raises ProbeFailed."""
+    """Check that a broker answers and accepts our TLS and SASL settings. Raises CheckFailed."""
     try:
         async with admin_of(connection, within_s) as admin:
             cluster = await admin.describe_cluster()
     except KafkaRefused as refused:
-        raise ProbeFailed(str(refused)) from refused
+        raise CheckFailed(str(refused)) from refused
     except BrokerUnavailable as error:
-        raise ProbeFailed(f"{error} Does a firewall let this machine through?") from error
+        raise CheckFailed(f"{error} Does a firewall let this machine through?") from error
     return (
         f"{count(len(cluster['brokers']), 'broker answers', 'brokers answer')} at "
         f"{connection.bootstrap}"
@@ -88,7 +88,7 @@ async def strangers_may_not_write(
 ) -> str:
     """Check that a client without credentials may not write to these topics. Nothing is written.
 
-    `topics` are those whose records take effect without a token. Raises ProbeFailed if such a
+    `topics` are those whose records take effect without a token. Raises CheckFailed if such a
     client may write there.
     """
     try:
@@ -97,7 +97,7 @@ async def strangers_may_not_write(
     except (KafkaRefused, BrokerUnavailable, KafkaError) as error:
         return f"Kafka accepts no client without credentials ({_name(error)})"
     if open_to_all:
-        raise ProbeFailed(
+        raise CheckFailed(
             f"any client that reaches Kafka may write to {', '.join(sorted(open_to_all))}, "
             "where records take effect without a token: set up authentication and the rights of "
             "docs/kafka-rights.md, or keep Kafka's port on a trusted network",
@@ -119,9 +119,9 @@ async def may_transact(connection: KafkaConnection, transactional_id: str, withi
         async with asyncio.timeout(within_s):
             await producer.start()
     except TransactionalIdAuthorizationFailed as error:
-        raise ProbeFailed(f"Kafka refuses our transactions: {allow}") from error
+        raise CheckFailed(f"Kafka refuses our transactions: {allow}") from error
     except (KafkaError, TimeoutError) as error:
-        raise ProbeFailed(
+        raise CheckFailed(
             f"Kafka gives no transactional id ({_name(error)}): is it healthy? Else {allow}",
         ) from error
     finally:
@@ -143,18 +143,18 @@ async def clocks_agree(
     try:
         await ask_kafka_for_its_time(connection, transactional_id, topic, clock, within_s)
     except (KafkaError, TimeoutError) as error:
-        raise ProbeFailed(
+        raise CheckFailed(
             f"cannot read Kafka's time ({_name(error)}): allow Write on {topic}",
         ) from error
     if clock.text:
-        raise ProbeFailed(clock.text)
+        raise CheckFailed(clock.text)
     return "this machine's clock agrees with Kafka's"
 
 
 async def may_join(connection: KafkaConnection, group: str, within_s: float) -> str:
     """Check that we may read the offsets of a group, which joining it requires.
 
-    Raises ProbeFailed.
+    Raises CheckFailed.
     """
     try:
         async with asyncio.timeout(within_s), open_admin(connection) as admin:
@@ -163,7 +163,7 @@ async def may_join(connection: KafkaConnection, group: str, within_s: float) -> 
         # What Kafka refused is the cause of our error; that of a timeout is only how the wait was
         # ended.
         why = _name(error if isinstance(error, TimeoutError) else error.__cause__ or error)
-        raise ProbeFailed(
+        raise CheckFailed(
             f"Kafka does not show the offsets of {group} ({why}): "
             "allow Read and Describe on the group",
         ) from error
@@ -173,17 +173,17 @@ async def may_join(connection: KafkaConnection, group: str, within_s: float) -> 
 async def runs(connection: KafkaConnection, process: str, group: str, within_s: float) -> str:
     """Check that at least one process (`worker` or `replay`) is in its consumer group.
 
-    Raises ProbeFailed.
+    Raises CheckFailed.
     """
     try:
         async with asyncio.timeout(within_s):
             members = (await look_at(connection, [group]))[group][0].members
     except (BrokerUnavailable, KafkaError, TimeoutError) as error:
-        raise ProbeFailed(
+        raise CheckFailed(
             f"cannot read the members of the group {group} ({_name(error)}): try again",
         ) from error
     if not members:
-        raise ProbeFailed(
+        raise CheckFailed(
             f"no {process} process runs (group {group}): start one with `stream-app {process}`",
         )
     return f"{count(members, 'process runs', 'processes run')} (group {group})"
@@ -201,7 +201,7 @@ async def redis_answers(url: str, within_s: float, ca_file: str | None = None) -
         ):
             await client.get("stream-app-doctor")
     except (redis.RedisError, OSError, TimeoutError, ValueError) as error:
-        raise ProbeFailed(
+        raise CheckFailed(
             f"Redis does not answer ({_name(error)}): are the URL, its password and TLS "
             "(rediss://) right? Without it nothing is lost; the cache only starts cold",
         ) from error
@@ -213,7 +213,7 @@ async def host_answers(url: str, egress: Egress, within_s: float) -> str:
 
     Nothing is sent or paid for.
 
-    Raises ProbeFailed if the host cannot be reached.
+    Raises CheckFailed if the host cannot be reached.
     """
     where = urlsplit(url).netloc
     way = " through the proxy" if egress.proxy_url else ""
@@ -226,16 +226,16 @@ async def host_answers(url: str, egress: Egress, within_s: float) -> str:
             if egress.tls is True
             else ""
         )
-        raise ProbeFailed(
+        raise CheckFailed(
             f"{where} has no certificate trusted here ({refused.text}): {others}if this network "
             "inspects TLS, name its authority's PEM file in egress.ca_file",
         )
     if refused.reason == "proxy":
-        raise ProbeFailed(
+        raise CheckFailed(
             f"{where} cannot be reached ({refused.text}): are address, user and password in the "
             "variable that egress.proxy_env names right, and does the proxy allow this host?",
         )
-    raise ProbeFailed(
+    raise CheckFailed(
         f"{where} cannot be reached{way} ({refused.text}): does a firewall block this machine, "
         "is DNS right, or must egress.proxy_env name a proxy?",
     )
@@ -281,7 +281,7 @@ async def examine(
     egress = settings.make_egress()
     connection = connection_of(settings)
     names = settings.names
-    kafka = await _probe("kafka", kafka_answers(connection, _WITHIN_S))
+    kafka = await _check("kafka", kafka_answers(connection, _WITHIN_S))
     yield kafka
     if kafka.verdict == "ok":
         topics = await _topics(settings)
@@ -302,17 +302,17 @@ async def examine(
         yield await with_topics("namespace", lambda: _namespace(settings))
         yield await with_topics(
             "strangers",
-            lambda: _probe("strangers", closed(_WITHIN_S), "advice"),
+            lambda: _check("strangers", closed(_WITHIN_S), "advice"),
         )
-        yield await _probe("transactions", may_transact(connection, own_id, _WITHIN_S))
+        yield await _check("transactions", may_transact(connection, own_id, _WITHIN_S))
         agree = partial(clocks_agree, connection, own_id, names.audit)
-        yield await with_topics("clock", lambda: _probe("clock", agree(_WITHIN_S)))
+        yield await with_topics("clock", lambda: _check("clock", agree(_WITHIN_S)))
         yield await with_topics("lanes", lambda: _lanes(settings))
         for name, group in (("worker", names.worker_app), ("replay", names.replay_app)):
-            opened = await _probe("group", may_join(connection, group, _WITHIN_S))
+            opened = await _check("group", may_join(connection, group, _WITHIN_S))
             yield opened
             if opened.verdict == "ok":
-                yield await _probe(name, runs(connection, name, group, _WITHIN_S))
+                yield await _check(name, runs(connection, name, group, _WITHIN_S))
             else:
                 yield Check(name, "skipped", f"it needs to see the group {group}")
     else:
@@ -336,9 +336,9 @@ async def examine(
         yield Check("redis", "skipped", "none is configured: the cache is in memory")
     else:
         url = settings.secrets[settings.redis.url_env]
-        yield await _probe("redis", redis_answers(url, _WITHIN_S, settings.redis.ca_file))
+        yield await _check("redis", redis_answers(url, _WITHIN_S, settings.redis.ca_file))
     for url in _webhook_hosts(settings):
-        yield await _probe("clay", host_answers(url, egress, _WITHIN_S))
+        yield await _check("clay", host_answers(url, egress, _WITHIN_S))
     async for check in _routines(settings, egress):
         yield check
     async for check in _callbacks(settings, egress, hold=hold):
@@ -350,10 +350,10 @@ async def examine(
         yield await message_check(settings, egress)
 
 
-async def _probe(name: str, outcome: Awaitable[str], failed: CheckResult = "failed") -> Check:
+async def _check(name: str, outcome: Awaitable[str], failed: CheckResult = "failed") -> Check:
     try:
         return Check(name, "ok", await outcome)
-    except ProbeFailed as error:
+    except CheckFailed as error:
         return Check(name, failed, str(error))
 
 
@@ -447,11 +447,11 @@ def _webhook_hosts(settings: Settings) -> list[str]:
 async def _routines(settings: Settings, egress: Egress) -> AsyncIterator[Check]:
     """Try the key of each workspace with routines, and name what the file may have better."""
     for name, endpoint in routines.apis_to_try(settings).items():
-        key = await _probe("api key", routines.key_works(name, endpoint, egress, _WITHIN_S))
+        key = await _check("api key", routines.key_works(name, endpoint, egress, _WITHIN_S))
         yield key
         if key.verdict == "ok":
             paid = routines.balance_suffices(settings, name, endpoint, egress, _WITHIN_S)
-            yield await _probe("balance", paid, "advice")
+            yield await _check("balance", paid, "advice")
         else:
             yield Check("balance", "skipped", "it needs the API key")
     for line in routines.advice(settings):
@@ -483,7 +483,7 @@ async def _callbacks(
         )
     try:
         is_proxied = await gateway_answers(settings, egress, _WITHIN_S)
-    except ProbeFailed as error:
+    except CheckFailed as error:
         yield Check("callbacks", "failed", str(error))  # once, not per destination
         return
     if is_proxied:
@@ -502,8 +502,8 @@ async def _callbacks(
         )
         yield Check("proxy", "failed", text)
     for alias in waiting:
-        yield await _probe("callbacks", callbacks_come_in(settings, alias, egress, _WITHIN_S))
+        yield await _check("callbacks", callbacks_come_in(settings, alias, egress, _WITHIN_S))
     for alias in announced:
-        yield await _probe("callbacks", announcements_come_in(settings, alias, egress, _WITHIN_S))
+        yield await _check("callbacks", announcements_come_in(settings, alias, egress, _WITHIN_S))
     if hold and waiting:
-        yield await _probe("proxy", proxy_waits(settings, waiting[0], egress))
+        yield await _check("proxy", proxy_waits(settings, waiting[0], egress))

@@ -30,14 +30,14 @@ _MOST_BYTES: Final = 65_536
 _AGAIN_S: Final = 0.5
 
 
-class ProbeFailed(StreamAppError):
-    """A probe failed. The text is one line with the remedy."""
+class CheckFailed(StreamAppError):
+    """A check failed. The text is one line with the remedy."""
 
 
 async def gateway_answers(settings: Settings, egress: Egress, within_s: float) -> bool:
     """Check that the gateway is behind the public URL.
 
-    Returns whether a proxy is in front of it. Raises ProbeFailed.
+    Returns whether a proxy is in front of it. Raises CheckFailed.
 
     A proxy takes the header Connection for itself, and most name themselves; the gateway does
     neither.
@@ -47,7 +47,7 @@ async def gateway_answers(settings: Settings, egress: Egress, within_s: float) -
     async with _client(egress) as client:
         health = await _ask(client, within_s, "GET", f"{base}/healthz", headers=headers)
     if health.status_code != 200 or health.text != "ok":
-        raise ProbeFailed(
+        raise CheckFailed(
             f"{base}/healthz answers {health.status_code}, unlike our gateway: "
             "is `stream-app gateway` behind it, "
             "and does the proxy forward /healthz and /callbacks/ ?",
@@ -66,7 +66,7 @@ async def callbacks_come_in(settings: Settings, alias: str, egress: Egress, with
     the mismatch.
 
     Raises:
-        ProbeFailed: The gateway answers otherwise, or not at all.
+        CheckFailed: The gateway answers otherwise, or not at all.
     """
     url = settings.callback_url(alias)
     token = ""
@@ -77,7 +77,7 @@ async def callbacks_come_in(settings: Settings, alias: str, egress: Egress, with
     async with _client(egress) as client:
         answer = await _ask(client, within_s, "POST", url, json=document)
     if answer.status_code == 404:
-        raise ProbeFailed(
+        raise CheckFailed(
             f"{url} answers 404: the proxy does not forward /callbacks/, or the gateway has "
             "another configuration",
         )
@@ -85,7 +85,7 @@ async def callbacks_come_in(settings: Settings, alias: str, egress: Egress, with
     if text in {
         refusal.text for refusal in (gateway.REFUSED_TOKEN["unknown_key"], gateway.NO_TOKEN)
     }:
-        raise ProbeFailed(
+        raise CheckFailed(
             f"{url} does not know our key: give worker and gateway the same gateway.token_keys_env",
         )
     if (
@@ -96,7 +96,7 @@ async def callbacks_come_in(settings: Settings, alias: str, egress: Egress, with
             else gateway.NO_SECRET
         ).text
     ):
-        raise ProbeFailed(
+        raise CheckFailed(
             f"{url} answers {answer.status_code}, unlike our gateway: check the proxy before it",
         )
     return f"{url} answers, and refuses a forged callback"
@@ -113,7 +113,7 @@ async def announcements_come_in(
     Sends what `clay webhooks test` sends, signed, which announces no run. Nothing is written.
 
     Raises:
-        ProbeFailed: The gateway refuses it, or is not there.
+        CheckFailed: The gateway refuses it, or is not there.
     """
     url = settings.run_webhook_url(alias)
     destination = settings.destinations[alias]
@@ -128,11 +128,11 @@ async def announcements_come_in(
     if answer.text == gateway.RUN_TEST.text:
         return f"{url} answers, and accepts what the completion webhook signs"
     if answer.text == gateway.BAD_SIGNATURE.text:
-        raise ProbeFailed(
+        raise CheckFailed(
             f"{url} has another secret: give doctor and the gateways the same "
             f"{destination.run_webhook_secret_env}",
         )
-    raise ProbeFailed(
+    raise CheckFailed(
         f"{url} answers {answer.status_code}, unlike our gateway: give it this configuration, and "
         "check that the proxy forwards /callbacks/",
     )
@@ -145,7 +145,7 @@ async def proxy_waits(settings: Settings, alias: str, egress: Egress) -> str:
     time, and writes nothing.
 
     Raises:
-        ProbeFailed: The proxy gives up earlier, or the gateway cannot be asked.
+        CheckFailed: The proxy gives up earlier, or the gateway cannot be asked.
     """
     url = settings.callback_url(alias)
     hold_s = settings.gateway.hold_s
@@ -161,7 +161,7 @@ async def proxy_waits(settings: Settings, alias: str, egress: Egress) -> str:
     seen = "no answer"
     is_ours = False
     async with _client(egress) as client:
-        with suppress(ProbeFailed):
+        with suppress(CheckFailed):
             answer = await _ask(
                 client,
                 hold_s + _WITHIN_S,
@@ -176,11 +176,11 @@ async def proxy_waits(settings: Settings, alias: str, egress: Egress) -> str:
     if is_ours and took_s >= hold_s:
         return f"{url} waits {hold_s:g} s for an answer, as long as the gateway holds a callback"
     if is_ours:
-        raise ProbeFailed(
+        raise CheckFailed(
             f"the gateway at {url} holds a callback for {took_s:.1f} s, and here gateway.hold_s is "
             f"{hold_s:g}: give both the same configuration and version",
         )
-    raise ProbeFailed(
+    raise CheckFailed(
         f"{url} is cut after {took_s:.1f} s ({seen}), and the gateway holds a callback for "
         f"{hold_s:g} s while Kafka is away: let the proxy wait {hold_s + 10:g} s for an answer, or "
         "set gateway.hold_s below what it waits",
@@ -199,7 +199,7 @@ def _client(egress: Egress) -> httpx.AsyncClient:
     )
 
 
-class _Answer(msgspec.Struct, frozen=True):
+class _GatewayAnswer(msgspec.Struct, frozen=True):
     """An answer that was read to its end. `text` has no spaces around it."""
 
     status_code: int
@@ -213,11 +213,11 @@ async def _ask(
     method: str,
     url: str,
     **options: Any,
-) -> _Answer:
+) -> _GatewayAnswer:
     """Send a request and read the answer, within a time and a size: any program may have sent it.
 
     Raises:
-        ProbeFailed: There is no such answer.
+        CheckFailed: There is no such answer.
     """
     try:
         async with asyncio.timeout(within_s), client.stream(method, url, **options) as answer:
@@ -225,22 +225,22 @@ async def _ask(
             async for piece in answer.aiter_raw(1_024):
                 body += piece
                 if len(body) > _MOST_BYTES:
-                    raise ProbeFailed(
+                    raise CheckFailed(
                         f"{url} answers with more than {_MOST_BYTES:,} bytes, unlike our gateway: "
                         "check gateway.public_url, and the proxy before it",
                     )
-            return _Answer(
+            return _GatewayAnswer(
                 answer.status_code,
                 answer.headers,
                 body.decode("utf-8", "replace").strip(),
             )
     except TimeoutError as late:
-        raise ProbeFailed(
+        raise CheckFailed(
             f"{url} did not answer within {within_s:g} s: is gateway.public_url right, "
             "does the gateway run, and are [egress]'s proxy and authority right?",
         ) from late
     except httpx.HTTPError as error:
-        raise ProbeFailed(
+        raise CheckFailed(
             f"{url} cannot be reached from here ({type(error).__name__}): is gateway.public_url "
             "right, does the gateway run, and are [egress]'s proxy and authority right?",
         ) from error
@@ -291,7 +291,7 @@ async def table_secrets(settings: Settings, patience_s: float) -> list[TableSecr
             try:
                 for alias, variable in wanted:
                     states[alias, variable] = await _table_secret(settings, alias, variable, client)
-            except ProbeFailed as error:  # all are behind one proxy
+            except CheckFailed as error:  # all are behind one proxy
                 states |= {place: _not_tried(*place, str(error)) for place in wanted}
             wanted = [
                 place
@@ -315,7 +315,7 @@ async def _table_secret(
     """Call back with the secret, over several connections.
 
     A proxy may have several gateways behind it. The body names another workspace than the URL,
-    which a gateway refuses after it has verified the secret. Raises ProbeFailed if no gateway can
+    which a gateway refuses after it has verified the secret. Raises CheckFailed if no gateway can
     be reached.
     """
     url = settings.callback_url(alias)

@@ -17,7 +17,7 @@ import msgspec
 from stream_app import __version__
 from stream_app.clay.client import answer_of, described_answer, proxy_secrets
 from stream_app.clay.runs import ApiEndpoint, api_request, results_path, run_path
-from stream_app.client.doctor.round_trip import BACK, probe_lead
+from stream_app.client.doctor.round_trip import BACK, round_trip_lead
 from stream_app.config import Settings
 from stream_app.config.reload import apis_of
 from stream_app.domain.model.addresses import secret_part
@@ -176,7 +176,7 @@ def recording_of(
         events: Those of the test lead.
     """
     destination = settings.destinations[alias]
-    lead = probe_lead(alias, destination.workspace, number, 0)
+    lead = round_trip_lead(alias, destination.workspace, number, 0)
     known = [str(value) for value in (*lead.fields.values(), lead.lead_id)]
     for name in destination.webhooks_env:
         known += [settings.secrets[name], secret_part(settings.secrets[name])]

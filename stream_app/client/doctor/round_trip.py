@@ -57,7 +57,7 @@ class RoundTrip(msgspec.Struct, frozen=True):
     text: str
 
 
-def probe_lead(alias: str, workspace: str, number: int, not_after_ms: int) -> Lead:
+def round_trip_lead(alias: str, workspace: str, number: int, not_after_ms: int) -> Lead:
     """Return a lead of an invented person; `number` makes it unique.
 
     It is not sent after `not_after_ms`.
@@ -130,14 +130,14 @@ async def round_trip(
         published or followed.
     """
     workspace = settings.destinations[alias].workspace
-    lead = probe_lead(
+    lead = round_trip_lead(
         alias,
         workspace,
         number,
         Clock().now_ms() + int((within_s + _MARGIN_S) * 1000),
     )
     lead_id = lead.lead_id
-    assert lead_id is not None  # probe_lead names it
+    assert lead_id is not None  # round_trip_lead names it
     last: StatusEvent | None = None
     async with StatusFollower(
         connection_of(settings),

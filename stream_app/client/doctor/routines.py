@@ -11,7 +11,7 @@ from typing import Final
 from stream_app.clay import Egress
 from stream_app.clay.client import ClayClient
 from stream_app.clay.runs import ApiEndpoint, ClayApi, NotAnswered
-from stream_app.client.doctor.gateways import ProbeFailed
+from stream_app.client.doctor.gateways import CheckFailed
 from stream_app.config import Settings
 from stream_app.config.reload import accounts_of
 from stream_app.domain.model.run import RunGone, RunLimited
@@ -29,12 +29,12 @@ async def key_works(workspace: str, endpoint: ApiEndpoint, egress: Egress, withi
     """Check that Clay takes the key of a workspace.
 
     Raises:
-        ProbeFailed: It does not, or it cannot be asked.
+        CheckFailed: It does not, or it cannot be asked.
     """
     async with _api(egress, within_s) as api:
         of_clay = await api.workspace(endpoint)
     if not isinstance(of_clay, str):
-        raise ProbeFailed(f"workspace {workspace}: {_why(of_clay)}")
+        raise CheckFailed(f"workspace {workspace}: {_why(of_clay)}")
     return f"the API key of {workspace} is for the workspace {of_clay} of Clay"
 
 
@@ -48,12 +48,12 @@ async def balance_suffices(
     """Check that a workspace has the credits that one lead may cost.
 
     Raises:
-        ProbeFailed: It has fewer, or Clay does not say.
+        CheckFailed: It has fewer, or Clay does not say.
     """
     async with _api(egress, within_s) as api:
         balance = await api.balance(endpoint)
     if not isinstance(balance, float):
-        raise ProbeFailed(f"the credits of {workspace} are not known: {_why(balance)}")
+        raise CheckFailed(f"the credits of {workspace} are not known: {_why(balance)}")
     mine = [
         destination
         for destination in settings.destinations.values()
@@ -61,7 +61,7 @@ async def balance_suffices(
     ]
     dearest = max(mine, key=attrgetter("ceiling_credits"), default=None)
     if dearest is not None and balance < (most := dearest.ceiling_credits):
-        raise ProbeFailed(
+        raise CheckFailed(
             f"{workspace} has {balance:,g} credits left at Clay, and one lead may cost {most} "
             f"(destinations.{dearest.alias}.ceiling_credits): buy credits, or lower the ceiling",
         )

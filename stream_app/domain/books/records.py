@@ -1,9 +1,9 @@
 """The account of records: the history of each record, what it counts as, and what is wrong with it.
 
-A lead is what its workspace, destination and id name. It may have many records: copies, strays,
-dead letters that were sent back. It is counted once, with the status of the record that took its
-row last. `stream-app books` and the board's read model, whose pages, API and commands show it,
-apply events with `advance`.
+A lead is what its workspace, destination and id name. It may have many records: copies, records
+that went to a wrong partition, dead letters that were sent back. It is counted once, with the
+status of the record that took its row last. `stream-app books` and the board's read model, whose
+pages, API and commands show it, apply events with `advance`.
 """
 
 from collections import Counter
@@ -372,11 +372,9 @@ class Terms(msgspec.Struct, frozen=True):
 def audit(history: RecordEvents, evidence: RecordFacts, terms: Terms) -> str:
     """Return what does not add up; "" if everything does; IN_MOTION if that cannot be said."""
     status = history.status
-    in_hand = evidence.copy or (evidence.is_input and not evidence.passed)
     if not evidence.is_input and not evidence.gone:
-        if status:
-            return "a history without a record: its origin is no input record of a lead topic"
-        return "it has a row, but no record of a lead topic is there" if evidence.row else ""
+        return _without_record(status, evidence)
+    in_hand = evidence.copy or (evidence.is_input and not evidence.passed)
     if not status and evidence.is_input and evidence.passed:
         hint = "; retention has removed events, perhaps its own" if terms.trimmed else ""
         return f"lost: the worker's group has passed it, and it has no event{hint}"
@@ -389,6 +387,13 @@ def audit(history: RecordEvents, evidence: RecordFacts, terms: Terms) -> str:
     wrong = _against_row(history, evidence, terms)
     movable = evidence.partition in terms.inexact or (terms.inexact and history.rerouted)
     return IN_MOTION if wrong and movable else wrong
+
+
+def _without_record(status: str, evidence: RecordFacts) -> str:
+    """Return what is wrong where Kafka never had the record of a history or a row."""
+    if status:
+        return "a history without a record: its origin is no input record of a lead topic"
+    return "it has a row, but no record of a lead topic is there" if evidence.row else ""
 
 
 def _against_row(history: RecordEvents, evidence: RecordFacts, terms: Terms) -> str:
@@ -429,7 +434,9 @@ STATE_MEANING: Final[dict[DeadLetterState, str]] = {
 _COPIES: Final = frozenset({"duplicate", "rerouted"})
 _AT_ONCE: Final = frozenset({"rejected_invalid", "suppressed", "parked"})
 """How a record may end before it takes a row, as its first or, after a detour, its second event."""
-_ANEW: Final = frozenset({"dead_lettered", "parked", "rejected_invalid", "replaced", "duplicate"})
+_SUCCEEDED: Final = frozenset(
+    {"dead_lettered", "parked", "rejected_invalid", "replaced", "duplicate"},
+)
 """Another dead letter or another record stands for the lead."""
 _GIVEN_UP: Final = frozenset({"suppressed", "expired"})
 
@@ -541,4 +548,4 @@ def state_of(
         return "coming_back" if returns else "open"
     if status in _GIVEN_UP:
         return "given_up"
-    return "solved" if status in _ANEW or is_at_rest(status, final=final) else "coming_back"
+    return "solved" if status in _SUCCEEDED or is_at_rest(status, final=final) else "coming_back"

@@ -12,6 +12,7 @@ from stream_app.domain.lane.holds import (
     BREAKER_OPEN,
     DESTINATION_FAILS,
     FORCED_OPEN,
+    PAUSED,
     PROBE_DUE,
     WEBHOOK_OUT,
     code_of,
@@ -591,7 +592,7 @@ def _since_ms(
 
     `aliases`: the destinations that it concerns; none: all.
     """
-    if reason == "paused" and lane.pause is not None:
+    if reason == PAUSED and lane.pause is not None:
         return lane.pause.at_ms
     if lane.suspension is not None and reason == lane.suspension.reason:
         return lane.suspension.since_ms
@@ -672,17 +673,7 @@ def _news(
         yield LaneChange("mode", f"the breaker's mode is {now.mode}{by_whom}")
     if now.changes != before.changes:
         yield from _changed_settings(configured, before.changes, now.changes)
-    if now.breaker != before.breaker:
-        text = now.text or f"the circuit breaker is {now.breaker.replace('_', ' ')}"
-        if now.outage is not None:
-            since = datetime.fromtimestamp(now.outage.since_ms / 1000, UTC)
-            text = f"{outage_text(now.outage)} since {since:%H:%M} UTC; {text}"
-        yield LaneChange(f"breaker_{now.breaker}", text)
-    for alias, health in now.destinations.items():
-        known = before.destinations.get(alias)
-        if health.breaker != (known.breaker if known is not None else "closed"):
-            text = f"destination {alias}: its circuit breaker is {health.breaker.replace('_', ' ')}"
-            yield LaneChange(f"destination_{health.breaker}", text)
+    yield from _of_breakers(before, now)
     if now.health != before.health:
         text = f"{count(now.calls, 'call')}, score {now.score:g}, p95 {now.p95_ms} ms"
         yield LaneChange(f"health_{now.health}", text)
@@ -694,6 +685,33 @@ def _news(
     yield from _of_suspended(before, now)
     yield from _of_meters(before, now)
     yield from _of_yields(before, now)
+    yield from _of_webhooks(before, now, pool)
+
+
+def _of_breakers(before: LaneView, now: LaneView) -> Iterator[LaneChange]:
+    """Yield what the breaker of the lane and those of its destinations changed."""
+    if now.breaker != before.breaker:
+        text = now.text or f"the circuit breaker is {now.breaker.replace('_', ' ')}"
+        if now.outage is not None:
+            since = datetime.fromtimestamp(now.outage.since_ms / 1000, UTC)
+            text = f"{outage_text(now.outage)} since {since:%H:%M} UTC; {text}"
+        yield LaneChange(f"breaker_{now.breaker}", text)
+    for alias, health in now.destinations.items():
+        known = before.destinations.get(alias)
+        if health.breaker != (known.breaker if known is not None else "closed"):
+            text = f"destination {alias}: its circuit breaker is {health.breaker.replace('_', ' ')}"
+            yield LaneChange(f"destination_{health.breaker}", text)
+
+
+def _of_webhooks(
+    before: LaneView,
+    now: LaneView,
+    pool: Mapping[str, WebhookLimits],
+) -> Iterator[LaneChange]:
+    """Yield what became of the webhooks.
+
+    `pool`: those of the lane's destinations, with their limits.
+    """
     for webhook_id, webhook in now.webhooks.items():
         was = before.webhooks.get(webhook_id, Webhook())
         if webhook.dead and not was.dead:

@@ -12,7 +12,7 @@ import uvloop
 from stream_app.clay import Egress
 from stream_app.clay.client import Endpoint, HostCheck, Webhooks
 from stream_app.client.doctor.checks import host_answers
-from stream_app.client.doctor.gateways import ProbeFailed
+from stream_app.client.doctor.gateways import CheckFailed
 from stream_app.dev.process import free_port
 from stream_app.domain.model.addresses import WEBHOOK_PATH
 from stream_app.domain.model.outcome import Accepted, Denied, Outcome, Poison, Refused, Uncertain
@@ -180,9 +180,9 @@ async def test_doctor_connects_as_the_worker_does(authority: Authority) -> None:
         url = server.url.partition("/v3")[0]
         good = f"http://{WITH_CREDENTIALS}{at}"
         assert "through the proxy" in await host_answers(url, Egress.of(authority.file, good), 5)
-        with pytest.raises(ProbeFailed, match=r"egress\.ca_file"):
+        with pytest.raises(CheckFailed, match=r"egress\.ca_file"):
             await host_answers(url, Egress.of(proxy_url=good), 5)
-        with pytest.raises(ProbeFailed, match=r"egress\.proxy_env") as caught:
+        with pytest.raises(CheckFailed, match=r"egress\.proxy_env") as caught:
             await host_answers(url, Egress.of(authority.file, f"http://ada:s3cret@{at}"), 5)
         assert "s3cret" not in str(caught.value)
         assert not server.requests

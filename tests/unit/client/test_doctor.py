@@ -1,4 +1,4 @@
-"""The doctor's probes where a system refuses or is away: what was found, and what to do about it.
+"""The checks of `doctor` where a system refuses or is away: what is wrong, and what to do about it.
 
 That they pass where all is well, tests/integration/test_checks.py shows on real systems.
 """
@@ -30,7 +30,7 @@ from stream_app.client.doctor.checks import (
     runs,
     strangers_may_not_write,
 )
-from stream_app.client.doctor.gateways import ProbeFailed
+from stream_app.client.doctor.gateways import CheckFailed
 from stream_app.config import Kafka, Settings
 from stream_app.config.model import Gateway
 from stream_app.domain.model.errors import (
@@ -75,9 +75,9 @@ def opens(value: object) -> Callable[..., Any]:
     return opened
 
 
-async def failed(probe: Awaitable[str]) -> str:
-    with pytest.raises(ProbeFailed) as error:
-        await probe
+async def failed(check: Awaitable[str]) -> str:
+    with pytest.raises(CheckFailed) as error:
+        await check
     return str(error.value)
 
 
@@ -227,16 +227,14 @@ async def test_redis_that_does_not_take_the_url(monkeypatch: pytest.MonkeyPatch)
     assert "s3cret" not in text
 
 
-class Board:
-    """What stands in for the checks of other modules."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, **answers: Any) -> None:
-        for name, answer in answers.items():
-            monkeypatch.setattr(
-                doctor,
-                name,
-                raises(answer) if isinstance(answer, BaseException) else _returns(answer),
-            )
+def replace_checks(monkeypatch: pytest.MonkeyPatch, **answers: Any) -> None:
+    """Let each of these functions return its answer, or raise it."""
+    for name, answer in answers.items():
+        monkeypatch.setattr(
+            doctor,
+            name,
+            raises(answer) if isinstance(answer, BaseException) else _returns(answer),
+        )
 
 
 def _returns(value: object) -> Callable[..., Awaitable[object]]:
@@ -251,28 +249,31 @@ def view(workspace: str, breaker: str) -> LaneView:
 
 
 async def test_each_line_of_kafka_has_its_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
-    Board(monkeypatch, namespace_problems=["a", "b"])
+    replace_checks(monkeypatch, namespace_problems=["a", "b"])
     assert await doctor._namespace(SETTINGS) == Check("namespace", "failed", "a; b")
-    Board(monkeypatch, namespace_problems=BrokerUnavailable("Kafka is away"))
+    replace_checks(monkeypatch, namespace_problems=BrokerUnavailable("Kafka is away"))
     assert await doctor._namespace(SETTINGS) == Check("namespace", "failed", "Kafka is away")
-    Board(monkeypatch, namespace_problems=[])
+    replace_checks(monkeypatch, namespace_problems=[])
     assert (await doctor._namespace(SETTINGS)).verdict == "ok"
 
-    Board(monkeypatch, kafka_ready=TopicsError(["not created"]), check_topics=[])
+    replace_checks(monkeypatch, kafka_ready=TopicsError(["not created"]), check_topics=[])
     assert await doctor._topics(SETTINGS) == [
         Check("topics", "ok", f"{len(SETTINGS.topic_plan())} topics are as planned"),
     ]
-    Board(monkeypatch, check_topics=TopicsError(["leads is missing", "audit has 3 partitions"]))
+    replace_checks(
+        monkeypatch,
+        check_topics=TopicsError(["leads is missing", "audit has 3 partitions"]),
+    )
     lines = await doctor._topics(SETTINGS)
     assert len(lines) >= 2, "each fault has its own line"
     assert {line.verdict for line in lines} == {"failed"}
     for error in (BrokerUnavailable("Kafka is away"), KafkaRefused("Kafka refuses jane")):
-        Board(monkeypatch, kafka_ready=error)
+        replace_checks(monkeypatch, kafka_ready=error)
         assert await doctor._topics(SETTINGS) == [Check("topics", "failed", str(error))]
 
-    Board(monkeypatch, last_views=BrokerUnavailable("Kafka is away"))
+    replace_checks(monkeypatch, last_views=BrokerUnavailable("Kafka is away"))
     assert await doctor._lanes(SETTINGS) == Check("lanes", "failed", "Kafka is away")
-    Board(monkeypatch, last_views={"acme": view("acme", "closed")})
+    replace_checks(monkeypatch, last_views={"acme": view("acme", "closed")})
     assert await doctor._lanes(SETTINGS) == Check("lanes", "ok", "no lane is held")
 
 
@@ -364,7 +365,7 @@ async def test_a_gateway_without_a_proxy_is_only_right_on_this_machine(
 
     async def come_in(_: Settings, alias: str, *__: object) -> str:
         if alias == "firms":
-            raise ProbeFailed("firms has another key")
+            raise CheckFailed("firms has another key")
         return f"{alias} is refused a forged callback"
 
     monkeypatch.setattr(doctor, "gateway_answers", _returns(is_proxied))
@@ -386,6 +387,6 @@ async def test_a_gateway_without_a_proxy_is_only_right_on_this_machine(
     with_hold = [check async for check in work]
     assert with_hold == [*checks, Check("proxy", "ok", "people is waited for")], "once, if asked"
 
-    monkeypatch.setattr(doctor, "gateway_answers", raises(ProbeFailed("no gateway")))
+    monkeypatch.setattr(doctor, "gateway_answers", raises(CheckFailed("no gateway")))
     checks = [check async for check in doctor._callbacks(settings, settings.make_egress())]
     assert checks == [*plain, Check("callbacks", "failed", "no gateway")], "once, not for each"

@@ -186,7 +186,7 @@ async def test_a_lead_that_does_not_name_who_was_asked_for_is_linked_to_the_pers
     assert [command[2]["lead_id"] for command in both] == ["two", "victim"]
     (asked_for, _) = erasure([first], [BY_LINKEDIN, BY_VICTIM], [second])
     assert asked_for[2]["people"] == sorted([BY_LINKEDIN, BY_VICTIM]), (
-        "it was asked for, whoever has it as well"
+        "it was asked for, even if another person has it, too"
     )
 
 

@@ -30,7 +30,7 @@ from stream_app.client.doctor.checks import (
     strangers_may_not_write,
     trace_check,
 )
-from stream_app.client.doctor.gateways import ProbeFailed
+from stream_app.client.doctor.gateways import CheckFailed
 from stream_app.client.messages import NO_URL, NotDelivered
 from stream_app.config import Kafka, Settings
 from stream_app.config.model import Gateway, Notify, Privacy, Redis, Trace
@@ -67,7 +67,7 @@ SETTINGS = Settings(
     ),
 )
 NAMES = SETTINGS.names
-PROBES = (
+CHECKS = (
     "kafka_answers",
     "strangers_may_not_write",
     "may_transact",
@@ -82,15 +82,15 @@ PROBES = (
 
 
 class Systems:
-    """What `doctor` asks. A probe that is in `fails` fails with its words."""
+    """What `doctor` asks. A check that is in `fails` fails with its words."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.fails: dict[str, str] = {}
         self.asked: list[tuple[Any, ...]] = []
         self.views: dict[str, LaneView] = {}
         self.topics: list[str] = []
-        for name in PROBES:
-            monkeypatch.setattr(doctor, name, self._probe(name))
+        for name in CHECKS:
+            monkeypatch.setattr(doctor, name, self._check(name))
         for name, work in (
             ("kafka_ready", self._ready),
             ("check_topics", self._check_topics),
@@ -100,15 +100,15 @@ class Systems:
             monkeypatch.setattr(doctor, name, work)
         monkeypatch.setattr(doctor, "check_board", lambda url: self.asked.append(("board", url)))
 
-    def _probe(self, name: str) -> Callable[..., Awaitable[object]]:
-        async def probe(*args: Any) -> object:
+    def _check(self, name: str) -> Callable[..., Awaitable[object]]:
+        async def check(*args: Any) -> object:
             self.asked.append((name, *args))
             key = name if name not in ("may_join", "runs") else f"{name} {args[1]}"
             if key in self.fails:
-                raise ProbeFailed(self.fails[key])
+                raise CheckFailed(self.fails[key])
             return True if name == "gateway_answers" else f"{name} is well"
 
-        return probe
+        return check
 
     async def _ready(self, settings: Settings, program: str) -> None:
         assert settings.kafka == SETTINGS.kafka
@@ -213,10 +213,8 @@ async def test_without_topics_what_needs_them_is_skipped(systems: Systems) -> No
     systems.topics = ["t.leads is missing", "t.audit has 3 partitions"]
     systems.fails["may_transact"] = "no transaction"
     lines = await lines_of()
-    failed, skipped = [
-        [(name, text) for name, verdict, text in lines if verdict == wanted]
-        for wanted in ("failed", "skipped")
-    ]
+    failed = [(name, text) for name, verdict, text in lines if verdict == "failed"]
+    skipped = [(name, text) for name, verdict, text in lines if verdict == "skipped"]
     assert failed == [
         *(("topics", line) for line in str(TopicsError(systems.topics)).split("\n")),
         ("transactions", "no transaction"),
@@ -380,7 +378,7 @@ async def test_where_callbacks_come_in_is_told_by_the_url_and_who_answers_there(
     assert "proxy" not in {name for name, _, _ in told}
 
 
-# ----------------------------------------------------------------------- each probe, and its bounds
+# ----------------------------------------------------------------------- each check, and its bounds
 
 
 class Client:
@@ -424,13 +422,13 @@ class Client:
 
 async def raised_after(work: Awaitable[object]) -> tuple[str, float]:
     began_s = asyncio.get_running_loop().time()
-    with pytest.raises(ProbeFailed) as error:
+    with pytest.raises(CheckFailed) as error:
         await work
     return str(error.value), asyncio.get_running_loop().time() - began_s
 
 
 @virtual_time
-async def test_no_probe_waits_longer_than_told() -> None:
+async def test_no_check_waits_longer_than_told() -> None:
     async def hangs(*_: object, **__: object) -> None:
         await asyncio.sleep(3_600)
 
@@ -525,7 +523,7 @@ async def test_the_clocks_are_compared_in_a_transaction_of_our_own(
         "this machine's clock agrees with Kafka's"
     )
     text = "this machine's clock is 60 min behind Kafka's"
-    with pytest.raises(ProbeFailed, match="clock is 60 min behind Kafka's"):
+    with pytest.raises(CheckFailed, match="clock is 60 min behind Kafka's"):
         await clocks_agree(connection, "t.w-doctor", "t.audit", 7)
     assert asked == [(connection, "t.w-doctor", "t.audit", 7)] * 2
 
@@ -598,7 +596,7 @@ async def test_the_remedy_follows_what_is_in_the_way_of_a_host(
 
     monkeypatch.setattr(doctor, "reach", reach)
     url = "https://api.clay.com:444/v3"
-    with pytest.raises(ProbeFailed) as error:
+    with pytest.raises(CheckFailed) as error:
         await host_answers(url, egress, 7)
     assert str(error.value) == text
     assert asked == [(url, egress, 7)]

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from stream_app.clay import Egress
 from stream_app.client.doctor import gateways
 from stream_app.client.doctor.gateways import (
-    ProbeFailed,
+    CheckFailed,
     TableSecret,
     callbacks_come_in,
     gateway_answers,
@@ -254,7 +254,7 @@ async def test_a_proxy_that_cuts_before_the_gateway_answers_is_told_in_one_line(
 ) -> None:
     gateway = holding_for(30.0, KEYS)
     async with seen_from_outside(tmp_path, cut_after(gateway.app, 0.4), more=HOLDS) as settings:
-        with pytest.raises(ProbeFailed) as cut:
+        with pytest.raises(CheckFailed) as cut:
             await waited(settings)
     text = str(cut.value)
     assert "\n" not in text
@@ -266,7 +266,7 @@ async def test_a_proxy_that_cuts_before_the_gateway_answers_is_told_in_one_line(
 async def test_a_gateway_that_holds_for_a_shorter_time_is_told(tmp_path: Path) -> None:
     gateway = holding_for(0.1, KEYS)
     async with seen_from_outside(tmp_path, gateway.app, more="hold_s = 60") as settings:
-        with pytest.raises(ProbeFailed, match=r"and here gateway\.hold_s is 60"):
+        with pytest.raises(CheckFailed, match=r"and here gateway\.hold_s is 60"):
             await waited(settings)
 
 
@@ -332,7 +332,7 @@ async def findings_of(ask: str, settings: Settings) -> str:
                 await callbacks_come_in(settings, "people", Egress.of(), 1.0)
             case "secrets":
                 return (await table_secrets(settings, 0))[0].text
-    except ProbeFailed as error:
+    except CheckFailed as error:
         return str(error)
     raise AssertionError("it took this for a gateway")
 

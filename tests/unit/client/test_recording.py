@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from stream_app.client.doctor import recording
 from stream_app.client.doctor.recording import CalledBack, Recording, deviations
-from stream_app.client.doctor.round_trip import probe_lead
+from stream_app.client.doctor.round_trip import round_trip_lead
 from stream_app.config import Settings
 from stream_app.config.secret_files import Secrets
 from stream_app.domain.callback.body import Body, callback_of, read_body
@@ -92,7 +92,7 @@ def test_it_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 # What no vocabulary of ours has: a piece of it in the file is a piece of a value.
 MARK = "Q7zx"
-SENT = [str(value) for value in probe_lead("people", "acme", NUMBER, 0).fields.values()]
+SENT = [str(value) for value in round_trip_lead("people", "acme", NUMBER, 0).fields.values()]
 PRIVATE = [*SENT, LEAD, SLUG, TOKEN, SETTINGS.secrets["HOOK"]]
 results = st.text(max_size=10).map(lambda text: f"{MARK}{text}")
 scalars = results | st.sampled_from(PRIVATE) | st.none() | st.booleans() | st.integers()

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from stream_app.client.doctor import round_trip as module
-from stream_app.client.doctor.round_trip import RoundTrip, price, probe_lead, round_trip
+from stream_app.client.doctor.round_trip import RoundTrip, price, round_trip, round_trip_lead
 from stream_app.client.lanes.commands import SentCommand
 from stream_app.client.publish.leads import Refusal
 from stream_app.clock import Clock
@@ -229,7 +229,7 @@ async def test_the_test_lead_is_nobody_and_is_not_sent_a_minute_later(
     assert lead.fields["email"] == "doctor-18@example.com", "a domain that nobody can have"
     assert lead.not_after_ms is not None
     assert before_ms + 60_050 <= lead.not_after_ms <= Clock().now_ms() + 60_050
-    other = identify(probe_lead("people", "acme", 19, 5))
+    other = identify(round_trip_lead("people", "acme", 19, 5))
     own = identify(lead)
     assert own is not None
     assert other is not None
@@ -237,7 +237,7 @@ async def test_the_test_lead_is_nobody_and_is_not_sent_a_minute_later(
 
 
 def test_the_test_lead_has_a_value_for_each_usual_field() -> None:
-    assert probe_lead("people", "acme", 19, 5) == Lead(
+    assert round_trip_lead("people", "acme", 19, 5) == Lead(
         {
             "email": "doctor-19@example.com",
             "first_name": "Test",

@@ -11,7 +11,7 @@ from stream_app.clay.runs import ApiEndpoint
 from stream_app.cli.setup import _routine_lines
 from stream_app.client.doctor import checks as doctor
 from stream_app.client.doctor import gateways, routines
-from stream_app.client.doctor.gateways import ProbeFailed, announcements_come_in
+from stream_app.client.doctor.gateways import CheckFailed, announcements_come_in
 from stream_app.client.doctor.routines import advice, apis_to_try, balance_suffices, key_works
 from stream_app.client.doctor.setup import clay_setup
 from stream_app.config import Settings
@@ -81,18 +81,18 @@ async def test_the_key_of_each_workspace_with_routines_is_tried(api: ApiEndpoint
     assert apis_to_try(SETTINGS) == {"acme": ApiEndpoint(SETTINGS.workspaces["acme"].api_url, KEY)}
     text = await key_works("acme", api, EGRESS, WITHIN_S)
     assert text == "the API key of acme is for the workspace acme of Clay"
-    with pytest.raises(ProbeFailed) as refused:
+    with pytest.raises(CheckFailed) as refused:
         await key_works("acme", ApiEndpoint(api.url, "s3cret-other"), EGRESS, WITHIN_S)
     assert str(refused.value) == (
         "workspace acme: HTTP 401: Clay refuses the workspace's API key: make one in Clay and put "
         "it into the variable of api_key_env (Clay said: Invalid API key.)"
     )
-    with pytest.raises(ProbeFailed, match="; compare api_url of the workspace"):
+    with pytest.raises(CheckFailed, match="; compare api_url of the workspace"):
         await key_works("acme", ApiEndpoint(f"{api.url}/nothing", KEY), EGRESS, WITHIN_S)
 
 
 async def test_a_balance_below_one_lead_is_told(api: ApiEndpoint) -> None:
-    with pytest.raises(ProbeFailed) as low:
+    with pytest.raises(CheckFailed) as low:
         await balance_suffices(SETTINGS, "acme", api, EGRESS, WITHIN_S)
     assert str(low.value) == (
         "acme has 19 credits left at Clay, and one lead may cost 20 "
@@ -102,7 +102,7 @@ async def test_a_balance_below_one_lead_is_told(api: ApiEndpoint) -> None:
     text = await balance_suffices(enough, "acme", api, EGRESS, WITHIN_S)
     assert text == "acme has 19 credits left at Clay"
     stranger = ApiEndpoint(api.url, "s3cret-other")
-    with pytest.raises(ProbeFailed, match="the credits of acme are not known: HTTP 401"):
+    with pytest.raises(CheckFailed, match="the credits of acme are not known: HTTP 401"):
         await balance_suffices(SETTINGS, "acme", stranger, EGRESS, WITHIN_S)
 
 
@@ -170,12 +170,12 @@ async def test_the_secret_of_a_completion_webhook_is_tried_at_the_gateway(
     url = "https://leads.example.com/callbacks/acme/finder/run?partition=1"
     text = await announcements_come_in(ours, "finder", EGRESS, WITHIN_S)
     assert text == f"{url} answers, and accepts what the completion webhook signs"
-    with pytest.raises(ProbeFailed) as refused:
+    with pytest.raises(CheckFailed) as refused:
         await announcements_come_in(announcing("finder"), "finder", EGRESS, WITHIN_S)
     assert str(refused.value) == (
         f"{url} has another secret: give doctor and the gateways the same SIGNS"
     )
-    with pytest.raises(ProbeFailed, match="answers 404, unlike our gateway: give it this config"):
+    with pytest.raises(CheckFailed, match="answers 404, unlike our gateway: give it this config"):
         await announcements_come_in(announcing("unknown"), "unknown", EGRESS, WITHIN_S)
     assert gateway.runs() == [], "nothing is written"
 

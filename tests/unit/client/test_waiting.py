@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
+from random import Random
 from typing import get_args
 
 import pytest
@@ -123,7 +124,7 @@ STATUSES = sorted(set(get_args(Status)) - NOT_LEADS)
 )
 def test_it_counts_as_a_dictionary_would(
     sizes: list[int],
-    random: object,
+    random: Random,
     events: list[tuple[int, Status]],
 ) -> None:
     """Batches of ours with gaps between them, acknowledged in any order, and any events."""
@@ -132,7 +133,7 @@ def test_it_counts_as_a_dictionary_would(
     for size in sizes:
         batches.append((offset, size))
         offset += size + 2
-    random.shuffle(batches)  # type: ignore[attr-defined]
+    random.shuffle(batches)
     leads = PublishedLeads("leads", ())
     last = dict[int, Status | None]()
     for first, size in batches:

@@ -25,18 +25,18 @@ def test_the_page_tells_the_bounds() -> None:
         f"{holding.MOST_CALLBACKS:,}; {_mib(holding.MOST_BYTES)}"
     )
     assert bound("callbacks of one lead (of one record, if it is forced)") == (
-        f"{lead_bound.AT_ONCE}, and one more every {lead_bound.EVERY_S // 60} minutes"
+        f"{lead_bound.AT_ONCE}, and one more every {lead_bound.ONE_MORE_EVERY_S // 60} minutes"
     )
     assert bound("announcements of one run") == (
-        f"{lead_bound.AT_ONCE}, and one more every {lead_bound.EVERY_S // 60} minutes"
+        f"{lead_bound.AT_ONCE}, and one more every {lead_bound.ONE_MORE_EVERY_S // 60} minutes"
     )
     assert bound("bytes of an announcement of a run") == (
         f"{receiver._MOST_SIGNED_BYTES // 1_024} KiB"
     )
-    assert lead_bound.EVERY_S % 60 == 0
+    assert lead_bound.ONE_MORE_EVERY_S % 60 == 0
     assert f"remembers the {lead_bound.MOST_LEADS:,} leads" in PAGE.read_text()
     assert f"takes {lead_bound.AT_ONCE} callbacks of a lead at once" in PAGE.read_text()
-    assert lead_bound.AT_ONCE * lead_bound.EVERY_S == 86_400, "and as many more a day"
+    assert lead_bound.AT_ONCE * lead_bound.ONE_MORE_EVERY_S == 86_400, "and as many more a day"
 
 
 def _mib(size: int) -> str:

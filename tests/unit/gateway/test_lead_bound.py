@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_app.gateway import holding, lead_bound
-from stream_app.gateway.lead_bound import AT_ONCE, EVERY_S, MOST_LEADS, LeadBound
+from stream_app.gateway.lead_bound import AT_ONCE, MOST_LEADS, ONE_MORE_EVERY_S, LeadBound
 from tests.gateway.support import Gateway, good
 
 DAY_S = 86_400.0
@@ -42,13 +42,13 @@ async def test_one_valid_token_fills_nothing(gateway: Gateway, time: Time) -> No
     refused = answers[-1]
     assert "crm-17" not in refused.text
     assert "called back" in refused.text
-    assert int(refused.headers["retry-after"]) == EVERY_S
+    assert int(refused.headers["retry-after"]) == ONE_MORE_EVERY_S
     assert gateway.counted() == {"enriched": AT_ONCE, "too_often": 3 * AT_ONCE}
     assert (await gateway.post(good("crm-18"))).status_code == 200, (
         "each lead has a bound of its own"
     )
 
-    time.now_s += EVERY_S
+    time.now_s += ONE_MORE_EVERY_S
     again = [(await gateway.post(good())).status_code for _ in range(3)]
     assert again == [200, 429, 429], "one more after a while"
 
@@ -90,18 +90,18 @@ def test_no_day_has_more_than_twice_the_bound(waits_s: list[float]) -> None:
             taken_at_s.append(time.now_s)
     for begin_s in taken_at_s:
         in_a_day = sum(begin_s <= at_s < begin_s + DAY_S for at_s in taken_at_s)
-        assert in_a_day <= AT_ONCE + DAY_S / EVERY_S
+        assert in_a_day <= AT_ONCE + DAY_S / ONE_MORE_EVERY_S
 
 
 class Bucket:
-    """The same bound as a bucket, which holds `AT_ONCE` callbacks and leaks one each `EVERY_S`."""
+    """The same bound as a bucket of `AT_ONCE` callbacks that leaks one each `ONE_MORE_EVERY_S`."""
 
     def __init__(self) -> None:
         self.level = 0.0
         self.at_s = 0.0
 
     def leak(self, now_s: float) -> None:
-        self.level = max(0.0, self.level - (now_s - self.at_s) / EVERY_S)
+        self.level = max(0.0, self.level - (now_s - self.at_s) / ONE_MORE_EVERY_S)
         self.at_s = now_s
 
     def take(self) -> bool:
@@ -136,7 +136,7 @@ def test_each_lead_has_a_bucket_of_its_own(
     bound = LeadBound(time)
     buckets = [Bucket() for _ in LEADS]
     for halves, lead, times, is_given_back in steps:
-        time.now_s += halves * EVERY_S / 2
+        time.now_s += halves * ONE_MORE_EVERY_S / 2
         for bucket in buckets:
             bucket.leak(time.now_s)
         for _ in range(times):
@@ -161,7 +161,10 @@ def test_as_many_are_taken_at_whatever_time(now_s: float, monkeypatch: pytest.Mo
             assert taken == [True] * at_once + [False]
 
 
-@pytest.mark.parametrize(("after_s", "is_taken"), [(EVERY_S - 1, False), (EVERY_S, True)])
+@pytest.mark.parametrize(
+    ("after_s", "is_taken"),
+    [(ONE_MORE_EVERY_S - 1, False), (ONE_MORE_EVERY_S, True)],
+)
 def test_one_more_is_taken_when_its_time_has_come(after_s: int, is_taken: bool) -> None:
     time = Time()
     bound = LeadBound(time)

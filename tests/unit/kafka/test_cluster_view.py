@@ -223,7 +223,7 @@ class Brokers:
     ("known", "valid"),
     [
         ([(5, 0), (5, 0), (5, 0)], True),
-        ([(5, 0), (4, 2), (4, 2)], True),  # the others have not heard of it yet
+        ([(5, 0), (4, 2), (4, 2)], True),  # the others do not know of it yet
         ([(5, 0), GONE, HANGS], True),
         ([(None, 2), (None, 2), (None, 2)], True),  # before Kafka 2.8
         ([GONE, GONE, GONE], True),

@@ -1,4 +1,4 @@
-"""The functions of Faust, mode and aiokafka that this project writes anew have not changed.
+"""The functions of Faust, mode and aiokafka that this project rewrites have not changed.
 
 The versions are exact, and what we call or extend is judged on real Kafka by tests/upstream and
 tests/integration. A function is here if an override replaces its body and no test would notice that
@@ -22,7 +22,7 @@ import pytest
 
 PINNED = {"faust-streaming": "0.15.3", "aiokafka": "0.14.0", "mode-streaming": "0.7.1"}
 
-WRITTEN_ANEW = {
+REWRITTEN = {
     "aiokafka.admin.client.AIOKafkaAdminClient._send_request": "1ed126f126dd917a",
     "aiokafka.admin.client.AIOKafkaAdminClient._send_to_controller": "97f54b5c85645a79",
     "aiokafka.client.AIOKafkaClient._get_conn": "68ce5d8391719d33",
@@ -67,9 +67,9 @@ def test_version_is_pinned(package: str) -> None:
     assert version(package) == PINNED[package], __doc__
 
 
-@pytest.mark.parametrize("name", WRITTEN_ANEW)
+@pytest.mark.parametrize("name", REWRITTEN)
 def test_source_is_unchanged(name: str) -> None:
-    assert digest(name) == WRITTEN_ANEW[name], f"{name} changed: {__doc__}"
+    assert digest(name) == REWRITTEN[name], f"{name} changed: {__doc__}"
 
 
 def test_faust_runs_on_its_compiled_stream_iterator() -> None:

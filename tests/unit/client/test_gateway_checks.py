@@ -14,15 +14,14 @@ import pytest
 from stream_app.clay import Egress
 from stream_app.client.doctor import gateways
 from stream_app.client.doctor.gateways import (
-    ProbeFailed,
+    CheckFailed,
     TableSecret,
     callbacks_come_in,
     gateway_answers,
     table_secrets,
 )
 from stream_app.config import Settings
-from stream_app.config.model import Egress as EgressSettings
-from stream_app.config.model import Gateway
+from stream_app.config.model import EgressSettings, Gateway
 from stream_app.config.secret_files import Secrets
 from stream_app.domain.model.tokens import Verified, verify
 from stream_app.domain.plan import Destination, Workspace
@@ -101,7 +100,7 @@ def says(answer: answers.CallbackAnswer, status: int | None = None) -> httpx.Res
 
 
 async def failed(work: Any) -> str:
-    with pytest.raises(ProbeFailed) as error:
+    with pytest.raises(CheckFailed) as error:
         await work
     return str(error.value)
 
