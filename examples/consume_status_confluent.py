@@ -49,6 +49,6 @@ if __name__ == "__main__":
         help="with kafka.namespace in front, if you have one",
     )
     parser.add_argument("--group", default="example-confluent")
-    parser.add_argument("--count", type=int, default=10, help="end after so many events")
+    parser.add_argument("--count", type=int, default=10, help="end after this many events")
     args = parser.parse_args()
     main(args.topic, args.group, args.count)

@@ -187,7 +187,7 @@ async def follow_status(
         lead_id: Only the events of this lead, by the id that was published.
         workspace: Only the events of this workspace.
         from_beginning: Start at the oldest event that Kafka keeps.
-        idle_timeout_s: End after so many seconds without an event; None: never end.
+        idle_timeout_s: End after this many seconds without an event; None: never end.
 
     Yields:
         The events; those of one lead are in order (`seq`), times (`at_ms`) are epoch ms.

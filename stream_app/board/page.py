@@ -107,7 +107,7 @@ def commands_of(request: Request) -> list[str]:
 _SOON_MS: Final = 5_000
 """A worker that runs answers within this time: until then nothing is said of workers."""
 _ASKED_MS: Final = 60_000
-"""For so long a page asks for an answer each second."""
+"""How long a page asks for an answer, once a second."""
 _SOON_TEXT: Final = "the answer comes within seconds"
 
 

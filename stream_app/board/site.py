@@ -159,7 +159,7 @@ class ListedLane(msgspec.Struct, frozen=True):
         says: Why, in a few words.
         findings: What `stream-app explain` reports of it.
         partition: Where its records are.
-        waiting: Records in that partition that no worker has taken, or `at_most` so many.
+        waiting: Records in that partition that no worker has taken; with `at_most` an upper bound.
         shared: Other workspaces have leads in that partition: some of these records may be theirs.
         remedies: The commands that end what holds it: label and address below that of its commands.
         bars: Its budgets; only in `lane_rows`.
@@ -325,10 +325,8 @@ def lane_facts(
 
 
 def _facts(site: Site, moment: Moment, lanes: list[LaneFacts], coming_back: int) -> Facts:
-    unknown = ConsumerGroup(
-        "Stable",
-        1,
-    )  # nothing is claimed of a group that Kafka does not describe
+    # Nothing is claimed of a group that Kafka does not describe.
+    unknown = ConsumerGroup("Stable", 1)
     if moment.kafka:
         worker = moment.kafka.worker
         replay = moment.kafka.replay

@@ -21,7 +21,7 @@ _IN_ALL_S: Final = 30.0
 MessageFormat = Literal["slack", "json"]
 Key = tuple[str, str]
 MOST_LINES: Final = 20
-"""A message names at most so many alerts, and counts the others."""
+"""A message names at most this many alerts, and counts the others."""
 _MARKS: Final = {"critical": ":red_circle:", "warning": ":large_yellow_circle:"}
 NO_URL: Final = "notify.url_env is not set: name the environment variable with the webhook's URL"
 

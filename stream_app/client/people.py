@@ -155,7 +155,7 @@ class RemainingData(msgspec.Struct, frozen=True):
 
     Attributes:
         place: A topic, or Clay.
-        days: At most so many days from now; None: without limit.
+        days: For how many days from now it keeps them at most; None: without limit.
         what: Whether it is personal data, or only ids and hashes.
     """
 

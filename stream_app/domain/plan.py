@@ -344,7 +344,7 @@ class DeliveryPolicy(msgspec.Struct, frozen=True):
 
     Attributes:
         max_in_flight: The most POSTs in flight, for each lane and for each partition.
-        max_attempts: A lead becomes a dead letter when so many POSTs of it were refused.
+        max_attempts: A lead becomes a dead letter when this many of its POSTs were refused.
         connect_timeout_s: The time in which a POST must have its connection.
         request_timeout_s: The time that one POST may take in all.
         retry_base_s: The base of the full-jitter backoff between those attempts.

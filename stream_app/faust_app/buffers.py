@@ -22,7 +22,7 @@ class BoundedBuffer(ThrowableQueue):  # type: ignore[misc]  # mode ships no type
     Anything that is no event, such as the batches of a stream, has no size here.
 
     Args:
-        most_bytes: At so many bytes the pressure is high, and Faust fetches no more for the queue.
+        most_bytes: From this many bytes on the pressure is high, and Faust fetches no more for it.
     """
 
     def __init__(self, maxsize: int, *, most_bytes: int, **how: Any) -> None:

@@ -18,7 +18,7 @@ from stream_app.domain.views.lane import Position
 from stream_app.kafka.readers import Reader
 
 MOST_EXACTLY: Final = 2_000
-"""So many offsets of a partition are read to count the records among them."""
+"""Up to this many waiting offsets of a partition, the records among them are read and counted."""
 _WITHIN_S: Final = 5.0
 
 

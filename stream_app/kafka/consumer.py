@@ -51,7 +51,7 @@ _LOOKS: Final = 6
 """How often it asks whether a batch was given up before it tries the batch again."""
 _ASK_AGAIN_S: Final = 1.0
 MOST_POLLED_BYTES: Final = 8_388_608
-"""A poll returns no further record once those that it has take so many bytes of memory."""
+"""A poll returns no further record once those that it has take this many bytes of memory."""
 _MAGIC_AT: Final = 16
 _LAST_DELTA_AT: Final = 23
 _HEADER_BYTES: Final = 61

@@ -219,7 +219,7 @@ class _DescribeGroupsV3(DescribeGroupsRequest_v3):  # type: ignore[misc]  # aiok
     RESPONSE_TYPE = DescribeGroupsResponse_v3
 
 
-class DescribeGroups(Request[DescribeGroupsRequest_v0 | _DescribeGroupsV3]):  # type: ignore[misc]
+class DescribeGroups(Request[DescribeGroupsRequest_v0 | _DescribeGroupsV3]):  # type: ignore[misc]  # aiokafka ships no types
     """Asks the coordinator of groups for their description.
 
     It also asks what we may do with them, where the broker's version knows that.

@@ -211,7 +211,7 @@ class Reader:
 
         Args:
             starts: The first offset to read of each partition.
-            wait_ms: Yield an empty piece when nothing came for so many milliseconds.
+            wait_ms: Yield an empty piece when nothing came for this many milliseconds.
             most: The largest number of records in a piece.
             pass_unreadable: Keep a batch that cannot be read in `unreadable`, try it again now and
                 then, and go on with the other partitions.

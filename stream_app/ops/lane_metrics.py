@@ -34,7 +34,7 @@ _GOOD: Final = frozenset(
     | {"budget_new_period", "webhook_back"},
 )
 MOST_LANES: Final = 1_000
-"""So many lanes of a process have series, about 30 each."""
+"""The most lanes of a process that have series, about 30 each."""
 _IDLE_MS: Final = 10 * 60_000
 Labels = tuple[str, ...]
 

@@ -329,11 +329,8 @@ def _answer_of(stored: CacheHit) -> FallbackAnswer:
 
 
 def _in_words(age_s: int) -> str:
-    days = age_s // 86_400
-    return (
-        f"{days} days"
-        if days > 1
-        else f"{age_s // 3600} hours"
-        if age_s >= 7_200
-        else f"{age_s // 60} minutes"
-    )
+    if age_s >= 2 * 86_400:
+        return f"{age_s // 86_400} days"
+    if age_s >= 7_200:
+        return f"{age_s // 3_600} hours"
+    return f"{age_s // 60} minutes"

@@ -33,7 +33,7 @@ from stream_app.domain.plan import Plan
 
 MOST_SETTLED: Final = 10_000
 """How many runs are remembered after their leads were settled. They take about 2 MB."""
-_SLICE: Final = 5_000  # Reading so many rows takes some milliseconds.
+_SLICE: Final = 5_000  # Reading this many rows takes some milliseconds.
 _IN_DOUBT: Final = frozenset[Status]({"sending", "send_uncertain"})
 _SETTLED: Final = tuple(f'{state}"'.encode() for state in CALLBACK)
 

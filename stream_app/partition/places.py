@@ -16,7 +16,7 @@ share.
 # Records that may be taken ahead, for each lead that may wait for its lane: reading is far cheaper
 # than processing.
 _AHEAD: Final = 4
-_PAUSE_EVERY: Final = 32  # Taking so many records takes about a millisecond.
+_PAUSE_EVERY: Final = 32  # Taking this many records takes about a millisecond.
 _MAX_RELEASED: Final = 10  # records that may wait for a lock, for each place
 
 

@@ -171,7 +171,7 @@ async def survey(
         wanted: The filter.
         progress: Called with offsets done and offsets in all.
         uncertain: Include leads that may have reached Clay.
-        limit: Send at most so many.
+        limit: How many dead letters to send at most.
         ranges: By partition, the first offset to read and the end offset; None: everything that
             Kafka keeps.
         rate_per_s: Dead letters per second and workspace; None: replay.rate_share of the lane's

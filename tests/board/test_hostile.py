@@ -50,7 +50,7 @@ def everything() -> Iterator[Made]:
             "import_summary": summary,
         }
         yield event(_NAMES, HOSTILE, "parked", 1, offset, **values)
-        yield event(_NAMES, f"{HOSTILE} 2", HOSTILE, 1, 10 + offset, **values)  # type: ignore[arg-type]
+        yield event(_NAMES, f"{HOSTILE} 2", HOSTILE, 1, 10 + offset, **values)  # type: ignore[arg-type]  # no status
         yield event(_NAMES, HOSTILE, "replayed", 1, 20 + offset, **values | {"reason": "resend"})
     stored = result(_NAMES, HOSTILE, at_ms=NOW_MS)
     yield Made(stored.topic, f"acme/{HOSTILE}/{HOSTILE}".encode(), stored.value)

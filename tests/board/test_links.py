@@ -162,7 +162,7 @@ def rare() -> Iterator[Made]:
     for number, status in enumerate(
         ("callback_unmatched", "callback_unmatched", "of_a_newer_version"),
     ):
-        yield event(names, f"crm-rare-{number}", status, 1, origin=f"leads/5/{number}")  # type: ignore[arg-type]
+        yield event(names, f"crm-rare-{number}", status, 1, origin=f"leads/5/{number}")  # type: ignore[arg-type]  # one is unknown
     for days in (0, 3):
         origin = f"leads/5/{10 + days}"
         at_ms = NOW_MS - days * DAY_MS

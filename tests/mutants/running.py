@@ -295,4 +295,4 @@ def change_import(mutant: Mutant) -> None:
             return compile(mutant.source, path, "exec", dont_inherit=True)
         return get_code(loader, fullname)
 
-    SourceFileLoader.get_code = changed  # type: ignore[assignment, method-assign]
+    SourceFileLoader.get_code = changed  # type: ignore[assignment, method-assign]  # a patch

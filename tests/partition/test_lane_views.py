@@ -16,7 +16,7 @@ _VIEW = msgspec.json.Decoder(LaneView)
 
 
 class Watching(Observer):
-    """What the observer has of a lane now, and all news that it heard."""
+    """What the observer has of a lane now, and all news that it got."""
 
     def __init__(self) -> None:
         self.view: LaneView | None = None

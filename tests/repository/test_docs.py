@@ -127,6 +127,34 @@ def test_commands_in_the_text_exist(document: Path) -> None:
 # Configuration
 
 
+@cache
+def tables_of_keys() -> dict[str, set[str]]:
+    """Return for each key of the settings the words of the tables that have it."""
+    tables: dict[str, set[str]] = {}
+    words = set[str]()
+    for line in (DOCS / "reference" / "settings.md").read_text(encoding="utf-8").splitlines():
+        if table := re.match(r"#+ `\[(.+)\]`", line):
+            words = set(re.findall(r"\b[a-z_]+\b", table[1]))
+        elif key := re.match(r"\| `(\w+)` \|", line):
+            tables.setdefault(key[1], set()).update(words)
+    return tables
+
+
+@each_document
+def test_keys_in_the_text_are_in_their_tables(document: Path) -> None:
+    """`topics.status_days` is a key, `retention.status_days` is none. `leads.bulk` is a topic."""
+    text = document.read_text(encoding="utf-8")
+    named = re.findall(r"`([a-z_]+)(?:\.[a-z_0-9<>]+)*\.([a-z_]+)(?: = [^`]*)?`", text)
+    tables = tables_of_keys()
+    assert len(tables) > 100
+    wrong = [
+        f"{table}.{key}"
+        for table, key in named
+        if key in tables and table != "leads" and table not in tables[key]
+    ]
+    assert wrong == []
+
+
 def blocks_for_kafka() -> Iterator[tuple[str, str]]:
     for page in sorted((DOCS / "managed-kafka").glob("*.md")):
         for block in re.findall(

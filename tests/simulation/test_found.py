@@ -3,7 +3,7 @@
 What needs a fault at one certain turn is among the counted schedules, and has a mutant that undoes
 the repair:
 
-- `retry_after_forgotten_with_memory`: a Retry-After was heard, its step aborted, and it was
+- `retry_after_forgotten_with_memory`: a Retry-After came, its step aborted, and it was
   forgotten with the rest.
 - A stale row said "done", and a worker that had been evicted acked the record unconcluded. No
   schedule reaches it any more, because an eviction is recognised at the assignment;

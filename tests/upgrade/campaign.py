@@ -128,7 +128,7 @@ class Versions:
         self._gateway: Member | None = None
 
     def say(self, what: str) -> None:
-        """Note what happens, for whoever waits or reads the report of a failure."""
+        """Note what happens, for people who wait and for the report of a failure."""
         sys.stderr.write(
             f"{time.monotonic() - self._began:.0f} s: {what}; {dict(self.line.last())}\n",
         )

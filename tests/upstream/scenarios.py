@@ -222,18 +222,18 @@ async def write_to_a_table(app: Any) -> None:
 
 
 async def write_to_a_state(app: Any) -> None:
-    ledger = TransactionalState(
+    store = TransactionalState(
         app.connection,
         f"{app.conf.id}-0",
         app.conf.id.removesuffix("ours") + "state",
         0,
     )
     try:
-        await ledger.take_over()
+        await store.take_over()
         for number in itertools.count():
-            await ledger.transact([Record(ledger._rows_at.topic, b"row", b"%d" % number)])
+            await store.transact([Record(store._rows_at.topic, b"row", b"%d" % number)])
     finally:
-        await ledger.close()
+        await store.close()
 
 
 async def committed_while_rows_are_written(

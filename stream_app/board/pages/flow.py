@@ -210,7 +210,8 @@ def books_page(site: Site, moment: Moment, query: Query) -> PageData:
         if on_kafka is None
         else books_line(site.queries.records_in() + on_kafka, sums.total() + on_kafka),
         "waiting": {} if left is None else {topic: sum_of(left, {topic}) for topic in inputs},
-        "at_most": whole is not None and whole.at_most,  # so many records wait on Kafka, or fewer
+        # Fewer records than that may wait on Kafka.
+        "at_most": whole is not None and whole.at_most,
         "rows": [(name, rows[name]) for name in names[:ROWS] if name in rows],
         "after": names[ROWS - 1] if len(names) > ROWS else "",
         # Of the workspaces above whose balance was read: the newest day, and the others that do not

@@ -36,12 +36,12 @@ from stream_app.ops.logs import Logger, Throttled
 
 _MOST_RECORDS: Final = 5_000
 _MOST_AT_ONCE: Final = 4
-"""So many pieces make a batch, because a record is written once for all its events in a batch."""
+"""The most polls that make up a batch. A record is written once for all its events in a batch."""
 _FETCH_BYTES: Final = 1 * 2**20  # read ahead in memory, for one partition
 _FETCH_ALL_BYTES: Final = 16 * 2**20  # for all partitions
 _LOOK_EVERY_S: Final = 1.0
 _ANSWER_WITHIN_S: Final = 10.0
-_AGAIN_S: Final = 2.0
+_RETRY_AFTER_S: Final = 2.0
 STALE_MS: Final = 30_000
 """A model that is older does not hold what is on Kafka now."""
 
@@ -103,7 +103,7 @@ class Projection:
                 trouble = await self._keep_up(thread)
                 self.lag = msgspec.structs.replace(self.lag, trouble=trouble)
                 self._say(trouble)
-                await asyncio.sleep(_AGAIN_S)
+                await asyncio.sleep(_RETRY_AFTER_S)
 
     async def _keep_up(self, thread: ThreadPoolExecutor) -> str:
         """Follow Kafka until an error occurs, and return its description."""

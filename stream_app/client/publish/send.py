@@ -162,7 +162,7 @@ class PublishedLeads:
         self._leads = Counter[int]()
 
     def add(self, partition: int, offset: int, leads: int) -> None:
-        """Add so many leads whose records begin at that offset.
+        """Add `leads` leads, whose records begin at that offset.
 
         A negative offset is unknown: Kafka had the batch already, after an answer that was lost.
         These leads count, but none of their events can be recognised.

@@ -350,7 +350,7 @@ def suspend_without_credits(
     balance: float | None,
     now_ms: int,
 ) -> Lane:
-    """Return the lane after so many failed leads in a row, with the balance of its workspace.
+    """Return the lane after too many failed leads in a row, with the balance of its workspace.
 
     A balance that pays for a lead says that something else fails: the lane goes on. Without credits
     the destination is suspended, because each lead would be given up as failed, and also if the

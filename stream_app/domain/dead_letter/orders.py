@@ -173,7 +173,7 @@ class ReplayPlan(msgspec.Struct, frozen=True, omit_defaults=True):
         filter: Which dead letters.
         ends: Partition -> the offset after the last dead letter that was planned. Later ones are
             not sent.
-        dead_letters: Send at most so many.
+        dead_letters: How many to send at most.
         credits: Refuse if they may cost more credits, at the ceiling of each destination.
         actions: As `credits`, in Actions.
         uncertain: Include leads that may have reached Clay.

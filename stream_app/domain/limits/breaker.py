@@ -53,7 +53,7 @@ JITTER: Final = 0.1
 """The open time is shortened by up to this share, so that workspaces do not probe in the same
 moment.
 """
-HEALTHY_S: Final = 300.0  # an outage is over when the breaker was closed for so long
+HEALTHY_S: Final = 300.0  # an outage is over when the breaker was closed for this time
 SUCCESSES_TO_CLOSE: Final = 3  # successful probes that close it; there is one probe at a time
 
 

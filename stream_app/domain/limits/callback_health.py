@@ -30,7 +30,7 @@ class CallbackHealthPolicy(Policy, frozen=True):
     """How many missing callbacks suspend a destination.
 
     Attributes:
-        overdue: So many overdue leads suspend the destination, if no callback has come since the
+        overdue: How many overdue leads suspend the destination, if no callback has come since the
             oldest of them was accepted.
     """
 

@@ -29,7 +29,7 @@ from stream_app.domain.model.outcome import Outcome, Uncertain
 from stream_app.domain.model.ranges import Wait
 from stream_app.domain.model.text import count
 
-_USUAL_CALLS = 600  # what is usual is the mean of about so many
+_USUAL_CALLS = 600  # what is usual is the mean of about this many
 _FIRST_CALLS = 10
 _QUEUE = 4.0  # by how much the limit tries to grow
 _SMOOTHING = 0.2
@@ -38,7 +38,7 @@ _BACK_TO_USUAL = 0.95
 _HEADROOM = 2.0
 LEAST = 5  # the lowest limit, and the first one, unless the configuration allows fewer
 TOLERANCE = 2.0  # multiple of the usual latency up to which the limit does not shrink
-_LAST_CALLS = 20  # how long a call is in flight is the mean of about so many
+_LAST_CALLS = 20  # how long a call is in flight is the mean of about this many
 STALLED: Final = "no_answer"  # the reason of the hold once the stall is certain
 _LEAST_MS = 500  # below that it may be our own pause
 _UNKNOWN_MS = 2_000  # while it is not known what is usual
@@ -116,7 +116,7 @@ def answered(
 
 
 class StallDetector(msgspec.Struct, frozen=True):
-    """So many requests are `waiting`; none of them was answered since `since_ms` (epoch ms)."""
+    """How many requests are `waiting`, none of them answered since `since_ms` (epoch ms)."""
 
     since_ms: int = 0
     waiting: int = 0

@@ -19,7 +19,7 @@ from stream_app.domain.model.ranges import Wait
 _TOGETHER_MS: Final = 60_000
 """Destinations whose last calls failed within this time of each other fail together."""
 _MOST_FAILING: Final = 2
-"""So many failing destinations are known: whichever fails next, one of them is another one."""
+"""How many failing destinations are known: whichever fails next, one of them is another one."""
 
 
 class DestinationHealth(msgspec.Struct, frozen=True, omit_defaults=True):

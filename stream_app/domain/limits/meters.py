@@ -19,9 +19,9 @@ from stream_app.domain.limits.budget import (
 from stream_app.domain.model.numbers import Real, TimeMs, Whole
 
 _SLOWEST = 0.02  # share of the newest lead once many are known: about the last hundred count
-_PRIOR = 5  # the configuration's estimate weighs as much as so many leads
-_HOUR_MS = 3_600_000  # so much of a day has passed before its pace says anything
-_DAY_MS = 24 * _HOUR_MS  # and so much of a month
+_PRIOR = 5  # the configuration's estimate weighs as much as this many leads
+_HOUR_MS = 3_600_000  # how much of a day must have passed before its pace says anything
+_DAY_MS = 24 * _HOUR_MS  # and how much of a month
 # The pace of a day is that of so much time, as the CLI cannot read all views of an hour.
 SAMPLED_MS: Final = 900_000
 # A shorter time says nothing: one file of leads is sent in it, and no other may follow.

@@ -21,7 +21,7 @@ _BACKOFF_FORGOTTEN_MS = 60_000
 _SPARED_AFTER_MS = 600_000
 _MAX_RUN = 16
 _NEAR_LIMIT_SHARE = 0.9  # of the rate that was too much, if Clay's limit is not known
-_HOLD_S = 110.0  # near the limit the rate grows slowly for so long, then ever faster
+_HOLD_S = 110.0  # near the limit the rate grows slowly for this time, then ever faster
 _LINEAR_STEP = 0.02
 _GROWTH = 0.06
 # The lowest rate, however often Clay says 429; that of the configuration where it is lower.

@@ -243,9 +243,9 @@ class FloodGuardPolicy(Policy, frozen=True):
     """How many dead letters suspend a lane.
 
     Attributes:
-        run: So many dead letters of one cause in a row suspend the lane.
-        share: So does this share of dead letters among the leads that ended in the last minute, if
-            at least 100 ended.
+        run: How many dead letters of one cause in a row suspend the lane.
+        share: Which share of dead letters among the leads that ended in the last minute suspends
+            it, if at least 100 ended.
     """
 
     run: Annotated[int, Range(1, 1_000_000)] = 50

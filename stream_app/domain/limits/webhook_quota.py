@@ -68,7 +68,7 @@ class QuotaPolicy(Policy, frozen=True):
     rotate_at: Annotated[int | None, Range(1, MOST)] = None
 
     def limits(self, lifetime: int) -> WebhookLimits:
-        """Return the limits of a webhook that takes so many submissions; 0: without end."""
+        """Return the limits of a webhook that takes `lifetime` submissions; 0: without end."""
         return _limits_of(self.warn_at, self.rotate_at, lifetime)
 
 

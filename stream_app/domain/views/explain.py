@@ -101,7 +101,7 @@ class Finding(msgspec.Struct, frozen=True, omit_defaults=True):
         since_ms: Since when, epoch ms; 0 if unknown.
         until_ms: Until when, epoch ms; 0 if no time ends it.
         lifts: What ends it.
-        waiting: Records behind it, or `at_most` so many.
+        waiting: Records behind it; with `at_most` an upper bound.
         in_partition: They are those of its partition, where other workspaces live, too.
         oldest_ms: When the oldest of them came, epoch ms; 0 if unknown.
         poll_ms: When the next run of the lane is polled, epoch ms; 0 if none is or if it is due.
@@ -342,7 +342,7 @@ def outlook(
 
 
 def _time_left(leads: int, view: LaneView, now_ms: int) -> str:
-    """Return how long so many leads take at the lane's rate and within its budgets."""
+    """Return how long these leads take at the lane's rate and within its budgets."""
     slowest_s = leads / max(_per_s(view), 0.01)
     because = ""
     for name, meter in view.meters.items():
