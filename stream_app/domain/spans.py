@@ -4,7 +4,7 @@
       process leads                 the worker reads the lead and decides
       wait budget, pause, ...       what holds the lead, a kind of domain/views/waits.py
       POST                          the request to Clay
-      wait callback                 Clay works, until its callback
+      wait callback                 Clay works, until its callback or the result of its run
       wait replay                   the lead waits as a dead letter
       process leads.retry           it has come back; a link leads to the span in which it waited
 
@@ -249,6 +249,8 @@ def _between(event: StatusEvent, after: StatusEvent, clay: Mapping[str, Value]) 
             attributes["http.response.status_code"] = after.http_status
         if event.attempt or event.replay:
             attributes["http.request.resend_count"] = event.attempt + event.replay
+        if after.run:
+            attributes["stream_app.run"] = after.run
         error = (after.reason or after.status) if after.status in _FAILED else ""
         return Span(*place, "POST", "client", *times, _with(attributes, error), error)
     if event.status in _PROCESSED:

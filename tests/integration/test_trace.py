@@ -23,18 +23,23 @@ from tests.e2e.behind import eventually
 from tests.support.kafka import committed, create_topics, until
 from tests.support.pace import BUSY
 from tests.support.raw_server import READ, RawServer, serve
-from tests.support.traced import REPLAYED
+from tests.support.traced import REPLAYED, RUN
 
 PARTITIONS = 2
 LEADS = 200
+Sent = tuple[str, int, int]
+"""Name, beginning and end of a span; the times in epoch ms."""
 
 
-def spans_in(requests: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
-    """Return span id -> name. A span that came twice must have come with the same name."""
-    spans: dict[str, str] = {}
+def spans_in(requests: Iterable[tuple[bytes, bytes]]) -> dict[str, Sent]:
+    """Return the spans by id. A span that came twice must have come the same."""
+    spans: dict[str, Sent] = {}
     for _, body in requests:
         for raw in msgspec.json.decode(body)["resourceSpans"][0]["scopeSpans"][0]["spans"]:
-            assert spans.setdefault(raw["spanId"], raw["name"]) == raw["name"]
+            begin_ms = int(raw["startTimeUnixNano"]) // 1_000_000
+            end_ms = int(raw["endTimeUnixNano"]) // 1_000_000
+            span = (raw["name"], begin_ms, end_ms)
+            assert spans.setdefault(raw["spanId"], span) == span
     return spans
 
 
@@ -73,14 +78,20 @@ async def test_a_killed_exporter_sends_the_same_spans_and_misses_none(
 ) -> None:
     names = TopicNames(namespace)
     await create_topics(kafka.bootstrap, names.status, partitions=PARTITIONS)
-    expected: dict[str, str] = {}
+    expected: dict[str, Sent] = {}
+    written = 0
     async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap) as producer:
         for number in range(LEADS):
             own = {"origin": f"leads/0/{number}", "lead_id": f"crm-{number}"}
+            # Half of the leads of each partition were posted to a webhook, half to a routine.
+            history = RUN if number // PARTITIONS % 2 else REPLAYED
             events = [
-                replace(event, id=f"leads/0/{number}#{event.seq}", **own) for event in REPLAYED
+                replace(event, id=f"leads/0/{number}#{event.seq}", **own) for event in history
             ]
-            expected |= {span.span_id: span.name for span in spans_of(events)}
+            expected |= {
+                span.span_id: (span.name, span.start_ms, span.end_ms) for span in spans_of(events)
+            }
+            written += len(events)
             for event in events:
                 await producer.send(
                     names.status,
@@ -106,7 +117,7 @@ async def test_a_killed_exporter_sends_the_same_spans_and_misses_none(
             )
 
             async def unfinished() -> int:
-                return LEADS * len(REPLAYED) - sum(
+                return written - sum(
                     (await committed(kafka.bootstrap, names.trace_group)).values(),
                 )
 

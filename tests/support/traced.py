@@ -45,3 +45,12 @@ REPLAYED = history(
     parent_id=CALLER,
     sampled=True,
 )
+RUN = history(
+    ("received", 0),
+    ("sending", 5),
+    ("accepted", 105, {"http_status": 202, "run": "run_1"}),
+    ("enriched", 20_105, {"credits": 6}),
+    parent_id=CALLER,
+    sampled=True,
+)
+"""Of a lead that a routine has run."""
