@@ -5,13 +5,15 @@ import asyncio
 import msgspec
 import pytest
 
-from stream_app.domain.model.outcome import Poison
+from stream_app.domain.callback.schedule import next_poll_ms
+from stream_app.domain.limits.budget import BudgetPolicy
+from stream_app.domain.model.outcome import Accepted, Poison, Uncertain
 from stream_app.domain.model.run import (
     RunDenied,
     RunUnread,
 )
 from tests.support.partition.bench import LEAD, Bench
-from tests.support.partition.routines import SETUP, Routines
+from tests.support.partition.routines import AT_CLAY, SETUP, Routines
 from tests.support.partition.virtual import now_ms, virtual_time
 
 
@@ -79,6 +81,58 @@ async def test_an_announced_run_is_polled_soon_after_an_operator_ends_the_hold()
     assert bench.clay.polls == {}
     await bench.order("auto", "c2", for_s=62.0)
     assert bench.states(LEAD)[-1] == "enriched"
+
+
+@pytest.mark.parametrize("by_order", [False, True], ids=["as configured", "by an order"])
+@virtual_time
+async def test_a_breaker_in_shadow_opens_and_holds_neither_leads_nor_polls(
+    *,
+    by_order: bool,
+) -> None:
+    """It counts the leads that it would have held. A poll is none of them."""
+    bench = Routines()
+    breaker = msgspec.structs.replace(
+        bench.plan.workspaces["acme"].breaker,
+        mode="auto" if by_order else "shadow",
+        open_s=60.0,
+    )
+    bench.change_workspaces(breaker=breaker)
+    lost = [Uncertain("reset", 100)] * breaker.consecutive_failures
+    bench.clay.first = [Accepted(202, 100), *lost]
+    await bench.one(for_s=1.0)
+    if by_order:
+        await bench.order("shadow", for_s=0.0)
+    bench.publish_leads(1, 1 + len(lost))
+    await asyncio.sleep(1.0)
+    assert bench.partition.state.lanes["acme"].breaker.phase == "open"
+    bench.publish_leads(10, 14)
+    await asyncio.sleep(18.0)
+    for lead_id in ("id0", "id10", "id11", "id12", "id13"):
+        assert bench.history(lead_id) == [*AT_CLAY, "enriched"]
+    accepted_ms = next(event.at_ms for event in bench.events(LEAD) if event.run)
+    destination = bench.plan.destinations["acme-main"]
+    due_ms = next_poll_ms("run_1", accepted_ms, None, destination, accepted_ms)
+    assert due_ms <= bench.clay.polls["run_1"][0] <= due_ms + 10
+    shown = bench.shown()
+    assert shown.breaker == "open"
+    assert shown.mode == "shadow"
+    assert shown.holds == ""
+    assert shown.shadow_breaker == 4
+    assert len(bench.clay.all_polls) > 4
+
+
+@virtual_time
+async def test_a_shadow_budget_holds_no_run_and_counts_those_that_it_would_have_held() -> None:
+    bench = Routines()
+    bench.change_workspaces(budget=BudgetPolicy(credits_per_day=25, shadow=True))
+    bench.publish_leads(3)
+    await bench.serve_for(20.0)
+    for lead_id in ("id0", "id1", "id2"):
+        assert bench.history(lead_id) == [*AT_CLAY, "enriched"]
+    assert bench.day().credits_spent == 21
+    assert bench.shown().shadow_budget == 2, "each may cost 20"
+    assert bench.shown().holds == ""
+    bench.books()
 
 
 @virtual_time
