@@ -140,9 +140,10 @@ class CallbackPipeline:
         row: Delivery,
         run: str,
     ) -> None:
-        # The bootstrap and the stream may both have this callback, and the other copy may have had
-        # the lock before. Where `is_concluded` returns False it has not suspended, so the row is
-        # still current when the step is submitted.
+        # The bootstrap and the stream may both have this callback. The first of them may have
+        # settled nothing, because the lead was sent only after that. Then the second one must not
+        # settle the lead. Deadlines take no lock, so no await may lie between the look at the row
+        # and the submission: where `is_concluded` returns False, it has not suspended.
         if await self._commits.is_concluded(in_flight):
             return
         step = self._endings.settle(callback, key, row, in_flight.consumed, run)

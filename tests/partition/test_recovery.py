@@ -1,6 +1,7 @@
 """A partition that recovers after a failed commit, and one that is closed."""
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from itertools import pairwise
@@ -18,6 +19,7 @@ from tests.simulation.client import MemoryStateStore, NoAnswer
 from tests.simulation.schedule import Setup
 from tests.support.partition.bench import Bench
 from tests.support.partition.clay import SlowClay
+from tests.support.partition.kafka import AwayStateStore
 from tests.support.partition.virtual import (
     MEMBER_S,
     RecordingStream,
@@ -280,6 +282,63 @@ async def test_close_forgets_everything_at_once() -> None:
     await asyncio.sleep(10.0)
     assert bench.states() == ["received", "sending"]
     assert bench.stream.committed() is None
+
+
+class SlowToClose(AwayStateStore):
+    """Its connections take two seconds to close."""
+
+    take_overs = 0
+
+    async def take_over(self, fence_within_s: float = math.inf) -> dict[bytes, bytes]:
+        self.take_overs += 1
+        return await super().take_over(fence_within_s)
+
+    async def close(self) -> None:
+        await super().close()
+        await asyncio.sleep(2.0)
+
+
+@virtual_time
+async def test_nothing_is_taken_over_again_while_the_connections_of_a_partition_close() -> None:
+    """A lead that is answered meanwhile would find no transaction, and have the partition fenced
+    again, although it is another worker's by then.
+    """
+    bench = Bench(clay_takes_s=1.0)
+    bench.store = store = SlowToClose(bench.kafka, "t-0", bench.plan.topics.state, 0)
+    bench.partition = bench.owner()
+    bench.publish("id0", "p0")
+    await bench.serve_for(0.5)
+    assert bench.states() == ["received", "sending"]
+    await bench.partition.close()
+    assert store.take_overs == 1
+
+
+class LimitedWhileCancelled(SlowClay):
+    """Answers the first lead with a 429, although its request is cancelled meanwhile."""
+
+    async def send(self, destination: str, webhook_id: str, body: bytes, trace_id: str) -> Outcome:
+        if self.bodies:
+            return await super().send(destination, webhook_id, body, trace_id)
+        self.bodies.append(body)
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(1_000.0)
+        return RateLimited(429, 500, "60")
+
+
+@virtual_time
+async def test_a_retry_after_that_comes_while_a_partition_closes_holds_for_its_next_owner() -> None:
+    """It is in no transaction, and this process may be the next owner."""
+    bench = Bench(clay=LimitedWhileCancelled, last_known_lanes={})
+    bench.publish("id0", "p0")
+    await bench.serve_for(1.0)
+    assert bench.states() == ["received", "sending"]
+    await bench.kill()
+    bench.publish("id1", "p1")
+    await bench.start()
+    await asyncio.sleep(50.0)
+    assert bench.clay.lead_ids == ["id0"]
+    await asyncio.sleep(20.0)
+    assert bench.clay.lead_ids == ["id0", "id1"]
 
 
 @virtual_time

@@ -9,13 +9,14 @@ from typing import TypeVar
 
 import pytest
 
-from stream_app.domain.delivery.state_machine import mark_key
+from stream_app.domain.delivery.state_machine import Delivery, mark_key, passed_key
 from stream_app.domain.lead.identity import people
 from stream_app.domain.model.outcome import Refused
 from stream_app.domain.model.records import ConsumedRecord
 from stream_app.domain.plan import Workspace
 from stream_app.partition.in_flight import InFlight, StreamSuspended
 from stream_app.partition.key_locks import KeyLocks
+from stream_app.partition.rows import Rows
 from stream_app.partition.state import PartitionState
 from tests.simulation.client import MemoryStateStore
 from tests.simulation.schedule import Setup
@@ -102,6 +103,53 @@ async def test_a_lead_that_was_recalled_in_vain_goes_on() -> None:
     assert bench.unmatched(0) == [("callback_unmatched", "oversize")]
     assert bench.states(LEAD)[-1] == "accepted"
     assert len(bench.clay.bodies) == 2
+
+
+@virtual_time
+async def test_a_callback_that_settled_nothing_does_not_settle_the_lead_that_is_sent_later() -> None:
+    """The bootstrap and the stream both have it. The stream comes to it after the lead was sent."""
+    bench = Bench()
+    bench.call_back()
+    bench.publish("id0", "p0")
+    await bench.partition.take_over()
+    serve = bench.partition.runner.serve
+    leads = asyncio.create_task(serve(bench.stream, "hot"))
+    await asyncio.sleep(10.0)
+    assert bench.unmatched() == [("callback_unmatched", "unknown_lead")]
+    assert bench.states(LEAD) == ["received", "sending", "accepted"]
+    callbacks = asyncio.create_task(serve(bench.streams["callback"], "callback"))
+    await asyncio.sleep(10.0)
+    assert bench.streams["callback"].committed() == 1
+    assert bench.unmatched() == [("callback_unmatched", "unknown_lead")]
+    assert bench.states(LEAD) == ["received", "sending", "accepted"]
+    for serving in (leads, callbacks):
+        serving.cancel()
+
+
+@virtual_time
+async def test_a_callback_settles_its_lead_in_the_turn_in_which_it_reads_the_row(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Deadlines take no lock: one that passed in between would be overwritten."""
+    bench = Bench()
+    bench.publish("id0", "p0")
+    await bench.serve_for(10.0)
+    read = Rows.delivery
+    behind: list[str] = []
+
+    def delivery(self: Rows, key: bytes) -> Delivery | None:
+        asyncio.get_running_loop().call_soon(look)
+        return read(self, key)
+
+    def look() -> None:
+        row = read(bench.partition.state.rows, bench.key)
+        assert row is not None
+        behind.append(row.state)
+
+    monkeypatch.setattr(Rows, "delivery", delivery)
+    bench.call_back()
+    await asyncio.sleep(1.0)
+    assert set(behind) == {"enriched"}
 
 
 # ------------------------------------------------------------------------------------ locks on rows
@@ -236,7 +284,7 @@ class Runner:
     """A runner of one partition whose records are processed by `process`."""
 
     def __init__(self, bench: Bench, stream: RecordingStream) -> None:
-        state = PartitionState(0, bench.store, parts(bench.plan, bench.clay))
+        self.state = state = PartitionState(0, bench.store, parts(bench.plan, bench.clay))
         self.stream = stream
         self.runner = runner_of(state, {"hot": self.process})
         self.began: list[int] = []
@@ -323,6 +371,25 @@ async def test_a_record_that_is_taken_while_the_others_end_starts_once_or_not_at
         await asyncio.sleep(2.0)
     with suppress(asyncio.CancelledError):
         await runner.end()
+
+
+@virtual_time
+async def test_a_record_from_before_a_recovery_does_not_begin_if_another_worker_concluded_it() -> (
+    None
+):
+    """Its marker is deleted: the offset of the group has passed it."""
+    stream = Late()
+    runner = Runner(Bench(), stream)
+    await asyncio.sleep(1.0)
+    await runner.runner.stop()
+    runner.state.rows.load({passed_key("leads"): b"2"})
+    runner.again()
+    stream.more.set()
+    await asyncio.sleep(1.0)
+    assert runner.began == [0]
+    assert stream.given_up == [0, 1]
+    assert stream.acked == []
+    await runner.end()
 
 
 # ------------------------------------------------------------------------------- markers of records

@@ -7,7 +7,10 @@ import asyncio
 import msgspec
 import pytest
 
+from stream_app.domain.delivery.state_machine import Delivery
+from stream_app.domain.limits.budget import Reservation
 from stream_app.domain.model.outcome import Uncertain
+from stream_app.partition.lanes import Lanes
 from tests.simulation.schedule import Setup
 from tests.support.partition.bench import Bench
 from tests.support.partition.replaying import ReplayProcess
@@ -49,3 +52,34 @@ async def test_an_uncertain_lead_is_sent_again_when_its_grace_ends_and_not_befor
     assert grace_ends_ms <= again.at_ms <= grace_ends_ms + shortest_ms, (
         "late by less than the shortest tier"
     )
+
+
+@virtual_time
+async def test_a_lead_that_is_sent_again_gives_its_reservation_away_in_one_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The step of another lead could otherwise commit the lane that has booked the reservation
+    beside the row that still has it, and a recovery would book it twice.
+    """
+    bench = Bench(Setup(uncertain="resend"))
+    bench.clay.first = [Uncertain("timeout", 1)]
+    bench.publish("id0", "p0")
+    await bench.serve_for(10.0)
+    rows = bench.partition.state.rows
+    uncertain = rows.delivery(bench.key)
+    assert uncertain is not None
+    assert uncertain.reservation is not None
+    charge = Lanes.charge
+    behind: list[Delivery | None] = []
+
+    def charged(self: Lanes, workspace: str, reserved: Reservation | None) -> Reservation | None:
+        loop = asyncio.get_running_loop()
+        loop.call_soon(lambda: behind.append(rows.delivery(bench.key)))
+        return charge(self, workspace, reserved)
+
+    monkeypatch.setattr(Lanes, "charge", charged)
+    await bench.grace_ends()
+    [row] = behind
+    assert row is not None
+    assert row.state == "replayed"
+    assert row.reservation is None

@@ -169,6 +169,50 @@ async def test_an_operator_that_cannot_take_over_is_closed(monkeypatch: pytest.M
     kafka.close.assert_awaited_once_with()
 
 
+class Operated:
+    """The rows of the replay state on Kafka, which an operator writes. `orders` is what the
+    follower of these rows has read, and `current` lets it read the rest.
+    """
+
+    def __init__(self, *commands: ReplayCommand) -> None:
+        self.rows: dict[bytes, bytes] = dict(map(command_row, commands))
+        self.orders = ReplayOrders(self.rows.items())
+        self.take_overs = 0
+
+    async def take_over(self) -> dict[bytes, bytes]:
+        self.take_overs += 1
+        return dict(self.rows)
+
+    async def transact(self, records: Sequence[Record]) -> None:
+        for record in records:
+            if record.topic != SETTINGS.names.replay_state:
+                continue
+            assert record.key is not None
+            if record.value is None:
+                self.rows.pop(record.key, None)
+            else:
+                self.rows[record.key] = record.value
+
+    async def close(self) -> None:
+        await asyncio.sleep(0)
+
+    async def current(self) -> None:
+        self.orders = ReplayOrders(self.rows.items())
+
+
+@virtual_time
+async def test_a_command_has_one_operator_although_the_follower_is_behind_its_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kafka: Any = Operated(ReplayCommand("c-1", "stop", "r-1", NOW_MS, "jane"))
+    monkeypatch.setattr(orders, "TransactionalState", lambda *_, **__: kafka)
+    running = asyncio.create_task(orders.OrderRunner(SETTINGS, kafka, lambda: True).run())
+    await asyncio.sleep(60.0)
+    assert kafka.rows == {}
+    assert kafka.take_overs == 1
+    running.cancel()
+
+
 async def test_dead_letters_are_given_up_once_and_the_answer_says_how_many(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
