@@ -4,15 +4,15 @@ The parts are closed in reverse order.
 """
 
 import asyncio
-from collections.abc import Callable, Collection
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Any, Final
 
 import msgspec
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 from attrs import define, field
-from prometheus_client import Counter
+from prometheus_client import CollectorRegistry, Counter
 from structlog.typing import FilteringBoundLogger
 
 from stream_app import __version__
@@ -33,7 +33,7 @@ from stream_app.domain.delivery.envelope import Envelope
 from stream_app.domain.model.errors import StreamAppError
 from stream_app.domain.model.records import Record
 from stream_app.domain.model.topics import MAX_CARRIED_BYTES, TopicNames
-from stream_app.faust_app.app import build_app
+from stream_app.faust_app.app import App, build_app
 from stream_app.faust_app.run import (
     assigned,
     membership,
@@ -71,10 +71,90 @@ async def run_replay(settings: Settings, read: Callable[[], Settings]) -> None:
     destinations from them when a file changes, and at `stream-app lanes reload`.
     """
     logger = log.get("replay")
-    topics = settings.names
-    policy = settings.replay
+    names = settings.names
     connection = connection_of(settings)
     registry = process_registry()
+    async with AsyncExitStack() as stack:
+        await check_kafka(settings, "replay", logger)
+        publish = await stack.enter_async_context(open_publisher(connection, logger))
+        rates_per_s = rates_of(settings)
+        turns = Turns(rates_per_s, settings.replay.rate_share)
+        state = await stack.enter_async_context(
+            ReplayState(connection, names, settings.kafka.partitions, publish, turns),
+        )
+        replay = forwarding(settings, rates_per_s, publish, state, turns, registry)
+        app = forwarding_app(settings, replay)
+        # One process carries out the replays that operators order: the one with this partition.
+        runner = OrderRunner(settings, state, lambda: (names.dlq, 0) in assigned(app))
+        changes = configuration_watch(settings, read, rates_per_s, runner)
+        reloads = Reloads(
+            logger,
+            connection,
+            names,
+            changes.reload,
+            lambda: [number for topic, number in assigned(app) if topic == names.dlq],
+            publish,
+        )
+        not_ready, watchdog = observe_replay(settings, app, replay, registry)
+        http = settings.http
+        port = await stack.enter_async_context(
+            serve_ops(http.host, http.replay_port, registry, not_ready),
+        )
+        logger.info(
+            "replay_started",
+            version=__version__,
+            metrics_port=port,
+            group=names.replay_app,
+        )
+        if state.pause:
+            logger.warning(
+                "paused",
+                by=state.pause.who,
+                why=state.pause.why,
+                text="until `stream-app replay resume`",
+            )
+        # Run until a signal, or until one of these tasks fails.
+        background = (
+            watchdog.run(),
+            replay_topic_watch(settings, app).run(),
+            runner.run(),
+            changes.run(),
+            reloads.run(),
+        )
+        await run_app(app, broker_wait_s=settings.kafka.broker_wait_s, beside=background)
+        # After the app, which has committed its last offsets by now.
+        await state.record_last()
+        logger.info("replay_stopped")
+
+
+def open_publisher(
+    connection: KafkaConnection,
+    logger: FilteringBoundLogger,
+) -> AbstractAsyncContextManager[Publish]:
+    """Open the producer of all that this process forwards, and close it at the end of the block."""
+    clock = KafkaClock(lambda text: logger.error("clock_is_off", text=text))
+    return kafka_publisher(connection, 2 * MAX_CARRIED_BYTES, clock)
+
+
+def rates_of(settings: Settings) -> dict[str, float]:
+    """Return the configured rates of the lanes, in leads per second by workspace."""
+    return {name: workspace.rate.rate_per_s for name, workspace in settings.workspaces.items()}
+
+
+def forwarding(
+    settings: Settings,
+    rates_per_s: Mapping[str, float],
+    publish: Publish,
+    state: ReplayState,
+    turns: Turns,
+    registry: CollectorRegistry,
+) -> Replay:
+    """Return what forwards the records, with its metric and its log.
+
+    `rates_per_s` changes when the configuration does.
+    """
+    names = settings.names
+    logger = log.get("replay")
     moved = Counter(
         "stream_app_replay_moved",
         "Records moved towards `leads.retry`, by their source topic.",
@@ -83,7 +163,7 @@ async def run_replay(settings: Settings, read: Callable[[], Settings]) -> None:
     )
 
     def on_moved(topic: str, envelope: Envelope) -> None:
-        moved.labels(topic.removeprefix(topics.namespace)).inc()
+        moved.labels(topic.removeprefix(names.namespace)).inc()
         logger.debug(
             "moved",
             topic=topic,
@@ -108,102 +188,103 @@ async def run_replay(settings: Settings, read: Callable[[], Settings]) -> None:
                 resumes_at=how.skip_to,
             )
 
-    async with AsyncExitStack() as stack:
-        await check_kafka(settings, "replay", logger)
-        kafka_clock = KafkaClock(lambda text: logger.error("clock_is_off", text=text))
-        publish = await stack.enter_async_context(
-            kafka_publisher(connection, 2 * MAX_CARRIED_BYTES, kafka_clock),
-        )
-        rates_per_s = {
-            name: workspace.rate.rate_per_s for name, workspace in settings.workspaces.items()
-        }
-        turns = Turns(rates_per_s, policy.rate_share)
-        state = ReplayState(connection, topics, settings.kafka.partitions, publish, turns)
-        await stack.enter_async_context(state)
-        replay = Replay(
-            topics,
-            policy,
-            rates_per_s,
-            publish,
-            state.begin,
-            state.moving,
-            Clock(),
-            turns,
-            on_moved,
-            on_begin,
-        )
-        app = build_app(
-            topics.replay_app,
-            connection,
-            settings.kafka,
-            buffer_records=_BUFFERED,
-            buffer_bytes=_BUFFERED_BYTES,
-        )
-        define_agents(app, topics, policy.tiers_s, replay)
-        runner = OrderRunner(settings, state, lambda: (topics.dlq, 0) in assigned(app))
+    return Replay(
+        names,
+        settings.replay,
+        rates_per_s,
+        publish,
+        state.begin,
+        state.moving,
+        Clock(),
+        turns,
+        on_moved,
+        on_begin,
+    )
 
-        def adopt(now: Settings) -> None:
-            rates_per_s.update(
-                (name, workspace.rate.rate_per_s) for name, workspace in now.workspaces.items()
-            )
-            runner.adopt(now)
-            logger.info(
-                "configuration",
-                workspaces=len(now.workspaces),
-                destinations=len(now.destinations),
-            )
 
-        changes = FileWatch(
-            settings,
-            read,
-            adopt,
-            lambda text: logger.warning("configuration", text=text),
-        )
+def forwarding_app(settings: Settings, replay: Replay) -> App:
+    """Return the Faust app, which joins the group and feeds `replay` with records."""
+    names = settings.names
+    app = build_app(
+        names.replay_app,
+        connection_of(settings),
+        settings.kafka,
+        buffer_records=_BUFFERED,
+        buffer_bytes=_BUFFERED_BYTES,
+    )
+    define_agents(app, names, settings.replay.tiers_s, replay)
+    return app
 
-        def served() -> list[int]:
-            return [number for topic, number in assigned(app) if topic == topics.dlq]
 
-        reloads = Reloads(logger, connection, topics, changes.reload, served, publish)
-        app.gaps.on_expired = ExpiredRecords(registry, logger)
-        watchdog = Watchdog(
-            longest_step_s(settings),
-            lambda: membership(app) | replay.under_way(assigned(app)),
-            StallGauge(registry, logger),
-        )
+def configuration_watch(
+    settings: Settings,
+    read: Callable[[], Settings],
+    rates_per_s: dict[str, float],
+    runner: OrderRunner,
+) -> FileWatch:
+    """Return what adopts the configuration again: the rates of the lanes, and the next replay."""
+    logger = log.get("replay")
 
-        registry.register(UnreadablePartitions(lambda: unreadable_partitions(app)))
-
-        async def not_ready() -> str | None:
-            reasons = [*watchdog.stalled, *(str(batch) for batch in unreadable(app).values())]
-            return "; ".join(reasons) or (None if app.started else "not joined to the group yet")
-
-        http = settings.http
-        port = await stack.enter_async_context(
-            serve_ops(http.host, http.replay_port, registry, not_ready),
-        )
+    def adopt(now: Settings) -> None:
+        rates_per_s.update(rates_of(now))
+        runner.adopt(now)
         logger.info(
-            "replay_started",
-            version=__version__,
-            metrics_port=port,
-            group=topics.replay_app,
+            "configuration",
+            workspaces=len(now.workspaces),
+            destinations=len(now.destinations),
         )
-        if state.pause:
-            logger.warning(
-                "paused",
-                by=state.pause.who,
-                why=state.pause.why,
-                text="until `stream-app replay resume`",
-            )
-        # `leads.lanes` is not watched: workers fill it again, and what follows it begins again with
-        # the new records.
-        partitions = settings.kafka.partitions
-        watched = [*app.agents, topics.state, topics.replay_state]
-        compacted = [topics.state, topics.replay_state]
-        watch = TopicWatch(connection, KnownTopics(partitions), watched, partitions, compacted)
-        beside = watchdog.run(), watch.run(), runner.run(), changes.run(), reloads.run()
-        await run_app(app, broker_wait_s=settings.kafka.broker_wait_s, beside=beside)
-        await state.record_last()
-        logger.info("replay_stopped")
+
+    return FileWatch(
+        settings,
+        read,
+        adopt,
+        lambda text: logger.warning("configuration", text=text),
+    )
+
+
+def observe_replay(
+    settings: Settings,
+    app: App,
+    replay: Replay,
+    registry: CollectorRegistry,
+) -> tuple[Callable[[], Awaitable[str | None]], Watchdog]:
+    """Register the metrics of the app.
+
+    Returns:
+        A function that says why the process is not ready (None: it is ready), and the watchdog,
+        which has to run for that.
+    """
+    logger = log.get("replay")
+    app.gaps.on_expired = ExpiredRecords(registry, logger)
+    watchdog = Watchdog(
+        longest_step_s(settings),
+        lambda: membership(app) | replay.under_way(assigned(app)),
+        StallGauge(registry, logger),
+    )
+    registry.register(UnreadablePartitions(lambda: unreadable_partitions(app)))
+
+    async def not_ready() -> str | None:
+        reasons = [*watchdog.stalled, *(str(batch) for batch in unreadable(app).values())]
+        return "; ".join(reasons) or (None if app.started else "not joined to the group yet")
+
+    return not_ready, watchdog
+
+
+def replay_topic_watch(settings: Settings, app: App) -> TopicWatch:
+    """Return the check of the topics of this process, whose loss ends it.
+
+    `leads.lanes` is not among them: workers fill it again, and what follows it begins again with
+    the new records.
+    """
+    names = settings.names
+    partitions = settings.kafka.partitions
+    return TopicWatch(
+        connection_of(settings),
+        KnownTopics(partitions),
+        [*app.agents, names.state, names.replay_state],
+        partitions,
+        compacted=[names.state, names.replay_state],
+    )
 
 
 @define(eq=False, repr=False)
