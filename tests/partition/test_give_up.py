@@ -17,7 +17,8 @@ from stream_app.domain.delivery.state_machine import delivery_key
 from stream_app.domain.model.messages import StatusEvent
 from stream_app.domain.model.outcome import Outcome, Poison, Refused, Uncertain
 from stream_app.domain.model.records import ConsumedRecord, Record
-from tests.simulation.account import Ledger, final_of, read_into, sources_of
+from tests.simulation.account_counts import final_of, read_into, sources_of
+from tests.simulation.account_ledger import Ledger
 from tests.support.partition.bench import Bench
 from tests.support.partition.virtual import now_ms, virtual_time
 

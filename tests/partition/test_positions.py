@@ -9,7 +9,7 @@ import msgspec
 
 from stream_app.domain.views.backlog import positions_of
 from stream_app.domain.views.lane import LaneView, Position
-from tests.simulation.account import untaken_by_views
+from tests.simulation.account_ledger import untaken_by_views
 from tests.simulation.schedule import Setup
 from tests.support.partition.bench import Bench
 from tests.support.partition.kafka import Losing

@@ -54,7 +54,7 @@ from stream_app.domain.limits.budget import Budget
 from stream_app.domain.views.lane import LaneView
 from stream_app.partition import balances
 from tests.board.model_records import Made
-from tests.simulation.account import sources_of, topics_of
+from tests.simulation.account_counts import sources_of, topics_of
 from tests.simulation.parts import THE_REST, each_part, of_part
 from tests.simulation.schedule import Setup
 from tests.support.partition.bench import Bench

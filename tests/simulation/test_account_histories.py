@@ -3,7 +3,7 @@ step may come next.
 
 A small world writes the leads and what a worker would: events, the rows that records take, dead
 letters, and what callbacks and commands leave. Clay answers as it does in the schedules. The ledger
-of tests/simulation/account.py counts again from the last status of each record.
+of tests/simulation/account_ledger.py counts again from the last status of each record.
 """
 
 from collections.abc import Iterator
@@ -22,16 +22,8 @@ from stream_app.domain.delivery.state_machine import CALLBACK, NEXT
 from stream_app.domain.model.messages import ImportSummary, Status, StatusEvent
 from stream_app.domain.model.records import Record
 from stream_app.domain.model.topics import Retention
-from tests.simulation.account import (
-    DAY_MS,
-    NO_LEADS,
-    Ledger,
-    Numbers,
-    counted,
-    differences,
-    read_into,
-    sources_of,
-)
+from tests.simulation.account_counts import counted, differences, read_into, sources_of
+from tests.simulation.account_ledger import DAY_MS, NO_LEADS, Ledger, Numbers
 from tests.simulation.clay import results_of
 from tests.simulation.kafka import MemoryKafka
 from tests.simulation.schedule import Setup, plan_of

@@ -40,17 +40,9 @@ from tests.board.yields import (
     yield_texts,
     yields_on_import,
 )
-from tests.simulation.account import (
-    COLUMN_OF,
-    NO_LEADS,
-    Ledger,
-    Look,
-    Numbers,
-    looks_at,
-    messy,
-    read_into,
-    sources_of,
-)
+from tests.simulation.account import Look, looks_at, messy
+from tests.simulation.account_counts import read_into, sources_of
+from tests.simulation.account_ledger import COLUMN_OF, NO_LEADS, Ledger, Numbers
 from tests.simulation.tape import Tape
 
 SCHEDULES: Final = 40

@@ -6,7 +6,8 @@ import json
 from collections import Counter
 from typing import Final
 
-from tests.simulation.account import MessyWorld, messy, untaken_by_views
+from tests.simulation.account import MessyWorld, messy
+from tests.simulation.account_ledger import untaken_by_views
 from tests.simulation.parts import each_part, of_part
 
 SCHEDULES: Final = 150
