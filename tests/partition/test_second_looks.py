@@ -106,7 +106,7 @@ async def test_a_lead_that_was_recalled_in_vain_goes_on() -> None:
 
 
 @virtual_time
-async def test_a_callback_that_settled_nothing_does_not_settle_the_lead_that_is_sent_later() -> None:
+async def test_a_callback_that_settled_nothing_settles_no_lead_that_is_sent_later() -> None:
     """The bootstrap and the stream both have it. The stream comes to it after the lead was sent."""
     bench = Bench()
     bench.call_back()

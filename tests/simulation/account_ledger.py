@@ -1,8 +1,8 @@
 """What the board must count, told from the ledger of a run: everything that is on Kafka.
 
-The expected account is made from the rows, the records and the events, without any code of the read
-model: a lead's status is that of the row that was written last for it. It has no row only if all its
-records ended before.
+The expected account is made from the rows, the records and the events, without any code of the
+read model: a lead's status is that of the row that was written last for it. It has no row only if
+all its records ended before.
 """
 
 import json
