@@ -22,9 +22,9 @@ from stream_app.cli.base import EXIT_CODE_OF, EXIT_CODES, NO
 from stream_app.config import Settings
 from stream_app.config.load import field_of, keys_of
 from stream_app.domain.delivery.envelope import HEADERS, Envelope
-from stream_app.domain.delivery.recorder import rejected_copy
 from stream_app.domain.delivery.state_machine import NEXT
 from stream_app.domain.delivery.suppression import TEXT as SUPPRESSED
+from stream_app.domain.delivery.without_row import rejected_copy
 from stream_app.domain.lane.holds import REASONS
 from stream_app.domain.lead.read import Unreadable
 from stream_app.domain.model import errors as error_classes

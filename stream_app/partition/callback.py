@@ -20,7 +20,7 @@ from attrs import define
 from stream_app.clock import Clock
 from stream_app.domain.callback.interpret import read_callback
 from stream_app.domain.delivery.envelope import Envelope
-from stream_app.domain.delivery.recorder import WriteBatch, step_without_row
+from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.delivery.state_machine import (
     CONCLUDED,
     Delivery,
@@ -29,6 +29,7 @@ from stream_app.domain.delivery.state_machine import (
     mark_key,
     match_callback,
 )
+from stream_app.domain.delivery.without_row import step_without_row
 from stream_app.domain.model.messages import Callback, RunNotification, Status
 from stream_app.domain.plan import Plan
 from stream_app.partition.announcements import Announcements

@@ -41,7 +41,7 @@ from stream_app.domain.delivery.parked import (
     rows_of_lead,
     settle_lead,
 )
-from stream_app.domain.delivery.recorder import WriteBatch, event_record, step_without_row
+from stream_app.domain.delivery.recorder import WriteBatch, event_record
 from stream_app.domain.delivery.state_machine import CONCLUDED, Reason, delivery_key, mark_key
 from stream_app.domain.delivery.suppression import (
     Suppression,
@@ -50,6 +50,7 @@ from stream_app.domain.delivery.suppression import (
     lead_row,
     person_row,
 )
+from stream_app.domain.delivery.without_row import step_without_row
 from stream_app.domain.lane.overrides import Order, obey
 from stream_app.domain.lead.identity import person_key, person_of, row_id, unlinked
 from stream_app.domain.model.records import ConsumedRecord, Record, RowChanges

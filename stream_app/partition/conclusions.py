@@ -10,15 +10,10 @@ from msgspec.structs import replace
 from stream_app.clock import Clock
 from stream_app.domain.dead_letter.replay import replay_due_ms, tier_s
 from stream_app.domain.delivery.envelope import Disposition, Way
-from stream_app.domain.delivery.recorder import (
-    NO_REASON,
-    DeliveryRecorder,
-    rerouted_copy,
-    step_without_row,
-    without_value,
-)
+from stream_app.domain.delivery.recorder import NO_REASON, DeliveryRecorder
 from stream_app.domain.delivery.resolve import LeadRef, ResolvedLead
 from stream_app.domain.delivery.state_machine import Reason
+from stream_app.domain.delivery.without_row import rerouted_copy, step_without_row, without_value
 from stream_app.domain.limits.budget import Reservation
 from stream_app.domain.model.messages import Status
 from stream_app.domain.model.records import Record

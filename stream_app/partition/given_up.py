@@ -13,7 +13,7 @@ from attrs import define
 from stream_app.clock import Clock
 from stream_app.domain.dead_letter.replay import given_up_text
 from stream_app.domain.delivery.envelope import Envelope
-from stream_app.domain.delivery.recorder import DeliveryRecorder, WriteBatch, step_without_row
+from stream_app.domain.delivery.recorder import DeliveryRecorder, WriteBatch
 from stream_app.domain.delivery.resolve import LeadRef
 from stream_app.domain.delivery.state_machine import (
     CONCLUDED,
@@ -23,6 +23,7 @@ from stream_app.domain.delivery.state_machine import (
     delivery_key,
     mark_key,
 )
+from stream_app.domain.delivery.without_row import step_without_row
 from stream_app.domain.lead.identity import is_plain_id
 from stream_app.domain.plan import Destination, Plan
 from stream_app.partition.commits import Commits

@@ -18,13 +18,7 @@ from msgspec.structs import replace
 
 from stream_app.clock import Clock
 from stream_app.domain.delivery.envelope import Envelope, lead_envelope
-from stream_app.domain.delivery.recorder import (
-    AdmittedPost,
-    DeliveryRecorder,
-    WriteBatch,
-    failure,
-    rejection,
-)
+from stream_app.domain.delivery.recorder import AdmittedPost, DeliveryRecorder, WriteBatch, failure
 from stream_app.domain.delivery.resolve import ResolvedLead, dedup, find_lead_ref, resolve_lead
 from stream_app.domain.delivery.state_machine import (
     Delivery,
@@ -34,6 +28,7 @@ from stream_app.domain.delivery.state_machine import (
     classify_record,
 )
 from stream_app.domain.delivery.suppression import is_unwanted
+from stream_app.domain.delivery.without_row import rejection
 from stream_app.domain.lane.admission import ASK_AGAIN, AdmissionRequest, Grant, Held
 from stream_app.domain.lane.lane import LANE_BUSY
 from stream_app.domain.lead.identity import person_of, pointed

@@ -12,9 +12,9 @@ from unittest.mock import patch
 
 import msgspec
 
-from stream_app.domain.delivery import recorder as history
 from stream_app.domain.delivery import resolve as seen
 from stream_app.domain.delivery import state_machine as delivery
+from stream_app.domain.delivery import without_row
 from stream_app.domain.delivery.envelope import Envelope, read_envelope
 from stream_app.domain.delivery.recorder import AdmittedPost, DeliveryRecorder, WriteBatch
 from stream_app.domain.delivery.resolve import ResolvedLead
@@ -272,13 +272,13 @@ def _generous(init: Callable[..., None]) -> Callable[..., None]:
 
 @mutant("6")
 def mark_row_missing() -> Patch:
-    step_without_row = history.step_without_row
+    step_without_row = without_row.step_without_row
 
     def unmarked(*args: Any, **more: Any) -> WriteBatch:
         step = step_without_row(*args, **more)
         return WriteBatch([], step.records, step.events)
 
-    return patch.object(history, "step_without_row", unmarked)
+    return patch.object(without_row, "step_without_row", unmarked)
 
 
 @mutant("6", hunt=family("replaced", "freeze"))

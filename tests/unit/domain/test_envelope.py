@@ -19,14 +19,14 @@ from stream_app.domain.delivery.envelope import (
     pseudonymous_key,
     read_envelope,
 )
-from stream_app.domain.delivery.recorder import (
-    NO_REASON,
+from stream_app.domain.delivery.recorder import NO_REASON
+from stream_app.domain.delivery.resolve import LeadRef, resolve_lead
+from stream_app.domain.delivery.without_row import (
     rejected_copy,
     rejection,
     rerouted_copy,
     step_without_row,
 )
-from stream_app.domain.delivery.resolve import LeadRef, resolve_lead
 from stream_app.domain.lead.identity import is_plain_id
 from stream_app.domain.lead.read import Unreadable, read_lead
 from stream_app.domain.model.errors import UnknownFormat

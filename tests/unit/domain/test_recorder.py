@@ -6,16 +6,10 @@ import pytest
 from msgspec.structs import replace
 
 from stream_app.domain.delivery.envelope import HEADERS, Envelope, Way, read_envelope
-from stream_app.domain.delivery.recorder import (
-    DeliveryRecorder,
-    Duration,
-    failure,
-    rejected_copy,
-    rejection,
-    rerouted_copy,
-)
+from stream_app.domain.delivery.recorder import DeliveryRecorder, Duration, failure
 from stream_app.domain.delivery.resolve import LeadRef
 from stream_app.domain.delivery.state_machine import ROW_VERSION, Delivery, Reason, mark_key
+from stream_app.domain.delivery.without_row import rejected_copy, rejection, rerouted_copy
 from stream_app.domain.lead.read import Unreadable
 from stream_app.domain.limits.budget import Reservation
 from stream_app.domain.model.messages import StatusEvent
