@@ -25,7 +25,8 @@ from stream_app.domain.limits.budget import BudgetPolicy, Cost
 from stream_app.domain.limits.rate import RatePolicy
 from stream_app.domain.model.outcome import Accepted
 from stream_app.domain.plan import Actor, Destination, InForce
-from stream_app.domain.views.lane import LaneView, view
+from stream_app.domain.views.lane import LaneView
+from stream_app.domain.views.lane_now import view
 
 NOW_MS = 1_796_083_140_000
 MOST_US = 40.0

@@ -29,7 +29,8 @@ from stream_app.domain.limits.concurrency import StallDetector
 from stream_app.domain.model.errors import RowUnreadable
 from stream_app.domain.model.records import Record
 from stream_app.domain.plan import Destination, InForce, Plan
-from stream_app.domain.views.lane import LaneView, Position, RunsView, held_since, view
+from stream_app.domain.views.lane import LaneView, Position, RunsView
+from stream_app.domain.views.lane_now import held_since, view
 from stream_app.partition.intake import Intake
 from stream_app.partition.ports import Clay, Observer
 from stream_app.partition.rows import read_lane

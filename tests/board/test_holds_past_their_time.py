@@ -41,7 +41,8 @@ from stream_app.domain.model.outcome import Accepted, Refused
 from stream_app.domain.model.topics import TopicNames
 from stream_app.domain.plan import Actor, Destination, InForce
 from stream_app.domain.views.explain import ConsumerGroup, Facts, LaneFacts, explain
-from stream_app.domain.views.lane import LaneView, view
+from stream_app.domain.views.lane import LaneView
+from stream_app.domain.views.lane_now import view
 from stream_app.ops import logs
 from stream_app.ops.lane_metrics import LaneMetrics
 from tests.board.client import BEARER, board_with, plain

@@ -21,7 +21,7 @@ from stream_app.domain.limits.budget import Budget, BudgetPolicy, Cost, Period
 from stream_app.domain.limits.rate import Rate, on_429
 from stream_app.domain.model.outcome import Accepted, Outcome, Refused
 from stream_app.domain.plan import Actor, Destination, Workspace, byline
-from stream_app.domain.views.lane import view
+from stream_app.domain.views.lane_now import view
 from tests.support.narrow import of_type
 from tests.unit.domain.lanes import granted
 

@@ -26,7 +26,7 @@ from stream_app.domain.limits.concurrency import Concurrency, StallDetector
 from stream_app.domain.limits.rate import Rate
 from stream_app.domain.limits.webhook_quota import Quota, Webhook
 from stream_app.domain.plan import Actor, Destination, InForce
-from stream_app.domain.views.lane import view
+from stream_app.domain.views.lane_now import view
 
 NOW_MS = 1_796_083_140_000  # a minute before midnight
 BY = Actor("anna", "maintenance", NOW_MS)

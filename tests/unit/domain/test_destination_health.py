@@ -25,7 +25,8 @@ from stream_app.domain.model.outcome import (
     Uncertain,
 )
 from stream_app.domain.plan import Actor, Destination, Workspace
-from stream_app.domain.views.lane import LaneView, view
+from stream_app.domain.views.lane import LaneView
+from stream_app.domain.views.lane_now import view
 
 NOW_MS: Final = 1_796_083_140_000
 NAMES: Final = ("people", "firms", "jobs")

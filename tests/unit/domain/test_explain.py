@@ -26,7 +26,7 @@ from stream_app.domain.views.explain import (
     outlook,
 )
 from stream_app.domain.views.lane import LaneView, PartHold, RunsView
-from stream_app.domain.views.lane import view as view_of
+from stream_app.domain.views.lane_now import view as view_of
 from tests.support.narrow import of_type
 from tests.unit.domain.lanes import granted
 

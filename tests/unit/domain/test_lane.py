@@ -17,16 +17,9 @@ from stream_app.domain.limits.suspension import FloodGuardPolicy, Suspension, be
 from stream_app.domain.limits.webhook_quota import Quota, QuotaPolicy, Webhook
 from stream_app.domain.model.outcome import Accepted, Denied, Outcome, Poison, Refused, WebhookOut
 from stream_app.domain.plan import Actor, Change, Destination, InForce
-from stream_app.domain.views.lane import (
-    AS_PROBE,
-    DestinationView,
-    LaneChange,
-    LaneView,
-    PartHold,
-    _news,
-    held_since,
-    view,
-)
+from stream_app.domain.views.lane import AS_PROBE, DestinationView, LaneChange, LaneView, PartHold
+from stream_app.domain.views.lane_news import news_of
+from stream_app.domain.views.lane_now import held_since, view
 from tests.support.narrow import of_type
 from tests.unit.domain.lanes import granted
 
@@ -527,7 +520,7 @@ def test_each_change_is_news_once(
     before = msgspec.structs.replace(BEFORE, **was)
     after = msgspec.structs.replace(BEFORE, **now)
     changes = list(
-        _news(
+        news_of(
             InForce("acme", "people"),
             before,
             after,

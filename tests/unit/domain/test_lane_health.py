@@ -19,7 +19,8 @@ from stream_app.domain.limits.rate import Rate, RatePolicy
 from stream_app.domain.limits.window import LAST_MINUTE, Window, WindowSpan, WindowTotals
 from stream_app.domain.model.outcome import Accepted, RateLimited, Refused, Uncertain
 from stream_app.domain.plan import InForce
-from stream_app.domain.views.lane import LaneView, view
+from stream_app.domain.views.lane import LaneView
+from stream_app.domain.views.lane_now import view
 from tests.support.narrow import present
 
 NOW_MS = 1_795_500_000_000

@@ -1,0 +1,384 @@
+"""The view of a lane as it is now: what holds it or a part of it, since when, and its pace."""
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Literal
+
+import msgspec
+
+from stream_app.domain.lane.admission import Held, decide, failing_alone, why_open, without_webhook
+from stream_app.domain.lane.holds import (
+    BREAKER_OPEN,
+    DESTINATION_FAILS,
+    FORCED_OPEN,
+    PAUSED,
+    WEBHOOK_OUT,
+    code_of,
+    reason_of,
+)
+from stream_app.domain.lane.lane import Lane, mode_of
+from stream_app.domain.limits import breaker, concurrency, rate, suspension, window, yield_health
+from stream_app.domain.limits import webhook_quota as quota
+from stream_app.domain.limits.breaker import OF_FAILURES, Mode
+from stream_app.domain.limits.concurrency import NOTHING, STALLED, StallDetector
+from stream_app.domain.limits.meters import first_estimate, meters
+from stream_app.domain.limits.suspension import Suspension
+from stream_app.domain.limits.webhook_quota import Webhook
+from stream_app.domain.model.ranges import Wait
+from stream_app.domain.plan import Destination, InForce, Workspace
+from stream_app.domain.views.lane import AS_PROBE, DestinationView, LaneView, PartHold, RunsView
+from stream_app.domain.views.lane_news import news_of
+
+
+def view(
+    configured: Workspace,
+    lane: Lane,
+    destinations: Sequence[Destination],
+    now_ms: int,
+    before: LaneView | None = None,
+    stall: StallDetector = NOTHING,
+    runs: RunsView | None = None,
+) -> LaneView:
+    """Return the view of a lane. `before` is the last view, `news` the difference to it."""
+    policy = lane.in_force(configured)
+    counts = window.totals(window.FIVE_MINUTES, lane.health, now_ms)
+    latency = window.latency(window.FIVE_MINUTES, lane.health, now_ms) or window.Latency(0, 0, 0)
+    shown = meters(policy.budget, lane.budget, now_ms)
+    mode = mode_of(policy, lane)
+    pace = _pace(policy, lane)
+    answers = {
+        destination.alias: _answer(policy, lane, destination, now_ms, stall)
+        for destination in destinations
+    }
+    held = _whole(policy, lane, destinations, answers)
+    pool = {
+        name: policy.limits(destination)
+        for destination in destinations
+        for name in destination.webhook_ids
+    }
+    since = partial(_since_ms, lane, mode, destinations, now_ms=now_ms, stall=stall)
+    to_bulk = dict(answers)
+    for destination in destinations:
+        if to_bulk[destination.alias] is None and policy.budget.hot_share:
+            to_bulk[destination.alias] = _answer(
+                policy,
+                lane,
+                destination,
+                now_ms,
+                stall,
+                hot=False,
+            )
+    seen = LaneView(
+        workspace=lane.workspace,
+        partition=lane.partition,
+        at_ms=now_ms,
+        breaker=lane.breaker.phase,
+        health=window.status(counts, before.health if before else None),
+        score=round(window.score(counts), 1),
+        rate_per_s=round(rate.current(policy.rate, lane.rate), 2),
+        holds=held.reason if held else "",
+        text=held.text if held else "",
+        until_ms=held.until_ms if held else 0,
+        submissions=sum(webhook.count for webhook in lane.quota.webhooks.values()),
+        since_ms=since(held.reason) if held else 0,
+        mode=mode,
+        mode_by=lane.forced.by if lane.forced else None,
+        paused_by=lane.pause,
+        changes=lane.changes,
+        meters=shown,
+        estimates={
+            destination.alias: lane.estimates.get(destination.alias)
+            or first_estimate(destination.estimate)
+            for destination in destinations
+        },
+        webhooks=_webhooks(lane, pool),
+        calls=counts.calls,
+        p50_ms=latency.p50_ms,
+        p95_ms=latency.p95_ms,
+        p99_ms=latency.p99_ms,
+        concurrency=concurrency.current(policy.max_in_flight, lane.concurrency),
+        sends_per_s=pace.per_s,
+        bound_by=pace.bound_by,
+        held_ms=pace.held_ms,
+        shadow_breaker=lane.shadowed,
+        shadow_budget=sum(period.shadowed for period in lane.budget.days),
+        submissions_left={
+            destination.alias: left
+            for destination in destinations
+            if (left := _submissions_left(policy, lane, destination)) is not None
+        },
+        outage=lane.outage if lane.breaker.cause in OF_FAILURES else None,
+        partly=tuple(_partly(to_bulk, held, since)),
+        turns=dict(_turns(policy, lane, answers, now_ms)),
+        destinations={
+            destination.alias: _health_of(lane, destination.alias, now_ms, before)
+            for destination in destinations
+        },
+        falls=tuple(yield_health.falls(lane.yields, now_ms)),
+        reading=lane.reading,
+        runs=runs,
+    ).at(now_ms)
+    return (
+        seen
+        if before is None
+        else msgspec.structs.replace(seen, news=tuple(news_of(configured, before, seen, pool)))
+    )
+
+
+def held_since(seen: LaneView) -> dict[str, int]:
+    """Return since when the lane is held, by reason.
+
+    The next owner of the lane's row could not know it from the rest of the row.
+    """
+    since = {part.holds: part.since_ms for part in seen.partly}
+    return since | {seen.holds: seen.since_ms} if seen.holds else since
+
+
+def _health_of(
+    lane: Lane,
+    alias: str,
+    now_ms: int,
+    before: LaneView | None,
+) -> DestinationView:
+    """Return the health of a destination. A single one has the health of its lane."""
+    own = lane.destinations.get(alias)
+    counts = window.totals(window.FIVE_MINUTES, own.calls if own else lane.health, now_ms)
+    known = before.destinations.get(alias) if before is not None else None
+    return DestinationView(
+        round(window.score(counts), 1),
+        window.status(counts, known.health if known is not None else None),
+        counts.calls,
+        own.breaker.phase if own else "closed",
+    )
+
+
+class _Pace(msgspec.Struct, frozen=True):
+    per_s: float
+    bound_by: Literal["rate", "max_in_flight", "concurrency"]
+    held_ms: int = 0
+
+
+def _pace(policy: InForce, lane: Lane) -> _Pace:
+    """Return how fast the lane can send now, and which limit says so."""
+    per_s = rate.current(policy.rate, lane.rate)
+    limit = concurrency.current(policy.max_in_flight, lane.concurrency)
+    most_per_s = concurrency.most_per_s(limit, lane.concurrency)
+    if per_s <= most_per_s:
+        return _Pace(round(per_s, 2), "rate")
+    # Two digits: a view is published when it changes, and these means change a little with each
+    # call.
+    bound_by: Literal["max_in_flight", "concurrency"] = "concurrency"
+    if limit == policy.max_in_flight:
+        bound_by = "max_in_flight"
+    return _Pace(
+        float(f"{most_per_s:.2g}"),
+        bound_by,
+        int(float(f"{lane.concurrency.held_ms:.2g}")),
+    )
+
+
+def _answer(
+    policy: InForce,
+    lane: Lane,
+    destination: Destination,
+    now_ms: int,
+    stall: StallDetector,
+    hot: bool = True,
+) -> Held | None:
+    """Return what admission would answer to a lead of the destination.
+
+    It is None if the lead goes now or with the next token.
+    """
+    _, answer = decide(policy, lane, destination, now_ms, 0, hot, stall)
+    if isinstance(answer, Held):
+        return answer if reason_of(answer.reason).lifted_by != "turn" else None
+    if answer.suspension_probe is not None and lane.suspension is not None:
+        # The next lead goes, and only as a probe.
+        return _suspended(lane.suspension)
+    if _fails_alone(lane, destination.alias) and mode_of(policy, lane) == "auto":
+        own = lane.destinations[destination.alias]
+        # The next lead goes, and only as a probe.
+        return failing_alone(destination, own, breaker.due_ms(own.breaker))
+    pool = destination.webhook_ids
+    limits = policy.limits(destination)
+    if answer.webhook_probe is None or quota.has_one_in_use(limits, lane.quota, pool):
+        return None
+    # The next lead goes, and only as a probe.
+    return without_webhook(
+        lane,
+        destination,
+        Wait(quota.due_ms(limits, lane.quota, pool)),
+        now_ms,
+    )
+
+
+def _whole(
+    policy: InForce,
+    lane: Lane,
+    destinations: Sequence[Destination],
+    answers: Mapping[str, Held | None],
+) -> Held | None:
+    """Return what holds the whole lane.
+
+    `answers`: what admission would answer to leads of each destination.
+    """
+    if None in answers.values():
+        return _tripped(policy, lane)
+    held = _together([answer for answer in answers.values() if answer is not None])
+    if held is None or reason_of(held.reason).lifted_by == "person":
+        return held
+    if reason_of(held.reason).lifted_by == "time" and (
+        beneath := _beneath(policy, lane, destinations)
+    ):
+        return Held(beneath.reason, beneath.text, max(beneath.until_ms, held.until_ms))
+    # A suspension may end before an operator lets the breaker decide again.
+    if mode_of(policy, lane) == "open":
+        return Held(BREAKER_OPEN, why_open(lane), 0)
+    if held.reason == BREAKER_OPEN and lane.breaker.phase == "half_open":
+        return Held(BREAKER_OPEN, held.text, breaker.due_ms(lane.breaker))
+    return held
+
+
+def _together(answers: Sequence[Held]) -> Held | None:
+    """Return the hold of the first destination, with the words of all that have its reason."""
+    if not answers:
+        return None
+    first = answers[0]
+    same = [answer for answer in answers if answer.reason == first.reason]
+    return msgspec.structs.replace(
+        first,
+        text="; ".join(dict.fromkeys(answer.text for answer in same)),
+        until_ms=min(answer.until_ms for answer in same),
+    )
+
+
+def _partly(
+    answers: Mapping[str, Held | None],
+    whole: Held | None,
+    since: Callable[[str, Sequence[str]], int],
+) -> Iterator[PartHold]:
+    """Yield what holds only the leads of some destinations, or only bulk leads.
+
+    `answers` are those to bulk leads.
+    """
+    holds: dict[Held, list[str]] = {}
+    for alias, answer in answers.items():
+        if answer is not None and (whole is None or answer.reason != whole.reason):
+            holds.setdefault(answer, []).append(alias)
+    for held, aliases in holds.items():
+        yield PartHold(
+            destinations=tuple(aliases),
+            holds=held.reason,
+            text=held.text,
+            until_ms=held.until_ms,
+            bulk=held.bulk_only,
+            since_ms=since(held.reason, aliases),
+        )
+
+
+def _turns(
+    policy: InForce,
+    lane: Lane,
+    answers: Mapping[str, Held | None],
+    now_ms: int,
+) -> Iterator[tuple[str, int]]:
+    """Yield when the next lead may go to each destination that is held.
+
+    A destination is held if it takes no leads, or takes them only as probes.
+    """
+    mode = mode_of(policy, lane)
+    tripped = lane.breaker.phase != "closed" and mode == "auto"
+    for alias, held in answers.items():
+        if held is not None:
+            until_ms = 0 if mode == "open" else held.may_end_ms
+            yield alias, until_ms if until_ms > now_ms or not until_ms else AS_PROBE
+        elif tripped or suspension.holds(lane.suspension, alias):
+            yield alias, AS_PROBE
+
+
+def _fails_alone(lane: Lane, alias: str) -> bool:
+    own = lane.destinations.get(alias)
+    return own is not None and own.breaker.phase != "closed"
+
+
+def _tripped(policy: InForce, lane: Lane) -> Held | None:
+    """Return the hold of a lane whose breaker lets its next lead go only as a probe."""
+    if lane.breaker.phase == "closed" or mode_of(policy, lane) != "auto":
+        return None
+    return Held(BREAKER_OPEN, why_open(lane), breaker.due_ms(lane.breaker))
+
+
+def _suspended(state: Suspension) -> Held:
+    return Held(state.reason, state.text, suspension.due_ms(state))
+
+
+def _beneath(
+    policy: InForce,
+    lane: Lane,
+    destinations: Sequence[Destination],
+) -> Held | None:
+    """Return the hold that is left of the whole lane when one that time lifts is over.
+
+    Its probe could not go before.
+    """
+    destination = destinations[0]
+    pool = destination.webhook_ids
+    limits = policy.limits(destination)
+    due_ms = quota.due_ms(limits, lane.quota, pool)
+    if due_ms and not quota.has_one_in_use(limits, lane.quota, pool):
+        return without_webhook(lane, destination, Wait(due_ms), due_ms)
+    state = lane.suspension
+    if state is not None and all(suspension.holds(state, place.alias) for place in destinations):
+        return _suspended(state)
+    return _tripped(policy, lane)
+
+
+def _since_ms(
+    lane: Lane,
+    mode: Mode,
+    destinations: Sequence[Destination],
+    reason: str,
+    aliases: Sequence[str] = (),
+    *,
+    now_ms: int,
+    stall: StallDetector,
+) -> int:
+    """Return when the trouble began, epoch ms.
+
+    `aliases`: the destinations that it concerns; none: all.
+    """
+    if reason == PAUSED and lane.pause is not None:
+        return lane.pause.at_ms
+    if lane.suspension is not None and reason == lane.suspension.reason:
+        return lane.suspension.since_ms
+    if reason == STALLED:
+        return stall.since_ms
+    if reason == WEBHOOK_OUT:
+        out = quota.suspended(lane.quota)
+        concerned = [place for place in destinations if not aliases or place.alias in aliases]
+        pools = {webhook_id for place in concerned for webhook_id in place.webhook_ids}
+        return min(out[webhook_id].since_ms for webhook_id in out.keys() & pools)
+    if code_of(reason, mode) == FORCED_OPEN and lane.forced is not None:
+        return lane.forced.by.at_ms
+    if reason == DESTINATION_FAILS:
+        concerned = [place for place in destinations if not aliases or place.alias in aliases]
+        own = [lane.destinations[place.alias] for place in concerned]
+        outages = [health.outage for health in own if health.outage is not None]
+        return min((outage.since_ms for outage in outages), default=now_ms)
+    if reason == BREAKER_OPEN:
+        return lane.breaker.outage_ms
+    return lane.held_since.get(reason, now_ms)
+
+
+def _submissions_left(policy: InForce, lane: Lane, destination: Destination) -> int | None:
+    return quota.left(policy.limits(destination), lane.quota, destination.webhook_ids)
+
+
+def _webhooks(lane: Lane, pool: Collection[str]) -> dict[str, Webhook]:
+    """Return all webhooks of the lane. Those of no pool concern nobody while they are out."""
+    return {
+        name: webhook
+        if name in pool or webhook.suspension is None
+        else msgspec.structs.replace(webhook, suspension=None)
+        for name, webhook in lane.quota.webhooks.items()
+    }
