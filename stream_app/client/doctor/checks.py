@@ -279,55 +279,8 @@ async def examine(
             `gateway.hold_s`.
     """
     egress = settings.make_egress()
-    connection = connection_of(settings)
-    names = settings.names
-    kafka = await _check("kafka", kafka_answers(connection, _WITHIN_S))
-    yield kafka
-    if kafka.verdict == "ok":
-        topics = await _topics(settings)
-        own_id = f"{names.worker_app}-doctor"
-
-        async def with_topics(name: str, check: Callable[[], Awaitable[Check]]) -> Check:
-            fine = all(topic.verdict == "ok" for topic in topics)
-            return await check() if fine else Check(name, "skipped", "it needs the topics")
-
-        for check in topics:
-            yield check
-        # advice, not a failure: the network may be closed, which `doctor` cannot see
-        closed = partial(
-            strangers_may_not_write,
-            stranger_connection(settings),
-            (names.commands, names.callbacks),
-        )
-        yield await with_topics("namespace", lambda: _namespace(settings))
-        yield await with_topics(
-            "strangers",
-            lambda: _check("strangers", closed(_WITHIN_S), "advice"),
-        )
-        yield await _check("transactions", may_transact(connection, own_id, _WITHIN_S))
-        agree = partial(clocks_agree, connection, own_id, names.audit)
-        yield await with_topics("clock", lambda: _check("clock", agree(_WITHIN_S)))
-        yield await with_topics("lanes", lambda: _lanes(settings))
-        for name, group in (("worker", names.worker_app), ("replay", names.replay_app)):
-            opened = await _check("group", may_join(connection, group, _WITHIN_S))
-            yield opened
-            if opened.verdict == "ok":
-                yield await _check(name, runs(connection, name, group, _WITHIN_S))
-            else:
-                yield Check(name, "skipped", f"it needs to see the group {group}")
-    else:
-        for name in (
-            "topics",
-            "namespace",
-            "strangers",
-            "transactions",
-            "clock",
-            "lanes",
-            "group",
-            "worker",
-            "replay",
-        ):
-            yield Check(name, "skipped", "it needs Kafka")
+    async for check in _of_kafka(settings):
+        yield check
     if not settings.privacy.pepper_env:
         yield Check("privacy", "advice", _NO_PEPPER)
     for line in shared_partitions(settings.homes, settings.kafka.partitions, settings.pins):
@@ -355,6 +308,59 @@ async def _check(name: str, outcome: Awaitable[str], failed: CheckResult = "fail
         return Check(name, "ok", await outcome)
     except CheckFailed as error:
         return Check(name, failed, str(error))
+
+
+async def _of_kafka(settings: Settings) -> AsyncIterator[Check]:
+    """Yield the checks of Kafka and of the processes that use it."""
+    connection = connection_of(settings)
+    names = settings.names
+    kafka = await _check("kafka", kafka_answers(connection, _WITHIN_S))
+    yield kafka
+    if kafka.verdict != "ok":
+        for name in (
+            "topics",
+            "namespace",
+            "strangers",
+            "transactions",
+            "clock",
+            "lanes",
+            "group",
+            "worker",
+            "replay",
+        ):
+            yield Check(name, "skipped", "it needs Kafka")
+        return
+    topics = await _topics(settings)
+    own_id = f"{names.worker_app}-doctor"
+
+    async def with_topics(name: str, check: Callable[[], Awaitable[Check]]) -> Check:
+        fine = all(topic.verdict == "ok" for topic in topics)
+        return await check() if fine else Check(name, "skipped", "it needs the topics")
+
+    for check in topics:
+        yield check
+    # advice, not a failure: the network may be closed, which `doctor` cannot see
+    closed = partial(
+        strangers_may_not_write,
+        stranger_connection(settings),
+        (names.commands, names.callbacks),
+    )
+    yield await with_topics("namespace", lambda: _namespace(settings))
+    yield await with_topics(
+        "strangers",
+        lambda: _check("strangers", closed(_WITHIN_S), "advice"),
+    )
+    yield await _check("transactions", may_transact(connection, own_id, _WITHIN_S))
+    agree = partial(clocks_agree, connection, own_id, names.audit)
+    yield await with_topics("clock", lambda: _check("clock", agree(_WITHIN_S)))
+    yield await with_topics("lanes", lambda: _lanes(settings))
+    for name, group in (("worker", names.worker_app), ("replay", names.replay_app)):
+        opened = await _check("group", may_join(connection, group, _WITHIN_S))
+        yield opened
+        if opened.verdict == "ok":
+            yield await _check(name, runs(connection, name, group, _WITHIN_S))
+        else:
+            yield Check(name, "skipped", f"it needs to see the group {group}")
 
 
 async def _namespace(settings: Settings) -> Check:

@@ -76,34 +76,15 @@ def settle_lead(
     consumed: ConsumedRecord,
     now_ms: int,
 ) -> Settled | str:
-    """Book what the lead cost, and end it if it is parked and at Clay.
-
-    What was booked for several POSTs of one day is settled together. Another day needs another
-    command, because an event books in one day only.
+    """Settle the lead that a command names.
 
     Returns:
         The step, or in words why there is none.
     """
-    rows = [
-        (key, _row.decode(raw))
-        for key in resolved_rows(plan, row, command)
-        if (raw := row(key)) is not None
-    ]
-    if what.destination:
-        rows = [(key, delivery) for key, delivery in rows if lead_of(key)[1] == what.destination]
-    if not rows:
-        return "no such lead is known here (any more): check its id and its destination"
-    fits = _is_booked if what.at_clay else _is_parked
-    chosen = [(key, delivery) for key, delivery in rows if fits(delivery)]
-    if not chosen:
-        return _refusal(what, [delivery for _, delivery in rows])
-    aliases = sorted({lead_of(key)[1] for key, _ in chosen})
-    if len(aliases) > 1:
-        return f"the lead went to {', '.join(aliases)}: say which destination"
-    key, mine = min(
-        chosen,
-        key=lambda item: (not _is_parked(item[1]), not open_costs(item[1]), -item[1].at_ms),
-    )
+    chosen = _chosen(plan, row, command, what)
+    if isinstance(chosen, str):
+        return chosen
+    key, mine = chosen
     if what.give_up:
         why = f": {command.why}" if command.why else ""
         return given_up(
@@ -115,9 +96,60 @@ def settle_lead(
             f"given up by {command.who}{why}",
             now_ms,
         )
-    costs = open_costs(mine)
-    if what.not_at_clay and not costs:
+    if what.not_at_clay and not open_costs(mine):
         return _not_booked(plan, lane, key, mine, command, consumed, now_ms)
+    return _cost_settled(plan, lane, key, mine, command, what, consumed, now_ms)
+
+
+def _chosen(
+    plan: Plan,
+    row: RowLookup,
+    command: Command,
+    what: Resolve,
+) -> tuple[bytes, Delivery] | str:
+    """Return key and row of the lead that a command names, or in words why it settles none.
+
+    A parked lead comes before one that is not, then one whose cost nobody has said, and then the
+    newest one.
+    """
+    rows = [
+        (key, _row.decode(raw))
+        for key in resolved_rows(plan, row, command)
+        if (raw := row(key)) is not None
+    ]
+    if what.destination:
+        rows = [(key, delivery) for key, delivery in rows if lead_of(key)[1] == what.destination]
+    if not rows:
+        return "no such lead is known here (any more): check its id and its destination"
+    fits = _is_booked if what.at_clay else _is_parked
+    fitting = [(key, delivery) for key, delivery in rows if fits(delivery)]
+    if not fitting:
+        return _refusal(what, [delivery for _, delivery in rows])
+    aliases = sorted({lead_of(key)[1] for key, _ in fitting})
+    if len(aliases) > 1:
+        return f"the lead went to {', '.join(aliases)}: say which destination"
+    return min(
+        fitting,
+        key=lambda item: (not _is_parked(item[1]), not open_costs(item[1]), -item[1].at_ms),
+    )
+
+
+def _cost_settled(
+    plan: Plan,
+    lane: Lane,
+    key: bytes,
+    mine: Delivery,
+    command: Command,
+    what: Resolve,
+    consumed: ConsumedRecord,
+    now_ms: int,
+) -> Settled:
+    """Book what the lead cost, and end it if it is parked and at Clay.
+
+    What was booked for several POSTs of one day is settled together. Another day needs another
+    command, because an event books in one day only.
+    """
+    costs = open_costs(mine)
     before = costs[-1] if costs else mine.booked
     assert before is not None, "a lead without a booked cost is not chosen"
     together = [cost for cost in costs if (cost.day, cost.month) == (before.day, before.month)] or [
