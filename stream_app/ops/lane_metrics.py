@@ -60,9 +60,9 @@ class BoundedLabel:
 class LaneMetrics:
     """Shows the last published state of the lanes that this process owns, of MOST_LANES at most.
 
-    If there are more, a lane that is held takes the place of one that is not, and any other lane
-    takes the place of one that has not changed for ten minutes. `stream_app_lanes_left_out` counts
-    the rest.
+    If there are more, a lane that is held, as a whole or in part, takes the place of one that is
+    not, and any other lane takes the place of one that has not changed for ten minutes.
+    `stream_app_lanes_left_out` counts the rest.
     """
 
     def __init__(
@@ -217,11 +217,11 @@ class LaneMetrics:
         for name in self._shown:
             last = self._last[name]
             idle = view.at_ms - last.at_ms > _IDLE_MS
-            if not last.holds and (view.holds or idle):
+            if not _is_held(last) and (_is_held(view) or idle):
                 self.gone(name)
                 self._left_out.add(name)
                 return True
-            if not view.holds and not idle:
+            if not _is_held(view) and not idle:
                 break
         return False
 
@@ -265,6 +265,11 @@ class LaneMetrics:
         )
         yield from ((self._fell, (fall.destination, fall.column), 1) for fall in view.falls)
         yield from ((self._left, (alias,), left) for alias, left in view.submissions_left.items())
+
+
+def _is_held(view: LaneView) -> bool:
+    """Return True if leads of the lane are held: all of them, or those of a part of it."""
+    return bool(view.holds or view.partly)
 
 
 class WaitingRecords(Collector):

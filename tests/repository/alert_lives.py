@@ -72,6 +72,8 @@ class Life:
         brief: Trouble of so many minutes is too short for it. None: two minutes less than it takes
             to begin.
         late: Where a restart hides some of the events from it, it may begin so many minutes later.
+        also: Other series of the same trouble, such as those of a part of a lane. They make it
+            fire, too.
         harmless: What the series show of something that it must not report.
     """
 
@@ -80,6 +82,7 @@ class Life:
     usual: Course = ONE_RESTART
     brief: int | None = None
     late: int = 0
+    also: dict[str, Values] = field(default_factory=dict)
     harmless: dict[str, Values] = field(default_factory=dict)
 
 
@@ -149,14 +152,14 @@ def _once(events: float) -> Values:
     return shown
 
 
-def _hold(reason: str) -> Life:
+def _hold(reason: str, *, also_in_part: bool = False) -> Life:
     labels = f'workspace="acme", reason="{reason}", instance="w1"'
+    in_part = f'stream_app_lane_destination_holds{{destination="people", {labels}}}'
+    # the lane has an owner
+    owned = {'stream_app_lane_breaker{workspace="acme", instance="w1"}': _gauge(0, 0)}
     return Life(
-        {
-            f"stream_app_lane_holds{{{labels}}}": _gauge(None, 1),
-            # the lane has an owner
-            'stream_app_lane_breaker{workspace="acme", instance="w1"}': _gauge(0, 0),
-        },
+        {f"stream_app_lane_holds{{{labels}}}": _gauge(None, 1)} | owned,
+        also={in_part: _gauge(None, 1)} | owned if also_in_part else {},
     )
 
 
@@ -221,7 +224,7 @@ LIVES: Final = {
             'stream_app_lane_breaker_mode{workspace="acme", mode="auto"}': _gauge(1, 0),
         },
     ),
-    "LaneStopped": _hold("http_401"),
+    "LaneStopped": _hold("http_401", also_in_part=True),
     "NoCallbacks": Life(
         {
             'stream_app_lane_destination_holds{workspace="acme", destination="people", '
@@ -234,7 +237,7 @@ LIVES: Final = {
             'column="work_email"}': _gauge(0, 1),
         },
     ),
-    "LaneHeld": _hold("paused"),
+    "LaneHeld": _hold("paused", also_in_part=True),
     "BudgetMostlyUsed": _used(0.79, 0.8),
     "BudgetNearlySpent": _used(0.94, 0.95),
     "BudgetTakesNoLead": _hold("budget_credits_day"),

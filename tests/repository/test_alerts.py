@@ -169,19 +169,21 @@ def lives(name: str, beside: str) -> list[dict[str, Any]]:
         ("in this release", life.series, life.usual, fires()),
         ("in another release", life.series, ALL_IS_WELL, silent),
         ("its process crashes again and again", life.series, CRASHES, fires(begins + life.late)),
+        ("a part of it", life.also, life.usual, fires()),
         ("something harmless", life.harmless, life.usual, silent),
         ("too brief", life.series, brief(too_brief), silent if too_brief else []),
     ]
     if begins > 1:
         restarted = restart_after(begins // 2)
-        courses.append(
+        courses += [
             (
-                "its process restarts before it fires",
-                life.series,
+                f"its process restarts before it fires{of_part}",
+                series,
                 restarted,
                 fires(begins + life.late),
-            ),
-        )
+            )
+            for of_part, series in (("", life.series), (", of a part", life.also))
+        ]
     return [
         {
             "name": f"{name}: {words}",

@@ -19,6 +19,11 @@ SERIES = {
     'stream_app_lane_holds{workspace="acme", reason="paused", instance="a"}': "1x120",
     'stream_app_lane_holds{workspace="acme", reason="paused", instance="b"}': "1x120",
     'stream_app_lane_holds{workspace="globex", reason="breaker_open", instance="b"}': "1x120",
+    # Globex is held as a whole, and one of its destinations for another reason besides.
+    'stream_app_lane_destination_holds{workspace="globex", destination="x", reason="p"}': "1x120",
+    'stream_app_lane_destination_holds{workspace="hooli", destination="y", reason="p"}': "1x120",
+    'stream_app_lane_destination_holds{workspace="hooli", destination="z", reason="q"}': "1x120",
+    'stream_app_lane_destination_holds{workspace="stark", destination="y", reason="p"}': "0x120",
     'stream_app_post_seconds_count{destination="people", outcome="accepted"}': "0+90x120",
     'stream_app_post_seconds_count{destination="people", outcome="ratelimited"}': "0+30x120",
     # One dead letter and one rejected lead in the whole hour: their series start at 1.
@@ -45,6 +50,7 @@ EXPECTED: dict[str, list[tuple[str, float]]] = {
     # After 2 hours 4,920 credits are spent, and 1,080 are left: 27 minutes, 0.45 hours.
     "Hours until a day's credits are gone": [('{workspace="acme"}', 0.45)],
     "Lanes held": [("{}", 2)],
+    "Lanes held: in part": [("{}", 1)],
     "Accepted by Clay, of all sent": [("{}", 0.75)],
     "New dead letters": [('{destination="people"}', 2)],
     "Time until done, 95 %": [('{destination="people"}', 13_320)],
@@ -56,10 +62,11 @@ EXPECTED: dict[str, list[tuple[str, float]]] = {
 
 @pytest.mark.promtool
 def test_panels_that_calculate_show_the_right_value(tmp_path: Path) -> None:
-    queries = {
-        panel["title"]: panel["targets"][0]["expr"]
-        for uid, panel in PANELS
-        if uid == "stream-app-overview"
+    panels = [panel for uid, panel in PANELS if uid == "stream-app-overview"]
+    queries = {panel["title"]: panel["targets"][0]["expr"] for panel in panels} | {
+        f"{panel['title']}: {target['legendFormat']}": target["expr"]
+        for panel in panels
+        for target in panel["targets"][1:]
     }
     test: dict[str, Any] = {
         "interval": "1m",

@@ -18,6 +18,9 @@ from panels.model import (
     rate,
 )
 
+_HELD: Final = f"{highest('stream_app_lane_holds', LANES, 'workspace')} > 0"
+_HELD_IN_PART: Final = f"{highest('stream_app_lane_destination_holds', LANES, 'workspace')} > 0"
+
 OVERVIEW: Final = Dashboard(
     "stream-app-overview",
     "stream-app: overview",
@@ -27,13 +30,12 @@ OVERVIEW: Final = Dashboard(
         "Now": (
             Panel(
                 "Lanes held",
-                "Lanes that send nothing now. The row below shows why.",
+                "Lanes that send nothing now, and those of which only some leads are held. The row "
+                "below shows why.",
                 "short",
                 {
-                    "held": (
-                        f"count(max by (workspace) (stream_app_lane_holds{{{LANES}}}) > 0) or "
-                        "vector(0)"
-                    ),
+                    "held": f"count({_HELD}) or vector(0)",
+                    "in part": f"count({_HELD_IN_PART} unless on (workspace) {_HELD}) or vector(0)",
                 },
                 "number",
                 4,

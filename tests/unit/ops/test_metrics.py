@@ -24,7 +24,7 @@ from stream_app.domain.model.run import (
     RunUnread,
 )
 from stream_app.domain.plan import Destination
-from stream_app.domain.views.lane import DestinationView, LaneChange, LaneView
+from stream_app.domain.views.lane import DestinationView, LaneChange, LaneView, PartHold
 from stream_app.ops import lane_metrics
 from stream_app.ops import logs as log
 from stream_app.ops.lane_metrics import (
@@ -371,6 +371,20 @@ def test_with_many_lanes_those_that_are_held_or_change_have_series(
     show("f", 63, "paused")
     assert _shown(registry) == ["e", "f"]
     assert left_out() == 2
+
+
+def test_with_many_lanes_one_that_is_held_in_part_has_series_like_one_that_is_held(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lane_metrics, "MOST_LANES", 1)
+    registry = CollectorRegistry()
+    metrics = LaneMetrics(registry, log.get("test"), lambda: 0)
+    part = PartHold(("people",), "no_callbacks", "no callback has come")
+    for workspace, partly in (("a", ()), ("b", (part,)), ("c", ())):
+        view = msgspec.structs.replace(VIEW, workspace=workspace, holds="", partly=partly, news=())
+        metrics.show(view)
+    assert _shown(registry) == ["b"], "it takes the place of one that runs, and keeps it"
+    assert _samples(registry)["destination_holds['b', 'no_callbacks', 'people']"] == 1
 
 
 def test_polls_are_counted_by_answer_and_open_runs_by_destination() -> None:
