@@ -213,6 +213,10 @@ async def test_a_lane_of_routines_says_how_many_runs_are_open_and_when_the_next_
             RunsView(1, NOW_MS - 1, waits_for_rate=True),
             "1 run is open; polls wait for the rate of the lane.",
         ),
+        (
+            RunsView(1, NOW_MS - 9_000),
+            "1 run is open; a poll was due 9 s ago, and what follows is known within a minute.",
+        ),
     ):
         with board_with(tmp_path, lane(TopicNames(), at_ms=NOW_MS, runs=runs)) as client:
             text = " ".join(plain((await client.get("/board/lanes/acme")).text).split())

@@ -26,6 +26,10 @@ HELD_IN_PART: Final = "held in part"
 
 _PERIODS_S: Final = {"day": 86_400, "month": 30 * 86_400}
 _BULK: Final = TopicNames().bulk
+_WRITTEN_WITHIN_MS: Final = 120_000
+"""Within this time, the owner of a lane with open runs has written its view again, as it does once
+a minute.
+"""
 
 
 class Outlook(msgspec.Struct, frozen=True):
@@ -308,7 +312,13 @@ def open_runs(view: LaneView, now_ms: int) -> Finding | None:
     if runs is None:
         return None
     poll_ms = runs.next_ms if runs.next_ms > now_ms else 0
-    return Finding("runs_open", runs.says, view.workspace, holds=False, poll_ms=poll_ms)
+    what = runs.says
+    if runs.next_ms and not poll_ms and not runs.waits_for_rate:
+        late_ms = now_ms - runs.next_ms
+        what += f"; a poll was due {duration(late_ms / 1000)} ago"
+        if late_ms < _WRITTEN_WITHIN_MS:
+            what += ", and what follows is known within a minute"
+    return Finding("runs_open", what, view.workspace, holds=False, poll_ms=poll_ms)
 
 
 def outlook(

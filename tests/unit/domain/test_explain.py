@@ -426,7 +426,18 @@ def test_a_suspended_webhook_is_named_while_others_take_its_leads() -> None:
     ("runs", "says", "poll_ms"),
     [
         (RunsView(1, NOW_MS + 9_000), "1 run is open", NOW_MS + 9_000),
-        (RunsView(1_200, NOW_MS), "1,200 runs are open", 0),
+        (RunsView(1_200), "1,200 runs are open", 0),
+        (
+            RunsView(2, NOW_MS),
+            "2 runs are open; a poll was due 1 s ago, and what follows is known within a minute",
+            0,
+        ),
+        (
+            RunsView(2, NOW_MS - 119_999),
+            "2 runs are open; a poll was due 120 s ago, and what follows is known within a minute",
+            0,
+        ),
+        (RunsView(2, NOW_MS - 300_000), "2 runs are open; a poll was due 5 minutes ago", 0),
         (
             RunsView(3, NOW_MS - 9_000, waits_for_rate=True),
             "3 runs are open; polls wait for the rate of the lane",
