@@ -22,13 +22,14 @@ from stream_app.board.pages.lanes import (
     told_once,
 )
 from stream_app.board.read_model.board_query import DatedChange, Mark, Slot
+from stream_app.board.read_model.history import MOST_CHANGES
 from stream_app.board.site import NOT_READABLE, Bar, ListedLane, Overview
 from stream_app.client.results.answers import Cause, Day, DeadLetters, StatusCount
 from stream_app.domain.lane.overrides import ORDERS
 from stream_app.domain.limits.meters import Meter
 from stream_app.domain.plan import Destination
 from stream_app.domain.views.explain import HELD_IN_PART, Finding, Outlook
-from stream_app.domain.views.lane import LaneChange, LaneView
+from stream_app.domain.views.lane import BY_PERSONS, LaneChange, LaneView
 from stream_app.kafka.backlog import Waiting
 from tests.board.asked import DAY_S, HOUR_S, NOW_MS, NOW_S, asked_queries, moment_of, site_of
 
@@ -401,30 +402,49 @@ def change(kind: str, at_ms: int) -> DatedChange:
     return DatedChange(at_ms, LaneChange(kind, f"{kind} at {at_ms}"))
 
 
-def test_a_breaker_that_opens_and_probes_in_turn_is_two_rows() -> None:
-    def at(at_ms: int, kind: str, text: str = "") -> DatedChange:
-        return DatedChange(at_ms, LaneChange(kind, text))
+def test_what_only_repeats_is_one_row_until_a_person_did_something() -> None:
+    def at(at_ms: int, kind: str, text: str = "", reason: str = "") -> DatedChange:
+        return DatedChange(at_ms, LaneChange(kind, text, reason))
 
     changes = [
-        at(9, "breaker_open", "9 calls have failed"),
-        at(8, "breaker_half_open", "8 calls have failed"),
-        at(7, "breaker_open", "8 calls have failed"),
-        at(6, "breaker_half_open", "7 calls have failed"),
-        at(5, "yield_fell", "of people"),
-        at(4, "yield_fell", "of firms"),
-        at(3, "destination_open", "people"),
-        at(2, "yield_fell", "of firms"),
-        at(1, "yield_fell", "of people"),
+        at(99, "breaker_open", "9 calls have failed"),
+        at(98, "breaker_half_open", "8 calls have failed"),
+        at(97, "breaker_open", "8 calls have failed"),
+        at(96, "held", "breaker open: 8 calls have failed", "breaker_open"),
+        at(95, "yield_fell", "of people"),
+        at(94, "yield_fell", "of firms"),
+        at(93, "held", "http 401: the token is refused", "http_401"),
+        at(92, "held", "breaker open: 4 calls have failed", "breaker_open"),
+        at(91, "breaker_half_open", "4 calls have failed"),
+        at(90, "yield_fell", "of firms"),
+        at(89, "health_degraded", "20 calls, score 71"),
+        at(88, "health_degraded", "40 calls, score 65"),
+        at(87, "resumed", "resumed"),
+        at(86, "changed", "rate.rate_per_s: 6 -> 8"),
+        at(85, "changed", "rate.rate_per_s: 6 -> 8"),
+        at(84, "breaker_open", "2 calls have failed"),
+        at(83, "resumed", "resumed"),
+        at(82, "breaker_open", "1 call has failed"),
+        at(81, "breaker_open", "1 call has failed"),
     ]
     assert told_once(changes) == [
-        ToldChange(changes[0], 2, 7),
-        ToldChange(changes[1], 2, 6),
-        ToldChange(changes[4], 1, 5),
-        ToldChange(changes[5], 2, 2),
-        ToldChange(changes[6], 1, 3),
-        ToldChange(changes[8], 1, 1),
+        ToldChange(changes[0], 2, 97),
+        ToldChange(changes[1], 2, 91),
+        ToldChange(changes[3], 2, 92),
+        ToldChange(changes[4], 1, 95),
+        ToldChange(changes[5], 2, 90),
+        ToldChange(changes[6], 1, 93),
+        ToldChange(changes[10], 2, 88),
+        *(ToldChange(dated, 1, dated.at_ms) for dated in changes[12:17]),
+        ToldChange(changes[17], 2, 81),
     ]
     assert told_once([]) == []
+
+
+@pytest.mark.parametrize("kind", sorted(BY_PERSONS))
+def test_what_a_person_did_is_a_row_each_time(kind: str) -> None:
+    changes = [DatedChange(at_ms, LaneChange(kind, "by jane")) for at_ms in (9, 8, 7)]
+    assert [told.last for told in told_once(changes)] == changes
 
 
 def test_the_bands_of_a_lane_end_with_the_first_change_before_their_beginning() -> None:
@@ -656,6 +676,21 @@ def test_the_charts_of_a_lane_begin_with_what_is_known_of_it(
     queries.credits.side_effect = lambda names, step_s, since_s: {names[0]: "some"}
     page: Any = lane_page(site_of(queries), moment_of({}), {"workspace": "acme"})
     assert page["hours_n"] == hours
+
+
+def test_strips_are_drawn_of_the_changes_that_are_known_without_a_gap(
+    parts: SimpleNamespace,
+) -> None:
+    parts.one_lane.return_value = lane("acme")
+    parts.bars_of.return_value = []
+    flap = [change("held" if n % 2 else "moves", NOW_MS - n) for n in range(MOST_CHANGES)]
+    changes = [*flap, change("held", NOW_MS - 9 * HOUR_S * 1_000)]
+    queries = asked_queries(lane_changes=changes, marks=[], status_sums=[], dead_letters="none")
+    queries.credits.side_effect = lambda names, step_s, since_s: {names[0]: "some"}
+    page: Any = lane_page(site_of(queries), moment_of({}), {"workspace": "acme"})
+    assert page["hours_n"] == 1
+    assert [drawn.args[0] for drawn in parts._bands.mock_calls] == [flap, flap]
+    assert page["changes"] == told_once(changes)[:30], "the list has the older one, too"
 
 
 def test_a_stack_has_the_sum_of_a_status_in_a_slot() -> None:

@@ -10,7 +10,7 @@ import msgspec
 from stream_app.board.charts import Band, LineChart, Stack, line, stack, times, trend
 from stream_app.board.formats import lanes_path, noun
 from stream_app.board.read_model.board_query import DatedChange, Mark, Slot
-from stream_app.board.read_model.history import DAY_S, MARK_S, MINUTE_S, QUARTER_S
+from stream_app.board.read_model.history import DAY_S, MARK_S, MINUTE_S, MOST_CHANGES, QUARTER_S
 from stream_app.board.read_model.query import last_day_s
 from stream_app.board.requests import ChartSpan, Query, one_of, span_of, word
 from stream_app.board.site import (
@@ -35,7 +35,7 @@ from stream_app.domain.callback.interpret import OVERDUE
 from stream_app.domain.lane.overrides import ORDERS
 from stream_app.domain.limits.meters import Meter
 from stream_app.domain.views.explain import HELD_IN_PART, LANE_HELD, pace_text, told_first
-from stream_app.domain.views.lane import LaneView
+from stream_app.domain.views.lane import BY_PERSONS, LaneChange, LaneView
 from stream_app.kafka.backlog import sum_of
 
 MOST_SHOWN_LANES: Final = 20
@@ -162,7 +162,7 @@ def _heading(seen: Overview, *, is_asking: bool) -> tuple[list[str | tuple[int, 
             words,
         ]
         if whole and part:
-            heading += [", ", (part, lanes_path(state="part")), " in part"]
+            heading += [", ", (part, lanes_path(state="part")), " more in part"]
         return heading, "bad"
     if all(lane.view is None for lane in seen.lanes):
         if any(lane.waiting for lane in seen.lanes):
@@ -286,9 +286,10 @@ def lane_page(site: Site, moment: Moment, query: Query) -> PageData | None:
         if lane.view is not None and bar.name in slots_of and now_ms < lane.meters[bar.name].ends_ms
     ]
     changes = queries.lane_changes(workspace)
+    lately = changes[:MOST_CHANGES]  # Strips need all changes of a time, and older ones have gaps.
     marks = queries.marks(workspace)
     hours_n = _hours_known(
-        [*(mark.at_s for mark in marks), *(change.at_ms // 1000 for change in changes)],
+        [*(mark.at_s for mark in marks), *(change.at_ms // 1000 for change in lately)],
         now_s,
     )
     begin_ms = now_ms - hours_n * HOUR_S * 1000
@@ -317,8 +318,8 @@ def lane_page(site: Site, moment: Moment, query: Query) -> PageData | None:
         "held": {} if lane.view is None else _held_destinations(lane.view.at(now_ms)),
         "bars": bars,
         "burns": burns,
-        "breaker": _bands(changes, _BREAKER, begin_ms, now_ms),
-        "holds": _bands(changes, _HOLDS, begin_ms, now_ms),
+        "breaker": _bands(lately, _BREAKER, begin_ms, now_ms),
+        "holds": _bands(lately, _HOLDS, begin_ms, now_ms),
         "health": trend(scores, slot_times),
         "latency": trend(latencies, slot_times),
         # The lowest health and the highest p95 of the last day. Below, they are those of each hour.
@@ -354,7 +355,7 @@ class ToldChange(msgspec.Struct, frozen=True):
 
     Attributes:
         last: The newest of its kind.
-        times: How often it came, with only one other change in between.
+        times: How often it came, with nothing that a person did in between.
         since_ms: When it came first, epoch ms.
     """
 
@@ -366,25 +367,30 @@ class ToldChange(msgspec.Struct, frozen=True):
 def told_once(changes: Iterable[DatedChange]) -> list[ToldChange]:
     """Return the changes, the newest first, without those that only repeat.
 
-    A breaker that opens and probes in turn is two rows however long that lasts, so that other
-    changes stay on the page.
+    A breaker that opens, probes and closes in turn is a few rows however long that lasts, so that
+    other changes stay on the page. What a person did is never one of many, and ends what repeats.
     """
     told: list[ToldChange] = []
+    places: dict[tuple[str, str], int] = {}
     for dated in changes:
-        last_two = range(max(0, len(told) - 2), len(told))
-        same = next((at for at in last_two if _what(told[at].last) == _what(dated)), None)
-        if same is None:
+        if dated.change.kind in BY_PERSONS:
+            places.clear()
             told.append(ToldChange(dated, 1, dated.at_ms))
             continue
-        row = told[same]
-        told[same] = msgspec.structs.replace(row, times=row.times + 1, since_ms=dated.at_ms)
+        place = places.setdefault(_what(dated.change), len(told))
+        if place == len(told):
+            told.append(ToldChange(dated, 1, dated.at_ms))
+            continue
+        row = told[place]
+        told[place] = msgspec.structs.replace(row, times=row.times + 1, since_ms=dated.at_ms)
     return told
 
 
-def _what(dated: DatedChange) -> tuple[str, str]:
-    change = dated.change
-    # The words of a breaker have the number of calls that have failed.
-    return change.kind, "" if change.kind.startswith("breaker_") else change.text
+def _what(change: LaneChange) -> tuple[str, str]:
+    """Return what two changes share of which one only repeats the other."""
+    # The words of a breaker and of the health have the number of calls, and those of a hold may.
+    counts = change.kind.startswith(("breaker_", "health_"))
+    return change.kind, change.reason or ("" if counts else change.text)
 
 
 def _hours_known(times_s: Collection[int], now_s: int) -> int:

@@ -452,14 +452,16 @@ class BoardQueries(Queries):
         return [Mark(*row) for row in self._all(sql, workspace)]
 
     def lane_changes(self, workspace: str) -> list[DatedChange]:
-        """Return the changes of a lane, newest first."""
-        sql = """SELECT at_ms, kind, text
+        """Return the changes of a lane, newest first.
+
+        Only the first `MOST_CHANGES` are without a gap.
+        """
+        sql = """SELECT at_ms, kind, text, reason
                  FROM lane_changes
                  WHERE workspace = ?
                  ORDER BY at_ms DESC, number DESC"""
         return [
-            DatedChange(at_ms, LaneChange(kind, text))
-            for at_ms, kind, text in self._all(sql, workspace)
+            DatedChange(at_ms, LaneChange(*change)) for at_ms, *change in self._all(sql, workspace)
         ]
 
     def status_sums(self, workspace: str | None) -> list[StatusCount]:

@@ -16,7 +16,7 @@ import msgspec
 from stream_app.client.results.answers import Event as ShownEvent
 from stream_app.domain.books.records import COLUMN, MOVING, BookEvent
 from stream_app.domain.model.messages import RESENDS
-from stream_app.domain.views.lane import LaneView
+from stream_app.domain.views.lane import LaneChange, LaneView
 
 EVENT_COLUMNS: Final = ShownEvent.__struct_fields__
 """What is kept of an event, in this order."""
@@ -25,6 +25,7 @@ _OF_ANOTHER_PARTITION: Final = 0
 """
 
 _of_event: Final = attrgetter(*EVENT_COLUMNS)
+_of_change: Final = attrgetter(*LaneChange.__struct_fields__)
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder(list[tuple[Any, ...]]).decode
 
@@ -65,7 +66,12 @@ KEPT_S: Final = {MINUTE_S: 2 * 3_600, QUARTER_S: 26 * 3_600, DAY_S: 35 * DAY_S}
 """Length of a slot -> how long it is kept."""
 MARK_S: Final = 300
 MOST_CHANGES: Final = 300
-"""Of one lane."""
+"""So many of the newest changes of a lane are kept, and so many of those that are told longest.
+
+The second ones are the newest of each kind and reason, then the second newest of each, and so on.
+So a breaker that opens and closes for hours leaves what a person did before, and why the lane was
+held then.
+"""
 
 
 YieldWindow = Literal["hour", "day", "before"]
@@ -181,7 +187,7 @@ class History:
             if view.health != "insufficient_data":
                 marks.append((view.workspace, at_s - at_s % MARK_S, view.score, view.p95_ms))
             for number, change in enumerate(view.news):
-                changes.append((view.workspace, view.at_ms, number, change.kind, change.text))
+                changes.append((view.workspace, view.at_ms, number, *_of_change(change)))
             if (reading := view.reading) is not None:
                 hour = hour_of(reading.at_ms // 1000)
                 readings.append((view.workspace, hour, msgspec.json.encode(reading)))
@@ -190,7 +196,9 @@ class History:
                    score = min(score, excluded.score), p95_ms = max(p95_ms, excluded.p95_ms)""",
             marks,
         )
-        self._db.executemany("INSERT OR IGNORE INTO lane_changes VALUES (?, ?, ?, ?, ?)", changes)
+        self._db.executemany(
+            "INSERT OR IGNORE INTO lane_changes VALUES (?, ?, ?, ?, ?, ?)", changes
+        )
         # The first reading of each hour: one that is published again changes nothing.
         self._db.executemany("INSERT OR IGNORE INTO readings VALUES (?, ?, ?)", readings)
 
@@ -224,17 +232,36 @@ class History:
             "DELETE FROM readings WHERE workspace = ? AND hour < ?",
             [(name, hour_of(now_s - KEPT_S[DAY_S])) for (name,) in workspaces],
         )
+        changed = db.execute(
+            "SELECT workspace FROM lane_changes GROUP BY workspace HAVING count(*) > ?",
+            (MOST_CHANGES,),
+        ).fetchall()
         db.executemany(
-            """DELETE FROM lane_changes
-               WHERE workspace = :name
-               AND at_ms < (
-                   SELECT at_ms
+            """WITH told AS (
+                   SELECT
+                       at_ms,
+                       number,
+                       row_number() OVER (
+                           PARTITION BY kind, reason
+                           ORDER BY at_ms DESC, number DESC
+                       ) AS turn
                    FROM lane_changes
                    WHERE workspace = :name
-                   ORDER BY at_ms DESC
-                   LIMIT 1 OFFSET :kept
+               )
+               DELETE FROM lane_changes
+               WHERE workspace = :name
+               AND (at_ms, number) NOT IN (
+                   SELECT * FROM (
+                       SELECT at_ms, number FROM told
+                       ORDER BY at_ms DESC, number DESC LIMIT :kept
+                   )
+                   UNION
+                   SELECT * FROM (
+                       SELECT at_ms, number FROM told
+                       ORDER BY turn, at_ms DESC, number DESC LIMIT :kept
+                   )
                )""",
-            [{"name": name, "kept": MOST_CHANGES - 1} for (name,) in workspaces],
+            [{"name": name, "kept": MOST_CHANGES} for (name,) in changed],
         )
         oldest_day = -((KEPT_S[DAY_S] - now_s) // DAY_S)  # the first one that `history` keeps
         db.execute("DELETE FROM resent WHERE at_ms < ?", (oldest_day * DAY_S * 1000,))

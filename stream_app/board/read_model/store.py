@@ -42,7 +42,8 @@ anything. After a change of its tables, the file is rebuilt from Kafka:
     lane_marks: The worst health and latency of a lane in each slot of five minutes.
     readings: The first reading of Clay's balance of a workspace in each hour (`hour`: of epoch
         time).
-    lane_changes: The changes of a lane, newest last, as its records on Kafka report it.
+    lane_changes: The changes of a lane, as its records on Kafka report them: the newest of all, and
+        the newest of each kind and reason.
     audit: The answers to commands.
     unreadable: Records that this version cannot read, by topic: how many, and the position and time
         of the last one.
@@ -225,6 +226,7 @@ TABLES: Final = (
         number INTEGER,
         kind TEXT NOT NULL,
         text TEXT NOT NULL,
+        reason TEXT NOT NULL,
         PRIMARY KEY (workspace, at_ms, number)
     ) WITHOUT ROWID""",
     """CREATE TABLE audit (

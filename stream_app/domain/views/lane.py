@@ -22,11 +22,22 @@ from stream_app.domain.plan import Actor, Change, InForce, Workspace, in_force
 AS_PROBE: Final = 1
 
 
-class LaneChange(msgspec.Struct, frozen=True):
-    """A change of a lane that is reported once: a stable code and a text."""
+BY_PERSONS: Final = frozenset({"paused", "resumed", "mode", "changed"})
+"""The kinds of changes that a person makes by an order. Every other one the lane makes itself."""
+
+
+class LaneChange(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A change of a lane that is reported once.
+
+    Attributes:
+        kind: What changed, a stable code.
+        text: The change in words.
+        reason: The code of the hold that begins or ends, as `LaneView.holds`; '' of other changes.
+    """
 
     kind: str
     text: str
+    reason: str = ""
 
 
 class PartHold(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from typing import Literal
 
 from stream_app.domain.lane.holds import WEBHOOK_OUT, reason_of
 from stream_app.domain.limits import yield_health
@@ -37,10 +38,7 @@ def news_of(
         text = f"{count(now.calls, 'call')}, score {now.score:g}, p95 {now.p95_ms} ms"
         yield LaneChange(f"health_{now.health}", text)
     if now.holds != before.holds:
-        moves = LaneChange("moves", f"no longer {before.holds.replace('_', ' ')}")
-        yield (
-            LaneChange("held", f"{now.holds.replace('_', ' ')}: {now.text}") if now.holds else moves
-        )
+        yield _held("held", now.holds, now.text) if now.holds else _moves(before.holds)
     yield from _of_suspended(before, now)
     yield from _of_meters(before, now)
     yield from _of_yields(before, now)
@@ -122,10 +120,18 @@ def _of_suspended(before: LaneView, now: LaneView) -> Iterator[LaneChange]:
     was = _suspended_parts(before)
     holds = _suspended_parts(now)
     for reason in holds.keys() - was.keys():
-        yield LaneChange("held_in_part", f"{reason.replace('_', ' ')}: {holds[reason]}")
+        yield _held("held_in_part", reason, holds[reason])
     for reason in was.keys() - holds.keys():
         if not now.holds:
-            yield LaneChange("moves", f"no longer {reason.replace('_', ' ')}")
+            yield _moves(reason)
+
+
+def _held(kind: Literal["held", "held_in_part"], reason: str, text: str) -> LaneChange:
+    return LaneChange(kind, f"{reason.replace('_', ' ')}: {text}", reason)
+
+
+def _moves(reason: str) -> LaneChange:
+    return LaneChange("moves", f"no longer {reason.replace('_', ' ')}", reason)
 
 
 def _suspended_parts(seen: LaneView) -> dict[str, str]:

@@ -219,6 +219,48 @@ def test_a_lane_keeps_its_worst_marks_and_its_last_changes(model: ReadModel, pat
     assert news[-1] == (f"hold {MOST_CHANGES + 49}",)
 
 
+def test_a_breaker_that_flaps_leaves_what_a_person_did_and_why_the_lane_was_held(
+    model: ReadModel,
+    path: Path,
+) -> None:
+    before = (
+        LaneChange("paused", "paused by jane: the new contract"),
+        LaneChange("resumed", "resumed"),
+        LaneChange("held", "http 401: Clay refuses its token", "http_401"),
+        LaneChange("moves", "no longer http 401", "http_401"),
+    )
+    take(model, lane(NAMES, at_ms=NOW_MS, news=before))
+    turn = [
+        LaneChange("breaker_open", "5 of 8 calls failed"),
+        LaneChange("held", "breaker open: 5 of 8 calls failed", "breaker_open"),
+        LaneChange("breaker_half_open", "5 of 8 calls failed"),
+        LaneChange("breaker_closed", "the circuit breaker is closed"),
+        LaneChange("moves", "no longer breaker open", "breaker_open"),
+    ]
+    flap = [change for _ in range(400) for change in turn]
+    views = (lane(NAMES, at_ms=NOW_MS + n, news=(one,)) for n, one in enumerate(flap, 1))
+    take(model, *views)
+    for _ in range(2):
+        model.sweep(NOW_MS + 60_000)
+        kept = [dated.change for dated in BoardQueries(path, set()).lane_changes("acme")]
+        assert kept[:MOST_CHANGES] == flap[::-1][:MOST_CHANGES], "without a gap"
+        assert kept[-4:] == [*reversed(before)]
+        assert len(kept) == MOST_CHANGES + 4
+
+
+def test_however_many_kinds_the_changes_of_a_lane_have_they_are_bounded(
+    model: ReadModel,
+    path: Path,
+) -> None:
+    kinds = (LaneChange(f"kind {number}", "of a foreign program") for number in range(2_000))
+    take(model, lane(NAMES, news=tuple(kinds)), lane(NAMES, "beta", news=(LaneChange("x", "y"),)))
+    model.sweep(NOW_MS + 60_000)
+    assert rows(path, "SELECT workspace, count(*), max(number) FROM lane_changes GROUP BY 1") == [
+        ("acme", MOST_CHANGES, 1_999),
+        ("beta", 1, 0),
+    ]
+
+
 def test_an_answer_to_a_command_is_kept_once(model: ReadModel, path: Path) -> None:
     take(
         model,

@@ -225,7 +225,8 @@ def test_a_destination_that_is_suspended_alone_is_held_and_its_lane_runs() -> No
     held = PartHold(("people",), "yield_fell", "Clay finds no e-mail", due_ms, since_ms=NOW_MS)
     assert seen.partly == (held,)
     assert seen.turns == {"people": due_ms}
-    assert seen.news == (LaneChange("held_in_part", "yield fell: Clay finds no e-mail"),)
+    text = "yield fell: Clay finds no e-mail"
+    assert seen.news == (LaneChange("held_in_part", text, "yield_fell"),)
     due = view(POLICY, lane, [PEOPLE, firms], due_ms, seen)
     assert due.holds == ""
     assert due.partly == (msgspec.structs.replace(held, until_ms=0, probe_due=True),)
@@ -233,7 +234,7 @@ def test_a_destination_that_is_suspended_alone_is_held_and_its_lane_runs() -> No
     assert due.news == ()
     over = view(POLICY, LANE, [PEOPLE, firms], due_ms, due)
     assert over.partly == ()
-    assert over.news == (LaneChange("moves", "no longer yield fell"),)
+    assert over.news == (LaneChange("moves", "no longer yield fell", "yield_fell"),)
     alone = view(POLICY, lane, [PEOPLE], NOW_MS)
     assert alone.holds == "yield_fell", "its only destination is the whole lane"
     assert alone.partly == ()
@@ -528,6 +529,9 @@ def test_each_change_is_news_once(
         ),
     )
     assert [(change.kind, change.text) for change in changes] == news
+    holds = after.holds or before.holds
+    for change in changes:
+        assert change.reason == (holds if change.kind in ("held", "moves") else "")
 
 
 def test_how_many_submissions_are_left_and_counted_is_of_all_webhooks() -> None:
