@@ -208,7 +208,12 @@ class Overview(msgspec.Struct, frozen=True):
     def held(self) -> list[ListedLane]:
         """The lanes that are held, or held in part: the worst first."""
         held = [lane for lane in self.lanes if lane.tone in TONES_OF_HELD]
-        return sorted(held, key=lambda lane: (lane.tone != "bad", -lane.waiting, lane.workspace))
+
+        def order(lane: ListedLane) -> tuple[bool, bool, int, str]:
+            is_part = lane.state == HELD_IN_PART
+            return (lane.tone != "bad", is_part, -lane.waiting, lane.workspace)
+
+        return sorted(held, key=order)
 
     @property
     def held_in_part(self) -> int:

@@ -37,6 +37,8 @@ PAGES = (
     *(
         "/board/lanes/initech?span=hour",
         "/board/lanes/stark",
+        "/board/lanes/hooli",
+        "/board/lanes?state=part",
         "/board/leads",
         "/board/leads?column=parked",
     ),

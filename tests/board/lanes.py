@@ -10,11 +10,12 @@ from stream_app.domain.limits.suspension import Suspension
 from stream_app.domain.limits.webhook_quota import Webhook
 from stream_app.domain.model.topics import TopicNames
 from stream_app.domain.plan import Actor, Change
-from stream_app.domain.views.lane import DestinationView, LaneChange
+from stream_app.domain.views.lane import DestinationView, LaneChange, PartHold, RunsView
 from tests.board.clock import DAY_MS, HOUR_MS, MINUTE_MS, NOW_MS
 from tests.board.model_records import Made, lane
 
 _NAMES: Final = TopicNames()
+_PART_SINCE_MS: Final = NOW_MS - 26 * MINUTE_MS
 
 
 def _meters(
@@ -146,12 +147,15 @@ def lanes() -> Iterator[Made]:
         }
         if breaker == "half_open":
             more |= {"outage": outage, "health": "degraded"}
+        if name == "hooli":
+            more |= _held_in_part()
+            (part,) = more["partly"]
+            change = LaneChange("held_in_part", f"no callbacks: {part.text}", "no_callbacks")
+            yield _lane(name, 2, at_ms=_PART_SINCE_MS, score=100, p95_ms=150, news=(change,))
         yield _lane(
             name,
             (2, 3, 5)[number],
-            **more,
-            meters=_meters(day, cap, day * 14, cap * 30, 150),
-            **_of(name),
+            **{"meters": _meters(day, cap, day * 14, cap * 30, 150)} | _of(name) | more,
         )
     for hours in range(23, 0, -1):
         score = 100 - 20 * (hours == 9) - hours % 4
@@ -193,6 +197,28 @@ def lanes() -> Iterator[Made]:
         meters=_meters(5_140, 10_000, 61_900, 150_000, 150),
         **_of("initech"),
     )
+
+
+def _held_in_part() -> dict[str, Any]:
+    """One of two destinations is suspended, and the leads of the other one go."""
+    text = (
+        "Clay took 20 leads of destination hooli-firms in a row and called back for none: check "
+        "the workspace's credits and the table's auto-run"
+    )
+    until_ms = NOW_MS + 4 * MINUTE_MS
+    part = PartHold(("hooli-firms",), "no_callbacks", text, until_ms, since_ms=_PART_SINCE_MS)
+    return {
+        "partly": (part,),
+        "runs": RunsView(12, NOW_MS + 14_000),
+        "destinations": {
+            "hooli-people": DestinationView(100, "healthy", 240),
+            "hooli-firms": DestinationView(100, "insufficient_data", 3),
+        },
+        "estimates": {
+            "hooli-people": Estimate(6.0, 1.1, 2_000),
+            "hooli-firms": Estimate(2.4, 1.0, 310),
+        },
+    }
 
 
 def _of(name: str) -> dict[str, Any]:

@@ -31,6 +31,8 @@ PAGES: Final = {
     "lanes": "/board/lanes",
     "lane": "/board/lanes/acme?command=c-" + "0" * 32,
     "a lane that was never used": "/board/lanes/stark",
+    "lanes held in part": "/board/lanes?state=part",
+    "a lane held in part, with open runs": "/board/lanes/hooli",
     "leads": "/board/leads?workspace=initech&import_id=2026-09-21-kfdwzp&column=under_way",
     "lead": "/board/leads/crm-17",
     "an unknown lead": "/board/leads/unknown",

@@ -79,7 +79,7 @@ def meter(
         (
             Overview([IN_PART, IN_PART, lane(tone="bad")], [], []),
             False,
-            "1 of 3 lanes is held, 2 in part",
+            "1 of 3 lanes is held, 2 more in part",
             "bad",
         ),
         (Overview([lane(None), lane(None)], [], []), False, "Ready: no lead has come yet", "idle"),

@@ -148,7 +148,7 @@ def held_text(findings: Iterable[Finding], lanes: str) -> str:
     first, state = told_first(len(whole), len(some))
     if not first:
         return ""
-    more = f", {len(some)} in part" if whole and some else ""
+    more = f", {len(some)} more in part" if whole and some else ""
     return f"{first} of {lanes} {'is' if first == 1 else 'are'} {state}{more}"
 
 
@@ -178,7 +178,7 @@ def _with_backlog(finding: Finding, lane: LaneFacts) -> Finding:
     oldest_ms = lane.oldest_ms if finding.waiting == _behind(lane) else 0
     return msgspec.structs.replace(
         finding,
-        at_most=lane.at_most,
+        at_most=lane.at_most or bool(finding.destinations),  # Others of the lane wait there, too.
         in_partition=lane.is_shared,
         oldest_ms=oldest_ms,
     )

@@ -345,9 +345,11 @@ def test_a_destination_that_is_held_is_named_though_another_moves() -> None:
     assert held.holds is True
     assert held.until_ms == 0
     assert held.waiting == 80
+    assert held.at_most, "some of them may be of firms"
     assert held.what.startswith("leads of people: destination people has no webhook left")
     assert "webhooks_env" in held.lifts
     assert moves.code == "moves", "it is unknown how many are of people"
+    assert not moves.at_most
     assert moves.what == "runs at up to 10 a second, its rate", (
         "it is unknown how many are of people"
     )
