@@ -43,7 +43,7 @@ async def test_who_changes_something_sees_what_comes_of_it(client_of: ClientOf) 
     for worker in (ConsumerGroup("Stable", 2), ConsumerGroup("Empty", 0)):
         consumers.now = Consumption(worker, ConsumerGroup("Stable", 1), {})
         assert "2 of 6 lanes are held, 1 more in part" in plain(
-            (await client.get("/board")).text
+            (await client.get("/board")).text,
         ), "others share what was read"
     await client.ask("POST", "/board/leads", data={"text": "crm-17"}, headers=OWN)
     assert "Nothing is sent: no worker runs" in (await client.get("/board")).text

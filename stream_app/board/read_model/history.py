@@ -197,7 +197,8 @@ class History:
             marks,
         )
         self._db.executemany(
-            "INSERT OR IGNORE INTO lane_changes VALUES (?, ?, ?, ?, ?, ?)", changes
+            "INSERT OR IGNORE INTO lane_changes VALUES (?, ?, ?, ?, ?, ?)",
+            changes,
         )
         # The first reading of each hour: one that is published again changes nothing.
         self._db.executemany("INSERT OR IGNORE INTO readings VALUES (?, ?, ?)", readings)
