@@ -94,13 +94,16 @@ class Common:
             show_json(document)
         self.tell(*parts)
 
-    def tell(self, *parts: "str | Table") -> None:
-        """Print lines and tables for people, which `--json` leaves out."""
+    def tell(self, *parts: "str | Table", hang: int = 0) -> None:
+        """Print lines and tables for people, which `--json` leaves out.
+
+        `hang` is how far a line is indented where it goes on, in cells.
+        """
         if self.json:
             return
         for part in parts:
             if isinstance(part, str):
-                show(part)
+                show(part, hang)
             else:
                 part.show()
 

@@ -26,6 +26,7 @@ _MARKS: Final = {
     "failed": "FAILED  ",
     "skipped": "-       ",
 }
+_MARK_CELLS: Final = 8
 
 
 def doctor(
@@ -63,7 +64,7 @@ def doctor(
     settings = common.settings("clay", "gateway", *(("notify",) if notify else ()))
     cost = trip.price(settings, round_trip) if round_trip else ""
     if record:
-        cost += f"; and, for --record, {recording.also_asked(settings, round_trip or '')}"
+        cost += f", and send for --record {recording.also_asked(settings, round_trip or '')}"
     with recording.new_file(record) if record else nullcontext() as file:
         checks = asyncio.run(_examine(settings, common, notify=notify, hold=hold))
         report: dict[str, Any] = {"checks": checks}
@@ -82,6 +83,7 @@ def doctor(
             common.tell(
                 f"{_MARKS['ok' if result.ok else 'failed']}round trip of "
                 f"{result.lead_id}: {result.text}",
+                hang=_MARK_CELLS,
             )
             if file is not None and record is not None:
                 others = asyncio.run(recording.further_answers(settings, round_trip, events))
@@ -142,11 +144,11 @@ async def _examine(
     async for check in checks_of.examine(settings, notify=notify, hold=hold):
         checks.append(check)
         if alike and (check.verdict, check.text) != (alike[0].verdict, alike[0].text):
-            common.tell(_line_of(alike))
+            common.tell(_line_of(alike), hang=_MARK_CELLS)
             alike = []
         alike.append(check)
     if alike:
-        common.tell(_line_of(alike))
+        common.tell(_line_of(alike), hang=_MARK_CELLS)
     return checks
 
 

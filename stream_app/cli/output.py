@@ -17,9 +17,12 @@ def say(line: str) -> None:
     _print(line, stderr=True)
 
 
-def show(line: str) -> None:
-    """Print a line of the result on stdout, for people."""
-    _print(line, stderr=False)
+def show(line: str, hang: int = 0) -> None:
+    """Print a line of the result on stdout, for people.
+
+    `hang` is how far the line is indented where it goes on, in cells.
+    """
+    _print(line, stderr=False, hang=hang)
 
 
 def show_json(document: Any) -> None:
@@ -37,7 +40,7 @@ def console(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, markup=False, highlight=False, emoji=False)
 
 
-def _print(line: str, *, stderr: bool) -> None:
+def _print(line: str, *, stderr: bool, hang: int = 0) -> None:
     out = console(stderr=stderr)
     text = for_terminal(line)
-    out.print(wrapped(text, out.width) if out.is_terminal else text, soft_wrap=True)
+    out.print(wrapped(text, out.width, hang) if out.is_terminal else text, soft_wrap=True)

@@ -13,12 +13,13 @@ import pytest
 
 from stream_app.dev.kafka import Broker
 from stream_app.domain.callback.run_webhook import sign_run
-from tests.e2e.fleet import now_ms
+from tests.e2e.fleet import Run, now_ms
 from tests.e2e.loop import CONFIG
 from tests.e2e.pipeline import ANSWERED
 from tests.e2e.routine_line import TABLE, RoutineLine
 from tests.support.pace import BUSY
 from tests.support.proxy import ProxiedKafka
+from tests.support.terminal import COLUMNS, run_at_terminal
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -537,3 +538,57 @@ async def test_only_a_signed_notification_has_a_result_fetched_also_after_a_kill
         assert line.polls() == {"lead-0": 1}
         await line.check_account()
         await line.books_balance()
+
+
+async def doctor_at_terminal(line: RoutineLine, answer: str) -> tuple[int, str]:
+    """Have `doctor` send a test lead, at a terminal, and answer whether it may."""
+    argv = ["doctor", "--config", str(line.directory / "stream_app.toml"), "--round-trip", "w0-crm"]
+    within_s = 60 * BUSY
+    return await asyncio.to_thread(
+        run_at_terminal,
+        argv,
+        "[y/N]",
+        answer,
+        line.directory,
+        within_s,
+    )
+
+
+@pytest.mark.slow
+async def test_doctor_runs_a_routine_for_a_test_lead_only_if_the_answer_at_the_terminal_is_yes(
+    kafka: Broker,
+    namespace: str,
+) -> None:
+    async with RoutineLine(
+        kafka.bootstrap,
+        namespace,
+        1,
+        routines=("w0",),
+        public=False,
+        config=CONFIG,
+    ) as line:
+        worker = line.start("worker")
+        replay = line.start("replay")
+        await line.ready(worker, replay)
+        code, shown = await doctor_at_terminal(line, "n")
+        assert code == 1, shown
+        assert shown.endswith("cancelled: nothing was changed\n")
+        assert line.requests() == []
+        code, shown = await doctor_at_terminal(line, "y")
+        assert code == 0, shown
+        question = " ".join(shown.split())
+        assert (
+            "send one test lead to Clay through w0-crm, which costs about 6 credits and 1 action, "
+            "at most 20 credits and 5 actions, and leaves its run in Clay? [y/N]" in question
+        )
+        [run] = line.requests()
+        assert isinstance(run, Run)
+        assert run.accepted
+        assert line.polls(200).total() == 1
+        assert f"round trip of {run.lead_id}: it came back as" in question
+        assert max(map(len, shown.splitlines())) <= COLUMNS
+        checks, _, _ = shown.partition("send one test lead")
+        verdicts = {text[:8].strip() for text in checks.splitlines()}
+        assert verdicts <= {"ok", "advice", "-", ""}, "a text goes on beside its verdict"
+        assert line.charged() == line.booked()
+        await line.end_balanced(worker, replay)

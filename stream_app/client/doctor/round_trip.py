@@ -85,7 +85,7 @@ def round_trip_lead(alias: str, workspace: str, number: int, not_after_ms: int) 
 
 
 def price(settings: Settings, alias: str) -> str:
-    """Describe the price of one test lead.
+    """Describe a test lead and its price, as the end of "pass --yes to" or before a question mark.
 
     Raises SettingsError if the destination is unknown, or has no callbacks.
     """
@@ -96,14 +96,14 @@ def price(settings: Settings, alias: str) -> str:
             [f"destinations.{alias}.callbacks is false: no callback can be awaited"],
         )
     lifetime = destination.lifetime
-    submission = f", and one of the webhook's {lifetime:,} submissions" if lifetime else ""
+    submission = f", takes one of the webhook's {lifetime:,} submissions" if lifetime else ""
     return (
-        f"send one test lead to Clay through {alias}: "
+        f"send one test lead to Clay through {alias}, which costs "
         f"about {count(destination.estimate_credits, 'credit')} "
         f"and {count(destination.estimate_actions, 'action')}, "
         f"at most {count(destination.ceiling_credits, 'credit')} "
-        f"and {count(destination.ceiling_actions, 'action')}{submission}; its "
-        f"{'row stays in the table' if destination.kind == 'table' else 'run stays in Clay'}"
+        f"and {count(destination.ceiling_actions, 'action')}{submission}, and leaves "
+        f"{'its row in the table' if destination.kind == 'table' else 'its run in Clay'}"
     )
 
 

@@ -288,9 +288,9 @@ def test_the_price_names_all_that_a_test_costs() -> None:
         destinations={"people": priced, "quiet": msgspec.structs.replace(priced, callbacks=False)},
     )
     assert price(settings, "people") == (
-        "send one test lead to Clay through people: about 7 credits and 1 action, at most 1,200 "
-        "credits and 4 actions, and one of the webhook's 50,000 submissions; its row stays in the "
-        "table"
+        "send one test lead to Clay through people, which costs about 7 credits and 1 action, at "
+        "most 1,200 credits and 4 actions, takes one of the webhook's 50,000 submissions, and "
+        "leaves its row in the table"
     )
     with pytest.raises(SettingsError) as error:
         price(settings, "quiet")
@@ -334,7 +334,9 @@ async def test_a_routine_that_has_not_finished_is_told_with_where_to_look(
 ) -> None:
     people = Destination("people", "acme", kind="routine", routine="function:t_1")
     settings = msgspec.structs.replace(SETTINGS, destinations={"people": people})
-    assert price(settings, "people").endswith("20 credits and 5 actions; its run stays in Clay")
+    assert price(settings, "people").endswith(
+        "20 credits and 5 actions, and leaves its run in Clay",
+    )
     result = await trip(monkeypatch, System((status, "", "")), settings=settings)
     assert result.text == (
         f"Clay has it ({status}), and no result of its run came, nothing more within 0.05 s. A "
