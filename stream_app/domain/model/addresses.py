@@ -61,9 +61,10 @@ def webhook_kind(url: str) -> WebhookKind:
 def secret_part(url: str) -> str:
     """Return the secret part of a webhook's path: a table's slug, or the id of a workflow's stream.
 
-    `.../webhook/<slug>` is a table's, `.../<id>/webhook` a workflow's.
+    `.../webhook/<slug>` is a table's, `.../<id>/webhook` a workflow's. A slash at the end is no
+    part of it.
     """
-    *_, before, last = ["", *url.split("/")]
+    *_, before, last = ["", *url.rstrip("/").split("/")]
     return before if last == "webhook" else last
 
 

@@ -22,6 +22,7 @@ from stream_app.domain.model.addresses import (
     is_local,
     is_loopback,
     is_loopback_url,
+    secret_part,
     token_problem,
     webhook_kind,
     webhook_problem,
@@ -259,6 +260,19 @@ CLAY = "https://api.clay.com"
 @pytest.mark.parametrize("slug", ["my-table", "a/b", "%2F"])
 def test_a_valid_webhook_is_accepted(host: str, slug: str) -> None:
     assert webhook_problem(host + WEBHOOK_PATH + slug, HOSTS) is None
+
+
+@pytest.mark.parametrize(
+    ("path", "secret"),
+    [
+        (f"{WEBHOOK_PATH}my-table", "my-table"),
+        (f"{WEBHOOK_PATH}my-table/", "my-table"),
+        ("/v3/tc-workflows/streams/wfrs_1/webhook", "wfrs_1"),
+    ],
+)
+def test_the_secret_part_of_a_webhook_is_removed_from_texts(path: str, secret: str) -> None:
+    """Seen: a slash at the end of the URL made it the empty text, so that the slug stayed."""
+    assert secret_part(CLAY + path) == secret
 
 
 @pytest.mark.parametrize("host", [CLAY, "http://127.0.0.1:8", "http://sim:8000"])
