@@ -96,11 +96,10 @@ async def kafka_ready(settings: Settings, program: str, say: Say = silent) -> No
     """
     rights = rights_of(settings.names, settings.replay.tiers_s)[program]
     plan = [topic for topic in settings.topic_plan() if topic.name in rights.topics]
-    async with admin_of(connection_of(settings), settings.kafka.broker_wait_s, say) as admin:
-        await repeated(
-            partial(check_access, admin, program, rights, plan),
-            settings.kafka.broker_wait_s,
-        )
+    wait_s = settings.kafka.broker_wait_s
+    work = "the check of topics and rights"
+    async with admin_of(connection_of(settings), wait_s, say, work=work) as admin:
+        await repeated(partial(check_access, admin, program, rights, plan), wait_s)
     if program in _COMPARED:
         await _check_system(settings, needs_rows=program in _NEED_ROWS)
 

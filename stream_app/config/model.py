@@ -94,8 +94,9 @@ class Kafka(msgspec.Struct, frozen=True):
             has data.
         session_timeout_s: A worker that sends no heartbeat for this long loses its partitions.
         rebalance_timeout_s: The time that a worker has to release its partitions.
-        broker_wait_s: How long to wait for a broker that does not respond. A gateway goes on
-            waiting after that, and holds callbacks.
+        broker_wait_s: How long to wait for a broker that does not respond, and how long it may then
+            take to show or create topics. A gateway goes on waiting after that, and holds
+            callbacks.
     """
 
     bootstrap: str = "127.0.0.1:9092"

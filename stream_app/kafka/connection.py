@@ -189,7 +189,9 @@ async def wait_for_kafka(connection: KafkaConnection, wait_s: float, say: Say) -
                 await sleep(pause_s)
                 pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
     except TimeoutError as late:
-        raise _late(connection, wait_s, f" ({cause})") from late
+        raise BrokerUnavailable(
+            f"Kafka at {connection.bootstrap} did not answer within {wait_s:g} s ({cause}). {LOOK}",
+        ) from late
 
 
 async def refusal_or_silence(connection: KafkaConnection) -> str | None:
@@ -206,24 +208,33 @@ async def admin_of(
     connection: KafkaConnection,
     wait_s: float,
     say: Say = silent,
+    *,
+    work: str = "what it was asked for",
 ) -> AsyncIterator[Any]:
     """A started admin client, once a broker answers.
 
-    `wait_s` bounds the block too. Raises as `wait_for_kafka`.
+    The block has as long again as the wait for the first answer, so that a broker which starts
+    slowly leaves it the whole of its time.
+
+    Args:
+        connection: The connection.
+        wait_s: How long to wait for the first answer, and how long the block may take.
+        say: As in `wait_for_kafka`.
+        work: What the block does, in words, for the error.
+
+    Raises:
+        KafkaRefused: A broker refuses us.
+        BrokerUnavailable: No broker answered within `wait_s`, or the block took longer than that.
     """
-    deadline = asyncio.get_running_loop().time() + wait_s
     await wait_for_kafka(connection, wait_s, say)
     try:
-        async with asyncio.timeout_at(deadline), open_admin(connection, wait_s) as admin:
+        async with asyncio.timeout(wait_s), open_admin(connection, wait_s) as admin:
             yield admin
     except TimeoutError as late:
-        raise _late(connection, wait_s, "") from late
-
-
-def _late(connection: KafkaConnection, wait_s: float, cause: str) -> BrokerUnavailable:
-    return BrokerUnavailable(
-        f"Kafka at {connection.bootstrap} did not answer within {wait_s:g} s{cause}. {LOOK}",
-    )
+        raise BrokerUnavailable(
+            f"Kafka at {connection.bootstrap} answers, but {work} took more than {wait_s:g} s: "
+            "try again; if it lasts, look at the load and the logs of its brokers",
+        ) from late
 
 
 async def stop_consumer(consumer: Any) -> None:

@@ -101,10 +101,10 @@ async def create_topics(
     `say` gets a line for a person while this waits for the broker.
 
     Raises:
-        BrokerUnavailable: No broker answers in time.
+        BrokerUnavailable: No broker answers in time, or the work takes too long.
         KafkaRefused: Kafka refuses us.
     """
-    async with admin_of(connection, wait_s, say) as admin:
+    async with admin_of(connection, wait_s, say, work="the creation of topics") as admin:
         seen = await repeated(partial(_look, admin, [topic.name for topic in plan]), wait_s)
         missing = [topic for topic in plan if topic.name not in seen]
         created, failed = await _create(admin, missing)
@@ -137,10 +137,10 @@ async def alter_topics(
 
     Raises:
         TopicsError: Kafka refuses some of them; one line for each reason.
-        BrokerUnavailable: No broker answers in time.
+        BrokerUnavailable: No broker answers in time, or the work takes too long.
         KafkaRefused: Kafka refuses us.
     """
-    async with admin_of(connection, wait_s, say) as admin:
+    async with admin_of(connection, wait_s, say, work="the change of topics") as admin:
         answers = (await admin._client.ask_any(AlterTopics(settings))).responses
         if refused := [
             (name, f"Kafka refuses to change it: {message or for_code(code).__name__}")
@@ -165,10 +165,10 @@ async def check_topics(
 
     Raises:
         TopicsError: Topics have less than the plan says; one line for each difference.
-        BrokerUnavailable: No broker answers in time.
+        BrokerUnavailable: No broker answers in time, or the work takes too long.
         KafkaRefused: Kafka refuses us.
     """
-    async with admin_of(connection, wait_s, say) as admin:
+    async with admin_of(connection, wait_s, say, work="the description of topics") as admin:
         if problems := differences(
             plan,
             await repeated(partial(_look, admin, [topic.name for topic in plan]), wait_s),
