@@ -124,6 +124,11 @@ class Endings:
                 cost.actions if "actions" in recorder.estimated else 0,
             )
         recorder.yields = answer
+        kept = None
+        if cost is not None and may_go_on:
+            unnamed = recorder.estimated
+            estimated = unnamed[0] if len(unnamed) == 1 else None
+            kept = replace(cost, known=is_reported, estimated=estimated)
         recorder.go(
             callback.outcome,
             now_ms,
@@ -131,7 +136,7 @@ class Endings:
             spent,
             final=True,
             reservation=None,
-            booked=replace(cost, known=is_reported) if cost is not None and may_go_on else None,
+            booked=kept,
             results=version if is_published else row.results,
         )
         step = recorder.step(*([result] if is_published else []))

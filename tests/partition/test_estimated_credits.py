@@ -74,6 +74,34 @@ async def test_an_answer_replaces_what_was_booked_before_it(
     assert unknown == 0
 
 
+@pytest.mark.parametrize("says", [{}, {"credits": 4}, {"actions": 3}, {"credits": 4, "actions": 3}])
+@virtual_time
+async def test_a_partial_answer_counts_each_meter_that_it_does_not_name(
+    says: dict[str, int],
+) -> None:
+    """Seen: the Actions of an answer that named its credits were an estimate only at the end."""
+    bench = Bench(clay_takes_s=0.1)
+    bench.publish("id0", "p0")
+    await bench.serve_for(2.0)
+    costs: dict[str, Any] = {"credits": None, "actions": None, **says}
+    bench.call_back("partial", attempt=1, **costs)
+    await asyncio.sleep(2.0)
+    event = bench.events(LEAD)[-1]
+    assert event.status == "partial"
+    booked: dict[Meter, int] = {"credits": event.credits or 0, "actions": event.actions or 0}
+    amounts = {"credits": event.estimated_credits, "actions": event.estimated_actions}
+    for meter, amount in booked.items():
+        guess = 0 if meter in says else amount
+        assert amounts[meter] == guess
+        assert (meter in event.estimated) == (meter not in says)
+        assert in_books(bench, meter) == (amount, guess, 0)
+    assert booked["actions"] > 0
+    bench.call_back("enriched", attempt=2, credits=5, actions=2)
+    await asyncio.sleep(2.0)
+    assert in_books(bench, "credits") == (5, 0, 0)
+    assert in_books(bench, "actions") == (2, 0, 0)
+
+
 @virtual_time
 async def test_an_operator_says_what_a_parked_lead_has_cost() -> None:
     bench = Bench(clay_takes_s=0.1)

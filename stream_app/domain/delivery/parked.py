@@ -27,6 +27,7 @@ from stream_app.domain.lead.identity import row_id
 from stream_app.domain.limits.budget import reviewed, unbook
 from stream_app.domain.model.messages import StatusEvent
 from stream_app.domain.model.records import ConsumedRecord, trace_of
+from stream_app.domain.model.text import count
 from stream_app.domain.plan import Plan
 
 RowLookup = Callable[[bytes], bytes | None]
@@ -165,6 +166,7 @@ def _cost_settled(
         credits=_true_cost(what, what.credits, before.credits),
         actions=_true_cost(what, what.actions, before.actions),
         known=True,
+        estimated=None,
     )
     more = replace(now, credits=now.credits - before.credits, actions=now.actions - before.actions)
     corrected = unbook(lane.budget, replace(more, credits=-more.credits, actions=-more.actions))
@@ -175,7 +177,8 @@ def _cost_settled(
         paid=lane.paid.corrected(before.credits, now.credits),
     )
     text = (
-        f"{before.credits} credits and {before.actions} actions were booked, now it is "
+        f"{count(before.credits, 'credit')} and {count(before.actions, 'action')} were booked, "
+        "now it is "
         f"{now.credits} and "
         f"{now.actions}, in the budget of {before.day}"
     )

@@ -16,7 +16,7 @@ from typing import Any, Final, Literal, TypeVar
 import msgspec
 
 from stream_app.domain.delivery.envelope import Envelope, Way
-from stream_app.domain.limits.budget import Cost, Reservation
+from stream_app.domain.limits.budget import NO_COST, Cost, Reservation
 from stream_app.domain.model.errors import RowUnreadable
 from stream_app.domain.model.messages import Status
 from stream_app.domain.model.numbers import TimeMs, Whole
@@ -213,12 +213,22 @@ def open_costs(row: Delivery) -> tuple[Reservation, ...]:
 def unreported(row: Delivery) -> Cost:
     """Return the sum of what is booked for a lead although nobody has said what it cost.
 
-    Besides the open costs it has the estimate of a partial answer that does not name its cost,
+    Besides the open costs it has the estimate of each meter that a partial answer does not name,
     which the next answer replaces. The row of a lead whose last answer has come keeps no cost.
     """
     costs = row.unsettled if row.booked is None else (*row.unsettled, row.booked)
-    guesses = [cost for cost in costs if not cost.known]
+    guesses = list(map(_guessed, costs))
     return Cost(sum(cost.credits for cost in guesses), sum(cost.actions for cost in guesses))
+
+
+def _guessed(cost: Reservation) -> Cost:
+    match cost.estimated:
+        case "credits":
+            return Cost(cost.credits, 0)
+        case "actions":
+            return Cost(0, cost.actions)
+        case None:
+            return NO_COST if cost.known else Cost(cost.credits, cost.actions)
 
 
 def set_apart(row: Delivery) -> dict[str, object]:

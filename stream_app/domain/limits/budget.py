@@ -15,6 +15,7 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
+from stream_app.domain.model.messages import Meter
 from stream_app.domain.model.numbers import Amount, Whole
 from stream_app.domain.model.ranges import Policy, Range, exact
 
@@ -236,13 +237,20 @@ class Budget(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Reservation(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What was reserved for one lead and in which periods. The lead's row holds it."""
+    """What was reserved for one lead and in which periods. The lead's row holds it.
+
+    Attributes:
+        known: An operator or an answer has said that a booked lead cost this.
+        estimated: The one meter of which an answer has not said what a booked lead cost, although
+            it has said that of the other one; None if it has said both or neither.
+    """
 
     day: str
     month: str
     credits: Amount
     actions: Amount
-    known: bool = False  # an operator or an answer has said that a booked lead cost this
+    known: bool = False
+    estimated: Meter | None = None
 
 
 class BudgetRefused(msgspec.Struct, frozen=True):

@@ -155,11 +155,12 @@ class StatusEvent(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
             POST. Below 0: the cost was lower than what had been booked.
         app: The version that wrote the event.
         actions: As `credits`, in Actions.
-        estimated: The meters whose cost Clay's answer did not say: what was booked is the
-            destination's estimate.
-        estimated_credits: By how much the part of the booked credits has changed of which neither
-            Clay nor an operator has said that the lead cost it: estimates, and the ceilings of
-            parked leads. Below 0: a cost that is known now takes the place of such a booking.
+        estimated: Names, not amounts: the meters (`credits`, `actions`) whose cost Clay's answer
+            did not say, so that what was booked of them is the destination's estimate.
+        estimated_credits: An amount: by how much the part of the booked credits has changed of
+            which neither Clay nor an operator has said that the lead cost it: estimates, and the
+            ceilings of parked leads. Below 0: a cost that is known now takes the place of such a
+            booking.
         estimated_actions: As `estimated_credits`, in Actions.
         saved: The estimated credits that were saved because an earlier result answered the lead.
         parent_id: Of the first event: the span in the `traceparent` of the input record, 16
