@@ -153,7 +153,7 @@ def behind_path(bulk: str, finding: Finding, partition: int = 0, waiting: int = 
     `partition` is where its lane is, `waiting` what waits there in all. `bulk`: the topic of bulk
     leads.
     """
-    if finding.code in ("replay_paused", "no_replay"):
+    if finding.is_about_replays:
         return leads_path(status="dead_lettered,deferred")
     if not finding.workspace:
         return waiting_path()

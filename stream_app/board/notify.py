@@ -1,8 +1,9 @@
 """Messages to people: what a person must act on, when it begins and when it ends.
 
 They are about what `explain` finds, a gateway that does not answer, and a read model that does not
-follow Kafka. A message is made of the code of a finding, its workspace and what lifts it. It holds
-no secret and no personal data, because no text of Clay, a producer or an operator is in it.
+follow Kafka. A message is made of the code of a finding, its workspace and what lifts it, and for a
+yield that fell of the names of its columns and of numbers. It holds no secret and no personal data,
+because no text of Clay, a producer or an operator is in it.
 """
 
 import asyncio
@@ -22,6 +23,8 @@ from stream_app.board.persons import for_a_person
 from stream_app.board.read_model.follow import ProjectionLag
 from stream_app.board.site import KAFKA_WITHIN_S, Moment, Site, overview
 from stream_app.client.messages import Alert, Key, MessageFormat, NotDelivered, body_of
+from stream_app.client.results.answers import ColumnYield
+from stream_app.domain.model.text import count
 from stream_app.domain.views.explain import Finding
 from stream_app.kafka.connection import Background
 from stream_app.kafka.groups import Consumption
@@ -49,9 +52,13 @@ def alert_of(finding: Finding, now_ms: int) -> Alert | None:
     if words is None:
         return None
     workspace = finding.workspace
+    labels = {"workspace": workspace} if workspace else {}
+    if finding.columns:
+        words = f"{finding.what}. Does a provider fail?"
+        if not finding.holds:  # a hold is one, whichever of its columns fell
+            ((labels["destination"], labels["column"]),) = finding.columns
     lifted = f" What lifts it: {finding.lifts}" if finding.lifts else ""
     summary = f"{workspace}: {words}{lifted}" if workspace else f"{words}{lifted}"
-    labels = {"workspace": workspace} if workspace else {}
     return Alert(
         finding.code,
         "critical" if finding.holds else "warning",
@@ -163,10 +170,37 @@ async def board_findings(
     if moment.kafka is None or not lag.is_read(now_ms):
         return [], False
     try:
-        seen = await asyncio.to_thread(overview, site, moment)
+        return await asyncio.to_thread(_findings, site, moment), True
     except sqlite3.Error:
         return trouble, False
-    return [*seen.everywhere, *(finding for lane in seen.lanes for finding in lane.findings)], True
+
+
+def _findings(site: Site, moment: Moment) -> list[Finding]:
+    seen = overview(site, moment)
+    return [
+        *seen.everywhere,
+        *(_with_prices(site, finding, moment) for lane in seen.lanes for finding in lane.findings),
+    ]
+
+
+def _with_prices(site: Site, finding: Finding, moment: Moment) -> Finding:
+    """Return a finding with what a value of its columns costs now, if it is about columns."""
+    if not finding.columns:
+        return finding
+    rows = site.queries.yields(moment.now_ms, finding.workspace)
+    prices = [_price_text(row) for row in rows if (row.destination, row.column) in finding.columns]
+    return msgspec.structs.replace(finding, what=". ".join(filter(None, [finding.what, *prices])))
+
+
+def _price_text(row: ColumnYield) -> str:
+    """Return the credits for each value of a column of late; '' without an answer in that time."""
+    if not row.hour.answered:
+        return ""
+    now = f"each {row.column} has cost {row.hour.price} credits"
+    if not row.hour.filled:
+        now = f"no {row.column} came for {count(row.hour.credits, 'credit')}"
+    before = f", and {row.before.price} in the seven days before" if row.before.price else ""
+    return f"In the last hour {now}{before}"
 
 
 async def gateway_answers(http: httpx.AsyncClient, public_url: str) -> bool:

@@ -25,6 +25,7 @@ from stream_app.board.pages.dead import DeadLetterTopic, cause_of, filter_of, op
 from stream_app.board.requests import one_of, word
 from stream_app.board.site import Site
 from stream_app.client.lanes.commands import Put, put_command
+from stream_app.client.lanes.views import last_views
 from stream_app.client.results.answers import Cause
 from stream_app.config import Settings
 from stream_app.domain.dead_letter.causes import Filter, LetterSource
@@ -34,11 +35,12 @@ from stream_app.domain.dead_letter.orders import (
     PLAN_LIFE_MS,
     PricedPlan,
     ReplayCommand,
+    price_lines,
 )
 from stream_app.domain.model.errors import StreamAppError
 from stream_app.domain.model.records import parse_record_id
 from stream_app.domain.model.text import count
-from stream_app.domain.views.price import quote_lines, too_dear
+from stream_app.domain.views.price import too_dear
 from stream_app.kafka.readers import Progress
 from stream_app.ops import logs
 from stream_app.replay.orders import command_record, give_up_commands, ordered_plan, start_command
@@ -110,6 +112,7 @@ async def _survey_kafka(
         ranges=spans,
         uncertain=wanted.uncertain,
         limit=wanted.limit,
+        read_views=last_views,
     )
     return {number: end for number, (_, end) in spans.items()}, priced
 
@@ -398,13 +401,7 @@ def _plan(planner: Planner, opened: FormRequest) -> Form:
             more=view,
         )
     view |= {
-        "lines": list(
-            quote_lines(
-                priced.quotes,
-                "send fewer, or say below to send all",
-                "the rate of replays",
-            ),
-        ),
+        "lines": list(price_lines(priced, "send fewer, or say below to send all")),
         "left_out": [
             (many, _MEANING[end])
             for end, many in priced.fates.most_common()

@@ -361,7 +361,8 @@ def lanes(*, limit: OptionalPositive = None, after: WorkspaceName = None, view: 
             works=facts.worker.members > 0,
         )
         if report.more:
-            say(f"{report.more:,} more lanes: stream-app lanes --after {facts.lanes[-1].workspace}")
+            more = count(report.more, "more lane")
+            say(f"{more}: stream-app lanes --after {facts.lanes[-1].workspace}")
         if not facts.worker.members:
             idle = "no worker runs, so no lane is running. This is their last published state."
             say(f"{idle} Start one: stream-app worker")

@@ -285,7 +285,7 @@ def _show_erased(
         say(f"NOT APPLIED, {text}")
     say("What remains, and for how long. None of it is sent to Clay.")
     for place in stays:
-        until = "no end" if place.days is None else f"{place.days} days"
+        until = "no end" if place.days is None else count(place.days, "day")
         say(f"  {place.place:<24} {until:>8}  {place.what}")
     if queued:
         say("queued commands are applied when their partition has a worker, within 24 hours")

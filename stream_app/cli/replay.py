@@ -28,6 +28,7 @@ from stream_app.cli.options import WHICH, Positive, Which, iso, login_name
 from stream_app.cli.output import say
 from stream_app.cli.processes import Log, run_process
 from stream_app.cli.tables import Column, Table, reading, table_of
+from stream_app.client.lanes.views import last_views
 from stream_app.config import Settings
 from stream_app.domain.dead_letter.causes import Filter, LetterSource
 from stream_app.domain.dead_letter.orders import (
@@ -35,10 +36,11 @@ from stream_app.domain.dead_letter.orders import (
     PricedPlan,
     ReplayCommand,
     ReplayProgress,
+    price_lines,
 )
 from stream_app.domain.model.errors import StreamAppError
 from stream_app.domain.model.text import count
-from stream_app.domain.views.price import quote_lines, too_dear
+from stream_app.domain.views.price import too_dear
 from stream_app.replay.orders import (
     change_command,
     ordered_plan,
@@ -162,18 +164,19 @@ async def survey_selected(
             uncertain=selection.uncertain,
             limit=selection.limit,
             rate_per_s=selection.rate,
+            read_views=last_views,
         )
     return priced
 
 
 def plan_lines(priced: PricedPlan) -> Iterator[str]:
-    """Yield how many dead letters a replay would send, by cause, and its price."""
+    """Yield how many dead letters a replay would send, by cause, its price, and what holds them."""
     yield count(priced.dead_letters, "dead letter matches", "dead letters match")
     yield from (f"  {number:,} {FATE_MEANING[end]}" for end, number in priced.fates.most_common())
     yield from (
         f"  to be sent, {number:,}: {cause}" for cause, number in priced.causes.most_common(20)
     )
-    yield from quote_lines(priced.quotes, _SEND_FEWER, "the rate of replays")
+    yield from price_lines(priced, _SEND_FEWER)
 
 
 async def order_and_follow(settings: Settings, command: ReplayCommand) -> ReplayProgress | None:
@@ -244,6 +247,8 @@ def replay(*, log: Log = None, common: Common = COMMON) -> int:
 @app.command(sort_key=0)
 def plan(*, which: Which = WHICH, selection: Selection = _SELECTION) -> int:
     """Show what a replay would send, by cause, its price, the budget left, and how long it takes.
+
+    If the lane of these leads is held, or all replays are paused, it says that and what lifts it.
 
     example:
       stream-app replay plan --status 503 --destination people

@@ -270,7 +270,7 @@ def _import_lines(publication: FoundImport) -> Iterator[str]:
         if leads := publication.columns.get(name):
             yield f"  {name_of(name)}: {leads:,} ({meaning_of(name)})"
     for row in publication.yields:
-        price = _price(row.until_now)
+        price = row.until_now.price
         yield (
             f"  {row.column} of {row.destination}: {yield_text(row.until_now)} answers"
             f"{f', {price} credits each' if price else ''}"
@@ -326,24 +326,15 @@ def _yields_table(counted: list[ColumnYield]) -> Table:
             Column("last hour", rank=3, right=True): lambda row: yield_text(row.hour),
             Column("last day", right=True): lambda row: yield_text(row.day),
             Column("7 days before", rank=1, right=True): lambda row: yield_text(row.before),
-            Column("credits each", rank=2, right=True): lambda row: _price(row.day),
-            Column("credits each before", rank=5, right=True): lambda row: _price(row.before),
+            Column("credits each", rank=2, right=True): lambda row: row.day.price,
+            Column("credits each before", rank=5, right=True): lambda row: row.before.price,
         },
     )
 
 
 def yield_text(counted: Yield) -> str:
-    """Return a share with the answers that it is of.
-
-    It is computed from the counts, because `share` is rounded: rounded twice, 82.353 % may be 82.3.
-    """
-    if not counted.answered:
-        return ""
-    return f"{counted.filled / counted.answered:.1%} of {counted.answered:,}"
-
-
-def _price(counted: Yield) -> str:
-    return "" if counted.credits_each is None else f"{counted.credits_each:,.1f}"
+    """Return a share with the answers that it is of."""
+    return f"{counted.percent} of {counted.answered:,}" if counted.answered else ""
 
 
 _MOST: Final = 100

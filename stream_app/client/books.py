@@ -60,6 +60,7 @@ from stream_app.domain.limits.budget import Cost, Reservation
 from stream_app.domain.model.errors import StreamAppError, UnreadableBatch
 from stream_app.domain.model.messages import RESENDS, Status
 from stream_app.domain.model.records import ConsumedRecord, consumed_record
+from stream_app.domain.model.text import count
 from stream_app.domain.model.untrusted import UNREADABLE
 from stream_app.domain.plan import Plan
 from stream_app.domain.result import DAY_MS
@@ -398,7 +399,7 @@ class Books:
                 continue
             if not passed <= told <= records:
                 what = (
-                    f"{records} records without a value, {passed} of them passed: "
+                    f"{count(records, 'record')} without a value, {passed} of them passed: "
                     f"their events count {told}"
                 )
                 self.problem(self._numbers.record_id(number), what)

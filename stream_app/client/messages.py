@@ -19,7 +19,7 @@ from stream_app.domain.model.errors import StreamAppError
 _WITHIN_S: Final = 10.0
 _IN_ALL_S: Final = 30.0
 MessageFormat = Literal["slack", "json"]
-Key = tuple[str, str]
+Key = tuple[str, ...]
 MOST_LINES: Final = 20
 """A message names at most this many alerts, and counts the others."""
 _MARKS: Final = {"critical": ":red_circle:", "warning": ":large_yellow_circle:"}
@@ -98,8 +98,12 @@ class Alert(msgspec.Struct, frozen=True):
 
     @property
     def key(self) -> Key:
-        """Its name and its workspace, '' for all. Two alerts never have the same."""
-        return self.name, self.labels.get("workspace", "")
+        """Its name, its workspace ('' for all), and the column that it is about, if there is one.
+
+        Two alerts never have the same.
+        """
+        about = [self.labels[name] for name in ("destination", "column") if name in self.labels]
+        return (self.name, self.labels.get("workspace", ""), *about)
 
 
 def body_of(

@@ -175,7 +175,7 @@ class Configuration:
                 continue
             self.endpoints[alias] = endpoint
             mine.put_destination(destination)
-            yield f"{named} with {len(destination.webhook_ids)} webhooks"
+            yield f"{named} with {count(len(destination.webhook_ids), 'webhook')}"
 
     def _left(self, settings: Settings, plan: Plan) -> Iterator[tuple[Processes, str]]:
         """The differences that are not adopted, with the processes that need a restart for them."""

@@ -190,10 +190,10 @@ def rights_of(names: TopicNames, tiers_s: Iterable[int]) -> dict[str, Rights]:
         "dlq show": msgspec.structs.replace(count, read=count.read | {names.status}),
         "dlq export": count,
         "dlq give-up": Rights(read=survey | {names.audit}, write={names.replay_state}),
-        "replay plan": Rights(read=survey),
+        "replay plan": Rights(read=survey | {names.lanes}),
         **dict.fromkeys(
             ("replay select", "replay redrive"),
-            Rights(read=survey, write={names.replay_state}),
+            Rights(read=survey | {names.lanes}, write={names.replay_state}),
         ),
         **dict.fromkeys(("replay pause", "replay resume"), pause),
         "replay stop": stop,

@@ -29,6 +29,7 @@ from stream_app.domain.delivery.state_machine import Delivery, Reason, next_vers
 from stream_app.domain.lead.identity import identifiers
 from stream_app.domain.model.messages import FieldOrigin, Result, Scalar
 from stream_app.domain.model.records import Record
+from stream_app.domain.model.text import count
 from stream_app.domain.plan import Destination, Plan
 from stream_app.domain.result import (
     NOTHING_CACHED,
@@ -333,4 +334,4 @@ def _in_words(age_s: int) -> str:
         return f"{age_s // 86_400} days"
     if age_s >= 7_200:
         return f"{age_s // 3_600} hours"
-    return f"{age_s // 60} minutes"
+    return count(age_s // 60, "minute")

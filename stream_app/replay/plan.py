@@ -6,7 +6,7 @@ earlier redrives -> dead letters -> rows  ->  PricedPlan, and the dead letters t
 import asyncio
 import threading
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -24,7 +24,16 @@ from stream_app.domain.dead_letter.causes import (
     number,
     text,
 )
-from stream_app.domain.dead_letter.orders import Fate, PricedPlan, can_be_given_up, fate, pace
+from stream_app.domain.dead_letter.orders import (
+    PAUSE,
+    Fate,
+    PricedPlan,
+    ReplayPause,
+    can_be_given_up,
+    fate,
+    pace,
+    read_pause,
+)
 from stream_app.domain.dead_letter.replay import RedriveDedup, SuppressionList
 from stream_app.domain.delivery.envelope import HEADERS, WorkspaceKeys, check_format
 from stream_app.domain.delivery.resolve import body_of
@@ -37,11 +46,15 @@ from stream_app.domain.model.errors import SettingsError
 from stream_app.domain.model.records import ConsumedRecord, parse_record_id
 from stream_app.domain.model.untrusted import UNREADABLE
 from stream_app.domain.plan import Workspace
+from stream_app.domain.views.lane import LaneView
 from stream_app.domain.views.price import Part, Quote, part, quote_of_replay
 from stream_app.kafka.readers import OffsetSpan, Progress, TopicReader, consumed
 
 Chosen = dict[int, set[int]]
 """Partition -> offsets of the dead letters to send."""
+
+ReadViews = Callable[[Settings], Awaitable[Mapping[str, LaneView]]]
+"""Reads the last published view of each lane, by workspace."""
 
 _row: Final = msgspec.json.Decoder(Delivery)
 _lane: Final = msgspec.json.Decoder(Lane)
@@ -162,6 +175,7 @@ async def survey(
     limit: int | None = None,
     ranges: Mapping[int, OffsetSpan] | None = None,
     rate_per_s: float | None = None,
+    read_views: ReadViews | None = None,
 ) -> tuple[PricedPlan, Chosen]:
     """Plan what would happen to the matching dead letters.
 
@@ -176,6 +190,8 @@ async def survey(
             Kafka keeps.
         rate_per_s: Dead letters per second and workspace; None: replay.rate_share of the lane's
             current rate.
+        read_views: Reads the published views of the lanes, so that the plan says what holds them;
+            None: it does not say that.
 
     Returns:
         The plan with its price, and the partitions and offsets of the dead letters to send.
@@ -187,8 +203,12 @@ async def survey(
         BrokerUnavailable: Kafka does not answer.
     """
     check_filter(settings, source, wanted)
+    # Not from the rows of the lanes: a rule needs the webhooks, whose secrets an operator's machine
+    # may lack.
+    views = await read_views(settings) if read_views is not None else {}
     async with topic_reader(settings, progress) as reader:
-        letters = await _dead_letters(reader, settings, source, wanted, ranges)
+        sent_before, paused = await _replay_state(reader, settings)
+        letters = await _dead_letters(reader, settings, source, wanted, ranges, sent_before)
         # After the dead letters, so that no row is older than the dead letter that it is compared
         # with.
         rows, lanes, on_list = await _rows(reader, settings.names.state, letters)
@@ -225,7 +245,8 @@ async def survey(
         len(letters),
         fates,
         causes,
-        *_priced(settings, going, lanes, rate_per_s),
+        *_priced(settings, going, lanes, views, rate_per_s),
+        paused,
     ), chosen
 
 
@@ -265,7 +286,8 @@ async def survey_given_up(
             begin, end = ranges.get(partition, (offset, offset + 1))
             ranges[partition] = (min(begin, offset), max(end, offset + 1))
     async with topic_reader(settings, progress) as reader:
-        letters = await _dead_letters(reader, settings, source, wanted, ranges)
+        sent_before, _ = await _replay_state(reader, settings)
+        letters = await _dead_letters(reader, settings, source, wanted, ranges, sent_before)
         # After the dead letters, as in `survey`.
         rows, _, _ = await _rows(reader, settings.names.state, letters)
     fates: Counter[Fate] = Counter()
@@ -296,21 +318,33 @@ def _fate(letter: _Found, row: Delivery | None, *, asked: bool, uncertain: bool)
     return fate(letter.kind, letter.seq, row, uncertain=uncertain)
 
 
+async def _replay_state(
+    reader: TopicReader,
+    settings: Settings,
+) -> tuple[RedriveDedup, ReplayPause | None]:
+    """Return which dead letters were sent back before, and the pause of all replays."""
+    sent_before = RedriveDedup(settings.names.dlq)
+    pause: bytes | None = None
+    async for records in reader.read(settings.names.replay_state):
+        for record in records:
+            sent_before.apply_state(record.key, record.value)
+            if record.key == PAUSE:
+                pause = record.value
+    async for records in reader.read(settings.names.retry):
+        for record in records:
+            sent_before.apply_retry(headers_of(record.headers))
+    return sent_before, read_pause(pause)
+
+
 async def _dead_letters(
     reader: TopicReader,
     settings: Settings,
     source: LetterSource,
     wanted: Filter,
     ranges: Mapping[int, OffsetSpan] | None,
+    sent_before: RedriveDedup,
 ) -> list[_Found]:
     """Return the matching dead letters, with whether an operator has sent them back before."""
-    sent_before = RedriveDedup(settings.names.dlq)
-    async for records in reader.read(settings.names.replay_state):
-        for record in records:
-            sent_before.apply_state(record.key, record.value)
-    async for records in reader.read(settings.names.retry):
-        for record in records:
-            sent_before.apply_retry(headers_of(record.headers))
     letters: list[_Found] = []
     topic = topic_of(settings, source)
     keys = WorkspaceKeys(settings.workspaces)
@@ -449,6 +483,7 @@ def _priced(
     settings: Settings,
     going: Mapping[tuple[str, str], int],
     lanes: Mapping[str, Lane],
+    views: Mapping[str, LaneView],
     rate_per_s: float | None,
 ) -> tuple[list[Quote], dict[str, float]]:
     """Price the leads by workspace, and return the rates of all workspaces."""
@@ -473,7 +508,14 @@ def _priced(
         parts[name].append(part(alias, leads, usual, most, at_home[name].estimates))
     at_most_per_s = max(paces.values(), default=10.0)
     quotes = [
-        quote_of_replay(rules[name], at_home[name], its, paces.get(name, at_most_per_s), now_ms)
+        quote_of_replay(
+            rules[name],
+            at_home[name],
+            its,
+            paces.get(name, at_most_per_s),
+            now_ms,
+            views.get(name),
+        )
         for name, its in parts.items()
     ]
     return quotes, paces

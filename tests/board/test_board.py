@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 from stream_app.board.pages.system import _flat
 from stream_app.board.read_model.board_query import BoardQueries
 from stream_app.board.read_model.follow import STALE_MS, ProjectionLag
+from stream_app.cli.status import yield_text
 from stream_app.domain.dead_letter.orders import PAUSE, ReplayPause
 from stream_app.domain.model.messages import StatusEvent
 from stream_app.domain.model.topics import ExistingTopic, TopicNames, differences
@@ -127,7 +128,8 @@ async def test_replays_that_are_paused_have_a_card(tmp_path: Path) -> None:
     value = msgspec.json.encode(ReplayPause("jane", "wait for the new table", NOW_MS - 3_600_000))
     with board_with(tmp_path, Made(NAMES.replay_state, PAUSE, value)) as client:
         text = plain((await client.get("/board")).text)
-    assert "replays are paused by jane: wait for the new table." in text
+    assert "All replays: replays are paused by jane: wait for the new table." in text
+    assert "All lanes" not in text, "they go on"
     assert "Lifted by: stream-app replay resume" in text
 
 
@@ -482,3 +484,12 @@ async def test_the_metric_of_dead_letters_says_what_has_become_of_them(
     assert none.samples == [], (
         "while the model is being built, some of the letters are missing in it"
     )
+
+
+async def test_a_share_and_a_price_read_as_on_the_command_line(local: Client, folder: Path) -> None:
+    text = plain((await local.get("/board/money")).text)
+    rows = BoardQueries(folder / "model.sqlite", set()).yields(NOW_MS)
+    assert len(rows) > 1
+    for row in rows:
+        assert yield_text(row.day) in text
+        assert f"{row.day.price or '-'}{row.before.price or '-'}" in text

@@ -42,7 +42,7 @@ MEASURES = {
         "publication.refused",
         "publication.published",
         "part.leads",
-        *("row.until_now.credits", "row.until_now.credits_each"),
+        "row.until_now.credits",
     },
     "imports": {
         "publication.credits",
@@ -89,8 +89,7 @@ MEASURES = {
     # screen readers
     # answers of the last hour, day and week
     "parts": {
-        *("counted.filled / counted.answered * 100", "counted.answered"),
-        *("row.day.credits_each", "row.before.credits_each"),
+        "counted.answered",
         *(
             "number",
             "budget.used",

@@ -14,7 +14,7 @@ def yield_texts(yields: Yields) -> Shown:
     """Return what pages and commands make of the counts."""
     return {
         place: (
-            f"{100 * filled / answered:.1f} of {answered}",
+            f"{100 * filled / answered:.1f} % of {answered}",
             f"{credits_ / filled:.1f}" if filled else "-",
         )
         for place, (answered, filled, credits_) in yields.items()
@@ -30,12 +30,12 @@ def shown_yields(text: str, workspace: str = "") -> Shown:
     for row in re.findall(r"<tr>(<th scope=\"row\">.*?)</tr>", table[: table.index("</table>")]):
         head, *cells = [plain(cell).split() for cell in re.split(r"</t[hd]>", row)[:-1]]
         column, *place = head
-        share, _, _, answers = cells[1]
+        share, sign, _, answers = cells[1]
         of = workspace or place[0]
         price = cells[3][0]
         shown[of, place[-1], column] = (
-            f"{float(share):.1f} of {answers}",
-            price if price == "-" else f"{float(price):.1f}",
+            f"{share} {sign} of {answers}",
+            price,
         )
     return shown
 
@@ -52,12 +52,12 @@ def yields_on_import(text: str) -> dict[str, tuple[str, int, str]]:
     shown: dict[str, tuple[str, int, str]] = {}
     for row in re.findall(r"<tr>(<th scope=\"row\">.*?)</tr>", table[: table.index("</table>")]):
         head, *cells = [plain(cell).split() for cell in re.split(r"</t[hd]>", row)[:-1]]
-        share, _, _, answers = cells[0]
+        share, sign, _, answers = cells[0]
         credits_ = int(cells[1][0].replace(",", ""))
         price = cells[2][0]
         shown[head[0]] = (
-            f"{float(share):.1f} of {answers}",
+            f"{share} {sign} of {answers}",
             credits_,
-            price if price == "-" else f"{float(price):.1f}",
+            price,
         )
     return shown

@@ -11,8 +11,11 @@ from aiokafka import AIOKafkaProducer
 from stream_app.board.replays import Busy, PlanInProgress, Planner, Wanted
 from stream_app.dev.kafka import Broker
 from stream_app.domain.dead_letter.causes import Filter
-from stream_app.domain.dead_letter.orders import PLAN_LIFE_MS
+from stream_app.domain.dead_letter.orders import PAUSE, PLAN_LIFE_MS, ReplayPause, price_lines
+from stream_app.domain.lane.lane import Lane
 from stream_app.domain.model.records import Record
+from stream_app.domain.plan import Actor, Workspace
+from stream_app.domain.views.lane_now import view
 from tests.support.config import one_way, settings_in
 from tests.support.kafka import create_planned
 from tests.support.pace import BUSY
@@ -76,6 +79,29 @@ async def test_a_plan_is_made_kept_and_sent_once(
     assert first["plan"]["ends"] == {"0": 12}
     assert first["plan"]["dead_letters"] == 12
     assert first["why"] == "Clay is back"
+
+    # What keeps them from being sent is said as it is when the plan is made.
+    assert plan.priced.paused is None
+    assert plan.priced.quotes[0].holds == ""
+    paused = Lane("w0", 0, pause=Actor("eve", "a new table", now_ms))
+    people = settings.destinations["people"]
+    async with AIOKafkaProducer(bootstrap_servers=kafka.bootstrap) as producer:
+        for topic, key, row in (
+            (settings.names.lanes, b"w0", view(Workspace("w0"), paused, [people], now_ms)),
+            (settings.names.replay_state, PAUSE, ReplayPause("eve", "wait", now_ms)),
+        ):
+            await producer.send_and_wait(topic, msgspec.json.encode(row), key, partition=0)
+    held = await made(planner.begin(ALL, "jane"))
+    assert held.priced is not None
+    *_, of_lane, of_all = price_lines(held.priced, "send fewer")
+    assert of_lane == (
+        "w0: its lane is held now: paused by eve: a new table; lifted by: stream-app lanes "
+        'resume w0 --why "..."'
+    )
+    assert of_all == (
+        "replays are paused by eve: wait; what is sent by hand goes all the same, and comes back "
+        "after a failure or a deferral only after: stream-app replay resume"
+    )
 
     await planner.give_up(planner.begin(ALL, "jane"))  # makes room for the next
     limited = await made(planner.begin(msgspec.structs.replace(ALL, limit=5), "joe"))

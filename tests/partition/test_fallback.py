@@ -261,6 +261,7 @@ async def test_a_person_who_is_suppressed_during_the_lookup_is_not_served() -> N
     ("age_s", "words"),
     [
         (0, "0 minutes"),
+        (60, "1 minute"),
         (120, "2 minutes"),
         (7_199, "119 minutes"),
         (7_200, "2 hours"),

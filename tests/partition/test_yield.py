@@ -10,7 +10,12 @@ from stream_app.board.notify import alert_of
 from stream_app.client.messages import body_of
 from stream_app.domain.delivery.state_machine import lane_key
 from stream_app.domain.lane.lane import Lane
-from stream_app.domain.limits.yield_health import YIELD_FELL, ColumnYieldHealth, ListYield
+from stream_app.domain.limits.yield_health import (
+    YIELD_FELL,
+    ColumnYieldHealth,
+    ListYield,
+    falls,
+)
 from stream_app.domain.views.explain import (
     ConsumerGroup,
     Facts,
@@ -88,7 +93,8 @@ async def test_a_fall_is_a_message_to_people_although_it_holds_nothing() -> None
     assert alert.name == YIELD_FELL
     assert alert.severity == "warning"
     (told,) = msgspec.json.decode(body_of([alert], [], "slack", now_ms())).values()
-    assert "acme: Clay finds a column much less often than before" in told
+    (fall,) = falls(bench.lane().yields, now_ms())
+    assert f"acme: {fall.text}. Does a provider fail?" in told
 
 
 @virtual_time

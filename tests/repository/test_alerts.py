@@ -224,3 +224,54 @@ def test_an_alert_fires_for_its_cause_alone_whenever_its_process_restarts(tmp_pa
     files = [written(tmp_path, name, lives(name, "prod/other"), alone(name)) for name in RULE]
     code, output = ran("test", "rules", *files)
     assert code == 0, output
+
+
+# ------------------------------------------------------------------------------- what they say
+
+
+@pytest.mark.promtool
+@pytest.mark.parametrize(
+    ("filled", "price"),
+    [("21", "In the last hour each has cost 24.3 credits. "), ("0", ""), (None, "")],
+    ids=["some", "none", "without the board"],
+)
+def test_a_yield_that_fell_names_its_column_and_what_a_value_costs(
+    tmp_path: Path,
+    filled: str | None,
+    price: str,
+) -> None:
+    place = 'release="stream-app", workspace="acme", destination="people", column="work_email"'
+    samples = {"stream_app_lane_yield_fell": ("1", 'job="worker"')}
+    if filled is not None:
+        samples |= {
+            "stream_app_yield_credits": ("510", 'job="board", window="hour"'),
+            "stream_app_yield_filled": (filled, 'job="board", window="hour"'),
+        }
+    assert samples.keys() <= known_samples().keys()
+    series = [
+        {"series": f"{name}{{{place}, {more}}}", "values": f"{value}x5"}
+        for name, (value, more) in samples.items()
+    ]
+    annotations = RULE["YieldFell"]["annotations"]
+    summary = (
+        "Clay finds work_email for far fewer leads of people in acme than before: does a provider "
+        f"fail? {price}`stream-app yield` has the numbers."
+    )
+    firing = {
+        "exp_labels": {
+            **RULE["YieldFell"]["labels"],
+            "workspace": "acme",
+            "destination": "people",
+            "column": "work_email",
+        },
+        "exp_annotations": {**annotations, "summary": summary},
+    }
+    test = {
+        "interval": "1m",
+        "input_series": series,
+        "alert_rule_test": [
+            {"eval_time": "2m", "alertname": "YieldFell", "exp_alerts": [firing]},
+        ],
+    }
+    code, output = ran("test", "rules", written(tmp_path, "says", [test], alone("YieldFell")))
+    assert code == 0, output

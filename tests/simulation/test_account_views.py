@@ -219,7 +219,7 @@ def _yields_of_command(answer: dict[str, Any]) -> Shown:
     rows = [dict(zip(titles, row, strict=True)) for row in table.rows]
     return {
         (str(row["workspace"]), str(row["destination"]), str(row["column"])): (
-            str(row["last day"]).replace("%", ""),
+            str(row["last day"]),
             str(row["credits each"]) or "-",
         )
         for row in rows

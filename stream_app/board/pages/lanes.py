@@ -78,9 +78,7 @@ def now_page(site: Site, moment: Moment, query: Query) -> PageData:
         "tone": tone,
         "is_new": bool(seen.lanes) and not held and all(lane.view is None for lane in seen.lanes),
         "seen": seen,
-        "replays_stand": any(
-            finding.code in ("replay_paused", "no_replay") for finding in seen.everywhere
-        ),
+        "replays_stand": any(finding.is_about_replays for finding in seen.everywhere),
         "held": held[:MOST_SHOWN_LANES],
         "held_count": len(held) - part,
         "part_count": part,

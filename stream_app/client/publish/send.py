@@ -21,6 +21,7 @@ from aiokafka.errors import KafkaError
 from stream_app.domain.books.records import MOVING, column
 from stream_app.domain.model.errors import BrokerUnavailable
 from stream_app.domain.model.messages import Status, StatusEvent
+from stream_app.domain.model.text import count
 from stream_app.kafka.connection import KafkaConnection, kafka_producer, silent
 
 BATCH_BYTES: Final = 262_144
@@ -132,7 +133,8 @@ class Sender:
 
     def _lost(self, error: BaseException) -> BrokerUnavailable:
         return BrokerUnavailable(
-            f"Kafka at {self._connection.bootstrap} accepted {self.acknowledged} records, "
+            f"Kafka at {self._connection.bootstrap} accepted "
+            f"{count(self.acknowledged, 'record')}, "
             f"then no more: {str(error) or 'no response'}. Publish the same leads "
             "again when Kafka is back: those already sent are recognised as duplicates, "
             "unless they were published with force",

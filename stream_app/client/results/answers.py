@@ -8,7 +8,7 @@ import msgspec
 from stream_app.domain.books.bill import BilledDay
 from stream_app.domain.books.records import MOVING
 from stream_app.domain.model.messages import Meter, Scalar
-from stream_app.domain.model.text import count
+from stream_app.domain.model.text import count, percent
 from stream_app.domain.views.explain import Finding
 from stream_app.domain.views.lane import LaneView
 from stream_app.domain.views.waits import RecordWait
@@ -40,8 +40,8 @@ class Event(msgspec.Struct, frozen=True):
             second.
         run: Of `accepted`: the run of a routine that the POST began; '' for a webhook, and where
             Clay's answer was lost.
-        estimated: The meters, `credits` and `actions`, whose cost Clay's answer did not say: what
-            was booked is the destination's estimate.
+        estimated: Names, not amounts: the meters (`credits`, `actions`) whose cost Clay's answer
+            did not say, so that what was booked of them is the destination's estimate.
     """
 
     seq: int
@@ -321,6 +321,19 @@ class Yield(msgspec.Struct, frozen=True):
     credits: int
     share: float | None
     credits_each: float | None
+
+    @property
+    def percent(self) -> str:
+        """The share for people; '' without an answer.
+
+        It is computed from the counts: from `share`, which is rounded, 82.353 % might be 82.3 %.
+        """
+        return percent(self.filled / self.answered) if self.answered else ""
+
+    @property
+    def price(self) -> str:
+        """The credits for each value, for people; '' without a value."""
+        return "" if self.credits_each is None else f"{self.credits_each:,.1f}"
 
 
 def yield_of(answered: int, filled: int, credits_: int) -> Yield:

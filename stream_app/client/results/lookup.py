@@ -42,6 +42,7 @@ from stream_app.domain.model.errors import (
     StreamAppError,
 )
 from stream_app.domain.model.messages import Lead, Scalar
+from stream_app.domain.model.text import count
 from stream_app.domain.model.untrusted import UNREADABLE
 
 NAME: Final = "stream-app board"
@@ -171,7 +172,7 @@ async def wait_for_import(
                 return imports
             if is_last:
                 under_way = (
-                    f"{moving:,} of {known:,} leads are under way"
+                    f"{moving:,} of {count(known, 'lead is', 'leads are')} under way"
                     if known
                     else "none of its leads is known"
                 )

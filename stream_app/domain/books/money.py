@@ -21,6 +21,7 @@ from stream_app.domain.limits.budget import (
     periods_at,
 )
 from stream_app.domain.model.messages import Meter
+from stream_app.domain.model.text import count
 
 Sums = dict[str, list[int]]
 """Day ("2026-11-24") or month ("2026-11") -> [credits, actions]. The two keys differ in length."""
@@ -129,7 +130,8 @@ class Accounts:
             for period_id, (credits_, _) in by_rows.items():
                 problem(
                     lane.workspace,
-                    f"rows reserve {credits_} credits in {period_id}, which the lane does not have",
+                    f"rows reserve {count(credits_, 'credit')} in {period_id}, which the lane does "
+                    "not have",
                 )
         for workspace in reserved:
             problem(workspace, "rows hold reservations, but the lane has no row")

@@ -15,7 +15,7 @@ One replay runs at a time: a later one stops it.
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -28,7 +28,8 @@ from stream_app.domain.model.outcome import scrub
 from stream_app.domain.model.text import count
 from stream_app.domain.model.untrusted import UNREADABLE, decode
 from stream_app.domain.plan import Actor, InForce
-from stream_app.domain.views.price import Quote, too_dear
+from stream_app.domain.views.price import Quote, quote_lines, too_dear
+from stream_app.domain.views.waits import RESUME_REPLAYS, replays_paused
 
 Fate = Literal[
     "goes",  # it would be sent
@@ -134,6 +135,7 @@ class PricedPlan(msgspec.Struct):
     causes: Counter[str]  # of those that would be sent, by reason and status
     quotes: list[Quote]  # by workspace
     paces: dict[str, float] = {}  # dead letters sent back per second, by workspace
+    paused: Actor | None = None  # who has paused all replays; None if they are not paused
 
     @property
     def go(self) -> int:
@@ -149,6 +151,19 @@ class PricedPlan(msgspec.Struct):
     def actions_at_most(self) -> int:
         """The cost of all in Actions, at the ceilings."""
         return sum(part.actions_at_most for quoted in self.quotes for part in quoted.parts)
+
+
+def price_lines(priced: PricedPlan, rest: str) -> Iterator[str]:
+    """Yield what a replay would cost, then what holds its dead letters after they are sent.
+
+    `rest`: what becomes of dead letters beyond the budget.
+    """
+    yield from quote_lines(priced.quotes, rest, "the rate of replays")
+    if priced.go and priced.paused is not None:
+        yield (
+            f"{replays_paused(priced.paused)}; what is sent by hand goes all the same, and comes "
+            f"back after a failure or a deferral only after: {RESUME_REPLAYS}"
+        )
 
 
 PLAN_LIFE_MS: Final = 10 * 60_000  # how long a plan may be sent: prices and dead letters change

@@ -288,7 +288,8 @@ class DeliveryRecorder(Generic[LeadT_co]):
         if row.returns > MAX_RETURNS:
             return Reason(
                 "loop_guard",
-                f"replayed {row.returns} times over {row.epoch} rewinds: find the cause first",
+                f"replayed {row.returns} times over {count(row.epoch, 'rewind')}: find the cause "
+                "first",
             )
         return None
 

@@ -33,6 +33,7 @@ from stream_app.domain.limits import webhook_quota as quota
 from stream_app.domain.limits.concurrency import NOTHING, StallDetector
 from stream_app.domain.model.messages import Status
 from stream_app.domain.model.ranges import Wait
+from stream_app.domain.model.text import count
 from stream_app.domain.plan import Actor, Destination, InForce
 
 # How long until a lead asks again about what only a person changes. A command wakes it at once.
@@ -471,7 +472,11 @@ def _no_room(
         budget.reserve(policy.budget, lane.budget, cost, now_ms),
         budget.BudgetRefused,
     )
-    amount = f"{cost.actions} Actions" if name.startswith("actions") else f"{cost.credits} credits"
+    amount = (
+        count(cost.actions, "Action")
+        if name.startswith("actions")
+        else count(cost.credits, "credit")
+    )
     text = f"the next lead may cost {amount}, and the budget {name} has less left"
     if name == "clock":
         text = "this machine's clock is behind the books of the budget"

@@ -308,8 +308,8 @@ def book_callback(
     ):
         return lane
     text = (
-        f"a lead of destination {destination.alias} cost {cost.credits} credits and "
-        f"{cost.actions} Actions, more than "
+        f"a lead of destination {destination.alias} cost "
+        f"{count(cost.credits, 'credit')} and {count(cost.actions, 'Action')}, more than "
         f"its ceiling of {destination.ceiling.credits} and {destination.ceiling.actions}: no "
         "budget is safe with that; "
         "raise ceiling_* or make the table cheaper, then resume the lane"

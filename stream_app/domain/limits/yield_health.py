@@ -39,6 +39,7 @@ import msgspec
 
 from stream_app.domain.model.messages import AnsweredColumns
 from stream_app.domain.model.numbers import Real, TimeMs, Whole
+from stream_app.domain.model.text import count, percent
 
 YIELD_FELL: Final = "yield_fell"  # the reason of the suspension that it may lead to
 LASTS_MS: Final = 86_400_000
@@ -141,9 +142,9 @@ class Fall(msgspec.Struct, frozen=True):
     def text(self) -> str:
         """The fall in words, with what it has cost until now."""
         return (
-            f"Clay finds {self.column} for {self.now:.0%} of the leads of {self.destination}, "
-            f"and found it for {self.was:.0%}: the leads since then have cost "
-            f"{self.credits:,} credits"
+            f"Clay finds {self.column} for {percent(self.now, 0)} of the leads of "
+            f"{self.destination}, and found it for {percent(self.was, 0)}: the leads since then "
+            f"have cost {count(self.credits, 'credit')}"
         )
 
 

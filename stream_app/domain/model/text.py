@@ -31,6 +31,11 @@ def count(number: int, one: str, many: str = "") -> str:
     return f"{number:,} {one if number == 1 else many or f'{one}s'}"
 
 
+def percent(share: float, decimals: int = 1) -> str:
+    """Return a share from 0 to 1 in percent, with as many decimals, so that a column aligns."""
+    return f"{share * 100:.{decimals}f} %"
+
+
 def wrapped(text: str, width: int, hang: int = 0) -> str:
     """Return the text with each line wrapped.
 

@@ -1,7 +1,7 @@
 """Explains why leads do not move: each cause, what lifts it, and how many leads wait behind it."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from typing import Final
 
 import msgspec
@@ -14,7 +14,7 @@ from stream_app.domain.model.text import count
 from stream_app.domain.model.topics import TopicNames
 from stream_app.domain.plan import Actor
 from stream_app.domain.views.lane import LaneView, PartHold
-from stream_app.domain.views.waits import replays_paused
+from stream_app.domain.views.waits import RESUME_REPLAYS, replays_paused
 
 VIEW_UNREADABLE: Final = "its last state on leads.lanes cannot be read by this version"
 """What is said of a lane whose last record has no state that this version knows."""
@@ -24,6 +24,7 @@ LANE_HELD: Final = "held"
 HELD_IN_PART: Final = "held in part"
 """What is said of a lane of which only some leads are held, such as those of one destination."""
 
+_OF_REPLAYS: Final = frozenset({"replay_paused", "no_replay"})
 _PERIODS_S: Final = {"day": 86_400, "month": 30 * 86_400}
 _BULK: Final = TopicNames().bulk
 _WRITTEN_WITHIN_MS: Final = 120_000
@@ -111,6 +112,8 @@ class Finding(msgspec.Struct, frozen=True, omit_defaults=True):
         poll_ms: When the next run of the lane is polled, epoch ms; 0 if none is or if it is due.
         destinations: The destinations whose leads it holds, while others of the lane move; none:
             it holds the whole lane.
+        columns: The columns whose yield fell, each as its destination and its name. Then `what` has
+            only names of the configuration and numbers.
     """
 
     code: str
@@ -126,6 +129,17 @@ class Finding(msgspec.Struct, frozen=True, omit_defaults=True):
     oldest_ms: int = 0
     poll_ms: int = 0
     destinations: tuple[str, ...] = ()
+    columns: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def is_about_replays(self) -> bool:
+        """True if it concerns only what the replay process brings back: lanes go on sending."""
+        return self.code in _OF_REPLAYS
+
+    @property
+    def subject(self) -> str:
+        """What it concerns, in words: its workspace, or all lanes, or all replays."""
+        return self.workspace or ("All replays" if self.is_about_replays else "All lanes")
 
     @property
     def state(self) -> str:
@@ -213,12 +227,11 @@ def _of_all(facts: Facts) -> Iterator[Finding]:
     at_most = facts.at_most
     if (by := facts.replay_paused) is not None:
         what = replays_paused(by)
-        resume = "stream-app replay resume"
         yield Finding(
             "replay_paused",
             what,
             since_ms=by.at_ms,
-            lifts=resume,
+            lifts=RESUME_REPLAYS,
             waiting=back,
             at_most=at_most,
         )
@@ -281,6 +294,7 @@ def _of_lane(lane: LaneFacts, facts: Facts) -> Iterator[Finding]:
             until_ms=view.until_ms,
             lifts=view.lifts,
             waiting=waiting,
+            columns=_columns(view.holds, view, view.destinations),
         )
     yield from (_in_part(part, lane, view) for part in parts)
     yield from _suspended_webhooks(lane, view, facts.at_ms)
@@ -416,6 +430,20 @@ def _in_part(part: PartHold, lane: LaneFacts, view: LaneView) -> Finding:
         lifts=lifts(part.holds, view.workspace),
         waiting=waiting,
         destinations=part.destinations,
+        columns=_columns(part.holds, view, part.destinations),
+    )
+
+
+def _columns(
+    holds: str,
+    view: LaneView,
+    destinations: Container[str],
+) -> tuple[tuple[str, str], ...]:
+    """Return the columns for whose yield these destinations are held; none for another reason."""
+    if holds != yield_health.YIELD_FELL:
+        return ()
+    return tuple(
+        (fall.destination, fall.column) for fall in view.falls if fall.destination in destinations
     )
 
 
@@ -455,6 +483,7 @@ def _fallen_yields(view: LaneView) -> Iterator[Finding]:
             since_ms=fall.since_ms,
             until_ms=fall.since_ms + yield_health.LASTS_MS,
             lifts="answers of Clay that have it again; until then look at the column in Clay",
+            columns=((fall.destination, fall.column),),
         )
 
 

@@ -9,6 +9,7 @@ from typing import Final
 
 import msgspec
 
+from stream_app.domain.lane.holds import lifts
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.limits import rate
 from stream_app.domain.limits.budget import METERS, Budget, Cost, MeterName
@@ -46,8 +47,8 @@ class Quote(msgspec.Struct, frozen=True):
     # The lane was asked: `left` and the rate are its own, and not only those of the configuration.
     known: bool
     seconds: float  # how long the leads take at the lane's rate, or at that of replays
-    holds: str = ""  # what holds the lane now, in words; '' if it moves
-    holds_part: str = ""  # what holds only leads of some of these destinations now, in words
+    holds: str = ""  # what holds the lane now and what lifts it, in words; '' if it moves
+    holds_part: str = ""  # the same of leads of some of these destinations only
 
     @property
     def leads(self) -> int:
@@ -72,8 +73,16 @@ class Quote(msgspec.Struct, frozen=True):
 
     @property
     def left_text(self) -> str:
+        """What is left of the budgets, in words, with the verb."""
+        return f"{self.budget_text} {'is' if list(self.left.values()) == [1] else 'are'} left"
+
+    @property
+    def budget_text(self) -> str:
         """What is left of the budgets, in words."""
-        return ", ".join(f"{rest:,} {_METERS[name]}" for name, rest in self.left.items())
+        return ", ".join(
+            count(rest, _METERS[name].replace("s of ", " of ", 1), _METERS[name])
+            for name, rest in self.left.items()
+        )
 
 
 def part(
@@ -115,30 +124,31 @@ def quote(
     if view is None:
         return _quote(policy, parts, {}, math.inf, now_ms, known=asked)
     view = view.at(now_ms)
-    parts = list(parts)
-    holds = view.says or view.holds
-    holds_part = _holds_part(view, {part.destination for part in parts})
     rate_per_s = view.rate_per_s or math.inf
-    policy = view.in_force(policy)
-    return _quote(
-        policy,
-        parts,
-        view.meters,
-        rate_per_s,
-        now_ms,
-        holds=holds,
-        holds_part=holds_part,
-    )
+    return _quote(view.in_force(policy), parts, view.meters, rate_per_s, now_ms, view=view)
+
+
+def _holds(view: LaneView) -> str:
+    if not view.holds:
+        return ""
+    return _lifted(view.says or view.holds, view.lifts)
 
 
 def _holds_part(view: LaneView, destinations: Set[str]) -> str:
     if view.holds:
         return ""
     return "; ".join(
-        f"leads of {', '.join(part.destinations)}: {part.says}"
+        _lifted(
+            f"leads of {', '.join(part.destinations)}: {part.says}",
+            lifts(part.holds, view.workspace),
+        )
         for part in view.partly
         if not part.bulk and not destinations.isdisjoint(part.destinations)
     )
+
+
+def _lifted(what: str, by: str) -> str:
+    return f"{what}; lifted by: {by}" if by else what
 
 
 def quote_of_replay(
@@ -147,13 +157,16 @@ def quote_of_replay(
     parts: Iterable[Part],
     pace_per_s: float,
     now_ms: int,
+    view: LaneView | None = None,
 ) -> Quote:
     """Return the quote for leads of one workspace that are sent back.
 
-    At most `pace_per_s` of them are sent back per second.
+    At most `pace_per_s` of them are sent back per second. `view`: that of the lane, which says what
+    holds it; None: nothing does.
     """
     pace_per_s = min(pace_per_s, rate.current(policy.rate, lane.rate))
-    return _quote(policy, parts, meters(policy.budget, lane.budget, now_ms), pace_per_s, now_ms)
+    shown = meters(policy.budget, lane.budget, now_ms)
+    return _quote(policy, parts, shown, pace_per_s, now_ms, view=view)
 
 
 def quote_lines(
@@ -189,8 +202,8 @@ def too_dear(quotes: Iterable[Quote]) -> list[str]:
     """Say of each workspace whose budget does not suffice what its leads cost and what is left."""
     return [
         f"{quoted.workspace}: {count(quoted.leads, 'lead costs', 'leads cost')} about "
-        f"{count(quoted.credits, 'credit')} and {count(quoted.actions, 'action')}, and "
-        f"{quoted.left_text} are left"
+        f"{count(quoted.credits, 'credit')} and {count(quoted.actions, 'action')}, "
+        f"and {quoted.left_text}"
         for quoted in quotes
         if quoted.short
     ]
@@ -204,8 +217,7 @@ def _quote(
     now_ms: int,
     *,
     known: bool = True,
-    holds: str = "",
-    holds_part: str = "",
+    view: LaneView | None = None,
 ) -> Quote:
     priced = list(parts)
     left = dict[MeterName, int]()
@@ -216,14 +228,23 @@ def _quote(
         if fresh.cap is not None:
             left[name] = max(0, fresh.cap - meter.used)
     seconds = sum(price.leads for price in priced) / min(policy.rate.rate_per_s, most_per_s)
-    return Quote(policy.name, priced, left, known, seconds, holds, holds_part)
+    return Quote(
+        policy.name,
+        priced,
+        left,
+        known,
+        seconds,
+        holds=_holds(view) if view is not None else "",
+        holds_part=_holds_part(view, {price.destination for price in priced})
+        if view is not None
+        else "",
+    )
 
 
 def _budget(quoted: Quote) -> str:
-    left = quoted.left_text
     if quoted.known:
-        return f"{left} are left" if left else "no budget limits it"
-    given = f"gives it {left}" if left else "sets no budget for it"
+        return quoted.left_text if quoted.left else "no budget limits it"
+    given = f"gives it {quoted.budget_text}" if quoted.left else "sets no budget for it"
     return f"its lane was not asked, and the configuration {given}"
 
 

@@ -169,6 +169,10 @@ def held_now(wait: RecordWait, destination: str, view: LaneView, now_ms: int) ->
     return msgspec.structs.replace(wait, limit=limit, text=text, until_ms=until_ms or None)
 
 
+RESUME_REPLAYS: Final = "stream-app replay resume"
+"""What lifts a pause of all replays."""
+
+
 def replays_paused(by: Actor) -> str:
     """Return what holds dead letters and deferred leads while an operator has paused replays."""
     return f"replays are paused by {by.who}{f': {by.why}' if by.why else ''}"

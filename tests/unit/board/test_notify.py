@@ -5,6 +5,7 @@ it.
 import ast
 import asyncio
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
+from stream_app.board import notify
 from stream_app.board.notify import (
     BEGUN_S,
     ENDED_S,
@@ -25,6 +27,7 @@ from stream_app.board.notify import (
 )
 from stream_app.board.persons import NEEDS_A_PERSON
 from stream_app.client.messages import MOST_LINES, Alert, Key, NotDelivered, body_of
+from stream_app.client.results.answers import NO_YIELD, ColumnYield, Yield, yield_of
 from stream_app.domain.lane.holds import REASONS, lifts
 from stream_app.domain.views import explain
 from stream_app.domain.views.explain import Finding
@@ -110,6 +113,54 @@ def test_what_it_says_names_the_workspace_and_the_remedy() -> None:
         NOW_MS,
     )
     assert alert(code="webhook_out", holds=False).severity == "warning"
+
+
+FELL = (
+    "Clay finds work_email for 20 % of the leads of people, and found it for 60 %: the leads since "
+    "then have cost 36 credits"
+)
+COLUMN = ("people", "work_email")
+
+
+@pytest.mark.parametrize(
+    ("hour", "price"),
+    [
+        (
+            yield_of(98, 21, 510),
+            "In the last hour each work_email has cost 24.3 credits, and 12.4 in the seven days "
+            "before. ",
+        ),
+        (
+            yield_of(9, 0, 1),
+            "In the last hour no work_email came for 1 credit, and 12.4 in the seven days before. ",
+        ),
+        (NO_YIELD, ""),
+    ],
+    ids=["some", "none", "no answer"],
+)
+def test_a_yield_that_fell_is_told_with_its_column_and_what_a_value_costs(
+    hour: Yield,
+    price: str,
+) -> None:
+    before = yield_of(1_904, 990, 12_276)
+    row = ColumnYield("acme", *COLUMN, hour, hour, before)
+    other = ColumnYield("acme", "firms", "work_email", before, before, before)
+    site: Any = SimpleNamespace(queries=SimpleNamespace(yields=lambda *_: [other, row]))
+    moment: Any = SimpleNamespace(now_ms=NOW_MS)
+    fell = Finding("yield_fell", FELL, "acme", holds=False, columns=(COLUMN,))
+    told = present(alert_of(notify._with_prices(site, fell, moment), NOW_MS))
+    assert told.summary == f"acme: {FELL}. {price}Does a provider fail?"
+    assert told.labels == {"workspace": "acme", "destination": "people", "column": "work_email"}
+    assert told.severity == "warning"
+
+
+def test_each_column_whose_yield_fell_is_an_alert_and_a_hold_for_them_is_one() -> None:
+    both = [(alias, "work_email") for alias in ("people", "firms")]
+    told = [alert(code="yield_fell", holds=False, columns=(column,)) for column in both]
+    assert len(by_key(*told)) == 2
+    held = alert(code="yield_fell", columns=tuple(both))
+    assert held.key == ("yield_fell", "acme")
+    assert held.severity == "critical"
 
 
 @pytest.mark.parametrize("code", [code.replace("*", "403") for code in NEEDS_A_PERSON])

@@ -157,7 +157,7 @@ def test_each_answer_is_in_the_windows_of_its_age(
 
 
 def test_a_share_is_rounded_once_where_it_is_shown() -> None:
-    assert yield_text(yield_of(34, 28, 102)) == "82.4% of 34"
+    assert yield_text(yield_of(34, 28, 102)) == "82.4 % of 34"
     assert yield_text(NO_YIELD) == ""
 
 

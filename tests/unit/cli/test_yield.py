@@ -45,8 +45,8 @@ def test_windows_stand_side_by_side(
     head, row = capsys.readouterr().out.splitlines()
     assert head.split("  ") != [""]
     assert "work_email" in row
-    assert "21.4% of 98" in row
-    assert "52.0% of 1,904" in row
+    assert "21.4 % of 98" in row
+    assert "52.0 % of 1,904" in row
     assert row.endswith("23.9")
 
 
@@ -62,7 +62,7 @@ def test_a_narrow_terminal_leaves_out_numbers_and_no_name() -> None:
     ]
     assert max(map(len, lines)) <= 80
     assert left_out == ["workspace", "last hour", "credits each before"]
-    assert "52.0% of 1,904" in lines[1]
+    assert "52.0 % of 1,904" in lines[1]
     assert lines[1].endswith("23.9")
 
 

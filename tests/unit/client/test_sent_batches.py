@@ -169,7 +169,7 @@ async def test_a_refused_batch_ends_the_publication_with_what_was_confirmed(
         await sender.flush()
         setattr(producer, how, KafkaConnectionError("the leader is away"))
         await sender.put(4, b"acme", b"y")
-        says = r"accepted 1 records, then no more: .*the leader is away"
+        says = r"accepted 1 record, then no more: .*the leader is away"
         with pytest.raises(BrokerUnavailable, match=says):
             await sender.flush()
     assert confirmed == [(4, 40, 1)]

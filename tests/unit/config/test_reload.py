@@ -68,7 +68,7 @@ def test_a_webhook_and_a_token_are_adopted_and_old_webhooks_stay_known(files: Fi
     files.write(TOML.replace('["FIRST"]', '["SECOND"]'))
     reported = asyncio.run(files.configuration.refresh())
     assert reported.applied is True
-    assert reported.text == "adopted: destination people with 1 webhooks"
+    assert reported.text == "adopted: destination people with 1 webhook"
     first = webhook_id(URL + "first")
     second = webhook_id(URL + "second")
     assert files.configuration.plan.destinations["people"].webhook_ids == (second,)
@@ -96,7 +96,7 @@ callbacks = false
     reported = asyncio.run(files.configuration.refresh())
     assert (
         reported.text
-        == "adopted: workspace acme, workspace beta (new), destination firms (new) with 1 webhooks"
+        == "adopted: workspace acme, workspace beta (new), destination firms (new) with 1 webhook"
     )
     plan = files.configuration.plan
     assert plan.workspaces["acme"].budget.credits_per_day == 500

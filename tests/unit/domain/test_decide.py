@@ -27,6 +27,7 @@ from stream_app.domain.limits.rate import Rate
 from stream_app.domain.limits.webhook_quota import Quota, Webhook
 from stream_app.domain.plan import Actor, Destination, InForce
 from stream_app.domain.views.lane_now import view
+from tests.support.narrow import of_type
 
 NOW_MS = 1_796_083_140_000  # a minute before midnight
 BY = Actor("anna", "maintenance", NOW_MS)
@@ -314,3 +315,9 @@ def test_a_routine_that_clay_does_not_start_is_no_webhook(
     assert held.text.startswith("Clay does not start the routine of destination people (function:")
     assert "switch its API on in Clay" in held.text
     assert "webhook" not in held.text
+
+
+def test_a_ceiling_of_one_credit_is_told_as_one() -> None:
+    people = msgspec.structs.replace(PEOPLE, ceiling_credits=1, estimate_credits=1)
+    _, held = decide(POLICY, lane(budget=used(100)), people, NOW_MS, 0)
+    assert of_type(Held, held).text == NO_ROOM.replace("20 credits", "1 credit")

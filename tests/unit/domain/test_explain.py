@@ -13,6 +13,7 @@ from stream_app.domain.limits import webhook_quota as quota
 from stream_app.domain.limits.breaker import Outage
 from stream_app.domain.limits.budget import BudgetPolicy, Cost, reserve
 from stream_app.domain.limits.meters import Estimate, Forecast, Meter
+from stream_app.domain.limits.yield_health import Fall
 from stream_app.domain.model.outcome import Refused
 from stream_app.domain.plan import Actor, Destination, InForce
 from stream_app.domain.views.explain import (
@@ -554,3 +555,32 @@ def test_what_waits_takes_as_long_as_its_budget_allows(
     )
     new_day = only(explain(facts(view, 1, at_ms=NOW_MS + 7_200_000)))
     assert new_day.what.endswith("takes about 1 s" if cap != 9 else "too small for one lead")
+
+
+FALL = Fall("firms", "work_email", NOW_MS - 60_000, 0.6, 0.2, 36)
+
+
+def test_a_yield_that_fell_is_told_with_its_column_held_or_not() -> None:
+    told, _ = explain(facts(msgspec.structs.replace(MOVING, falls=(FALL,))))
+    assert told.columns == (("firms", "work_email"),)
+    assert not told.holds
+    part = PartHold(("firms",), "yield_fell", FALL.text, since_ms=NOW_MS - 60_000)
+    in_part, _ = explain(facts(msgspec.structs.replace(MOVING, falls=(FALL,), partly=(part,))))
+    assert in_part.columns == (("firms", "work_email"),)
+    assert in_part.destinations == ("firms",)
+    other = msgspec.structs.replace(part, holds="no_callbacks", text="in words")
+    silent = explain(facts(msgspec.structs.replace(MOVING, falls=(FALL,), partly=(other,))))[0]
+    assert silent.columns == (), "it is held for another reason"
+
+
+@pytest.mark.parametrize(
+    ("finding", "subject"),
+    [
+        (Finding("replay_paused", "x"), "All replays"),
+        (Finding("no_replay", "x"), "All replays"),
+        (Finding("no_worker", "x"), "All lanes"),
+        (Finding("paused", "x", "acme"), "acme"),
+    ],
+)
+def test_a_finding_says_what_it_concerns(finding: Finding, subject: str) -> None:
+    assert finding.subject == subject

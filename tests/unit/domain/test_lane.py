@@ -286,7 +286,7 @@ def test_more_than_the_ceiling_is_booked_in_full_and_stops_the_lane() -> None:
     assert learned.leads == 1, "it learns within bounds"
     held = _held(lane)
     assert held.reason == "over_ceiling"
-    assert "cost 500 credits and 1 Actions, more than its ceiling of 20 and 5" in held.text
+    assert "cost 500 credits and 1 Action, more than its ceiling of 20 and 5" in held.text
 
 
 def test_a_hold_began_when_it_was_first_seen() -> None:

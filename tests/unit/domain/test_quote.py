@@ -7,11 +7,13 @@ from stream_app.domain.lane.lane import Lane
 from stream_app.domain.limits.budget import Budget, BudgetPolicy, Cost, Period
 from stream_app.domain.limits.meters import Estimate, Meter
 from stream_app.domain.limits.rate import Rate, RatePolicy
-from stream_app.domain.plan import Actor, Change, Workspace
+from stream_app.domain.plan import Actor, Change, Destination, Workspace
 from stream_app.domain.views.lane import LaneView, PartHold
+from stream_app.domain.views.lane_now import view
 from stream_app.domain.views.price import Part, part, quote, quote_lines, quote_of_replay, too_dear
 
 NOW_MS = 1_790_000_000_000
+LIFTED = 'lifted by: stream-app lanes resume acme --why "..."'
 
 
 def lane(**more: object) -> LaneView:
@@ -57,7 +59,7 @@ def test_a_quote_is_compared_with_the_budget_left() -> None:
     assert known.short == ["credits_day"]
     assert known.seconds == 50.0
     assert known.known is True
-    assert known.holds == "paused by eve"
+    assert known.holds == f"paused by eve; {LIFTED}"
     two = [leads, part("firms", 1, Cost(0, 2), Cost(0, 2), {})]
     both = quote(acme(credits_per_day=600, actions_per_day=101), None, two, NOW_MS)
     assert both.leads == 101
@@ -74,7 +76,11 @@ def test_a_quote_says_what_holds_only_leads_of_its_destinations() -> None:
     view = lane(partly=parts)
     of_firms = quote(acme(), view, [part("firms", 1, Cost(6), Cost(9), {})], NOW_MS)
     assert of_firms.holds == ""
-    says = "acme: its lane is held in part now: leads of firms: Clay finds nothing"
+    says = (
+        "acme: its lane is held in part now: leads of firms: Clay finds nothing; lifted by: the "
+        "callback of a probe that has the column again; or repair the cause, then: stream-app "
+        'lanes resume acme --why "..."'
+    )
     assert list(quote_lines([of_firms]))[-1] == says
     of_people = quote(acme(), view, [part("people", 1, Cost(6), Cost(9), {})], NOW_MS)
     assert of_people.holds_part == "", "leads of people move"
@@ -84,7 +90,8 @@ def test_a_quote_says_what_holds_only_leads_of_its_destinations() -> None:
         [part("firms", 1, Cost(6), Cost(9), {})],
         NOW_MS,
     )
-    assert list(quote_lines([paused]))[-1] == "acme: its lane is held now: paused by eve"
+    says = f"acme: its lane is held now: paused by eve; {LIFTED}"
+    assert list(quote_lines([paused]))[-1] == says
 
 
 @pytest.mark.parametrize(
@@ -156,6 +163,28 @@ def test_a_replay_is_quoted_from_the_books_of_its_lane() -> None:
     # However fast they are sent back: the lane takes them at its present rate.
     slow = Lane("acme", 0, rate=Rate(cut_per_s=7.5))
     assert quote_of_replay(slow.in_force(policy), slow, [three], 4.0, NOW_MS).seconds == 6.0
+
+
+def test_one_credit_that_is_left_is_one() -> None:
+    leads = part("people", 2, Cost(6, 1), Cost(20, 5), {})
+    dear = quote(acme(credits_per_day=1), None, [leads], NOW_MS)
+    assert "acme: 1 credit of today is left; about 0 s at the lane's rate" in quote_lines([dear])
+    assert too_dear([dear])[0].endswith(", and 1 credit of today is left")
+    both = quote(acme(credits_per_day=1, actions_per_day=3), None, [leads], NOW_MS)
+    assert both.left_text == "1 credit of today, 3 actions of today are left"
+
+
+def test_a_replay_says_what_holds_its_lane_as_the_lane_says_it() -> None:
+    policy = Workspace("acme", "people")
+    people = Destination("people", "acme")
+    paused = Lane("acme", 0, pause=Actor("eve", "a new table", NOW_MS))
+    some = part("people", 3, Cost(6, 1), Cost(20, 5), {})
+    seen = view(policy, paused, [people], NOW_MS)
+    quoted = quote_of_replay(paused.in_force(policy), paused, [some], 4.0, NOW_MS, seen)
+    assert quoted.holds == f"{seen.says}; {LIFTED}"
+    assert "paused by eve: a new table" in quoted.holds
+    moves = quote_of_replay(paused.in_force(policy), Lane("acme", 0), [some], 4.0, NOW_MS)
+    assert moves.holds == moves.holds_part == ""
 
 
 def test_a_workspace_pays_for_all_of_its_destinations_together() -> None:

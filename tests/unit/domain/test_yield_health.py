@@ -10,6 +10,7 @@ from stream_app.domain.limits import yield_health
 from stream_app.domain.limits.yield_health import (
     LASTS_MS,
     ColumnYieldHealth,
+    Fall,
     YieldHealth,
     accepted,
     falls,
@@ -80,8 +81,8 @@ def test_a_fall_says_what_it_was_is_and_has_cost() -> None:
     (later,) = falls(state, NOW_MS - NOW_MS + 7)
     assert later.credits == fall.credits + 6 * (100 - number)
     assert fall.text == (
-        f"Clay finds work_email for {fall.now:.0%} of the leads of people, and found it for "
-        f"60%: the leads since then have cost {fall.credits:,} credits"
+        f"Clay finds work_email for {fall.now * 100:.0f} % of the leads of people, and found it "
+        f"for 60 %: the leads since then have cost {fall.credits:,} credits"
     )
 
 
@@ -167,3 +168,8 @@ def _flat(value: object) -> list[object]:
     if isinstance(value, list):
         return [number for part in value for number in _flat(part)]
     return [value]
+
+
+def test_the_words_of_a_fall_count_one_credit() -> None:
+    fall = Fall("people", "work_email", NOW_MS, 0.6, 0.2, 1)
+    assert fall.text.endswith("the leads since then have cost 1 credit")
