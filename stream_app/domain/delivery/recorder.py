@@ -43,6 +43,7 @@ from stream_app.domain.model.messages import (
 from stream_app.domain.model.outcome import Outcome, Poison, Refused, Uncertain
 from stream_app.domain.model.records import Record, RowChanges
 from stream_app.domain.model.seen import Seen
+from stream_app.domain.model.text import count
 from stream_app.domain.plan import MAX_RETURNS, Plan, ReplayPolicy
 
 _json: Final = msgspec.json.Encoder()
