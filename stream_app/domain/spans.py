@@ -250,7 +250,7 @@ def _between(event: StatusEvent, after: StatusEvent, clay: Mapping[str, Value]) 
         if event.attempt or event.replay:
             attributes["http.request.resend_count"] = event.attempt + event.replay
         if after.run:
-            attributes["stream_app.run"] = after.run
+            attributes["stream_app.run_id"] = after.run
         error = (after.reason or after.status) if after.status in _FAILED else ""
         return Span(*place, "POST", "client", *times, _with(attributes, error), error)
     if event.status in _PROCESSED:

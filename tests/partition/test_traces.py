@@ -20,7 +20,7 @@ RUNS_S = 5.0
     ("routine", "posted"),
     [
         (False, {"http.response.status_code": 200}),
-        (True, {"http.response.status_code": 202, "stream_app.run": "run_1"}),
+        (True, {"http.response.status_code": 202, "stream_app.run_id": "run_1"}),
     ],
     ids=["webhook", "routine"],
 )
