@@ -1,7 +1,8 @@
 """What may happen to a lead or to its owner while the results of its run are asked for."""
 
 import asyncio
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from stream_app.domain.dead_letter.replay import redriven
 from stream_app.domain.delivery.envelope import read_envelope
@@ -11,9 +12,12 @@ from stream_app.domain.model.run import (
     RunFinished,
     RunUnfinished,
 )
+from tests.simulation.client import NoAnswer
 from tests.support.partition.bench import LEAD
 from tests.support.partition.routines import AT_CLAY, Routines
 from tests.support.partition.virtual import virtual_time
+
+T = TypeVar("T")
 
 
 @virtual_time
@@ -132,4 +136,40 @@ async def test_a_result_whose_commit_fails_is_asked_for_again() -> None:
     assert lost == 1
     assert bench.states(LEAD) == [*AT_CLAY, "enriched"]
     assert len(bench.clay.polls["run_1"]) == 2
+    bench.books()
+
+
+class AwayKafka:
+    """A link that loses each request and each answer of these seconds of the loop's time."""
+
+    def __init__(self, begins_s: float, ends_s: float) -> None:
+        self._begins_s = begins_s
+        self._ends_s = ends_s
+
+    async def ask(self, what: str, request: Callable[[], T]) -> T:
+        await asyncio.sleep(0.01)
+        if self._begins_s <= asyncio.get_running_loop().time() < self._ends_s:
+            raise NoAnswer(what)
+        return request()
+
+
+@virtual_time
+async def test_results_that_come_while_kafka_is_away_are_fetched_again_and_settled_once() -> None:
+    bench = Routines(link=AwayKafka(8.0, 45.0))
+    bench.change_destination(callback_deadline_s=600.0)
+    bench.publish_leads(5)
+    await bench.serve_for(6.0)
+    assert bench.states().count("accepted") == 5
+    assert len(bench.clay.all_polls) == 5, "their runs had not finished"
+    await asyncio.sleep(32.0)
+    assert len(bench.clay.all_polls) > 5
+    assert bench.results() == []
+    await asyncio.sleep(400.0)
+    for number in range(5):
+        assert bench.history(f"id{number}") == [*AT_CLAY, "enriched"]
+    assert sorted(result.lead_id for result in bench.results()) == [
+        f"id{number}" for number in range(5)
+    ]
+    assert len(bench.clay.posts_ms) == 5
+    assert bench.day().credits_spent == 5 * 7
     bench.books()

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from stream_app.domain.limits.budget import BudgetPolicy
 from stream_app.domain.model.messages import Status
 from stream_app.domain.model.run import (
     RunAnswer,
@@ -227,6 +228,27 @@ async def test_the_cost_of_a_run_over_midnight_is_booked_on_the_day_of_its_post(
     assert event.status == "enriched"
     assert event.day == "2026-11-30"
     assert [day.credits_spent for day in bench.lane().budget.days if day.id == event.day] == [7]
+    bench.books()
+
+
+@virtual_time
+async def test_a_run_over_midnight_takes_nothing_of_the_cap_of_the_next_day() -> None:
+    """The cap has room for one lead a day, and the second one waits for the next day."""
+    bench = Routines()
+    bench.change_workspaces(budget=BudgetPolicy(credits_per_day=20))
+    bench.change_destination(callback_deadline_s=600.0)
+    bench.clay.finishes_s = 70.0
+    bench.publish_leads(2)
+    await bench.serve_for(50.0)
+    assert [event.status for event in bench.events() if event.lead_id == "id1"][-1] == "held_budget"
+    await asyncio.sleep(1_000.0)
+    booked = {
+        event.lead_id: (event.day, event.credits) for event in bench.events() if event.credits
+    }
+    assert booked == {"id0": ("2026-11-30", 7), "id1": ("2026-12-01", 7)}
+    assert bench.clay.posts_ms[1] < bench.clay.polls["run_1"][-1], "nobody waits for the first run"
+    spent = {day.id: (day.credits_spent, day.credits_reserved) for day in bench.lane().budget.days}
+    assert spent == {"2026-11-30": (7, 0), "2026-12-01": (7, 0)}
     bench.books()
 
 
