@@ -189,7 +189,7 @@ class OrderOutcome(Struct, frozen=True):
 
 
 def obey(
-    policy: Workspace,
+    configured: Workspace,
     lane: Lane,
     order: Order,
     by: Actor,
@@ -216,13 +216,13 @@ def obey(
             }
             if order.shadow is not None:
                 values["budget.shadow"] = order.shadow
-            return _change(policy, lane, values, by)
+            return _change(configured, lane, values, by)
         case Correct():
-            return _correct(policy, lane, order, by.at_ms)
+            return _correct(configured, lane, order, by.at_ms)
         case ChangeRate():
             asked = {"rate.rate_per_s": order.per_second, "rate.burst": order.burst}
             return _change(
-                policy,
+                configured,
                 lane,
                 {key: value for key, value in asked.items() if value is not None},
                 by,
@@ -321,19 +321,21 @@ def _reset(lane: Lane, now_ms: int) -> OrderOutcome:
     )
 
 
-def _change(policy: Workspace, lane: Lane, values: Mapping[str, object], by: Actor) -> OrderOutcome:
+def _change(
+    configured: Workspace, lane: Lane, values: Mapping[str, object], by: Actor
+) -> OrderOutcome:
     kept = {change.key: change for change in lane.changes}
     for key, value in values.items():
         kept.pop(key, None)
-        was = _configured(policy, key)
+        was = _value_of(configured, key)
         if value not in ("configured", was):
             kept[key] = Change(key, was, value, by)  # type: ignore[arg-type]  # an order's values are numbers or None
     changed = replace(lane, changes=tuple(kept.values()))
-    after = changed.in_force(policy)
+    after = changed.in_force(configured)
     problems = after.budget.problems() + after.rate.problems()
     if problems:
         return OrderOutcome(lane, f"refused: {'; '.join(problems)}", done=False)
-    before = lane.in_force(policy)
+    before = lane.in_force(configured)
     changed = replace(changed, budget=budget.reviewed(after.budget, changed.budget, by.at_ms))
     return OrderOutcome(
         changed,
@@ -342,10 +344,10 @@ def _change(policy: Workspace, lane: Lane, values: Mapping[str, object], by: Act
 
 
 def _text_of(policy: Workspace, key: str) -> str:
-    return setting_text(_configured(policy, key))
+    return setting_text(_value_of(policy, key))
 
 
-def _configured(policy: Workspace, key: str) -> int | float | bool | None:
+def _value_of(policy: Workspace, key: str) -> int | float | bool | None:
     table, _, name = key.partition(".")
     value: int | float | bool | None = getattr(getattr(policy, table), name)
     return value
@@ -358,8 +360,8 @@ def setting_text(value: float | bool | None) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value).lower()
 
 
-def _correct(policy: Workspace, lane: Lane, order: Correct, now_ms: int) -> OrderOutcome:
-    rules = lane.in_force(policy).budget
+def _correct(configured: Workspace, lane: Lane, order: Correct, now_ms: int) -> OrderOutcome:
+    rules = lane.in_force(configured).budget
     corrected = budget.correct(
         rules,
         lane.budget,

@@ -15,7 +15,7 @@ from stream_app.domain.limits import rate
 from stream_app.domain.limits.budget import METERS, Budget, Cost, MeterName
 from stream_app.domain.limits.meters import Estimate, Meter, first_estimate, meters
 from stream_app.domain.model.text import count
-from stream_app.domain.plan import InForce, Workspace
+from stream_app.domain.plan import InForce, Workspace, in_force
 from stream_app.domain.views.lane import LaneView
 
 # Names of meters for people, such as "credits of today".
@@ -109,7 +109,7 @@ def part(
 
 
 def quote(
-    policy: Workspace,
+    configured: Workspace,
     view: LaneView | None,
     parts: Iterable[Part],
     now_ms: int,
@@ -122,10 +122,10 @@ def quote(
     asked.
     """
     if view is None:
-        return _quote(policy, parts, {}, math.inf, now_ms, known=asked)
+        return _quote(in_force(configured, ()), parts, {}, math.inf, now_ms, known=asked)
     view = view.at(now_ms)
     rate_per_s = view.rate_per_s or math.inf
-    return _quote(view.in_force(policy), parts, view.meters, rate_per_s, now_ms, view=view)
+    return _quote(view.in_force(configured), parts, view.meters, rate_per_s, now_ms, view=view)
 
 
 def _holds(view: LaneView) -> str:
@@ -210,7 +210,7 @@ def too_dear(quotes: Iterable[Quote]) -> list[str]:
 
 
 def _quote(
-    policy: Workspace,
+    policy: InForce,
     parts: Iterable[Part],
     shown: Mapping[MeterName, Meter],
     most_per_s: float,
