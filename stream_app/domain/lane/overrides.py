@@ -322,7 +322,10 @@ def _reset(lane: Lane, now_ms: int) -> OrderOutcome:
 
 
 def _change(
-    configured: Workspace, lane: Lane, values: Mapping[str, object], by: Actor
+    configured: Workspace,
+    lane: Lane,
+    values: Mapping[str, object],
+    by: Actor,
 ) -> OrderOutcome:
     kept = {change.key: change for change in lane.changes}
     for key, value in values.items():
