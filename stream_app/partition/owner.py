@@ -188,7 +188,8 @@ class PartitionOwner:
             SettingsError: The settings of this process are not those that the namespace began with.
         """
         # The store fences before it reads, so no earlier owner can change what is loaded here. No
-        # await from the load to `resume`, so no record sees new rows beside old steps.
+        # record runs before `resume`: those of before were stopped, and new ones are only kept. So
+        # the steps that `forget` drops are those that were decided by the old rows.
         self.state.load(await self._store.take_over(fence_within_s))
         self.state.commits.forget()
         self.runner.resume()  # Leads wait until the bootstrap has ended.
@@ -369,7 +370,7 @@ class Bootstrap:
         """Process the records of one topic.
 
         The stream of the topic has them, too. The first of the two to come to a record concludes
-        it.
+        it, as `Commits.is_concluded` tells the other one.
         """
         offset = self._rows.passed(topic)
         more = True
@@ -383,12 +384,8 @@ class Bootstrap:
             for first in range(0, len(waiting), _PARALLEL[source]):
                 async with asyncio.TaskGroup() as group:
                     for consumed in waiting[first : first + _PARALLEL[source]]:
-                        # The stream may have concluded it while the records before it were read and
-                        # processed. Its marker is deleted once the group's offset has passed it, so
-                        # the passed offset is asked here.
-                        if not self._rows.is_passed(consumed):
-                            in_flight = InFlight(consumed, source, asyncio.Event(), self._limiter)
-                            group.create_task(self._pipelines[source](in_flight))
+                        in_flight = InFlight(consumed, source, asyncio.Event(), self._limiter)
+                        group.create_task(self._pipelines[source](in_flight))
             more = len(waiting) == _READ
             offset = waiting[-1].offset + 1 if waiting else offset
 

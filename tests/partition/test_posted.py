@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import pytest
@@ -11,10 +11,20 @@ from stream_app.domain.delivery.envelope import read_envelope
 from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.delivery.state_machine import delivery_key, lane_key, read_delivery
 from stream_app.domain.delivery.suppression import Suppression, erased_row
+from stream_app.domain.lane.settlement import Settlement
 from stream_app.domain.limits.budget import Period
-from stream_app.domain.model.outcome import Accepted, Outcome, Poison, Refused, Uncertain
+from stream_app.domain.model.outcome import (
+    Accepted,
+    Denied,
+    Outcome,
+    Poison,
+    RateLimited,
+    Refused,
+    Uncertain,
+)
 from stream_app.domain.model.records import Record
 from stream_app.domain.model.seen import Seen
+from stream_app.partition.admission import AdmissionQueue
 from stream_app.partition.rows import read_lane
 from tests.simulation.client import MemoryStateStore
 from tests.simulation.schedule import Setup
@@ -188,3 +198,43 @@ async def test_no_copy_of_a_lead_erased_in_its_post_has_fields(
     copies = [copy for name in names for copy in bench.dead_letters(name)]
     assert [copy.value for copy in copies] == ([None] if outcome or callbacks else [])
     assert outcome or all("the lead was erased" in read_envelope(copy).text for copy in copies)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "state"),
+    [
+        (ACCEPTED, "accepted"),
+        (RESET, "send_uncertain"),
+        (Poison(422, 1), "rejected_invalid"),
+        (BUSY, "refused"),
+        (RateLimited(429, 1, "60"), "refused"),
+        (Denied(401, 1), "refused"),
+    ],
+)
+@virtual_time
+async def test_lane_and_row_learn_the_outcome_of_a_post_in_one_turn(
+    outcome: Outcome,
+    state: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The step of another lead could otherwise commit the lane beside a row that still says
+    `sending`, and a recovery would settle the POST again.
+    """
+    bench = Bench()
+    bench.clay.first = [outcome]
+    settle = AdmissionQueue.settle
+    behind: list[str] = []
+
+    def settled(self: AdmissionQueue, *args: Any, **more: Any) -> Settlement:
+        asyncio.get_running_loop().call_soon(look)
+        return settle(self, *args, **more)
+
+    def look() -> None:
+        row = bench.partition.state.rows.delivery(bench.key)
+        assert row is not None
+        behind.append(row.state)
+
+    monkeypatch.setattr(AdmissionQueue, "settle", settled)
+    bench.publish("id0", "p0")
+    await bench.serve_for(1.5)
+    assert behind == [state]

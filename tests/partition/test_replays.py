@@ -10,14 +10,15 @@ from stream_app.domain.dead_letter.replay import redriven, returning
 from stream_app.domain.delivery.envelope import Envelope, read_envelope
 from stream_app.domain.delivery.state_machine import ROW_VERSION, Delivery, delivery_key, lane_key
 from stream_app.domain.lane.lane import Lane
-from stream_app.domain.limits.budget import Budget, BudgetPolicy, reserve
+from stream_app.domain.limits.budget import Budget, BudgetPolicy, Reservation, reserve
 from stream_app.domain.limits.rate import Rate
 from stream_app.domain.model.outcome import Refused
 from stream_app.domain.model.records import Record
 from stream_app.domain.plan import MAX_RETURNS
+from stream_app.partition.lanes import Lanes
 from tests.simulation.client import MemoryStream
 from tests.simulation.schedule import Setup
-from tests.support.partition.bench import Bench, lead_value
+from tests.support.partition.bench import LEAD, Bench, lead_value
 from tests.support.partition.virtual import now_ms, virtual_time
 
 
@@ -147,6 +148,41 @@ async def test_the_reservation_of_a_returned_lead_is_booked_once_when_it_is_proc
     assert spent.credits_spent == destination.ceiling.credits
     assert spent.credits_reserved == 0
     assert bench.states() == ["replayed"]
+
+
+@virtual_time
+async def test_a_returned_lead_gives_its_reservation_away_in_one_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The step of another lead could otherwise commit the lane that has booked the reservation
+    beside the row that still has it, and a recovery would book it twice.
+    """
+    bench = Bench()
+    bench.leave_row("parked", sends=1)
+    back = Envelope(
+        origin=LEAD,
+        seq=3,
+        way="redriven",
+        lead_id="id0",
+        destination="acme-main",
+        replay=1,
+    )
+    bench.put(bench.plan.topics.retry, lead_value(), envelope=back)
+    rows = bench.partition.state.rows
+    charge = Lanes.charge
+    behind: list[Delivery | None] = []
+
+    def charged(self: Lanes, workspace: str, reserved: Reservation | None) -> Reservation | None:
+        loop = asyncio.get_running_loop()
+        loop.call_soon(lambda: behind.append(rows.delivery(bench.key)))
+        return charge(self, workspace, reserved)
+
+    monkeypatch.setattr(Lanes, "charge", charged)
+    await bench.serve_for(10.0)
+    [row] = behind
+    assert row is not None
+    assert row.state == "replayed"
+    assert row.reservation is None
 
 
 @virtual_time

@@ -97,6 +97,47 @@ async def test_a_replay_that_ends_early_leaves_nothing_to_the_next_one(
     assert written.retried == ["leads/0/2"]
 
 
+class Refusing(Written):
+    """Takes no transaction with a lead in it."""
+
+    async def transact(self, records: Sequence[Record]) -> None:
+        if any(record.topic == SETTINGS.names.retry for record in records):
+            raise ValueError("a record is too large")
+        await super().transact(records)
+
+
+async def test_a_replay_that_cannot_be_written_ends_where_its_last_transaction_left_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def records_at(*_: object) -> AsyncIterator[Any]:
+        yield dead_letter(DLQ, origin="leads/0/1", lead_id="crm-1", offset=0)
+
+    async def survey(*_: object, **__: object) -> tuple[PricedPlan, dict[int, set[int]]]:
+        quote = Quote("acme", [Part("people", 1, 6, 6, 6, 1, 1)], {}, True, 1.0)
+        return PricedPlan(1, Counter[Fate]({"goes": 1}), Counter(), [quote], {"acme": 4.0}), {
+            0: {0},
+        }
+
+    async def current() -> None:
+        pass
+
+    monkeypatch.setattr(orders, "records_at", records_at)
+    monkeypatch.setattr(orders, "survey_in_thread", survey)
+    monkeypatch.setattr(orders, "topic_reader", lambda _: nullcontext())
+    state: Any = SimpleNamespace(orders=ReplayOrders(), current=current)
+    operator: Any = orders._Operator(SETTINGS, state, lambda: True)
+    known = ReplayOrders()
+    operator._kafka = Refusing()
+    operator._orders = known
+    operator._outlived = list[Record]()
+    plan = ReplayPlan(0, "dlq", Filter(), {0: 9}, 1, 6, 1)
+    known.replays = {"r-1": ReplayProgress("r-1", "running", "jane", "", 0, plan)}
+    await operator.work()
+    assert known.replays["r-1"].state == "refused"
+    assert known.replays["r-1"].sent == 0
+    assert known.replays["r-1"].next == {}
+
+
 @virtual_time
 async def test_a_replay_that_is_stopped_while_it_sends_is_stopped_and_not_done(
     monkeypatch: pytest.MonkeyPatch,
