@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from stream_app.domain.views.lane import LaneView
+from stream_app.partition.lanes import Lanes
 from stream_app.partition.ports import Observer
 from tests.simulation.schedule import Setup
 from tests.support.partition.bench import Bench
@@ -196,3 +197,23 @@ async def test_the_end_of_a_burst_is_published_a_second_later() -> None:
     assert last.spent == 24
     assert last.reserved == 0
     assert board.seen == board.published()[-1]
+
+
+@virtual_time
+async def test_a_partition_in_which_nothing_happens_looks_at_its_lanes_once_a_minute(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    board = await Board.started(Setup(callbacks=False))
+    board.publish_leads(1)
+    await asyncio.sleep(1_000.0)
+    view = Lanes.view
+    looks = 0
+
+    def counted(self: Lanes, workspace: str) -> LaneView:
+        nonlocal looks
+        looks += 1
+        return view(self, workspace)
+
+    monkeypatch.setattr(Lanes, "view", counted)
+    await asyncio.sleep(600.0)
+    assert 9 <= looks <= 10

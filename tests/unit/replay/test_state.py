@@ -33,12 +33,15 @@ class Kafka:
         before: The process before, which works on: it commits and records this offset behind the
             next question that is answered.
         behind_s: How long a record takes to reach the reader.
+        unconfirmed: The records that are written and not confirmed; None: each is confirmed at
+            once.
     """
 
     def __init__(self) -> None:
         self.offset: int | None = None
         self.before: int | None = None
         self.behind_s = 0.0
+        self.unconfirmed: list[asyncio.Future[None]] | None = None
         self.log: list[ConsumedRecord] = []
         self._position = 0
 
@@ -58,7 +61,10 @@ class Kafka:
     async def publish(self, record: Record) -> asyncio.Future[None]:
         self._append(record.key or b"", record.value or b"")
         written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        written.set_result(None)
+        if self.unconfirmed is None:
+            written.set_result(None)
+        else:
+            self.unconfirmed.append(written)
         return written
 
     async def committed(self, *_: object) -> dict[TopicPartition, int]:
@@ -143,6 +149,26 @@ async def test_a_rewind_is_seen_although_the_newest_record_has_not_come_yet(kafk
         assert how.epoch == 1
         assert how.seen_to == 9
     assert kafka.recorded() == {"dlq/0/0": 9, "dlq/0/1": 2}
+
+
+@virtual_time
+async def test_no_offset_of_a_new_epoch_is_recorded_before_its_beginning_is(kafka: Kafka) -> None:
+    kafka.offset = 9
+    kafka.record(9)
+    async with state_on(kafka) as state:
+        kafka.offset = 2  # an operator rewinds the group
+        kafka.unconfirmed = []
+        beginning = asyncio.create_task(state.begin(0))
+        await asyncio.sleep(1.0)
+        kafka.offset = 3  # what was committed meanwhile
+        await asyncio.sleep(5.0)
+        assert kafka.recorded() == {"dlq/0/0": 9, "dlq/0/1": 2}
+        for written in kafka.unconfirmed:
+            written.set_result(None)
+        kafka.unconfirmed = None
+        await beginning
+        await asyncio.sleep(5.0)
+        assert kafka.recorded() == {"dlq/0/0": 9, "dlq/0/1": 3}
 
 
 @virtual_time
