@@ -82,9 +82,9 @@ def several_facts(tree: ast.Module) -> Iterator[int]:
                 test=ast.Compare(
                     left=ast.Tuple(elts=[_, _, *_]),
                     ops=[ast.Eq()],
-                    comparators=[ast.Tuple(elts=[_, _, *_] as expected)],
+                    comparators=[ast.Tuple(elts=[_, _, *_]) | ast.IfExp(body=ast.Tuple())],
                 ),
-            ) if not any(isinstance(part, ast.Starred) for part in expected):
+            ):
                 yield node.lineno
             case _:
                 pass
@@ -135,6 +135,8 @@ def test_each_assertion_is_about_one_fact() -> None:
     ("line", "lines"),
     [
         ("assert (a, b) == (1, 2)", [1]),
+        ("assert (a, b) == (*pair, 1)", [1]),
+        ("assert (a, b) == ((1, 2) if c else (3, 4))", [1]),
         ("assert (a, b) == pair", []),
         ("assert (a, b) in pairs", []),
         ("assert (a,) == (1,)", []),

@@ -276,7 +276,8 @@ def test_people_come_to_their_places_once_all_of_kafka_was_read(
         [],
     ]
     take(model, person(NAMES, "moved", "crm-6"), person(NAMES, "last", None))
-    assert [ask.leads_of("moved"), ask.leads_of("last")] == [["crm-6", "p-moved"], ["p-last"]]
+    assert ask.leads_of("moved") == ["crm-6", "p-moved"]
+    assert ask.leads_of("last") == ["p-last"]
     with sqlite3.connect(path) as db:
         assert db.execute("SELECT count(*) FROM people_unsorted").fetchone() == (0,)
 

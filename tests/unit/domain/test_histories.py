@@ -89,7 +89,10 @@ def test_what_a_history_says(
         assert counts == (problem != DOUBLE), text
         assert text.endswith(problem) is True, text
         assert bool(text) == bool(problem), text
-    assert (history.status, history.seq, history.at_ms) == (*last, last[1] * 10)
+    status, seq = last
+    assert history.status == status
+    assert history.seq == seq
+    assert history.at_ms == seq * 10
     assert history.lead_id == "crm-1"
     assert history.headless == headless
     assert history.rerouted == rerouted

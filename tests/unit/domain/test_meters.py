@@ -168,7 +168,9 @@ def test_the_estimate_of_a_cost_moves_by_a_share_towards_the_newest(
     actions: float,
 ) -> None:
     first = learn_cost(first_estimate(Cost(6, 1)), actual, Cost(18, 13))
-    assert (first.credits, first.actions, first.leads) == pytest.approx((credits_, actions, 1))
+    assert first.credits == pytest.approx(credits_)
+    assert first.actions == pytest.approx(actions)
+    assert first.leads == 1
 
 
 def test_credits_and_actions_are_learned_alike_also_from_a_lead_that_cost_nothing() -> None:
