@@ -155,7 +155,7 @@ class RemainingData(msgspec.Struct, frozen=True):
 
     Attributes:
         place: A topic, or Clay.
-        days: For how many days from now it keeps them at most; None: without limit.
+        days: For how many days from now it keeps the data at most; None: without limit.
         what: Whether it is personal data, or only ids and hashes.
     """
 
@@ -199,7 +199,7 @@ def remains(settings: Settings) -> list[RemainingData]:
     ]
 
 
-class _Found:
+class _LinkedLeads:
     """Collects the leads, destinations and people that belong together.
 
     A lead that was never sent, and that was not asked for by its id, leads to no other person: a
@@ -339,7 +339,7 @@ async def find_stored_leads(
         BrokerUnavailable: Kafka does not answer.
         SettingsError: Several workspaces have this lead id.
     """
-    matches = _Found(persons, lead_id, workspace)
+    matches = _LinkedLeads(persons, lead_id, workspace)
     names = settings.names
     async with topic_reader(settings, progress) as reader:
         known: tuple[int, int] | None = None

@@ -61,7 +61,7 @@ _lane: Final = msgspec.json.Decoder(Lane)
 _GOES: Final[tuple[Fate, ...]] = ("goes", "as_input")
 
 
-class _Found(msgspec.Struct, gc=False):
+class _MatchingLetter(msgspec.Struct, gc=False):
     """A matching dead letter. `key` is that of its lead's row, unless the lead was forced."""
 
     partition: int
@@ -308,7 +308,7 @@ async def survey_given_up(
     return chosen, fates
 
 
-def _fate(letter: _Found, row: Delivery | None, *, asked: bool, uncertain: bool) -> Fate:
+def _fate(letter: _MatchingLetter, row: Delivery | None, *, asked: bool, uncertain: bool) -> Fate:
     if letter.sent_back:
         return "sent_back"
     if not asked:
@@ -343,9 +343,9 @@ async def _dead_letters(
     wanted: Filter,
     ranges: Mapping[int, OffsetSpan] | None,
     sent_before: RedriveDedup,
-) -> list[_Found]:
+) -> list[_MatchingLetter]:
     """Return the matching dead letters, with whether an operator has sent them back before."""
-    letters: list[_Found] = []
+    letters: list[_MatchingLetter] = []
     topic = topic_of(settings, source)
     keys = WorkspaceKeys(settings.workspaces)
     now_ms = Clock().now_ms()
@@ -360,7 +360,7 @@ async def _dead_letters(
             reason = text(headers, HEADERS["reason"])
             kind = kind_of(headers)
             letters.append(
-                _Found(
+                _MatchingLetter(
                     record.partition,
                     record.offset,
                     kind,
@@ -413,7 +413,7 @@ def _address(settings: Settings, workspace: str, alias: str) -> tuple[str, str]:
 async def _rows(
     reader: TopicReader,
     state: str,
-    letters: list[_Found],
+    letters: list[_MatchingLetter],
 ) -> tuple[dict[bytes, Delivery], dict[str, Lane], SuppressionList]:
     """Read what the state topic says about these dead letters.
 
@@ -447,7 +447,7 @@ async def _rows(
 async def _never(
     reader: TopicReader,
     topic: str,
-    letters: list[_Found],
+    letters: list[_MatchingLetter],
     on_list: SuppressionList,
     keys: WorkspaceKeys,
 ) -> set[tuple[int, int]]:

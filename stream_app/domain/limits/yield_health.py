@@ -10,14 +10,14 @@ the lead (all leads without an import are one list), and each list is compared w
   from it: a fall becomes possible with an answer that a level of half the base explains better, and
   is dismissed, and its answers join the base, as soon as the base explains all of them better
   (the CUSUM test of Page).
-- It is **told** when the likelihood ratio of two levels instead of one exceeds `e ** _EVIDENCE`,
-  and the new level is at most `_SHARE` of the old one. The ratio knows how many answers the base
-  has, so a small base proves little. A base that cannot prove a fall to half, because it is too
-  small, learns from each answer.
+- It is **reported** when the likelihood ratio of two levels instead of one exceeds
+  `e ** _EVIDENCE`, and the new level is at most `_SHARE` of the old one. The ratio knows how many
+  answers the base has, so a small base proves little. A base that cannot prove a fall to half,
+  because it is too small, learns from each answer.
 - A **new list** has no base of its own. It begins with some answers at the mean level of the last
-  lists, the more the more alike they were: 100 where all had the same level, so that a list that
-  begins during the failure is told, too, and about ten where lists had 20 to 70 %, which proves
-  nothing against a list of 20 %.
+  lists, and with more of them the more alike those lists were: with 100 where all had the same
+  level, so that a list that begins during the failure is reported, too, and with about ten where
+  lists had 20 to 70 %, which proves nothing against a list of 20 %.
 
 While a fall lasts, nothing is learned, and it is over when the average of about the last hundred
 answers is back at three quarters of the base, or after a day, when the low level is taken for the
@@ -43,7 +43,7 @@ from stream_app.domain.model.text import count, percent
 
 YIELD_FELL: Final = "yield_fell"  # the reason of the suspension that it may lead to
 LASTS_MS: Final = 86_400_000
-"""How long a fall is told at most. Then the low level is the usual one."""
+"""How long a fall is reported at most. Then the low level is the usual one."""
 _EVIDENCE: Final = 14.5
 _SHARE: Final = 0.6
 _BACK: Final = 0.75
@@ -100,7 +100,7 @@ class ColumnYieldHealth(
         lists: The last lists, that of the last answer first.
         mean: The mean level of earlier lists.
         variance: The variance of these levels.
-        fell_ms: When a fall was told, epoch ms; 0 while none lasts.
+        fell_ms: When a fall was reported, epoch ms; 0 while none lasts.
         was: The level before it.
         now: The level since, which follows the answers.
         credits: What the leads of all answers since the fall have cost.
@@ -125,7 +125,7 @@ class Fall(msgspec.Struct, frozen=True):
     Attributes:
         destination: The destination of the column.
         column: The column, as `yield` of the destination names it.
-        since_ms: When it was told, epoch ms.
+        since_ms: When it was reported, epoch ms.
         was: The level of its list before, from 0 to 1.
         now: The level since then.
         credits: What the leads of all answers since the fall have cost.
@@ -169,7 +169,7 @@ def record_answer(
         now_ms: The time, epoch ms.
 
     Returns:
-        The state, and the falls that are told by this answer.
+        The state, and the falls that this answer shows.
     """
     known = state.get(destination, {})
     columns: dict[str, ColumnYieldHealth] = {}

@@ -81,8 +81,8 @@ class LaneFacts(msgspec.Struct, frozen=True):
 class Facts(msgspec.Struct, frozen=True):
     """What was seen.
 
-    `coming_back`: records on their way back (dead letters, deferred, in a delay), or `at_most` so
-        many.
+    `coming_back`: records on their way back (dead letters, deferred, in a delay); with `at_most` an
+        upper bound.
     """
 
     at_ms: int
