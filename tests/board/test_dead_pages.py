@@ -41,6 +41,29 @@ def replays(*states: Any) -> list[ReplayProgress]:
     ]
 
 
+def test_the_chart_names_the_causes_that_came_most_in_the_last_day_whether_open_or_not() -> None:
+    """The rows are in the order of what is open, and a cause may be solved that came most."""
+    causes = [Cause("poison", "acme", "people", f"r{n}", "", open=9 - n) for n in range(5)]
+    causes.append(Cause("failed", "acme", "people", "http_503", "503", solved=17))
+    came = [3, 1, 2, 2, 5, 17]
+    queries = asked_queries(
+        causes_after=(DeadLetters(causes, open=35, solved=17), 6),
+        dead_letter_hours=[[(DAY_BEGIN_S, 1), (HOUR_BEGIN_S, many - 1)] for many in came],
+        dead_letters=DeadLetters([]),
+        status_sums=[],
+        replays=[],
+    )
+    page: Any = dead_page(site_of(queries), moment_of({}), {})
+    assert [row["cause"] for row in page["rows"]] == causes
+    assert [(area.label, area.total) for area in page["hours"].areas] == [
+        ("http_503 (acme / people)", 17),
+        ("r4 (acme / people)", 5),
+        ("r0 (acme / people)", 3),
+        ("r2 (acme / people)", 2),
+        ("rarer causes", 3),
+    ]
+
+
 @pytest.mark.parametrize(
     ("query", "which", "topic", "other", "workspace", "after", "kept_days"),
     [
@@ -142,12 +165,12 @@ def test_all_of_the_page_of_causes(
         f"{PLAN}from={which}&kind=foreign&reason=r&workspace=acme",
     ]
     assert [(area.key, area.label, area.total) for area in chart.areas] == [
-        ("failed", "http_503 (acme / people)", 7),
-        ("refused", "no reason (people)", 8),
-    ]
-    assert chart.rows[0] == (DAY_BEGIN_S * 1_000, [4, 0])
-    assert chart.rows[22] == ((HOUR_BEGIN_S - HOUR_S) * 1_000, [2, 0])
-    assert chart.rows[23] == (HOUR_BEGIN_S * 1_000, [1, 8])
+        ("failed", "no reason (people)", 8),
+        ("refused", "http_503 (acme / people)", 7),
+    ], "the one that came most is first"
+    assert chart.rows[0] == (DAY_BEGIN_S * 1_000, [0, 4])
+    assert chart.rows[22] == ((HOUR_BEGIN_S - HOUR_S) * 1_000, [0, 2])
+    assert chart.rows[23] == (HOUR_BEGIN_S * 1_000, [8, 1])
     assert len(chart.rows) == 24
     assert len(chart.times_ms) == 7
 

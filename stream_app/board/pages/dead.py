@@ -2,11 +2,12 @@
 
 import re
 import shlex
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Mapping
 from typing import Final, Literal, cast, get_args
 
 from stream_app.board.access import AccessRefused
-from stream_app.board.charts import spark, stack
+from stream_app.board.charts import Stack, spark, stack
 from stream_app.board.formats import CAUSE_WORDS, plan_path
 from stream_app.board.requests import Query, after_of, number, one_of, span_of, word, words
 from stream_app.board.site import HOUR_S, ROWS, Moment, PageData, Site, Tone
@@ -154,16 +155,11 @@ def dead_page(site: Site, moment: Moment, query: Query) -> PageData:
     shown = letters.causes
     begin_s = day_begin_s(moment.now_ms)
     rows: list[PageData] = []
-    series: list[tuple[str, str]] = []
-    by_slot: defaultdict[int, dict[str, int]] = defaultdict(dict)
-    for cause, hours in zip(shown, queries.dead_letter_hours(topic, shown, begin_s), strict=True):
+    came = queries.dead_letter_hours(topic, shown, begin_s)
+    hours_of = dict(zip(shown, came, strict=True))
+    for cause, hours in hours_of.items():
         by_hour = dict(hours)
         last = [by_hour.get(begin_s + n * HOUR_S, 0) for n in range(24)]
-        key = _COLOURS[min(len(rows), len(_COLOURS) - 1)]
-        if key != _COLOURS[-1]:
-            series.append((key, _label(cause)))
-        for at_s, count in hours:
-            by_slot[at_s][key] = by_slot[at_s].get(key, 0) + count
         share = round(cause.open / letters.open * 100, 1) if letters.open else 0.0
         rows.append(
             {
@@ -175,7 +171,6 @@ def dead_page(site: Site, moment: Moment, query: Query) -> PageData:
                 "plan": plan_of(site, cause, which),
             },
         )
-    series.append((_COLOURS[-1], "rarer causes"))
     counts = queries.status_sums(workspace or None)
     kept = site.settings.topics
     return {
@@ -187,12 +182,28 @@ def dead_page(site: Site, moment: Moment, query: Query) -> PageData:
         "causes": causes,
         # How many causes this page and those before it have, if there are more; else 0.
         "after": after + ROWS if causes > after + ROWS else 0,
-        "hours": stack(series, by_slot, begin_s, HOUR_S, 24, 7),
+        "hours": _by_cause(hours_of, begin_s),
         "workspace": workspace,
         "deferred": sum(count.leads for count in counts if count.status == "deferred"),
         "replays": [(replay, _TONES[replay.state]) for replay in queries.replays(MOST_REPLAYS)],
         "kept_days": kept.dlq_days if which == "dlq" else kept.parked_days,
     }
+
+
+def _by_cause(hours_of: Mapping[Cause, list[tuple[int, int]]], begin_s: int) -> Stack:
+    """Return the chart of the last day, in which the causes that came most have their own colours.
+
+    `hours_of`: the dead letters of each cause by hour (epoch s).
+    """
+    by_count = sorted(hours_of.items(), key=lambda one: -sum(count for _, count in one[1]))
+    *colours, of_others = _COLOURS
+    keys = dict(zip((cause for cause, _ in by_count), colours, strict=False))
+    by_slot: defaultdict[int, Counter[str]] = defaultdict(Counter)
+    for cause, hours in by_count:
+        for at_s, count in hours:
+            by_slot[at_s][keys.get(cause, of_others)] += count
+    series = [(key, _label(cause)) for cause, key in keys.items()]
+    return stack([*series, (of_others, "rarer causes")], by_slot, begin_s, HOUR_S, 24, 7)
 
 
 def day_begin_s(now_ms: int) -> int:
