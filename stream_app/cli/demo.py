@@ -276,6 +276,13 @@ def demo(
     return OK if outcome.ok else NO
 
 
+def unanswered_text(leads: int) -> str:
+    """Say what becomes of so many leads that Clay accepted without an answer."""
+    one = "lead that Clay accepted got no answer and waits"
+    many = "leads that Clay accepted got no answer and wait"
+    return f"{count(leads, one, many)} for a person, because sending again could pay twice."
+
+
 def _show(outcome: DemoOutcome) -> None:
     show_report(outcome.books)
     ledger = outcome.ledger
@@ -294,10 +301,7 @@ def _show(outcome: DemoOutcome) -> None:
         f"leads ({ledger.booked:,} in the books).",
     )
     if ledger.uncertain:
-        show(
-            f"{count(ledger.uncertain, 'lead')} that Clay accepted got no callback, "
-            "and wait for a human: sending them again could pay twice.",
-        )
+        show(unanswered_text(ledger.uncertain))
     show(
         f"{count(outcome.dead_letters, 'dead letter was', 'dead letters were')} written, "
         f"{outcome.replays} replayed. "

@@ -393,7 +393,8 @@ def why_open(lane: Lane) -> str:
     """Return why the breaker holds the lane."""
     if lane.forced is not None and lane.forced.mode == "open":
         return f"the circuit breaker was forced open by {lane.forced.by.who}: {lane.forced.by.why}"
-    return f"the circuit breaker is {lane.breaker.phase}: {lane.breaker.cause}"
+    phase = lane.breaker.phase.replace("_", " ")
+    return f"the circuit breaker is {phase}: {breaker.OPENED_BECAUSE[lane.breaker.cause]}"
 
 
 def _asked_again_ms(

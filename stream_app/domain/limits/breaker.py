@@ -13,7 +13,7 @@ The mode is independent of the state. `auto` obeys the state. `shadow` runs it a
 call. `open` and `closed` are forced by an operator and leave the state unchanged.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, ClassVar, Final, Literal
 
 import msgspec
@@ -33,6 +33,15 @@ OpenCause = Literal[
     "probe_failed",
     "forced",
 ]
+OPENED_BECAUSE: Final[Mapping[OpenCause, str]] = {
+    "": "its cause is not known",
+    "consecutive_failures": "too many calls in a row have failed",
+    "failure_rate": "too many of the last calls have failed",
+    "slow_rate": "too many of the last calls were slow",
+    "probe_failed": "its last probe has failed",
+    "forced": "an operator tripped it",
+}
+"""Why a breaker is not closed, in words."""
 Mode = Literal["auto", "open", "closed", "shadow"]
 
 # Failures further apart than this belong to different outages, unless they hold it open.

@@ -74,7 +74,7 @@ def used(spent: int, reserved: int = 0, day: str = "2026-11-30") -> Budget:
             {"breaker": Breaker("open", 3, NOW_MS, NOW_MS + 5, "failure_rate", NOW_MS)},
             Held(
                 "breaker_open",
-                "the circuit breaker is open: failure_rate",
+                "the circuit breaker is open: too many of the last calls have failed",
                 NOW_MS + 5,
                 "held_outage",
             ),
@@ -93,7 +93,7 @@ def used(spent: int, reserved: int = 0, day: str = "2026-11-30") -> Budget:
             },
             Held(
                 "breaker_open",
-                "the circuit breaker is half_open: slow_rate",
+                "the circuit breaker is half open: too many of the last calls were slow",
                 NOW_MS + 5_000,
                 "held_outage",
             ),
@@ -112,7 +112,7 @@ def used(spent: int, reserved: int = 0, day: str = "2026-11-30") -> Budget:
             },
             Held(
                 "breaker_open",
-                "the circuit breaker is half_open: slow_rate",
+                "the circuit breaker is half open: too many of the last calls were slow",
                 NOW_MS + 900,
                 "held_outage",
             ),

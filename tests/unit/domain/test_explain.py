@@ -175,7 +175,8 @@ def test_an_outage_is_explained_with_clays_answer_its_beginning_and_the_next_ste
     finding = only(explain(facts(view_of(policy, lane, [FIRMS], now_ms), 40, at_ms=now_ms)))
     assert finding.code == "breaker_open"
     assert finding.what == (
-        "Clay answers 503; 5 calls have failed; the circuit breaker is open: consecutive_failures"
+        "Clay answers 503; 5 calls have failed; the circuit breaker is open: "
+        "too many calls in a row have failed"
     )
     assert finding.since_ms == NOW_MS, (
         "the first call that failed, not the last opening of the breaker"
@@ -186,7 +187,7 @@ def test_an_outage_is_explained_with_clays_answer_its_beginning_and_the_next_ste
         lane = obey(policy, lane, order, Actor("jane", "x", now_ms := now_ms + 600_000)).lane
     lane, entry = granted(policy, lane, FIRMS, now_ms)
     tripped = only(explain(facts(view_of(policy, lane, [FIRMS], now_ms), at_ms=now_ms)))
-    assert tripped.what == "the circuit breaker is half_open: forced"
+    assert tripped.what == "the circuit breaker is half open: an operator tripped it"
     assert tripped.since_ms == now_ms - 600_000
     lane, _ = settled(policy, lane, entry, Refused("http_503", 20, 503), now_ms, 0.5)
     assert view_of(policy, lane, [FIRMS], now_ms).outage == Outage("http_503", now_ms, now_ms, 1), (
