@@ -80,7 +80,8 @@ def test_a_failed_transaction_is_repeated_at_once_and_further_ones_after_longer_
 ):
     commits = CommitsAtOnce()
     pauses = []
-    for commits.failures in (0, 1, 2, 3, 4, 6, 7, 8, 2_000):
+    for failures in (0, 1, 2, 3, 4, 6, 7, 8, 2_000):
+        commits.failures = failures
         pauses.append(commits.pause_s)
     assert pauses == [0.0, 0.0, 0.5, 1.0, 2.0, 8.0, 10.0, 10.0, 10.0]
 

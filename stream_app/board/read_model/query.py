@@ -138,9 +138,10 @@ class Queries:
         if held.stack is not None:
             yield held.stack
             return
-        with ExitStack() as held.stack:
+        with ExitStack() as stack:
+            held.stack = stack
             try:
-                yield held.stack
+                yield stack
             finally:
                 held.stack = None
                 held.db = None
