@@ -257,7 +257,7 @@ _UNCERTAIN: Final = (("", "leave them out"), ("yes", "send them too: they may be
 _MEANING: Final = FATE_MEANING | {
     "may_be_at_clay": "may have reached Clay: plan again and choose to send them too",
     "waits_for_ask": (
-        "were refused for good: plan again with the disposition poison, policy or foreign"
+        "refused for good: plan again with the disposition poison, policy or foreign"
     ),
     "over_limit": "would go, too, with a higher number in At most",
 }

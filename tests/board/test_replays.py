@@ -75,7 +75,7 @@ async def test_a_cause_leads_to_a_plan_with_its_price_and_to_one_replay(
         "acme/acme-people: 167 leads at about 2 credits each: about 334 credits and 167 actions, "
         "at most 1,002 credits and 167 actions",
         "acme: 1,140 credits of today are left; about 84 s at the rate of replays",
-        "41 were delivered since",
+        "41 delivered since",
         "160: <code>http_503</code>",
         (
             "stream-app replay select --from dlq --disposition failed --reason http_503 "

@@ -51,20 +51,21 @@ Fate = Literal[
 ]
 
 FATE_MEANING: Final[dict[Fate, str]] = {
+    # They follow a number, and read alike after 1 and after more.
     "goes": "would be sent to Clay",
-    "as_input": "would go down the line as new leads",
-    "suppressed": "are of people on the suppression list (erased, or they objected) and never go",
-    "delivered": "were delivered since",
-    "ended": "have ended since (expired, suppressed or refused for good)",
-    "under_way": "are on their way already",
-    "later_dead_letter": "have a later dead letter, which counts (perhaps in leads.parked)",
+    "as_input": "would be taken as new input",
+    "suppressed": "of people on the suppression list (erased, or they objected): never sent",
+    "delivered": "delivered since",
+    "ended": "ended since (expired, suppressed or refused for good)",
+    "under_way": "on the way already",
+    "later_dead_letter": "with a later dead letter, which counts (perhaps in leads.parked)",
     "may_be_at_clay": "may have reached Clay: only with --uncertain",
-    "sent_back": "were sent back or given up before",
-    "replaced": "were replaced: their leads were published again",
-    "no_row": "are not known any more: publish them as new leads",
-    "waits_for_ask": "were refused for good: only with --disposition poison, policy or foreign",
+    "sent_back": "sent back or given up before",
+    "replaced": "replaced by a later publication",
+    "no_row": "no longer known: publish again",
+    "waits_for_ask": "refused for good: only with --disposition poison, policy or foreign",
     "cannot_go": (
-        "can never be sent as they are (no lead, no identity, too old, or no such destination)"
+        "impossible to send as is (no lead, no identity, too old, or no such destination)"
     ),
     "over_limit": "would go, too, but for --limit",
 }

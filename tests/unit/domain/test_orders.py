@@ -2,8 +2,9 @@
 letter twice.
 """
 
+import re
 from collections import Counter
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import pytest
@@ -14,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from stream_app.domain.dead_letter.orders import (
     COMMAND,
     ENDED_PHASES,
+    FATE_MEANING,
     MOST_REFUSALS,
     PLAN_LIFE_MS,
     Fate,
@@ -545,3 +547,9 @@ class Replays(RuleBasedStateMachine):
 
 Replays.TestCase.settings = settings(stateful_step_count=40)
 TestReplays = Replays.TestCase
+
+
+def test_the_fates_read_alike_after_one_and_after_more() -> None:
+    assert FATE_MEANING.keys() == set(get_args(Fate))
+    for words in FATE_MEANING.values():
+        assert not re.match(r"(?:is|are|was|were|has|have|leads)\b", words), words
