@@ -51,7 +51,7 @@ _result: Final = msgspec.json.Decoder(Result)
 
 
 class MemoryCache:
-    """The cache port (`partition.ports.Cache`) for a worker without Redis.
+    """The cache port (`ports.Cache`) for a worker without Redis.
 
     It evicts the least recently used entries.
     """

@@ -1,4 +1,4 @@
-"""The cache port (`fallback.Cache`) in Redis. This is the only module that uses Redis.
+"""The cache port (`ports.Cache`) in Redis. This is the only module that uses Redis.
 
 Redis is optional. Each call has a time limit. After several failures in a row, calls are skipped
 for a while.

@@ -63,7 +63,7 @@ async def test_each_process_refuses_unplanned_topics_with_the_same_text(
 
 
 def test_every_command_is_covered() -> None:
-    """The programs of `domain.rights` without the processes, `topics` and `doctor`, which have
+    """The programs of `kafka.rights` without the processes, `topics` and `doctor`, which have
     tests of their own.
     """
     own = {

@@ -1,10 +1,13 @@
 """Public names of the package: one name for one thing."""
 
 import ast
+import re
 from collections import Counter
 from pathlib import Path
 
-PACKAGE = Path(__file__).parents[2] / "stream_app"
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "stream_app"
+FOLDERS = ("stream_app", "tests", "benchmarks")
 SEVERAL = """
 K Meter Refusal S T answered app begin begun body_of build_app cancel causes clay_setup clock
 command_row count current decode define_agents digest due_ms duration end ended explain export find
@@ -42,3 +45,43 @@ def test_no_public_name_is_defined_twice_but_those_that_are_listed() -> None:
     listed = set(SEVERAL.split())
     assert several - listed == set(), "name the new thing by what it is, in one word more"
     assert listed - several == set(), "these have one definition now: take them off the list"
+
+
+def defined_in(path: Path) -> set[str]:
+    """Return every name that a module defines, also inside its classes."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        match node:
+            case (
+                ast.ClassDef(name=name)
+                | ast.FunctionDef(name=name)
+                | ast.AsyncFunctionDef(name=name)
+                | ast.Name(id=name, ctx=ast.Store())
+            ):
+                names.add(name)
+            case _:
+                pass
+    return names
+
+
+def test_classes_that_a_text_names_by_their_module_are_in_it() -> None:
+    """Such as `ports.Cache`, wherever its module lies."""
+    modules: dict[str, set[str]] = {}
+    texts = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
+    for path in texts:
+        modules.setdefault(path.stem, set()).update(defined_in(path))
+    referred = [
+        (path, *name)
+        for path in texts
+        for name in re.findall(
+            r"`(?:[a-z_]+\.)*([a-z_]+)\.([A-Z]\w+)`",
+            path.read_text(encoding="utf-8"),
+        )
+    ]
+    assert len(referred) > 5
+    wrong = [
+        f"{path.relative_to(ROOT)}: {module}.{name}"
+        for path, module, name in referred
+        if module in modules and name not in modules[module]
+    ]
+    assert wrong == []

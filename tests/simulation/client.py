@@ -231,7 +231,7 @@ class MemoryStateStore:
 
 
 class MemoryStream:
-    """`partition.ports.PartitionStream` in memory. It commits the offset behind the last ack.
+    """`ports.RecordStream` in memory. It commits the offset behind the last ack.
 
     Commits go out `commit_every_s` after an ack and when the generation ends; those of an old
     generation are refused.

@@ -1,4 +1,4 @@
-"""The command line of each process and command that uses Kafka, by its name in `domain.rights`."""
+"""The command line of each process and command that uses Kafka, by its name in `kafka.rights`."""
 
 from pathlib import Path
 from typing import Final
