@@ -191,5 +191,5 @@ class PollQueue:
         with suppress(TimeoutError):
             async with asyncio.timeout(longest_s):
                 await self._some_changed.wait()
-        # No await from here to the caller's look at `changed`: what comes later sets it again.
+        # Cleared before the caller looks at `changed`: what comes later sets it again.
         self._some_changed.clear()

@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import pytest
+
 from stream_app.domain.dead_letter.replay import redriven
 from stream_app.domain.delivery.envelope import read_envelope
 from stream_app.domain.model.errors import Aborted
@@ -12,6 +14,7 @@ from stream_app.domain.model.run import (
     RunFinished,
     RunUnfinished,
 )
+from stream_app.partition.poll_queue import OpenRun, PollQueue, RunningLead
 from tests.simulation.client import NoAnswer
 from tests.support.partition.bench import LEAD
 from tests.support.partition.routines import AT_CLAY, Routines
@@ -52,6 +55,31 @@ async def test_a_lead_that_a_callback_settled_while_its_record_was_fetched_is_no
     await asyncio.sleep(20.0)
     assert bench.states(LEAD) == [*AT_CLAY, "enriched"]
     assert bench.parked() == []
+
+
+@virtual_time
+async def test_a_result_settles_its_lead_in_the_turn_in_which_it_reads_the_row(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It takes no lock: a callback in between would settle the lead, too."""
+    bench = Routines()
+    bench.clay.finishes_s = 1.0
+    find = PollQueue.find
+    behind: list[str] = []
+
+    def read(self: PollQueue, opened: OpenRun) -> RunningLead | None:
+        asyncio.get_running_loop().call_soon(look)
+        return find(self, opened)
+
+    def look() -> None:
+        row = bench.partition.state.rows.delivery(bench.key)
+        assert row is not None
+        behind.append(row.state)
+
+    monkeypatch.setattr(PollQueue, "find", read)
+    await bench.one()
+    assert bench.states(LEAD) == [*AT_CLAY, "enriched"]
+    assert behind[-1] == "enriched"
 
 
 @virtual_time

@@ -67,6 +67,29 @@ async def test_an_answer_is_of_a_request_that_began_after_the_question() -> None
     assert asked.about == [[1], [1, 2]]
 
 
+async def test_a_question_of_any_turn_is_in_the_request_that_answers_it() -> None:
+    requests: list[set[int]] = []
+
+    async def ask(about: Collection[int]) -> int:
+        requests.append(set(about))
+        number = len(requests) - 1
+        await asyncio.sleep(0)
+        return number
+
+    batched = Batched(ask)
+
+    async def question(turn: int) -> None:
+        for _ in range(turn):
+            await asyncio.sleep(0)
+        begun = len(requests)
+        answer = await batched([turn])
+        assert answer >= begun
+        assert turn in requests[answer]
+
+    await asyncio.gather(*map(question, range(20)))
+    assert len(requests) > 1
+
+
 async def test_a_failed_request_fails_for_those_that_shared_it_and_for_no_later_one() -> None:
     asked = Counted()
     batched = Batched(asked)

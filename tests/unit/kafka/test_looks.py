@@ -126,6 +126,24 @@ async def test_a_look_that_an_earlier_leader_answered_is_refused(open_from: int 
         await cluster.transactions().look()
 
 
+class Moving(Cluster):
+    """Another broker becomes the leader of the rows while the one before it answers."""
+
+    async def producers(
+        self,
+        places: Collection[TopicPartition],
+    ) -> dict[TopicPartition, PartitionProducers]:
+        answers = await super().producers(places)
+        self.newest = self.newest | {ROWS: 5}
+        return answers
+
+
+async def test_a_look_that_was_answered_while_the_leader_changed_is_refused() -> None:
+    cluster = Moving([DONE, DONE], [open_at(5)], {ROWS: 0, EVENTS: 1})
+    with pytest.raises(NotLeaderForPartitionError, match="state/3 was read from broker 0"):
+        await cluster.transactions().look()
+
+
 class Frozen(TransactionalState):
     """Reads the rows from these brokers in turn, while these describe their topic. 0 leads it."""
 
