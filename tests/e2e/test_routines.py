@@ -541,19 +541,28 @@ async def test_only_a_signed_notification_has_a_result_fetched_also_after_a_kill
 
 
 async def doctor_at_terminal(line: RoutineLine, answer: str) -> tuple[int, str]:
-    """Have `doctor` send a test lead, at a terminal, and answer whether it may."""
+    """Have `doctor` send a test lead, at a terminal, and answer whether it may.
+
+    Where the machine is busy, a check may have no answer in time. Then nothing is asked, and it is
+    run again.
+    """
     argv = ["doctor", "--config", str(line.directory / "stream_app.toml"), "--round-trip", "w0-crm"]
-    within_s = 60 * BUSY
-    return await asyncio.to_thread(
-        run_at_terminal,
-        argv,
-        "[y/N]",
-        answer,
-        line.directory,
-        within_s,
-    )
+    deadline_s = time.monotonic() + 60 * BUSY
+    while True:
+        code, shown = await asyncio.to_thread(
+            run_at_terminal,
+            argv,
+            "[y/N]",
+            answer,
+            line.directory,
+            deadline_s - time.monotonic(),
+        )
+        if "correct the failed checks first" not in shown:
+            return code, shown
+        assert time.monotonic() < deadline_s, shown
 
 
+@pytest.mark.timeout(700)
 @pytest.mark.slow
 async def test_doctor_runs_a_routine_for_a_test_lead_only_if_the_answer_at_the_terminal_is_yes(
     kafka: Broker,
