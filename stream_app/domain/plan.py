@@ -167,7 +167,7 @@ class Destination(msgspec.Struct, frozen=True, dict=True):
         routine: The id of a routine, `function:t_...` or `workflow:wf_...`, which is run through
             Clay's Public API in place of a webhook.
         poll_after_s: When the results of a routine's run are asked for, in seconds after the
-            answer to its POST; after the last of them ever more rarely. Only for a routine.
+            answer to its POST; after the last of them less and less often. Only for a routine.
         run_webhook: The id of the completion webhook that announces the end of each run, such as
             `wh_...`. Without it the results are found by asking alone. Only for a routine.
         run_webhook_secret_env: The variable with the secret that signs those announcements. Clay

@@ -1,4 +1,4 @@
-"""When the results of a routine's run are asked for: soon after the POST, then ever more rarely.
+"""When the results of a routine's run are asked for: soon after the POST, then less and less often.
 
 All times follow from the answer to the POST, so that a new owner of the partition goes on without
 a record of the polls before: nothing is written for a poll. It begins with the first poll, so it

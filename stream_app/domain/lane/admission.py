@@ -394,7 +394,8 @@ def why_open(lane: Lane) -> str:
     if lane.forced is not None and lane.forced.mode == "open":
         return f"the circuit breaker was forced open by {lane.forced.by.who}: {lane.forced.by.why}"
     phase = lane.breaker.phase.replace("_", " ")
-    return f"the circuit breaker is {phase}: {breaker.OPENED_BECAUSE[lane.breaker.cause]}"
+    cause = breaker.OPENED_BECAUSE[lane.breaker.cause]
+    return f"the circuit breaker is {phase}: {cause}"
 
 
 def _asked_again_ms(
