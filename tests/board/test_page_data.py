@@ -75,6 +75,8 @@ def meter(
         (Overview([], [], []), False, "No workspace is configured", "idle"),
         (Overview([lane(tone="bad")], [], []), False, "1 of 1 lane is held", "bad"),
         (Overview([lane(tone="warn"), lane()], [], []), False, "1 of 2 lanes is held", "bad"),
+        (Overview([lane(tone="warn"), lane()], [], []), True, "1 of 2 lanes is held", "bad"),
+        (Overview([lane(), lane()], [], []), True, "Asking Kafka", "idle"),
         (Overview([IN_PART, lane()], [], []), False, "1 of 2 lanes is held in part", "bad"),
         (
             Overview([IN_PART, IN_PART, lane(tone="bad")], [], []),
@@ -455,11 +457,11 @@ def test_of_many_causes_the_first_have_a_colour_and_the_others_one_together() ->
     page: Any = dead_page(site, moment({}), {})
     chart: Stack = page["hours"]
     assert [(area.label, area.total) for area in chart.areas] == [
-        ("r0 (acme)", 1),
-        ("r1 (acme / people)", 2),
-        ("r2 (acme / people)", 3),
+        ("r6 (acme / people)", 7),
+        ("r5 (acme / people)", 6),
+        ("r4 (acme / people)", 5),
         ("r3 (acme / people)", 4),
-        ("rarer causes", 3 + 4 + 5 + 6),
+        ("rarer causes", 1 + 2 + 3),
     ]
     assert chart.rows[0] == (begin_s * 1_000, [1, 1, 1, 1, 3])
     assert len(chart.rows) == 24

@@ -144,11 +144,7 @@ def _heading(seen: Overview, *, is_asking: bool) -> tuple[list[str | tuple[int, 
     all_lanes = (lanes, lanes_path())
     if any(finding.code == "no_worker" for finding in seen.everywhere):
         return ["Nothing is sent: no worker runs"], "bad"
-    if is_asking:
-        return ["Asking Kafka"], "idle"
-    if not lanes:
-        return ["No workspace is configured"], "idle"
-    if held:
+    if held:  # The lanes say so themselves, whatever Kafka answers about what waits for them.
         part = seen.held_in_part
         whole = held - part
         first, word = told_first(whole, part)
@@ -162,6 +158,10 @@ def _heading(seen: Overview, *, is_asking: bool) -> tuple[list[str | tuple[int, 
         if whole and part:
             heading += [", ", (part, lanes_path(state="part")), " more in part"]
         return heading, "bad"
+    if is_asking:
+        return ["Asking Kafka"], "idle"
+    if not lanes:
+        return ["No workspace is configured"], "idle"
     if all(lane.view is None for lane in seen.lanes):
         if any(lane.waiting for lane in seen.lanes):
             return ["No waiting lead was taken yet"], "idle"
