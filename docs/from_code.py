@@ -457,6 +457,12 @@ def _texts(node: ast.expr, scope: ast.AST, module: ModuleType) -> list[str]:
                 if isinstance(inner, ast.Return) and inner.value
             ]
             return [text for expression in returned for text in _texts(expression, body, home)]
+        # A table of words of another module: each of its words.
+        case ast.Subscript(value=ast.Attribute(value=ast.Name(id=owner), attr=table)) if isinstance(
+            words := getattr(getattr(module, owner, None), table, None),
+            dict,
+        ):
+            return [str(word) for word in words.values()]
         case ast.Attribute():
             return [f"{{{node.attr}}}"]
         case (
