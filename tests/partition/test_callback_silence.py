@@ -3,11 +3,7 @@ again.
 """
 
 import asyncio
-from typing import Any
 
-import msgspec
-
-from stream_app.partition.owner import PartitionOwner
 from tests.simulation.schedule import Setup
 from tests.support.partition.bench import Bench
 from tests.support.partition.virtual import virtual_time
@@ -36,36 +32,22 @@ async def test_a_lane_without_callbacks_is_suspended_with_causes_until_a_probe_i
     assert len(bench.clay.bodies) == 7, "the probe's is"
 
 
-class TwoTables(Bench):
-    """A second destination in the same workspace: firms."""
-
-    def owner(self, **others: Any) -> PartitionOwner:
-        firms = msgspec.structs.replace(
-            self.plan.destinations["acme-main"],
-            alias="firms",
-            webhook_ids=("firms-0",),
-        )
-        self.plan = msgspec.structs.replace(
-            self.plan,
-            destinations={**self.plan.destinations, "firms": firms},
-        )
-        return super().owner(**others)
-
-    def firms(self) -> list[str]:
-        """The ids of those that Clay got."""
-        return [lead_id for lead_id in self.clay.lead_ids if lead_id.startswith("firm")]
+def leads_of_firms(bench: Bench) -> list[str]:
+    """The ids of the leads of the destination firms that Clay got."""
+    return [lead_id for lead_id in bench.clay.lead_ids if lead_id.startswith("firm")]
 
 
 @virtual_time
 async def test_callbacks_of_one_table_do_not_hide_the_silence_of_another() -> None:
-    bench = TwoTables(Setup(silent_after=3))
+    bench = Bench(Setup(silent_after=3))
+    bench.add_destination("firms")
     await bench.serve()
     for number in range(20):
         bench.publish(f"id{number}", f"p{number}")
         bench.publish(f"firm{number}", f"firm{number}", destination="firms")
         await asyncio.sleep(5.0)
         bench.call_back(lead_id=f"id{number}")
-    sent = len(bench.firms())
+    sent = len(leads_of_firms(bench))
     assert sent <= 13, "3 are overdue after 60 s, and one was sent in 5 s"
     [emitted] = [event for event in bench.events() if event.status == "credits_exhausted_suspected"]
     assert emitted.lead_id == "firm2"
@@ -77,7 +59,7 @@ async def test_callbacks_of_one_table_do_not_hide_the_silence_of_another() -> No
         (("firms",), "no_callbacks"),
     ]
     await asyncio.sleep(400.0)
-    assert len(bench.firms()) == sent + 1, "one probe"
-    bench.call_back(lead_id=bench.firms()[-1], destination="firms")
+    assert len(leads_of_firms(bench)) == sent + 1, "one probe"
+    bench.call_back(lead_id=leads_of_firms(bench)[-1], destination="firms")
     await asyncio.sleep(10.0)
     assert len(bench.clay.bodies) == 40

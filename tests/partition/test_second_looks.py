@@ -3,7 +3,7 @@ have changed it meanwhile.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import TypeVar
 
@@ -22,7 +22,7 @@ from tests.simulation.client import MemoryStateStore
 from tests.simulation.schedule import Setup
 from tests.support.partition.bench import LEAD, Bench
 from tests.support.partition.degrading import ADA, DegradingBench, SlowCache
-from tests.support.partition.kafka import AwayStateStore
+from tests.support.partition.kafka import AwayStateStore, SlowCommits
 from tests.support.partition.virtual import (
     RecordingStream,
     consumed,
@@ -35,14 +35,6 @@ from tests.support.partition.virtual import (
 
 T = TypeVar("T")
 KEY = (b"row",)
-
-
-class SlowCommits:
-    """A link to Kafka whose commits take a second."""
-
-    async def ask(self, what: str, request: Callable[[], T]) -> T:
-        await asyncio.sleep(1.0 if what == "commit" else 0.0)
-        return request()
 
 
 # ------------------------------------------------------------------- callbacks that wait for a lock
@@ -70,7 +62,7 @@ class RefusedOnce(Bench):
     """
 
     def __init__(self) -> None:
-        super().__init__(link=SlowCommits())
+        super().__init__(link=SlowCommits(1.0))
         self.clay.first = [Refused("http_503", 1)]
 
     async def until_refused(self) -> None:

@@ -32,16 +32,14 @@ class OneSick(SlowClay):
         return Refused("http_503", 100, 503) if destination in self.sick else took
 
 
-class TwoTables(Bench):
+class TwoDestinations(Bench):
     """A workspace with the destinations acme-main and acme-firms."""
 
     clay: OneSick
 
     def __init__(self) -> None:
         super().__init__(Setup(callbacks=False), clay=lambda _: OneSick())
-        main = self.plan.destinations["acme-main"]
-        other = msgspec.structs.replace(main, alias="acme-firms", webhook_ids=("firms-0",))
-        self.plan.put_destination(other)
+        self.add_destination("acme-firms")
 
     def lead(self, number: int, destination: str) -> None:
         self.publish(f"{destination}-{number}", f"p{destination}{number}", destination=destination)
@@ -64,7 +62,7 @@ class TwoTables(Bench):
 
 @virtual_time
 async def test_a_sick_table_is_held_alone_and_its_leads_go_when_it_is_well() -> None:
-    bench = await TwoTables.started()
+    bench = await TwoDestinations.started()
     bench.clay.sick = {"acme-main"}
     for number in range(40):
         bench.lead(number, "acme-main")
@@ -91,7 +89,7 @@ async def test_a_sick_table_is_held_alone_and_its_leads_go_when_it_is_well() -> 
 
 @virtual_time
 async def test_what_a_sick_table_holds_is_held_by_the_next_owner_too() -> None:
-    bench = await TwoTables.started()
+    bench = await TwoDestinations.started()
     bench.clay.sick = {"acme-main"}
     for number in range(10):
         bench.lead(number, "acme-main")

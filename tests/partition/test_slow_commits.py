@@ -4,8 +4,7 @@ with them.
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
-from typing import Final, TypeVar
+from typing import Final
 
 import pytest
 
@@ -20,26 +19,12 @@ from stream_app.domain.views.explain import (
 )
 from tests.simulation.schedule import Setup
 from tests.support.partition.bench import Bench
+from tests.support.partition.kafka import SlowCommits
 from tests.support.partition.virtual import now_ms, virtual_time
-
-T = TypeVar("T")
 
 PER_S: Final = 20
 POST_S: Final = 0.1
 _GROUP: Final = ConsumerGroup("Stable", 1)
-
-
-class SlowCommits:
-    """A link whose commits take so long, from `begins_s` on."""
-
-    def __init__(self, takes_s: float, begins_s: float = 0.0) -> None:
-        self._takes_s = takes_s
-        self._begins_s = begins_s
-
-    async def ask(self, what: str, request: Callable[[], T]) -> T:
-        is_slow = what == "commit" and asyncio.get_running_loop().time() >= self._begins_s
-        await asyncio.sleep(self._takes_s if is_slow else 0.001)
-        return request()
 
 
 class Backlogged(Bench):

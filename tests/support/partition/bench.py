@@ -203,6 +203,12 @@ class Bench:
         """Put a record on `leads`, or another topic: a lead with these members, or what is none."""
         return self.put(topic or self.plan.topics.leads, json.dumps(document).encode(), key)
 
+    def add_destination(self, alias: str) -> None:
+        """Give the workspace acme one more destination like its first, with its own webhook."""
+        main = self.plan.destinations["acme-main"]
+        webhooks = (f"{alias}-0",)
+        self.plan.put_destination(msgspec.structs.replace(main, alias=alias, webhook_ids=webhooks))
+
     def publish(self, lead_id: str, person: str, **changes: Any) -> None:
         self.produce({"lead_id": lead_id, "fields": {"email": f"{person}@example.com"}, **changes})
 

@@ -31,6 +31,19 @@ class Losing:
         raise NoAnswer(what)
 
 
+class SlowCommits:
+    """A link to Kafka whose commits take this long, from `begins_s` on."""
+
+    def __init__(self, takes_s: float, begins_s: float = 0.0) -> None:
+        self._takes_s = takes_s
+        self._begins_s = begins_s
+
+    async def ask(self, what: str, request: Callable[[], T]) -> T:
+        is_slow = what == "commit" and asyncio.get_running_loop().time() >= self._begins_s
+        await asyncio.sleep(self._takes_s if is_slow else 0.001)
+        return request()
+
+
 class AwayStateStore(MemoryStateStore):
     """Cannot read single records again so many times (`away`), and then it can."""
 
