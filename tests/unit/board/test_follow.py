@@ -243,7 +243,7 @@ class Clocks:
 async def feed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Projection]:
     monkeypatch.setattr(follow, "Reader", FakeReader)
     monkeypatch.setattr(follow, "Clock", Clocks)
-    monkeypatch.setattr(follow, "_AGAIN_S", 0.01)
+    monkeypatch.setattr(follow, "_RETRY_AFTER_S", 0.01)
     monkeypatch.setattr(follow, "_LOOK_EVERY_S", 0.0)
     feed = Projection(
         KafkaConnection("kafka:9092"),
