@@ -11,7 +11,7 @@ from stream_app.domain.lane.admission import Poll
 from stream_app.domain.model.messages import Callback, RunNotification
 from stream_app.domain.model.records import Record
 from stream_app.domain.model.topics import TopicNames
-from stream_app.partition import admission
+from stream_app.partition import poll_tokens
 from stream_app.partition.callback import CallbackPipeline
 from stream_app.partition.commits import Commits
 from stream_app.partition.in_flight import InFlight
@@ -75,7 +75,7 @@ def no_second_look_behind_an_answer() -> Patch:
 
 @mutant("5", hunt=crowd_of_runs)
 def polls_without_a_token() -> Patch:
-    return patch.object(admission, "decide_poll", lambda policy, lane, *_: (lane, Poll()))
+    return patch.object(poll_tokens, "decide_poll", lambda policy, lane, *_: (lane, Poll()))
 
 
 @mutant("2", "4", "6", hunt=frozen_while_they_ask)
