@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Coroutine, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from logging import LogRecord
 from typing import Any, Final, TypeVar
 
@@ -57,6 +57,18 @@ async def cancel(tasks: Iterable[asyncio.Task[Any] | None]) -> None:
         await asyncio.wait(left, timeout=_AGAIN_S)
     for task in known:
         retrieve(task)
+
+
+async def finish(work: Coroutine[Any, Any, Any]) -> None:
+    """Run work to its end in a task that is being cancelled, however often that is repeated.
+
+    The work must be bounded. What it returns or raises is dropped.
+    """
+    task = asyncio.create_task(work)
+    while not task.done():
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait({task})
+    retrieve(task)
 
 
 async def until_failure(*work: Coroutine[Any, Any, None]) -> BaseException:

@@ -39,7 +39,7 @@ from stream_app.kafka.takeover.requests import KafkaTransactions, ended
 from stream_app.kafka.takeover.steps import take_over
 from stream_app.kafka.takeover.view import ClusterView
 from stream_app.kafka.topics import KnownTopics
-from stream_app.tasks import causes, retrieve
+from stream_app.tasks import causes, finish, retrieve
 
 _REFUSED = (
     errors.IncompatibleBrokerVersion,
@@ -69,7 +69,8 @@ class StateStoreLimits:
     Attributes:
         take_over_s: the limit for a take-over.
         transact_s: the limit for a transaction.
-        abort_s: the limit for each of two steps that clean up after a failed transaction.
+        abort_s: the limit for each of two steps that clean up after a transaction that failed or
+            was cancelled.
         request_s: the limit for a request.
         transaction_timeout_s: after this time the broker aborts a transaction that its owner left
             open.
@@ -217,7 +218,9 @@ class TransactionalState:
     async def transact(self, records: Sequence[Record]) -> None:
         """Write all of `records` in one transaction.
 
-        They are committed and readable when this returns.
+        They are committed and readable when this returns. Where it is cancelled, the transaction
+        ends first, unless Kafka takes longer than 2 x `abort_s`. As after Aborted, only `take_over`
+        can find out how it ended.
 
         Raises:
             ValueError: a record is too large, or `writes_to` does not name its partition. Nothing
@@ -243,6 +246,9 @@ class TransactionalState:
                 return
             error = await self._settle(producer, attempt)
         except BaseException:
+            # Before the drop: Kafka keeps a transaction that is cut off open for as long as
+            # `transaction_timeout_s`, and readers see nothing beyond it.
+            await finish(self._settle(producer, attempt))
             self._drop(attempt)
             raise
         self._drop(attempt)

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 
-from stream_app.tasks import cancel, until_failure
+from stream_app.tasks import cancel, finish, until_failure
 from tests.support.partition.virtual import virtual_time
 
 
@@ -100,3 +100,25 @@ async def test_a_cancellation_while_the_others_end_is_not_lost() -> None:
     running.cancel()
     await asyncio.wait([running])
     assert running.cancelled()
+
+
+@virtual_time
+async def test_what_has_to_end_ends_however_often_its_task_is_cancelled() -> None:
+    """Otherwise a transaction would stay open in the middle."""
+    ended: list[str] = []
+
+    async def ends() -> None:
+        await asyncio.sleep(2.5)
+        ended.append("work")
+
+    async def works() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await finish(ends())
+
+    task = asyncio.create_task(works())
+    await asyncio.sleep(0.1)
+    await cancel([task])  # again and again, each second
+    assert ended == ["work"]
+    assert task.cancelled()
