@@ -78,8 +78,10 @@ def broker_properties(*, listen: str, port: int, controller_port: int) -> dict[s
         "num.network.threads": "2",
         "num.io.threads": "4",
         "background.threads": "2",
-        # A killed broker can register again only after its old session has ended.
-        "broker.session.timeout.ms": "3000",
+        # A killed broker can register again only after its old session has ended. It is no
+        # shorter than Kafka's default: a busy machine keeps a broker from its heartbeats for
+        # seconds, and one without a session leads no partition and takes no topic.
+        "broker.session.timeout.ms": "9000",
         "broker.heartbeat.interval.ms": "500",
     }
 
@@ -98,7 +100,7 @@ class Broker:
 
     bootstrap: str
 
-    def run_tool(self, class_name: str, *args: str, timeout_s: float = 60) -> str:
+    def run_tool(self, class_name: str, *args: str, timeout_s: float = 300) -> str:
         """Run a tool, such as "org.apache.kafka.tools.TopicCommand".
 
         Args:
@@ -223,7 +225,7 @@ class LocalKafka(Broker):
     def kill(self) -> None:
         """Kill the broker with SIGKILL; `restart()` starts it again."""
         self._process.kill()
-        self._process.wait(10)
+        self._process.wait(60)
 
     def terminate(self) -> None:
         """Stop the broker cleanly, as an operator would; `restart()` starts it again."""
@@ -231,7 +233,7 @@ class LocalKafka(Broker):
 
     def restart(self) -> None:
         """Start with the same data and port. A running broker is stopped cleanly first."""
-        end(self._process, grace_s=20)
+        end(self._process, grace_s=60)
         self._start_broker()
 
     def freeze(self) -> None:

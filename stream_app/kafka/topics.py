@@ -22,6 +22,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import (
     InvalidReplicationFactorError,
     KafkaError,
+    NodeNotReadyError,
     TopicAlreadyExistsError,
     for_code,
 )
@@ -107,7 +108,7 @@ async def create_topics(
     async with admin_of(connection, wait_s, say, work="the creation of topics") as admin:
         seen = await repeated(partial(_look, admin, [topic.name for topic in plan]), wait_s)
         missing = [topic for topic in plan if topic.name not in seen]
-        created, failed = await _create(admin, missing)
+        created, failed = await repeated(partial(_create, admin, missing), wait_s)
         existing = [topic for topic in plan if topic.name not in failed]
         while any(topic.name not in seen for topic in existing):
             # A broker lists a topic only some time after its creation.
@@ -219,6 +220,9 @@ async def _create(admin: Any, missing: Sequence[TopicPlan]) -> tuple[list[str], 
     """Return the names of the created topics, and the reason for each that failed.
 
     Existing ones are in neither.
+
+    Raises:
+        NodeNotReadyError: A broker has not joined its cluster yet.
     """
     if not missing:
         return [], {}
@@ -241,6 +245,9 @@ async def _create(admin: Any, missing: Sequence[TopicPlan]) -> tuple[list[str], 
 
 async def _too_few_brokers(admin: Any, replication: int) -> str:
     brokers = len((await admin.describe_cluster())["brokers"])
+    if not brokers or brokers >= replication:
+        # A broker that has just started answers before the controller places a partition on it.
+        raise NodeNotReadyError("a broker has not joined its cluster yet")
     how_many = "there is one broker" if brokers == 1 else f"there are {brokers} brokers"
     return (
         f"could not be created with kafka.replication = {replication}: {how_many}; set "

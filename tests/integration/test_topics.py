@@ -2,11 +2,15 @@
 
 import asyncio
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
 from aiokafka import AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import InvalidReplicationFactorError
 
 from stream_app.cli.main import main
 from stream_app.client.doctor.checks import Check, examine
@@ -17,8 +21,9 @@ from stream_app.domain.model.topics import Retention, TopicNames, TopicPlan, pla
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.topics import alter_topics, check_topics, create_topics, existing_topics
 from tests.support.doctor import settings_for
+from tests.support.pace import BUSY
 
-WAIT_S = 20.0
+WAIT_S = 20.0 * BUSY
 DAY_MS = 86_400_000
 
 
@@ -52,6 +57,33 @@ async def test_missing_topics_are_created_as_planned_and_only_once(
     assert again.unchanged == first.created
     await check_topics(client(kafka), topics, WAIT_S, lines.append)
     assert lines == []
+
+
+async def test_topics_are_created_once_the_broker_has_joined_its_cluster(
+    kafka: Broker,
+    namespace: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One that has just started answers before the controller places a partition on it."""
+    create = AIOKafkaAdminClient.create_topics
+    times = 0
+
+    async def create_later(self: AIOKafkaAdminClient, wanted: Sequence[NewTopic]) -> object:
+        nonlocal times
+        times += 1
+        if times > 2:
+            return await create(self, wanted)
+        refused = InvalidReplicationFactorError.errno
+        return SimpleNamespace(
+            topic_errors=[(topic.name, refused, "all brokers are fenced") for topic in wanted],
+        )
+
+    monkeypatch.setattr(AIOKafkaAdminClient, "create_topics", create_later)
+    topics = small(namespace)
+    report = await create_topics(client(kafka), topics, WAIT_S, print)
+    assert report.problems == []
+    assert report.created == [topic.name for topic in topics]
+    assert times == 3
 
 
 async def test_each_difference_is_a_line_and_nothing_is_changed(

@@ -7,6 +7,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import NewPartitions, NewTopic, RecordsToDelete
+from aiokafka.errors import InvalidReplicationFactorError
 
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of
@@ -46,9 +47,15 @@ async def create_topics(
 ) -> None:
     """Create the topics and wait until the broker knows them."""
     async with admin(bootstrap) as client:
-        made = await client.create_topics(
-            [NewTopic(name, partitions, 1, topic_configs=config) for name in names],
-        )
+        wanted = [NewTopic(name, partitions, 1, topic_configs=config) for name in names]
+        made = await client.create_topics(wanted)
+        async with asyncio.timeout(20 * BUSY):
+            # A broker that has just started answers before the controller places a partition on it.
+            while InvalidReplicationFactorError.errno in {
+                code for _, code, *_ in made.topic_errors
+            }:
+                await asyncio.sleep(0.2)
+                made = await client.create_topics(wanted)
         assert not [error for error in made.topic_errors if error[1]], made
         await _until_listed(client, lambda listed: listed.issuperset(names))
 
