@@ -187,7 +187,7 @@ def test_keep_leaves_everything_up_until_ctrl_c_and_then_closes_the_books(
                     token = match[1]
                     break
             origin = {"origin": board.removesuffix("/board"), "sec-fetch-site": "same-origin"}
-            with httpx.Client(headers=origin, timeout=20) as operator:
+            with httpx.Client(headers=origin, timeout=20 * BUSY) as operator:
                 form = {"token": token, "who": "jane"}
                 assert operator.post(f"{board}/login", data=form).status_code == 303
                 until_s = time.monotonic() + 200 * BUSY

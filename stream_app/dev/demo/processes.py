@@ -36,8 +36,8 @@ WORKSPACES: Final = ("alder", "birch")
 SMALL: Final = "cedar"
 """The workspace whose budget is soon used up. Only a demo that stays up has it."""
 APPS: Final = ("worker", "replay", "gateway", "board")
-_READY_WITHIN_S: Final = 40.0
-_STOP_WITHIN_S: Final = 12.0
+_READY_WITHIN_S: Final = 120.0
+_STOP_WITHIN_S: Final = 60.0
 _REMOVE_WITHIN_S: Final = 60.0
 _LOOK_AGAIN_S: Final = 0.2
 _PATIENCE_S: Final = 5.0
@@ -240,7 +240,7 @@ class DemoProcesses:
         try:
             async with self._session.get(f"http://{LOOPBACK}:{port}/readyz") as answer:
                 return answer.status == 200
-        except aiohttp.ClientError:
+        except (aiohttp.ClientError, TimeoutError):
             return False
 
 
@@ -293,7 +293,7 @@ async def running(
         children = ChildProcesses("stream-app-demo")
         stack.callback(children.close)
         session = await stack.enter_async_context(
-            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)),
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)),
         )
         say(
             "Starting a simulated Clay: it limits, charges, "
