@@ -28,7 +28,7 @@ from stream_app.domain.model.errors import (
     TopicsError,
 )
 from tests.support.config import one_way
-from tests.support.pace import BUSY
+from tests.support.pace import BUSY, slowness
 
 ACTIONS = [
     (name, action)
@@ -288,7 +288,8 @@ def test_no_kafka_is_reported_without_the_words_of_a_library(
 ) -> None:
     where = f"127.0.0.1:{free_port()}"
     path = tmp_path / "stream_app.toml"
-    path.write_text(f"[kafka]\nbootstrap = '{where}'\nbroker_wait_s = 1\n")
+    wait_s = round(slowness())
+    path.write_text(f"[kafka]\nbootstrap = '{where}'\nbroker_wait_s = {wait_s}\n")
     assert main([*typed.split(), "--config", str(path)]) == 4
     first, *_, last = capsys.readouterr().err.splitlines()
     assert (
@@ -296,7 +297,7 @@ def test_no_kafka_is_reported_without_the_words_of_a_library(
         == f"Kafka at {where} does not answer ({where}: connection refused); trying again in 0.5 s"
     )
     assert last == (
-        f"Kafka at {where} did not answer within 1 s ({where}: connection refused). Is it "
+        f"Kafka at {where} did not answer within {wait_s} s ({where}: connection refused). Is it "
         "running, and is "
         "kafka.bootstrap right?"
     )

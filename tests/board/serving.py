@@ -9,6 +9,7 @@ from pathlib import Path
 from stream_app.ops.http import serve_http
 from stream_app.services.board import board_app
 from tests.board.scene import board_of, fill, settings_of
+from tests.support.pace import BUSY
 
 
 @contextmanager
@@ -40,9 +41,9 @@ def served(
     thread = threading.Thread(target=lambda: loop.run_until_complete(serve()), name="board")
     thread.start()
     try:
-        assert ready.wait(60), "the board does not start"
+        assert ready.wait(60 * BUSY), "the board does not start"
         yield f"http://127.0.0.1:{ports[0]}"
     finally:
         loop.call_soon_threadsafe(stop.set)
-        thread.join(60)
+        thread.join(60 * BUSY)
         loop.close()

@@ -23,10 +23,10 @@ async def test_boards_wait_for_one_another_and_not_without_bound(local: Client) 
 
     def hold() -> None:
         began.set()
-        go_on.wait(60)
+        go_on.wait(120 * BUSY)
 
     held = asyncio.create_task(threads.run(hold))
-    assert await asyncio.to_thread(began.wait, 60)
+    assert await asyncio.to_thread(began.wait, 60 * BUSY)
     waiting = [asyncio.create_task(local.get("/board/audit")) for _ in range(_MOST_WAITING + 10)]
     done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED, timeout=60 * BUSY)
     assert [task.result().status_code for task in done] == [503] * len(done)

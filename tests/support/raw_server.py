@@ -8,7 +8,7 @@ import ssl
 import struct
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from functools import wraps
+from functools import cache, wraps
 from typing import Any, ParamSpec
 
 from stream_app.clay import Egress
@@ -16,7 +16,7 @@ from stream_app.clay.client import ClayClient
 from stream_app.domain.model.addresses import WEBHOOK_PATH
 from stream_app.domain.model.outcome import Outcome
 from stream_app.services import process
-from tests.support.pace import BUSY
+from tests.support.pace import BUSY, slowness
 
 SLUG = "secret-slug"
 TOKEN = "secret-token"
@@ -116,11 +116,17 @@ async def serve(*script: ServerStep, tls: ssl.SSLContext | None = None) -> Async
         assert not [error for error in ended if isinstance(error, Exception)]
 
 
+@cache
+def _times() -> float:
+    """How slow the machine was at the first test with a client."""
+    return slowness()
+
+
 def client(**settings: Any) -> ClayClient:
     quick: dict[str, Any] = {
-        "request_timeout_s": 0.6,
-        "connect_timeout_s": 0.3,
-        "pool_timeout_s": 0.2,
+        "request_timeout_s": 0.6 * _times(),
+        "connect_timeout_s": 0.3 * _times(),
+        "pool_timeout_s": 0.2 * _times(),
         "max_connections": 100,
         "keepalive_s": 15.0,
         "egress": EGRESS,

@@ -21,6 +21,7 @@ from stream_app.domain.model.messages import Result
 from stream_app.domain.views.explain import ConsumerGroup
 from stream_app.kafka.connection import KafkaConnection
 from tests.board.model_records import Made
+from tests.support.pace import BUSY
 
 NOW_MS = 1_790_000_000_000
 UP = ConsumerGroup("Stable", 2)
@@ -280,6 +281,6 @@ async def test_a_result_that_cannot_be_read_now_says_why(
     kafka.error = error
     fetcher = ResultFetcher(NOWHERE, "enriched", 2)
     is_batch = isinstance(error, UnreadableBatch)
-    filled = await asyncio.wait_for(fetcher.fill(FoundResultAt(1, 0, HERE)), 10)
+    filled = await asyncio.wait_for(fetcher.fill(FoundResultAt(1, 0, HERE)), 10 * BUSY)
     assert filled.problem == (str(error) if is_batch else NO_ANSWER)
     assert kafka.closed == (0 if is_batch else 1), "a broken connection is not used again"

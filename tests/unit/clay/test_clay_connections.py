@@ -16,6 +16,7 @@ from stream_app.clay.client import _MAX_ANSWER_BYTES, ClayClient
 from stream_app.clay.transport import Transport
 from stream_app.domain.model.addresses import WEBHOOK_PATH
 from stream_app.domain.model.outcome import Accepted, Poison, RateLimited, Uncertain
+from tests.support.pace import BUSY, slowness
 from tests.support.raw_server import (
     HANG,
     OK,
@@ -114,7 +115,7 @@ async def test_unread_bytes_of_a_kept_connection_are_seen(
             arrived.append(peer.recv(65_536))
             peer.sendall(OK)
             if is_first:
-                speak.wait(10)
+                speak.wait(10 * BUSY)
                 if unasked:
                     peer.sendall(unasked)
                 else:
@@ -128,10 +129,10 @@ async def test_unread_bytes_of_a_kept_connection_are_seen(
         other.start()
         second, _ = listening.accept()
         answer(second, is_first=False)
-        other.join(10)
+        other.join(10 * BUSY)
 
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        listening.settimeout(10)
+        listening.settimeout(10 * BUSY)
         server = threading.Thread(target=play, args=(listening,))
         server.start()
         scheme = "https" if is_tls else "http"
@@ -142,9 +143,9 @@ async def test_unread_bytes_of_a_kept_connection_are_seen(
             speak.set()
             # This blocks the event loop, as many events in one turn do, until the kernel has what
             # the server says. That the server has written it does not prove that it has arrived.
-            assert select.select([kept], [], [], 10)[0], "the server says nothing"
+            assert select.select([kept], [], [], 10 * BUSY)[0], "the server says nothing"
             assert isinstance(await clay.send(url, None, b'{"n":2}'), Accepted)
-        server.join(10)
+        server.join(10 * BUSY)
     assert [request.rpartition(b"\r\n")[2] for request in arrived] == [b'{"n":1}', b'{"n":2}']
 
 
@@ -179,8 +180,9 @@ async def test_no_lead_arrives_twice_through_connections_that_die_while_idle(
 
 
 async def test_a_connection_that_was_idle_for_longer_than_keepalive_s_is_not_used() -> None:
-    async with serve(READ, OK, READ, OK, HANG) as server, client(keepalive_s=0.3) as clay:
-        for pause_s in (0.0, 0.6, 0.0):
+    kept_s = 0.3 * slowness()
+    async with serve(READ, OK, READ, OK, HANG) as server, client(keepalive_s=kept_s) as clay:
+        for pause_s in (0.0, 2 * kept_s, 0.0):
             await asyncio.sleep(pause_s)
             assert isinstance(await clay.send(server.url, None, b"{}"), Accepted)
         assert server.connections == 2

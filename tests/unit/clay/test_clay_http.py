@@ -27,6 +27,7 @@ from stream_app.domain.model.outcome import (
     Uncertain,
     WebhookOut,
 )
+from tests.support.pace import BUSY
 from tests.support.raw_server import (
     HANG,
     LEAD,
@@ -146,7 +147,7 @@ async def test_certificates_are_verified(authority: Authority) -> None:
 async def test_all_connections_busy_until_a_cancellation_passes_through_and_frees_one() -> None:
     async with serve(READ, HANG) as server, client(max_connections=1) as clay:
         first = asyncio.create_task(clay.send(server.url, None, LEAD))
-        await asyncio.wait_for(server.arrived.wait(), 2.0)
+        await asyncio.wait_for(server.arrived.wait(), 2.0 * BUSY)
         second = await clay.send(server.url, None, LEAD)
         assert type(second) is Refused
         assert second.reason == "pool_timeout"
@@ -224,9 +225,9 @@ async def test_a_dripping_body_delays_no_other_request(monkeypatch: pytest.Monke
     monkeypatch.setattr(clay_http, "_ANSWER_WAIT_S", 0.15)
     drip: list[ServerStep] = [0.02, b"."]
     async with serve(READ, b"HTTP/1.1 422 X\r\n\r\nbad column", *drip * 500) as server:
-        outcome = await asyncio.wait_for(send_once(server.url, patient()), 2.0)
+        outcome = await asyncio.wait_for(send_once(server.url, patient()), 2.0 * BUSY)
         assert "bad column" in repr(outcome)
-        await asyncio.wait_for(server.ended.wait(), 2.0)
+        await asyncio.wait_for(server.ended.wait(), 2.0 * BUSY)
 
 
 @pytest.mark.parametrize("http_status", [200, 400])
@@ -234,7 +235,7 @@ async def test_a_huge_answer_is_cut_off(http_status: int) -> None:
     head = b"HTTP/1.1 %d X\r\ncontent-length: 100000000\r\n\r\n" % http_status
     async with serve(READ, head, *[b"x " * 50_000] * 1000) as server, client() as clay:
         assert (await clay.send(server.url, None, LEAD)).http_status == http_status
-        await asyncio.wait_for(server.ended.wait(), 2.0)
+        await asyncio.wait_for(server.ended.wait(), 2.0 * BUSY)
         assert server.written_bytes < 20_000_000, (
             "no more than the kernel's buffers hold may have been taken"
         )
@@ -249,7 +250,7 @@ async def test_of_an_answer_that_comes_in_odd_pieces_no_more_is_read_than_is_kep
                 yield b"x" * 1_000
 
     excerpt = bytearray()
-    async with asyncio.timeout(5.0):
+    async with asyncio.timeout(5.0 * BUSY):
         await clay_http._read_body(httpx.Response(200, stream=Endless()), excerpt, 4_096)
     assert len(excerpt) == 4_096
 
@@ -420,7 +421,9 @@ def status_of(answer: list[bytes]) -> int:
             assert len(protocol._before) <= 2, (
                 "a head that drips is not searched from its beginning each time"
             )
-        while 100 <= (message := (await asyncio.wait_for(protocol.read(), 5))[0]).code <= 199:
+        while (
+            100 <= (message := (await asyncio.wait_for(protocol.read(), 5 * BUSY))[0]).code <= 199
+        ):
             pass
         protocol.connection_lost(None)
         return message.code

@@ -24,6 +24,7 @@ from stream_app.domain.model.outcome import (
     Refused,
     Uncertain,
 )
+from tests.support.pace import BUSY
 from tests.support.raw_server import (
     EGRESS,
     LEAD,
@@ -76,7 +77,7 @@ async def test_a_second_answer_in_the_packet_of_the_first_is_not_the_answer_to_t
         server = await stack.enter_async_context(serve(READ, OK + LATE, READ, OK))
         sender = httpx.AsyncClient(
             transport=transport() if is_ours else httpx.AsyncHTTPTransport(),
-            timeout=httpx.Timeout(5.0),
+            timeout=httpx.Timeout(5.0 * BUSY),
         )
         await stack.enter_async_context(sender)
         first = await sender.post(server.url, content=b'{"n":1}')
@@ -85,7 +86,7 @@ async def test_a_second_answer_in_the_packet_of_the_first_is_not_the_answer_to_t
         assert second.status_code == (200 if is_ours else 408)
         assert server.connections == (2 if is_ours else 1)
         # httpx as it comes did not wait until the server had read the second lead.
-        await asyncio.wait_for(server.ended.wait(), 5.0)
+        await asyncio.wait_for(server.ended.wait(), 5.0 * BUSY)
         assert [body for _, body in server.requests] == [b'{"n":1}', b'{"n":2}']
 
 

@@ -36,6 +36,7 @@ from stream_app.domain.model.run import (
 )
 from tests.support.forward_proxy import forward_proxy
 from tests.support.narrow import of_type
+from tests.support.pace import BUSY
 from tests.support.raw_server import (
     EGRESS,
     HANG,
@@ -225,7 +226,7 @@ async def test_nothing_is_sent_without_a_connection() -> None:
         api = ClayApi(clay)
         endpoint = of_server(server)
         first = asyncio.create_task(api.run(endpoint, ROUTINE, BODY))
-        await asyncio.wait_for(server.arrived.wait(), 10)
+        await asyncio.wait_for(server.arrived.wait(), 10 * BUSY)
         # The connections of webhooks and of the API have one bound.
         assert of_type(Refused, await clay.send(server.url, None, LEAD)).reason == "pool_timeout"
         assert of_type(Refused, await api.run(endpoint, ROUTINE, BODY)).reason == "pool_timeout"
@@ -364,7 +365,8 @@ async def test_a_poll_takes_no_longer_than_a_request_may() -> None:
     def late(cursor: str) -> list[ServerStep]:
         return [READ, 0.3, page(cursor=cursor)]
 
-    async with serve(*late("1"), *late("2"), *late("3"), READ, HANG) as server, client() as clay:
+    quick = client(request_timeout_s=0.6, connect_timeout_s=0.3, pool_timeout_s=0.2)
+    async with serve(*late("1"), *late("2"), *late("3"), READ, HANG) as server, quick as clay:
         answer = await ClayApi(clay).results(of_server(server), RUN)
         assert answer == RunUnread("request_timeout", "sent, but no response came in time")
         assert len(server.requests) <= 3, "a page has only what the ones before left of the time"
@@ -401,7 +403,7 @@ async def test_a_408_of_an_idle_connection_is_not_taken_for_an_answer() -> None:
             outcome = await ClayApi(clay).run(of_server(server), ROUTINE, BODY)
             assert of_type(Accepted, outcome).run == RUN
             assert server.connections == number
-            await asyncio.wait_for(server.ended.wait(), 10)
+            await asyncio.wait_for(server.ended.wait(), 10 * BUSY)
             server.ended.clear()
 
 

@@ -72,7 +72,7 @@ def test_close_kills_what_still_runs_and_may_be_called_twice() -> None:
     )
     children.close()
     children.close()
-    assert child.wait(5) == -signal.SIGKILL
+    assert child.wait(5 * BUSY) == -signal.SIGKILL
     assert not children.directory.exists()
 
 

@@ -31,6 +31,7 @@ from stream_app.kafka.connection import KafkaConnection
 from stream_app.partition.owner import PartitionOwner
 from stream_app.tasks import cancel
 from tests.support.faust_bench import Owner
+from tests.support.pace import BUSY
 from tests.support.partition.bench import Bench
 from tests.support.partition.virtual import virtual_time
 
@@ -157,7 +158,7 @@ async def test_a_rebalance_finds_the_fetcher_idle_at_any_moment_after_the_flow_h
             await asyncio.sleep(0)
         consumer.stop_flow()
         await asyncio.sleep(0.001)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(10 * BUSY):
             await consumer.stop_fetching()
     await cancel([fetching])
 

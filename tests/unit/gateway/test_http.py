@@ -12,10 +12,12 @@ from stream_app.config.model import Gateway as Limits
 from stream_app.ops.http import serve_http
 from tests.gateway.support import URL, Gateway, good
 from tests.support.kafka import until
+from tests.support.pace import BUSY, slowness
 from tests.support.raw_server import on_uvloop, say
 
 READ_WITHIN_S = 0.5
 LIMITS = Limits(max_body_bytes=65_536, read_timeout_s=READ_WITHIN_S)
+PATIENT = Limits(max_body_bytes=65_536, read_timeout_s=5 * BUSY)
 
 
 class Server:
@@ -60,7 +62,7 @@ GOOD = json.dumps(good()).encode()
 
 @on_uvloop
 async def test_a_callback_whole_in_pieces_and_in_chunks() -> None:
-    async with serving() as server:
+    async with serving(PATIENT) as server:
         assert (await server.say(request(GOOD)))[0] == 200
         whole = request(GOOD)
         assert (
@@ -78,7 +80,7 @@ async def test_a_callback_whole_in_pieces_and_in_chunks() -> None:
 
 @on_uvloop
 async def test_a_body_in_chunks_may_have_the_most_bytes_and_not_one_more() -> None:
-    limits = Limits(max_body_bytes=len(GOOD), read_timeout_s=5)
+    limits = Limits(max_body_bytes=len(GOOD), read_timeout_s=5 * BUSY)
     async with serving(limits) as server:
         for body, status in ((GOOD, 200), (GOOD + b" ", 413)):
             chunks = [chunk(body[at : at + 7]) for at in range(0, len(body), 7)]
@@ -95,7 +97,7 @@ async def test_slow_loris_in_the_body() -> None:
         status, answer, seconds = await server.say(request(length=len(GOOD)), *drip, pause_s=0.02)
         assert status == 408
         assert b"did not arrive in time" in answer
-        assert seconds < READ_WITHIN_S + 3
+        assert seconds < (READ_WITHIN_S + 3) * slowness()
         assert server.gateway.counted() == {"too_slow": 1}
 
 
@@ -110,7 +112,7 @@ async def test_chunked_without_end() -> None:
         quickly = [chunk(b" " * 100_000)] * 1_000
         status, _, seconds = await server.say(request(transfer_encoding="chunked"), *quickly)
         assert status in (413, 0), "answered, unless its own flood is in the way"
-        assert seconds < 15
+        assert seconds < 15 * slowness()
         assert psutil.Process().memory_info().rss - before < 50 * 2**20
         assert server.gateway.counted() == {"too_slow": 1, "too_large": 1}
 

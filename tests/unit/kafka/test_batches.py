@@ -26,6 +26,7 @@ from stream_app.kafka.batches import MOST_VALUE_BYTES
 from stream_app.kafka.consumer import Consumer
 from stream_app.kafka.readers import consumed
 from tests.support.fetched import CODECS, PLACE, at_offset, batch_of, fetch_result, fetched
+from tests.support.pace import BUSY
 from tests.support.tampering import damaged, no_utf8, signed
 
 INPUTS: Final = frozenset({PLACE.topic})
@@ -389,7 +390,7 @@ def test_no_batch_of_a_producer_takes_150_mb(bomb: str, tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=60 * BUSY,
     )
     count, grown_mb = map(int, ran.stdout.split())
     assert count

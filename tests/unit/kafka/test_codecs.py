@@ -27,6 +27,7 @@ from stream_app.kafka.codecs import BatchTooLarge, BrokenBatch
 from stream_app.kafka.consumer import Consumer
 from tests.support.cpu import exponent
 from tests.support.odd_batches import ODD
+from tests.support.pace import BUSY
 
 ENCODERS: dict[str, Callable[[bytes], bytes]] = {
     "gzip": stock.gzip_encode,
@@ -96,7 +97,7 @@ def test_a_gigabyte_of_zstd_does_not_reach_the_memory_of_the_process() -> None:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=60 * BUSY,
     )
     assert ran.stdout == "it has more than 16 MiB once it is decompressed\nTrue\n"
 

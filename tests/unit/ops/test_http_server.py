@@ -191,8 +191,15 @@ async def test_requests_under_way_end_before_the_server_does() -> None:
 async def test_the_end_of_a_process_is_bounded_and_one_line_says_how_many_requests_were_cancelled(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    held = Held()
+    begun = asyncio.Event()
+
     async def either(scope: Scope, receive: Receive, send: Send) -> None:
-        await (large if scope["path"] == "/large" else Held())(scope, receive, send)
+        if scope["path"] == "/large":
+            begun.set()
+            await large(scope, receive, send)
+        else:
+            await held(scope, receive, send)
 
     before = asyncio.all_tasks()
     loop = asyncio.get_running_loop()
@@ -204,7 +211,7 @@ async def test_the_end_of_a_process_is_bounded_and_one_line_says_how_many_reques
             strict=True,
         ):
             writer.write(words)
-        await asyncio.sleep(0.1)
+        await until(lambda: held.arrived == 3 and begun.is_set())
         ends = loop.time()
     assert loop.time() - ends < 4 * BUSY
     await until(lambda: asyncio.all_tasks() == before)

@@ -10,6 +10,7 @@ import pytest
 
 from stream_app.dev.simulator.chance import Chance, Timeline
 from stream_app.dev.simulator.script import Fault
+from tests.support.pace import BUSY
 from tests.unit.simulator.conftest import SLUG, SimulatorBench, Start, wait_until
 
 QUIET = "[table]\nauto_run = false\n"
@@ -78,7 +79,7 @@ async def test_status_after_accepts_and_answers_an_error(start: Start) -> None:
 async def test_hang_after_read(start: Start, more: str, accepted: int) -> None:
     bench = await start(fault("hang_after_read", more))
     with pytest.raises(TimeoutError):
-        await asyncio.wait_for(bench.post({"lead_id": "a"}), 0.2)
+        await asyncio.wait_for(bench.post({"lead_id": "a"}), 0.2 * BUSY)
     line = await seen(bench)
     assert line["status"] == "hang"
     assert line["accepted"] == accepted
