@@ -31,6 +31,7 @@ from tests.chaos.team import Team
 from tests.e2e.fleet import Fleet
 from tests.e2e.load import Load
 from tests.support.local_cluster import LocalCluster
+from tests.support.pace import BUSY
 from tests.support.proxy import ProxiedKafka, Proxy
 
 WORKSPACES: Final = 6
@@ -299,7 +300,7 @@ async def settle(line: Fleet, caps: dict[str, int]) -> list[str]:
             quiet_since = now
         held = Counter(waiting[place] for place in waiting if histories.get(place) not in REST)
         is_quiet = now - quiet_since > 2
-        is_stuck = now - moved_at > SETTLE_S or now - began > LONGEST_SETTLE_S
+        is_stuck = now - moved_at > SETTLE_S * BUSY or now - began > LONGEST_SETTLE_S
         if is_quiet or is_stuck:
             lanes = await read_lanes(line)
             if is_quiet and held.keys() <= used_up(lanes, caps, CEILING):

@@ -9,6 +9,7 @@ import httpx
 
 from tests.board.client import plain
 from tests.e2e.behind import eventually
+from tests.support.pace import BUSY
 
 OWN: Final = {"sec-fetch-site": "same-origin"}
 """Headers of a form that our own page sent."""
@@ -21,7 +22,7 @@ async def signed_in(url: str, token: str) -> AsyncIterator[httpx.AsyncClient]:
         base_url=url,
         follow_redirects=True,
         headers={**OWN, "authorization": f"Bearer {token}"},
-        timeout=60,
+        timeout=60 * BUSY,
     )
     async with http as web:
         entered = await web.post("/board/login", data={"token": token, "who": "jane"})

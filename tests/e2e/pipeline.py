@@ -328,7 +328,7 @@ read_model_path = "{self.directory}/model.sqlite"
 
     async def stop(self, process: subprocess.Popen[bytes], grace_s: float = 40) -> int:
         """Send SIGTERM. Return the exit code."""
-        await asyncio.to_thread(end, process, grace_s=grace_s)
+        await asyncio.to_thread(end, process, grace_s=grace_s * BUSY)
         return process.returncode
 
     async def get(self, process: subprocess.Popen[bytes], path: str) -> str:
@@ -340,7 +340,7 @@ read_model_path = "{self.directory}/model.sqlite"
         def ask() -> str:
             with urllib.request.urlopen(
                 f"http://127.0.0.1:{self.ports[process.pid]}{path}",
-                timeout=10,
+                timeout=10 * BUSY,
             ) as answer:
                 return str(answer.read().decode())
 
@@ -497,7 +497,7 @@ read_model_path = "{self.directory}/model.sqlite"
         """Return the simulator's own account. `leads` has how many rows it made of each lead."""
         with urllib.request.urlopen(
             f"{self._control}/ledger/summary?leads=all",
-            timeout=30,
+            timeout=30 * BUSY,
         ) as answer:
             return dict(json.load(answer))
 
@@ -506,7 +506,7 @@ read_model_path = "{self.directory}/model.sqlite"
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(f"{self._control}{path}", data, method=method)
         request.add_header("content-type", "application/json")
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=30 * BUSY) as answer:
             return json.load(answer)
 
     async def read(self, topic: str) -> list[Any]:

@@ -35,7 +35,13 @@ async def test_publish_waits_until_its_leads_are_finished(kafka: Broker, namespa
         assert waited["no_event"] == 300
 
         line.start("worker")
-        code, report = await line.ask("publish", written("b.csv", 200), "--wait", "90", "--yes")
+        code, report = await line.ask(
+            "publish",
+            written("b.csv", 200),
+            "--wait",
+            str(90 * BUSY),
+            "--yes",
+        )
         assert code == 0, report
         waited = report["wait"]
         assert waited == {

@@ -325,19 +325,14 @@ allowed_hosts = ["127.0.0.1"]
         )
         assert code == 1, report
         assert "all: adopted: workspace new (new), destination new (new)" in report
-        assert "no replay process has answered for 2 of 2 partitions within 5 s" in report
+        assert "no replay process has answered for 2 of 2 partitions within" in report
         assert "new: a gateway lacks TABLE" in report
 
         replays = [line.start("replay"), line.start("replay")]
         await line.ready(*replays)
         append("replay-*.toml")
         append("gateway-*.toml")
-        # on a busy machine 5 s may not be enough for the processes that have just started
-        for _ in range(10):
-            code, report = await line.run("lanes", "reload", "--why", "the gateway has it")
-            if code == 0:
-                break
-        assert code == 0, report
+        report = await line.done("lanes", "reload", "--why", "the gateway has it")
         assert "replay: " in report
         assert "new: 8 answers at http://127.0.0.1" in report
         assert "accept TABLE" in report

@@ -8,7 +8,7 @@ import pytest
 from stream_app.dev.kafka import Broker
 from tests.e2e.fleet import Fleet, Member, now_ms
 from tests.e2e.load import Load
-from tests.support.pace import slowness
+from tests.support.pace import BUSY, slowness
 
 pytestmark = pytest.mark.timeout(120)
 SESSION_S = 6.0
@@ -63,7 +63,7 @@ async def _moved(
     """Return the seconds until another worker served all lanes of `gone`."""
     lanes = [name for name, owner in owners.items() if owner is gone]
     assert lanes
-    await gone.ended(within_s)  # what it still sends on its way out is its own
+    await gone.ended(within_s * BUSY)  # what it still sends on its way out is its own
     ended_ms = max(at_ms, now_ms())
     moved = await line.first_request(lanes, ended_ms + STRAGGLERS_MS, within_s)
     return (ended_ms - at_ms + STRAGGLERS_MS + max(moved.values())) / 1000

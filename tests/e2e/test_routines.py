@@ -17,7 +17,7 @@ from tests.e2e.fleet import Run, now_ms
 from tests.e2e.loop import CONFIG
 from tests.e2e.pipeline import ANSWERED
 from tests.e2e.routine_line import TABLE, RoutineLine
-from tests.support.pace import BUSY
+from tests.support.pace import BUSY, slowness
 from tests.support.proxy import ProxiedKafka
 from tests.support.terminal import COLUMNS, run_at_terminal
 
@@ -255,7 +255,8 @@ async def test_an_erased_lead_gets_no_result(kafka: Broker, namespace: str) -> N
         routines=("w0",),
         public=False,
         config=CONFIG,
-        poll_after_s=(30,),
+        # Time for the erasure, which is a command of its own.
+        poll_after_s=(round(30 * slowness()),),
     ) as line:
         await line.publish(line.leads(2))
         worker = line.join()
@@ -326,7 +327,8 @@ async def test_results_that_are_gone_are_named_and_booked(kafka: Broker, namespa
         routines=("w0",),
         public=False,
         config=CONFIG,
-        poll_after_s=(30,),
+        # Time to end the worker before it asks.
+        poll_after_s=(round(30 * slowness()),),
         destination="estimate_credits = 6\nceiling_credits = 9",
     ) as line:
         worker = line.join()
@@ -480,7 +482,7 @@ def announce(line: RoutineLine, run: str, secret: str | None) -> int:
     try:
         with urllib.request.urlopen(
             urllib.request.Request(address, body, headers),
-            timeout=30,
+            timeout=30 * BUSY,
         ) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as refusal:

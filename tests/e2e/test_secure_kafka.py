@@ -528,7 +528,7 @@ async def test_the_documented_rights_are_enough_for_operators_of_the_board(
         async with httpx.AsyncClient(
             base_url=address,
             headers=OWN,
-            timeout=60,
+            timeout=60 * BUSY,
             follow_redirects=True,
         ) as client:
             await shown(client, "/board/login", "Token")

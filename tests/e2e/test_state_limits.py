@@ -31,13 +31,13 @@ from tests.support.pace import BUSY
 pytestmark = pytest.mark.timeout(120)
 QUICK = """
 [delivery]
-request_timeout_s = 2.8
-connect_timeout_s = 0.5
+request_timeout_s = 3
+connect_timeout_s = 1
 max_request_start_age_s = 1
-commit_timeout_s = 1
+commit_timeout_s = 3
 uncertain_grace_s = 5
 """
-STANDS_STILL_S = 1 + 2.8 + 2 * 1
+STANDS_STILL_S = 1 + 3 + 2 * 3
 POISON = Envelope(origin="leads/0/0", disposition="poison")
 BAD_ROWS = {
     lane_key("w0"): "the row l/w0 of the state topic cannot be read",
@@ -377,7 +377,10 @@ def lost(member: Member) -> list[tuple[str, int, int, int]]:
 def get(member: Member, path: str) -> str:
     """Return the status and the body."""
     try:
-        with urllib.request.urlopen(f"http://{LOOPBACK}:{member.port}{path}", timeout=5) as answer:
+        with urllib.request.urlopen(
+            f"http://{LOOPBACK}:{member.port}{path}",
+            timeout=5 * BUSY,
+        ) as answer:
             return f"{answer.status} {answer.read().decode()}"
     except urllib.error.HTTPError as error:
         with error:

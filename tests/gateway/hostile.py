@@ -48,6 +48,7 @@ from tests.gateway.support import NEW_KEY, OLD_KEY, URL, good
 from tests.support.doctor import settings_for
 from tests.support.kafka import create_planned
 from tests.support.nginx import Nginx
+from tests.support.pace import BUSY
 
 GOOD_PER_S = 20.0
 MOST_P99_S = 2.0
@@ -176,7 +177,7 @@ class Target:
         finally:
             for process in running:
                 process.kill()
-                process.wait(10)
+                process.wait(10 * BUSY)
 
     async def attacked(self, name: str, names: list[str]) -> Figures:
         """Return the figures of an attack."""
@@ -196,7 +197,7 @@ class Target:
             figures.good = [seconds for _, seconds, _ in answers]
             figures.bad = {lead: answer for lead, _, answer in answers if answer != "200"}
             for process in running:
-                out, _ = await asyncio.to_thread(process.communicate, timeout=60)
+                out, _ = await asyncio.to_thread(process.communicate, timeout=60 * BUSY)
                 done = json.loads(out)
                 figures.sent_mb += done["sent_bytes"] / 1e6
                 figures.connections += done["connections"]
@@ -228,7 +229,7 @@ class Target:
             await asyncio.sleep(min(5.0, self.args.seconds / 2))
             began = time.monotonic()
             self.gateway.terminate()
-            code = await asyncio.to_thread(self.gateway.wait, 60)
+            code = await asyncio.to_thread(self.gateway.wait, 60 * BUSY)
             return time.monotonic() - began, code
 
 
@@ -282,7 +283,7 @@ async def siege(kafka: Broker, namespace: str, args: argparse.Namespace) -> Sieg
             target = Target(nginx, _gateway(children), kafka, args)
             started = time.monotonic()
             while (await target.good())[2] != "200":
-                running = target.gateway.poll() is None and time.monotonic() - started < 60
+                running = target.gateway.poll() is None and time.monotonic() - started < 60 * BUSY
                 assert running, f"the gateway is not ready: {log.read_text()[-500:]}"
                 await asyncio.sleep(0.2)
             await asyncio.sleep(2)

@@ -18,7 +18,7 @@ from stream_app.ops.http import serve_http
 from tests.gateway.support import RUN_SECRET, RUN_URL, URL, Gateway, good
 from tests.support.doctor import settings_for
 from tests.support.nginx import Nginx
-from tests.support.pace import BUSY
+from tests.support.pace import BUSY, slowness
 from tests.support.raw_server import say
 
 pytestmark = pytest.mark.nginx
@@ -247,14 +247,20 @@ async def test_a_refused_peer_cannot_keep_its_connection_with_a_slow_body(
             return reader, writer
 
         taken = [await slow(URL) for _ in range(nginx.PLACES)]
-        await asyncio.sleep(0.5)
-        reader, writer = await slow(path)
-        answer = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10 * BUSY)
+        async with asyncio.timeout(30 * BUSY):
+            while True:
+                reader, writer = await slow(path)
+                with suppress(TimeoutError):
+                    answer = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 1)
+                    break
+                # nginx had not seen all of the others: now this one has a place, too.
+                taken.append((reader, writer))
         assert answer.startswith(f"HTTP/1.1 {status}".encode()), answer
         began = time.monotonic()
+        times = slowness()
         with suppress(ConnectionError):
             while not reader.at_eof():
-                assert time.monotonic() - began < within_s, "it keeps its connection"
+                assert time.monotonic() - began < within_s * times, "it keeps its connection"
                 writer.write(b" ")
                 await writer.drain()
                 with suppress(TimeoutError):

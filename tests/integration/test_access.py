@@ -22,7 +22,7 @@ from stream_app.kafka import producers
 from stream_app.kafka.connection import KafkaConnection, admin_of, stop_consumer, wait_for_kafka
 from stream_app.kafka.transactional_state import StateStoreLimits, TransactionalState
 from tests.support.config import one_way, settings_in
-from tests.support.kafka import create_planned, create_topics
+from tests.support.kafka import create_planned, create_topics, until
 from tests.support.pace import BUSY, slowness
 from tests.support.proxy import ProxiedKafka, Proxy
 
@@ -32,14 +32,16 @@ async def test_an_unreachable_advertised_address_is_explained_at_once(broker: Pr
     way = broker.proxy()
     connection = KafkaConnection(broker.behind_proxy)
     lines: list[str] = []
-    with pytest.raises(BrokerUnavailable):
-        await wait_for_kafka(connection, 1, lines.append)
+    waiting = asyncio.create_task(wait_for_kafka(connection, 60 * BUSY, lines.append))
+    await until(lambda: lines, what="a line")
     assert lines[0].startswith(
         f"Kafka at {connection.bootstrap} does not answer (none of the brokers that it names does, "
         f"{way.address}: connection refused; are their advertised.listeners addresses",
     )
+    with pytest.raises(BrokerUnavailable, match="did not answer within 1 s"):
+        await wait_for_kafka(connection, 1, lines.append)
     async with way:
-        await wait_for_kafka(connection, 60, lines.append)
+        await waiting
 
 
 @pytest.mark.slow
@@ -94,12 +96,13 @@ async def test_a_publication_to_a_kafka_that_hangs_ends_with_the_leads_that_were
     namespace: str,
     tmp_path: Path,
 ) -> None:
+    times = slowness()
     settings = settings_in(
         tmp_path,
         broker.bootstrap,
         namespace,
         one_way(people="acme"),
-        broker_wait_s=3,
+        broker_wait_s=round(3 * times),
     )
     await create_planned(settings)
 
@@ -110,7 +113,7 @@ async def test_a_publication_to_a_kafka_that_hangs_ends_with_the_leads_that_were
             yield Ready("acme", "people", 0, b"x" * 500, n, "", "")
 
     try:
-        async with asyncio.timeout(20 * slowness()):
+        async with asyncio.timeout(20 * times):
             with pytest.raises(BrokerUnavailable, match=r"accepted [\d,]+ records?, then no more"):
                 await send_batch(leads(), settings, PublishOptions("acme"))
     finally:
@@ -193,7 +196,7 @@ async def test_a_takeover_survives_a_broker_that_stops_while_rows_are_read(
         namespace,
         namespace,
         0,
-        StateStoreLimits(take_over_s=20),
+        StateStoreLimits(take_over_s=20 * BUSY),
     )
     await store.take_over()
     await store.transact([Record(namespace, b"a", b"1")])

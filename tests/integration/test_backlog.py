@@ -18,6 +18,7 @@ from stream_app.kafka.backlog import MOST_EXACTLY, Backlog, Waiting
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.readers import Reader
 from tests.support.kafka import create_planned, create_topics, publish, publish_transactions
+from tests.support.pace import BUSY
 from tests.support.settings import settings_of
 
 
@@ -50,12 +51,10 @@ async def test_markers_and_aborted_records_are_no_leads(
     await publish_transactions(kafka.bootstrap, settings.names.leads, transactions)
     committed = sum(is_committed for is_committed, _ in transactions)
     assert committed == 161
-    for _ in range(50):
-        busy = await lane(settings, "busy")
-        if busy.waiting["leads"] == committed:
-            break
+    async with asyncio.timeout(20 * BUSY):
         # the last transaction is readable some time after its commit returns
-        await asyncio.sleep(0.1)
+        while (busy := await lane(settings, "busy")).waiting["leads"] < committed:  # noqa: ASYNC110 - nothing here says when
+            await asyncio.sleep(0.1)
     assert busy.waiting["leads"] == committed
     assert busy.at_most is False
 
@@ -97,11 +96,9 @@ async def test_each_record_is_read_once_and_a_large_backlog_never(
 
         async def ends_at(offset: int) -> None:
             """A transaction is readable some time after its commit returns."""
-            for _ in range(200):
-                if (await reader.ends([place]))[place] >= offset:
-                    return
-                await asyncio.sleep(0.05)
-            raise AssertionError(f"the log does not end at {offset}")
+            async with asyncio.timeout(20 * BUSY):
+                while (await reader.ends([place]))[place] < offset:  # noqa: ASYNC110 - nothing here says when
+                    await asyncio.sleep(0.05)
 
         assert await count() == Waiting(0)
         await publish_transactions(kafka.bootstrap, topic, [(True, [b"0", b"1"]), (True, [b"2"])])

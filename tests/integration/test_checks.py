@@ -26,6 +26,7 @@ from tests.support.doctor import in_groups, settings_for
 from tests.support.forward_proxy import forward_proxy
 from tests.support.kafka import create_planned
 from tests.support.kafka import create_topics as create_topic
+from tests.support.pace import BUSY
 from tests.support.raw_server import READ, serve
 
 PASSWORD = "s3cret"
@@ -165,7 +166,7 @@ async def test_a_clock_that_is_an_hour_off(
     transactional_id = f"{namespace}doctor"
     right = kafka_clock._now_ms
     assert (
-        await clocks_agree(connection, transactional_id, topic, 20)
+        await clocks_agree(connection, transactional_id, topic, 20 * BUSY)
         == "this machine's clock agrees with Kafka's"
     )
     monkeypatch.setattr(kafka_clock, "_now_ms", lambda: right() - 3_600_000)
@@ -173,7 +174,7 @@ async def test_a_clock_that_is_an_hour_off(
         CheckFailed,
         match=r"^this machine's clock is 60 min behind Kafka's: set it right",
     ):
-        await clocks_agree(connection, transactional_id, topic, 20)
+        await clocks_agree(connection, transactional_id, topic, 20 * BUSY)
     consumer = AIOKafkaConsumer(
         topic,
         bootstrap_servers=kafka.bootstrap,
@@ -344,7 +345,7 @@ async def test_an_untrusted_certificate() -> None:
     trustme.CA().issue_cert("localhost").configure_cert(context)
     async with serve(tls=context) as server:
         with pytest.raises(CheckFailed, match=r"no certificate trusted here .*\(ca-certificates\)"):
-            await host_answers(f"https://localhost:{server.port}", Egress.of(), 10)
+            await host_answers(f"https://localhost:{server.port}", Egress.of(), 10 * BUSY)
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,7 @@ async def start(
         "bootstrap": kafka.bootstrap,
         "namespace": namespace,
         "partitions": PARTITIONS,
-        "slow_s": 3,
+        "slow_s": 3 * slowness(),
     }
     started: list[WorkerProcess] = []
 
@@ -85,7 +85,7 @@ async def start(
     yield one_more
     for worker in started:
         worker.process.kill()
-        worker.process.wait(10)
+        worker.process.wait(10 * BUSY)
 
 
 async def test_sigterm_ends_an_idle_worker_and_one_that_only_holds_an_event_within_2_s(

@@ -181,7 +181,7 @@ async def test_a_state_whose_rows_kafka_would_delete_ends_the_process(
     await alter_topics(
         connection,
         {state: {"cleanup.policy": "compact,delete"}},
-        5.0,
+        60 * BUSY,
         lambda _: None,
     )
     with pytest.raises(
@@ -244,7 +244,7 @@ async def test_partitions_that_are_added_end_a_process(kafka: Broker, namespace:
     assert not watching.done()
     assert not counting.done()
     await add_partitions(kafka.bootstrap, 3, leads, state)
-    for ended in (asyncio.wait_for(watching, 30), asyncio.wait_for(counting, 30)):
+    for ended in (asyncio.wait_for(watching, 30 * BUSY), asyncio.wait_for(counting, 30 * BUSY)):
         with pytest.raises(
             TopicsError,
             match=f"^{re.escape(leads)} has 3 partitions, and this process runs with 2",

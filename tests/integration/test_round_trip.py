@@ -25,7 +25,7 @@ from tests.e2e.pipeline import read_topic
 from tests.gateway.support import NEW_KEY, OLD_KEY, Gateway
 from tests.support.doctor import in_groups, settings_for
 from tests.support.kafka import create_planned
-from tests.support.pace import BUSY
+from tests.support.pace import BUSY, slowness
 
 
 @asynccontextmanager
@@ -136,7 +136,9 @@ async def test_the_outcome_of_the_test_lead_is_shown_and_what_may_still_be_sent_
         for number, outcome in enumerate(OUTCOMES):
             reported[:] = outcome.reported
             seen.clear()
-            within_s = 20 if outcome.ok or "ended" in outcome.says else 3
+            # Where no more comes, the trip takes as long as this.
+            comes = outcome.ok or "ended" in outcome.says
+            within_s = 20 * BUSY if comes else 3 * slowness()
             went = await trip(settings, number, within_s, lambda event: seen.append(event.status))
             lead = took[-1]
             assert lead.lead_id == f"doctor-{number}"

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +19,7 @@ from tempfile import TemporaryDirectory
 import stream_app
 from stream_app.cli.main import main
 from stream_app.dev.process import ChildProcesses
+from tests.support.patience import be_patient
 
 _POLL_S = 0.02
 
@@ -44,13 +45,15 @@ def run_command(
 ) -> tuple[int, str]:
     """Run a command in a folder, without a terminal. `change` is called in it first.
 
+    It waits for answers for as long as a busy machine needs.
+
     Return its exit code, and its output before its errors.
     """
     with TemporaryDirectory() as kept:
         texts = [Path(kept) / name for name in ("stdout", "stderr")]
         process = _forks().Process(
             target=_run,
-            args=(argv, folder, dict(os.environ), texts, 0, change),
+            args=(argv, folder, dict(os.environ), texts, 0, partial(be_patient, change)),
         )
         process.start()
         process.join(timeout_s)

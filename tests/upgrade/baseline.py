@@ -20,6 +20,8 @@ from typing import Final
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from tests.support.pace import BUSY
+
 ROOT: Final = Path(__file__).parents[2]
 NAMED: Final = Path(__file__).with_name("baseline")
 _INSTALL_S: Final = 900
@@ -144,7 +146,7 @@ def place_of(program: Program) -> str:
         check=True,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=60 * BUSY,
     )
     return str(Path(ran.stdout.strip()).parents[1])
 
@@ -157,5 +159,5 @@ def _git(*argv: str) -> subprocess.CompletedProcess[bytes]:
         capture_output=True,
         env=environ,
         check=False,
-        timeout=120,
+        timeout=120 * BUSY,
     )

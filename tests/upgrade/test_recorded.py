@@ -34,6 +34,7 @@ from tests.board.model_records import Made
 from tests.e2e.fleet import Fleet, Member
 from tests.simulation.client import MemoryStateStore, MemoryStream
 from tests.simulation.kafka import MemoryKafka
+from tests.support.pace import BUSY
 from tests.support.partition.clay import SlowClay
 from tests.support.partition.virtual import (
     RecordingStream,
@@ -298,7 +299,7 @@ def letters_of_0_1_0(namespace: str) -> list[ConsumedRecord]:
 
 async def ends(member: Member) -> str:
     """Return the one line with which a process ends."""
-    assert await member.ended(60) != 0, member.output()
+    assert await member.ended(60 * BUSY) != 0, member.output()
     assert not [text for text in member.output() if "Traceback" in text], member.output()
     (line,) = member.last_words()
     return line
