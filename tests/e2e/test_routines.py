@@ -164,13 +164,14 @@ async def test_a_storm_of_429_on_polls_delays_results_and_loses_none(
         line.control(
             "POST",
             "/control/faults",
-            {"kind": "rate_limited", "endpoint": "results", "share": 0.7, "for_s": 15},
+            {"kind": "rate_limited", "endpoint": "results", "share": 0.7},
         )
         await line.publish(line.leads(40))
         worker = line.join()
+        await line.until(lambda: line.polls(429).total() >= 5, 90, "Clay refuses polls")
+        line.control("DELETE", "/control/faults")
         await line.until(lambda: line.answered() >= 40, 90, "all results are fetched")
         await line.check_account()
-        assert line.polls(429).total() >= 5
         assert not [request for request in line.requests() if not request.accepted]
         await line.end_balanced(worker.process)
 
@@ -256,7 +257,7 @@ async def test_an_erased_lead_gets_no_result(kafka: Broker, namespace: str) -> N
         public=False,
         config=CONFIG,
         # Time for the erasure, which is a command of its own.
-        poll_after_s=(round(30 * slowness()),),
+        poll_after_s=(min(90, round(30 * slowness())),),
     ) as line:
         await line.publish(line.leads(2))
         worker = line.join()
@@ -328,7 +329,7 @@ async def test_results_that_are_gone_are_named_and_booked(kafka: Broker, namespa
         public=False,
         config=CONFIG,
         # Time to end the worker before it asks.
-        poll_after_s=(round(30 * slowness()),),
+        poll_after_s=(min(90, round(30 * slowness())),),
         destination="estimate_credits = 6\nceiling_credits = 9",
     ) as line:
         worker = line.join()

@@ -198,6 +198,7 @@ async def test_records_that_cannot_be_read_are_counted_and_are_no_stall(
             assert not any(assigned(app).values()), "nothing waits for this process"
             damages.clear()
             await until(lambda: unreadable_partitions(app) == {bench.leads: 0})
+            await until(lambda: seen.values, what="the record that can be read again")
     assert seen.values == [b"0"]
 
 

@@ -51,7 +51,7 @@ mode = "shadow"
 run = 1000000
 share = 1
 """
-DESTINATION: Final = "callback_deadline_s = 5\ncallback_grace_s = 300\nestimate_credits = 9"
+DESTINATION: Final = "callback_deadline_s = 5\ncallback_grace_s = 3600\nestimate_credits = 9"
 SCRIPT: Final = (
     TABLE
     + """
