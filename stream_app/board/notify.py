@@ -10,7 +10,7 @@ import asyncio
 import os
 import sqlite3
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -55,8 +55,10 @@ def alert_of(finding: Finding, now_ms: int) -> Alert | None:
     labels = {"workspace": workspace} if workspace else {}
     if finding.columns:
         words = f"{finding.what}. Does a provider fail?"
-        if not finding.holds:  # a hold is one, whichever of its columns fell
-            ((labels["destination"], labels["column"]),) = finding.columns
+        if not finding.holds:  # A hold is one alert, whichever of its columns fell.
+            (fallen,) = finding.columns
+            destination, column = fallen
+            labels |= {"destination": destination, "column": column}
     lifted = f" What lifts it: {finding.lifts}" if finding.lifts else ""
     summary = f"{workspace}: {words}{lifted}" if workspace else f"{words}{lifted}"
     return Alert(
@@ -177,17 +179,21 @@ async def board_findings(
 
 def _findings(site: Site, moment: Moment) -> list[Finding]:
     seen = overview(site, moment)
-    return [
-        *seen.everywhere,
-        *(_with_prices(site, finding, moment) for lane in seen.lanes for finding in lane.findings),
-    ]
+    findings = list(seen.everywhere)
+    for lane in seen.lanes:
+        if any(finding.columns for finding in lane.findings):
+            rows = site.queries.yields(moment.now_ms, lane.workspace)
+            findings += [_with_prices(finding, rows) for finding in lane.findings]
+        else:
+            findings += lane.findings
+    return findings
 
 
-def _with_prices(site: Site, finding: Finding, moment: Moment) -> Finding:
-    """Return a finding with what a value of its columns costs now, if it is about columns."""
-    if not finding.columns:
-        return finding
-    rows = site.queries.yields(moment.now_ms, finding.workspace)
+def _with_prices(finding: Finding, rows: Sequence[ColumnYield]) -> Finding:
+    """Return a finding with what a value of its columns costs now, if it is about columns.
+
+    `rows`: the yield of each column of its workspace.
+    """
     prices = [_price_text(row) for row in rows if (row.destination, row.column) in finding.columns]
     return msgspec.structs.replace(finding, what=". ".join(filter(None, [finding.what, *prices])))
 

@@ -277,7 +277,7 @@ def demo(
 
 
 def unanswered_text(leads: int) -> str:
-    """Say what becomes of so many leads that Clay accepted without an answer."""
+    """Say what becomes of this many leads that Clay accepted and never answered."""
     one = "lead that Clay accepted got no answer and waits"
     many = "leads that Clay accepted got no answer and wait"
     return f"{count(leads, one, many)} for a person, because sending again could pay twice."

@@ -26,7 +26,7 @@ _MARKS: Final = {
     "failed": "FAILED  ",
     "skipped": "-       ",
 }
-_MARK_CELLS: Final = 8
+_MARK_CELLS: Final = max(map(len, _MARKS.values()))
 
 
 def doctor(

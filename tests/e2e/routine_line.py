@@ -10,7 +10,7 @@ import msgspec
 from stream_app.domain.delivery.state_machine import Delivery
 from stream_app.domain.delivery.state_machine import lead_of as lead_of_row
 from tests.e2e.fleet import Run
-from tests.e2e.loop import Loop
+from tests.e2e.loop import CONFIG, Loop
 
 TABLE: Final = """
 # The rows of a run take around a second, of which pipeline.FAST_SIM's scale leaves a thousandth.
@@ -26,7 +26,7 @@ class RoutineLine(Loop):
     """A fleet whose leads are run by routines."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        settings: dict[str, Any] = {"script": TABLE, "routine": REPORTS}
+        settings: dict[str, Any] = {"config": CONFIG, "script": TABLE, "routine": REPORTS}
         super().__init__(*args, **(settings | options))
 
     def runs(self) -> dict[str, str]:

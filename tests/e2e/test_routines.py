@@ -28,9 +28,14 @@ LATE: Final = (600,)
 LOST: Final = '[[fault]]\nkind = "reset_after_read"\nendpoint = "run"\n'
 """Each run is made, and its answer is lost."""
 KILLS_AT: Final = (20, 60, 100)
-"""A worker is killed when so many leads have answers."""
+"""A worker is killed when this many leads have answers."""
 MOST_IN_FLIGHT: Final = 3
 """POSTs of one partition and of one lane: what a kill leaves uncertain at most."""
+
+
+def after_a_command() -> tuple[int]:
+    """Return when a result is asked for first, in seconds: later than a command takes before."""
+    return (min(90, round(30 * slowness())),)
 
 
 def has_answered(line: RoutineLine, least: int) -> bool:
@@ -47,7 +52,6 @@ async def test_results_come_back_by_polling_alone_without_a_public_address(
         2,
         routines=("w0", "w1"),
         public=False,
-        config=CONFIG,
         rate_per_s=20,
         burst=20,
     ) as line:
@@ -69,7 +73,6 @@ async def test_a_notification_makes_it_one_poll_a_lead(kafka: Broker, namespace:
         2,
         routines=("w0", "w1"),
         notified=("w0", "w1"),
-        config=CONFIG,
         poll_after_s=LATE,
         rate_per_s=20,
         burst=20,
@@ -95,7 +98,6 @@ async def test_a_lost_answer_settles_itself_by_its_notification(
         1,
         routines=("w0",),
         notified=("w0",),
-        config=CONFIG,
         script=TABLE + LOST,
         poll_after_s=LATE,
     ) as line:
@@ -122,7 +124,6 @@ async def test_a_lost_answer_without_a_notification_waits_for_a_person(
         1,
         routines=("w0",),
         public=False,
-        config=CONFIG,
         script=TABLE + LOST,
     ) as line:
         await line.publish(line.leads(3))
@@ -157,7 +158,6 @@ async def test_a_storm_of_429_on_polls_delays_results_and_loses_none(
         1,
         routines=("w0",),
         public=False,
-        config=CONFIG,
         rate_per_s=20,
         burst=20,
     ) as line:
@@ -187,7 +187,6 @@ async def test_kafka_is_away_while_results_are_asked_for(
         1,
         routines=("w0",),
         public=False,
-        config=CONFIG,
         rate_per_s=20,
         burst=20,
     ) as line:
@@ -255,9 +254,8 @@ async def test_an_erased_lead_gets_no_result(kafka: Broker, namespace: str) -> N
         1,
         routines=("w0",),
         public=False,
-        config=CONFIG,
         # Time for the erasure, which is a command of its own.
-        poll_after_s=(min(90, round(30 * slowness())),),
+        poll_after_s=after_a_command(),
     ) as line:
         await line.publish(line.leads(2))
         worker = line.join()
@@ -287,7 +285,6 @@ async def test_without_credits_a_backlog_is_held_and_not_burnt(
         1,
         routines=("w0",),
         notified=("w0",),
-        config=CONFIG,
         script=TABLE + "[plan]\ncredits = 60\n",
         destination="estimate_credits = 6\nceiling_credits = 9",
         rate_per_s=10,
@@ -327,9 +324,8 @@ async def test_results_that_are_gone_are_named_and_booked(kafka: Broker, namespa
         1,
         routines=("w0",),
         public=False,
-        config=CONFIG,
         # Time to end the worker before it asks.
-        poll_after_s=(min(90, round(30 * slowness())),),
+        poll_after_s=after_a_command(),
         destination="estimate_credits = 6\nceiling_credits = 9",
     ) as line:
         worker = line.join()
@@ -355,7 +351,6 @@ async def test_posts_and_polls_together_keep_to_the_rate(kafka: Broker, namespac
         1,
         routines=("w0",),
         public=False,
-        config=CONFIG,
         rate_per_s=4,
         burst=5,
     ) as line:
@@ -384,7 +379,6 @@ async def test_doubled_notifications_and_those_of_a_test_do_no_harm(
         1,
         routines=("w0",),
         notified=("w0",),
-        config=CONFIG,
         poll_after_s=LATE,
         script=TABLE
         + '[[fault]]\nkind = "notification_doubled"\n[[fault]]\nkind = "notification_test"\n',
@@ -443,7 +437,6 @@ async def test_a_refusal_of_runs_or_of_polls_is_named_and_ends(
         len(lanes),
         routines=tuple(lanes),
         public=False,
-        config=CONFIG,
         workspace="suspension = { probe_s = 2, probe_cap_s = 4 }",
     ) as line:
         for lane, (kind, endpoint) in lanes.items():
@@ -512,7 +505,6 @@ async def test_only_a_signed_notification_has_a_result_fetched_also_after_a_kill
         1,
         routines=("w0",),
         notified=("w0",),
-        config=CONFIG,
         poll_after_s=LATE,
         script=TABLE + '[[fault]]\nkind = "notification_lost"\n',
     ) as line:
@@ -577,7 +569,6 @@ async def test_doctor_runs_a_routine_for_a_test_lead_only_if_the_answer_at_the_t
         1,
         routines=("w0",),
         public=False,
-        config=CONFIG,
     ) as line:
         worker = line.start("worker")
         replay = line.start("replay")

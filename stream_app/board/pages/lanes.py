@@ -34,7 +34,7 @@ from stream_app.board.site import (
 from stream_app.domain.callback.interpret import OVERDUE
 from stream_app.domain.lane.overrides import ORDERS
 from stream_app.domain.limits.meters import Meter
-from stream_app.domain.views.explain import HELD_IN_PART, LANE_HELD, pace_text, told_first
+from stream_app.domain.views.explain import HELD_IN_PART, LANE_HELD, named_first, pace_text
 from stream_app.domain.views.lane import BY_PERSONS, LaneChange, LaneView
 from stream_app.kafka.backlog import sum_of
 
@@ -147,7 +147,7 @@ def _heading(seen: Overview, *, is_asking: bool) -> tuple[list[str | tuple[int, 
     if held:  # The lanes say so themselves, whatever Kafka answers about what waits for them.
         part = seen.held_in_part
         whole = held - part
-        first, word = told_first(whole, part)
+        first, word = named_first(whole, part)
         words = f" {noun(lanes, 'lane')} {noun(first, 'is', 'are')} {word}"
         heading: list[str | tuple[int, str]] = [
             (first, lanes_path(state=_FILTER_OF.get(word, word))),

@@ -66,7 +66,8 @@ KEPT_S: Final = {MINUTE_S: 2 * 3_600, QUARTER_S: 26 * 3_600, DAY_S: 35 * DAY_S}
 """Length of a slot -> how long it is kept."""
 MARK_S: Final = 300
 MOST_CHANGES: Final = 300
-"""So many of the newest changes of a lane are kept, and so many of those that are told longest.
+"""How many of the newest changes of a lane are kept, and how many more in turn from each kind and
+reason.
 
 The second ones are the newest of each kind and reason, then the second newest of each, and so on.
 So a breaker that opens and closes for hours leaves what a person did before, and why the lane was

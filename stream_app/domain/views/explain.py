@@ -159,15 +159,15 @@ def held_text(findings: Iterable[Finding], lanes: str) -> str:
     holds = [finding for finding in findings if finding.holds]
     whole = {finding.workspace for finding in holds if not finding.destinations}
     some = {finding.workspace for finding in holds} - whole
-    first, state = told_first(len(whole), len(some))
+    first, state = named_first(len(whole), len(some))
     if not first:
         return ""
     more = f", {len(some)} more in part" if whole and some else ""
     return f"{first} of {lanes} {'is' if first == 1 else 'are'} {state}{more}"
 
 
-def told_first(whole: int, part: int) -> tuple[int, str]:
-    """Return which held lanes are told first: how many they are, and what they are called.
+def named_first(whole: int, part: int) -> tuple[int, str]:
+    """Return which held lanes a text names first: how many they are, and what they are called.
 
     Lanes that are held in part come first only if no lane is held as a whole.
     """

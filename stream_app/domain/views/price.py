@@ -79,10 +79,12 @@ class Quote(msgspec.Struct, frozen=True):
     @property
     def budget_text(self) -> str:
         """What is left of the budgets, in words."""
-        return ", ".join(
-            count(rest, _METERS[name].replace("s of ", " of ", 1), _METERS[name])
-            for name, rest in self.left.items()
-        )
+        return ", ".join(_left_of(name, rest) for name, rest in self.left.items())
+
+
+def _left_of(name: MeterName, rest: int) -> str:
+    meter, _, period = METERS[name].partition(" ")
+    return f"{count(rest, meter.removesuffix('s'))} of {period}"
 
 
 def part(

@@ -5,7 +5,6 @@ it.
 import ast
 import asyncio
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -145,10 +144,8 @@ def test_a_yield_that_fell_is_told_with_its_column_and_what_a_value_costs(
     before = yield_of(1_904, 990, 12_276)
     row = ColumnYield("acme", *COLUMN, hour, hour, before)
     other = ColumnYield("acme", "firms", "work_email", before, before, before)
-    site: Any = SimpleNamespace(queries=SimpleNamespace(yields=lambda *_: [other, row]))
-    moment: Any = SimpleNamespace(now_ms=NOW_MS)
     fell = Finding("yield_fell", FELL, "acme", holds=False, columns=(COLUMN,))
-    told = present(alert_of(notify._with_prices(site, fell, moment), NOW_MS))
+    told = present(alert_of(notify._with_prices(fell, [other, row]), NOW_MS))
     assert told.summary == f"acme: {FELL}. {price}Does a provider fail?"
     assert told.labels == {"workspace": "acme", "destination": "people", "column": "work_email"}
     assert told.severity == "warning"
