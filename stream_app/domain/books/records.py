@@ -371,32 +371,42 @@ class Terms(msgspec.Struct, frozen=True):
 
 def audit(history: RecordEvents, evidence: RecordFacts, terms: Terms) -> str:
     """Return what does not add up; "" if everything does; IN_MOTION if that cannot be said."""
-    status = history.status
     if not evidence.is_input and not evidence.gone:
-        return _without_record(status, evidence)
-    in_hand = evidence.copy or (evidence.is_input and not evidence.passed)
-    if not status and evidence.is_input and evidence.passed:
-        hint = "; retention has removed events, perhaps its own" if terms.trimmed else ""
-        return f"lost: the worker's group has passed it, and it has no event{hint}"
-    if history.headless and not history.rerouted and not terms.trimmed:
-        return IN_MOTION if in_hand else "its first event is missing"
-    if status in _AT_WORK and not in_hand:
-        return f"left at {status}: its group has passed the record, and no worker continues it"
-    if status in _AWAY and not in_hand:
-        return f"left at {status}: no copy of it is on its way back"
+        return _without_record(history, evidence)
+    if wrong := _against_kafka(history, evidence, terms):
+        return wrong
     wrong = _against_row(history, evidence, terms)
-    movable = evidence.partition in terms.inexact or (terms.inexact and history.rerouted)
-    return IN_MOTION if wrong and movable else wrong
+    is_movable = evidence.partition in terms.inexact or (terms.inexact and history.rerouted)
+    return IN_MOTION if wrong and is_movable else wrong
 
 
-def _without_record(status: str, evidence: RecordFacts) -> str:
+def _without_record(history: RecordEvents, evidence: RecordFacts) -> str:
     """Return what is wrong where Kafka never had the record of a history or a row."""
-    if status:
+    if history.status:
         return "a history without a record: its origin is no input record of a lead topic"
     return "it has a row, but no record of a lead topic is there" if evidence.row else ""
 
 
+def _against_kafka(history: RecordEvents, evidence: RecordFacts, terms: Terms) -> str:
+    """Compare a history with where Kafka has its record, and copies of that; "" if they agree."""
+    status = history.status
+    if not status and evidence.is_input and evidence.passed:
+        hint = "; retention has removed events, perhaps its own" if terms.trimmed else ""
+        return f"lost: the worker's group has passed it, and it has no event{hint}"
+    in_hand = evidence.copy or (evidence.is_input and not evidence.passed)
+    if history.headless and not history.rerouted and not terms.trimmed:
+        return IN_MOTION if in_hand else "its first event is missing"
+    if in_hand:
+        return ""
+    if status in _AT_WORK:
+        return f"left at {status}: its group has passed the record, and no worker continues it"
+    if status in _AWAY:
+        return f"left at {status}: no copy of it is on its way back"
+    return ""
+
+
 def _against_row(history: RecordEvents, evidence: RecordFacts, terms: Terms) -> str:
+    """Compare a history with its row, which some histories need not have; "" if they agree."""
     status = history.status
     row = evidence.row
     if row is not None:
@@ -404,12 +414,10 @@ def _against_row(history: RecordEvents, evidence: RecordFacts, terms: Terms) -> 
             return ""
         events = f"{status} (event {history.seq})" if status else "nothing"
         return f"its row says {row.status} (event {row.seq}), its events {events}"
-    if (
-        not status
-        or status in _ROWLESS
-        or (status == "parked" and history.rerouted and history.seq == 2)
-    ):
+    if not status or status in _ROWLESS:
         return ""
+    if status == "parked" and history.rerouted and history.seq == 2:
+        return ""  # It was parked at once after its detour, before it took a row.
     if status in SETTLED and (status != "accepted" or evidence.final):
         if history.at_ms < terms.stale_ms:
             return ""

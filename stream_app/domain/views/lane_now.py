@@ -1,8 +1,7 @@
 """The view of a lane as it is now: what holds it or a part of it, since when, and its pace."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from functools import partial
-from typing import Literal
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Final, Literal
 
 import msgspec
 
@@ -10,20 +9,19 @@ from stream_app.domain.lane.admission import Held, decide, failing_alone, why_op
 from stream_app.domain.lane.holds import (
     BREAKER_OPEN,
     DESTINATION_FAILS,
-    FORCED_OPEN,
     PAUSED,
     WEBHOOK_OUT,
-    code_of,
     reason_of,
 )
 from stream_app.domain.lane.lane import Lane, mode_of
 from stream_app.domain.limits import breaker, concurrency, rate, suspension, window, yield_health
 from stream_app.domain.limits import webhook_quota as quota
-from stream_app.domain.limits.breaker import OF_FAILURES, Mode
+from stream_app.domain.limits.breaker import OF_FAILURES
 from stream_app.domain.limits.concurrency import NOTHING, STALLED, StallDetector
 from stream_app.domain.limits.meters import first_estimate, meters
 from stream_app.domain.limits.suspension import Suspension
 from stream_app.domain.limits.webhook_quota import Webhook
+from stream_app.domain.limits.window import WindowTotals
 from stream_app.domain.model.ranges import Wait
 from stream_app.domain.plan import Destination, InForce, Workspace
 from stream_app.domain.views.lane import AS_PROBE, DestinationView, LaneView, PartHold, RunsView
@@ -43,31 +41,13 @@ def view(
     policy = lane.in_force(configured)
     counts = window.totals(window.FIVE_MINUTES, lane.health, now_ms)
     latency = window.latency(window.FIVE_MINUTES, lane.health, now_ms) or window.Latency(0, 0, 0)
-    shown = meters(policy.budget, lane.budget, now_ms)
-    mode = mode_of(policy, lane)
     pace = _pace(policy, lane)
-    answers = {
-        destination.alias: _answer(policy, lane, destination, now_ms, stall)
-        for destination in destinations
-    }
-    held = _whole(policy, lane, destinations, answers)
+    holds = _holds(policy, lane, destinations, now_ms, stall)
     pool = {
         name: policy.limits(destination)
         for destination in destinations
         for name in destination.webhook_ids
     }
-    since = partial(_since_ms, lane, mode, destinations, now_ms=now_ms, stall=stall)
-    to_bulk = dict(answers)
-    for destination in destinations:
-        if to_bulk[destination.alias] is None and policy.budget.hot_share:
-            to_bulk[destination.alias] = _answer(
-                policy,
-                lane,
-                destination,
-                now_ms,
-                stall,
-                hot=False,
-            )
     seen = LaneView(
         workspace=lane.workspace,
         partition=lane.partition,
@@ -75,17 +55,17 @@ def view(
         breaker=lane.breaker.phase,
         health=window.status(counts, before.health if before else None),
         score=round(window.score(counts), 1),
-        rate_per_s=round(rate.current(policy.rate, lane.rate), 2),
-        holds=held.reason if held else "",
-        text=held.text if held else "",
-        until_ms=held.until_ms if held else 0,
+        rate_per_s=pace.rate_per_s,
+        holds=holds.whole.reason,
+        text=holds.whole.text,
+        until_ms=holds.whole.until_ms,
         submissions=sum(webhook.count for webhook in lane.quota.webhooks.values()),
-        since_ms=since(held.reason) if held else 0,
-        mode=mode,
+        since_ms=holds.since_ms,
+        mode=mode_of(policy, lane),
         mode_by=lane.forced.by if lane.forced else None,
         paused_by=lane.pause,
         changes=lane.changes,
-        meters=shown,
+        meters=meters(policy.budget, lane.budget, now_ms),
         estimates={
             destination.alias: lane.estimates.get(destination.alias)
             or first_estimate(destination.estimate)
@@ -96,33 +76,24 @@ def view(
         p50_ms=latency.p50_ms,
         p95_ms=latency.p95_ms,
         p99_ms=latency.p99_ms,
-        concurrency=concurrency.current(policy.max_in_flight, lane.concurrency),
-        sends_per_s=pace.per_s,
+        concurrency=pace.concurrency,
+        sends_per_s=pace.sends_per_s,
         bound_by=pace.bound_by,
         held_ms=pace.held_ms,
         shadow_breaker=lane.shadowed,
         shadow_budget=sum(period.shadowed for period in lane.budget.days),
-        submissions_left={
-            destination.alias: left
-            for destination in destinations
-            if (left := _submissions_left(policy, lane, destination)) is not None
-        },
+        submissions_left=_submissions_left(policy, lane, destinations),
         outage=lane.outage if lane.breaker.cause in OF_FAILURES else None,
-        partly=tuple(_partly(to_bulk, held, since)),
-        turns=dict(_turns(policy, lane, answers, now_ms)),
-        destinations={
-            destination.alias: _health_of(lane, destination.alias, now_ms, before)
-            for destination in destinations
-        },
+        partly=holds.partly,
+        turns=holds.turns,
+        destinations=_healths(lane, destinations, counts, now_ms, before),
         falls=tuple(yield_health.falls(lane.yields, now_ms)),
         reading=lane.reading,
         runs=runs,
     ).at(now_ms)
-    return (
-        seen
-        if before is None
-        else msgspec.structs.replace(seen, news=tuple(news_of(configured, before, seen, pool)))
-    )
+    if before is None:
+        return seen
+    return msgspec.structs.replace(seen, news=tuple(news_of(configured, before, seen, pool)))
 
 
 def held_since(seen: LaneView) -> dict[str, int]:
@@ -134,26 +105,35 @@ def held_since(seen: LaneView) -> dict[str, int]:
     return since | {seen.holds: seen.since_ms} if seen.holds else since
 
 
-def _health_of(
+def _healths(
     lane: Lane,
-    alias: str,
+    destinations: Sequence[Destination],
+    of_lane: WindowTotals,
     now_ms: int,
     before: LaneView | None,
-) -> DestinationView:
-    """Return the health of a destination. A single one has the health of its lane."""
-    own = lane.destinations.get(alias)
-    counts = window.totals(window.FIVE_MINUTES, own.calls if own else lane.health, now_ms)
-    known = before.destinations.get(alias) if before is not None else None
-    return DestinationView(
-        round(window.score(counts), 1),
-        window.status(counts, known.health if known is not None else None),
-        counts.calls,
-        own.breaker.phase if own else "closed",
-    )
+) -> dict[str, DestinationView]:
+    """Return the health of each destination. A single one has the health of its lane, `of_lane`."""
+    healths: dict[str, DestinationView] = {}
+    for destination in destinations:
+        alias = destination.alias
+        own = lane.destinations.get(alias)
+        counts = window.totals(window.FIVE_MINUTES, own.calls, now_ms) if own else of_lane
+        known = before.destinations.get(alias) if before is not None else None
+        healths[alias] = DestinationView(
+            round(window.score(counts), 1),
+            window.status(counts, known.health if known is not None else None),
+            counts.calls,
+            own.breaker.phase if own else "closed",
+        )
+    return healths
 
 
 class _Pace(msgspec.Struct, frozen=True):
-    per_s: float
+    """How fast the lane can send. The fields are those of `LaneView`."""
+
+    rate_per_s: float
+    concurrency: int
+    sends_per_s: float
     bound_by: Literal["rate", "max_in_flight", "concurrency"]
     held_ms: int = 0
 
@@ -161,19 +141,82 @@ class _Pace(msgspec.Struct, frozen=True):
 def _pace(policy: InForce, lane: Lane) -> _Pace:
     """Return how fast the lane can send now, and which limit says so."""
     per_s = rate.current(policy.rate, lane.rate)
+    rate_per_s = round(per_s, 2)
     limit = concurrency.current(policy.max_in_flight, lane.concurrency)
     most_per_s = concurrency.most_per_s(limit, lane.concurrency)
     if per_s <= most_per_s:
-        return _Pace(round(per_s, 2), "rate")
+        return _Pace(rate_per_s, limit, rate_per_s, "rate")
     # Two digits: a view is published when it changes, and these means change a little with each
     # call.
-    bound_by: Literal["max_in_flight", "concurrency"] = "concurrency"
-    if limit == policy.max_in_flight:
-        bound_by = "max_in_flight"
     return _Pace(
+        rate_per_s,
+        limit,
         float(f"{most_per_s:.2g}"),
-        bound_by,
+        "max_in_flight" if limit == policy.max_in_flight else "concurrency",
         int(float(f"{lane.concurrency.held_ms:.2g}")),
+    )
+
+
+class _Holds(msgspec.Struct, frozen=True):
+    """What holds a lane now.
+
+    Attributes:
+        whole: What holds all of it; without a reason if leads of a destination go.
+        since_ms: When that trouble began, epoch ms; 0 if nothing holds all of it.
+        partly: What holds only some of its leads, in addition.
+        turns: As `LaneView.turns`.
+    """
+
+    whole: Held
+    since_ms: int
+    partly: tuple[PartHold, ...]
+    turns: dict[str, int]
+
+
+_NO_HOLD: Final = Held("", "", 0)
+
+
+def _holds(
+    policy: InForce,
+    lane: Lane,
+    destinations: Sequence[Destination],
+    now_ms: int,
+    stall: StallDetector,
+) -> _Holds:
+    """Return what holds the lane and parts of it, by what admission would answer to its leads."""
+    answers = {
+        destination.alias: _answer(policy, lane, destination, now_ms, stall)
+        for destination in destinations
+    }
+    to_bulk = answers
+    if policy.budget.hot_share:
+        # Where hot leads go, the share of the budget that is kept for them may hold bulk leads.
+        to_bulk = {
+            destination.alias: answers[destination.alias]
+            or _answer(policy, lane, destination, now_ms, stall, hot=False)
+            for destination in destinations
+        }
+    whole = _whole(policy, lane, destinations, answers) or _NO_HOLD
+    parts: dict[Held, list[Destination]] = {}
+    for destination in destinations:
+        answer = to_bulk[destination.alias]
+        if answer is not None and answer.reason != whole.reason:
+            parts.setdefault(answer, []).append(destination)
+    return _Holds(
+        whole,
+        _since_ms(lane, whole.reason, destinations, now_ms, stall) if whole.reason else 0,
+        tuple(
+            PartHold(
+                destinations=tuple(destination.alias for destination in concerned),
+                holds=part.reason,
+                text=part.text,
+                until_ms=part.until_ms,
+                bulk=part.bulk_only,
+                since_ms=_since_ms(lane, part.reason, concerned, now_ms, stall),
+            )
+            for part, concerned in parts.items()
+        ),
+        dict(_turns(policy, lane, answers, now_ms)),
     )
 
 
@@ -252,30 +295,6 @@ def _together(answers: Sequence[Held]) -> Held | None:
     )
 
 
-def _partly(
-    answers: Mapping[str, Held | None],
-    whole: Held | None,
-    since: Callable[[str, Sequence[str]], int],
-) -> Iterator[PartHold]:
-    """Yield what holds only the leads of some destinations, or only bulk leads.
-
-    `answers` are those to bulk leads.
-    """
-    holds: dict[Held, list[str]] = {}
-    for alias, answer in answers.items():
-        if answer is not None and (whole is None or answer.reason != whole.reason):
-            holds.setdefault(answer, []).append(alias)
-    for held, aliases in holds.items():
-        yield PartHold(
-            destinations=tuple(aliases),
-            holds=held.reason,
-            text=held.text,
-            until_ms=held.until_ms,
-            bulk=held.bulk_only,
-            since_ms=since(held.reason, aliases),
-        )
-
-
 def _turns(
     policy: InForce,
     lane: Lane,
@@ -335,43 +354,53 @@ def _beneath(
 
 def _since_ms(
     lane: Lane,
-    mode: Mode,
-    destinations: Sequence[Destination],
     reason: str,
-    aliases: Sequence[str] = (),
-    *,
+    concerned: Sequence[Destination],
     now_ms: int,
     stall: StallDetector,
 ) -> int:
-    """Return when the trouble began, epoch ms.
+    """Return when the trouble began that holds leads of the `concerned` destinations, epoch ms.
 
-    `aliases`: the destinations that it concerns; none: all.
+    A trouble that has no time of its own is as old as the hold.
     """
-    if reason == PAUSED and lane.pause is not None:
-        return lane.pause.at_ms
-    if lane.suspension is not None and reason == lane.suspension.reason:
-        return lane.suspension.since_ms
-    if reason == STALLED:
-        return stall.since_ms
     if reason == WEBHOOK_OUT:
+        pools = {webhook_id for destination in concerned for webhook_id in destination.webhook_ids}
         out = quota.suspended(lane.quota)
-        concerned = [place for place in destinations if not aliases or place.alias in aliases]
-        pools = {webhook_id for place in concerned for webhook_id in place.webhook_ids}
         return min(out[webhook_id].since_ms for webhook_id in out.keys() & pools)
-    if code_of(reason, mode) == FORCED_OPEN and lane.forced is not None:
-        return lane.forced.by.at_ms
     if reason == DESTINATION_FAILS:
-        concerned = [place for place in destinations if not aliases or place.alias in aliases]
-        own = [lane.destinations[place.alias] for place in concerned]
-        outages = [health.outage for health in own if health.outage is not None]
+        healths = [lane.destinations[destination.alias] for destination in concerned]
+        outages = [health.outage for health in healths if health.outage is not None]
         return min((outage.since_ms for outage in outages), default=now_ms)
-    if reason == BREAKER_OPEN:
-        return lane.breaker.outage_ms
-    return lane.held_since.get(reason, now_ms)
+    began_ms = {
+        **lane.held_since,
+        STALLED: stall.since_ms,
+        BREAKER_OPEN: lane.breaker.outage_ms,
+    }
+    if lane.pause is not None:
+        began_ms[PAUSED] = lane.pause.at_ms
+    if lane.suspension is not None:
+        began_ms[lane.suspension.reason] = lane.suspension.since_ms
+    if lane.forced is not None and lane.forced.mode == "open":
+        # The order holds the lane, however long its breaker had been open before.
+        began_ms[BREAKER_OPEN] = lane.forced.by.at_ms
+    return began_ms.get(reason, now_ms)
 
 
-def _submissions_left(policy: InForce, lane: Lane, destination: Destination) -> int | None:
-    return quota.left(policy.limits(destination), lane.quota, destination.webhook_ids)
+def _submissions_left(
+    policy: InForce,
+    lane: Lane,
+    destinations: Sequence[Destination],
+) -> dict[str, int]:
+    """Return how many submissions each destination has left, without those that have no end."""
+    left = {
+        destination.alias: quota.left(
+            policy.limits(destination),
+            lane.quota,
+            destination.webhook_ids,
+        )
+        for destination in destinations
+    }
+    return {alias: submissions for alias, submissions in left.items() if submissions is not None}
 
 
 def _webhooks(lane: Lane, pool: Collection[str]) -> dict[str, Webhook]:
