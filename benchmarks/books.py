@@ -36,8 +36,8 @@ DAY = "2026-11-30"
 MONTH = "2026-11"
 CREDITS = 6
 ACTIONS = 1
-_MOST_LEADS = 5_000_000
-MOST_BYTES_PER_LEAD = 2**30 / 1_000_000
+_MAX_LEADS = 5_000_000
+MAX_BYTES_PER_LEAD = 2**30 / 1_000_000
 _STEPS: tuple[Status, ...] = ("received", "sending", "accepted")
 
 _encode = msgspec.json.Encoder().encode
@@ -151,8 +151,8 @@ def main() -> int:
     parser.add_argument("--leads", type=int, default=1_000_000)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    if not PARTITIONS <= args.leads <= _MOST_LEADS:
-        parser.error(f"--leads: from {PARTITIONS} to {_MOST_LEADS}")
+    if not PARTITIONS <= args.leads <= _MAX_LEADS:
+        parser.error(f"--leads: from {PARTITIONS} to {_MAX_LEADS}")
     before = psutil.Process().memory_info().rss
     report, seconds, most_bytes = measure(args.leads)
     figures = {
@@ -170,9 +170,9 @@ def main() -> int:
             Console().print(f"{name:16} {figure}")
         for problem in report.problems:
             Console(stderr=True).print(f"{problem.where}: {problem.what}")
-    if figures["bytes_per_lead"] > MOST_BYTES_PER_LEAD:
+    if figures["bytes_per_lead"] > MAX_BYTES_PER_LEAD:
         Console(stderr=True).print(
-            f"{figures['bytes_per_lead']} bytes a lead, more than {MOST_BYTES_PER_LEAD:.0f}",
+            f"{figures['bytes_per_lead']} bytes a lead, more than {MAX_BYTES_PER_LEAD:.0f}",
         )
         return 1
     return 0 if report.balanced else 1

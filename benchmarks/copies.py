@@ -25,7 +25,7 @@ from stream_app.dev.kafka import kafka_for, unused
 from stream_app.domain.model.records import Record
 from tests.e2e.fleet import Fleet
 
-LEAST_PER_S = 500.0
+MIN_PER_S = 500.0
 _LANE_PER_S = 1_000
 _WITHIN_S = 120.0
 
@@ -75,7 +75,7 @@ async def measure(bootstrap: str, leads: int, progress: Callable[[str], None]) -
 def missed(rows: dict[str, Row]) -> str:
     """The goal that was missed, in words; '' if none."""
     per_s = rows["copies"].per_s
-    least_per_s = min(LEAST_PER_S, rows["persons"].per_s)
+    least_per_s = min(MIN_PER_S, rows["persons"].per_s)
     return (
         f"copies are decided at {per_s:.0f}/s, not {least_per_s:.0f}" if per_s < least_per_s else ""
     )

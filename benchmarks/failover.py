@@ -32,7 +32,7 @@ PER_S = 60.0
 _STRAGGLERS_MS = 500  # what the dead worker had sent may be read by Clay a moment later
 _WITHIN_S = 60.0
 P95_S = SESSION_S + 1.0
-MOST_S = SESSION_S + 4.0
+MAX_STOP_S = SESSION_S + 4.0
 
 
 async def measure(bootstrap: str, runs: int, progress: Callable[[str], None]) -> list[list[float]]:
@@ -65,8 +65,8 @@ def spread_of(values: list[float]) -> dict[str, float]:
 def missed(runs: list[list[float]]) -> str:
     """Which goal was missed, in words; "" if none."""
     seen = spread_of([s for run in runs for s in run])
-    if seen["max"] > MOST_S:
-        return f"a lane stood still for {seen['max']:.1f} s, the goal is {MOST_S:g}"
+    if seen["max"] > MAX_STOP_S:
+        return f"a lane stood still for {seen['max']:.1f} s, the goal is {MAX_STOP_S:g}"
     return f"p95 is {seen['p95']:.2f} s, the goal is {P95_S:g}" if seen["p95"] > P95_S else ""
 
 

@@ -42,7 +42,7 @@ LEFT_PER_S = 8
 CLAY = {"rate_per_s": CLAY_PER_S, "burst": 20}
 SHARED = {"rate_per_s": LEFT_PER_S, "burst": 20}
 SETTLE_S = 60.0
-LEAST_S = 10.0
+MIN_PHASE_S = 10.0
 MIN_GOODPUT = 0.97
 MAX_FAILED = 20
 MAX_RECOVERY_S = 2.0
@@ -256,8 +256,8 @@ def main() -> None:
     )
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    if min(arguments.outage_s, arguments.around_s, arguments.steady_s) < LEAST_S:
-        parser.error(f"--outage-s, --around-s and --steady-s must be at least {LEAST_S:g}")
+    if min(arguments.outage_s, arguments.around_s, arguments.steady_s) < MIN_PHASE_S:
+        parser.error(f"--outage-s, --around-s and --steady-s must be at least {MIN_PHASE_S:g}")
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     progress = Console(stderr=True).print
     with kafka_for(progress) as kafka:

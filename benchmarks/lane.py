@@ -29,7 +29,7 @@ from stream_app.domain.views.lane import LaneView
 from stream_app.domain.views.lane_now import view
 
 NOW_MS = 1_796_083_140_000
-MOST_US = 40.0
+MAX_US = 40.0
 _WHOLE = "admit + settle + callback"
 UNDER_WAY = 50
 ROUNDS = 9
@@ -152,8 +152,8 @@ def main() -> None:
         Console().print_json(data={name: round(us, 1) for name, us in times.items()})
     else:
         _show(times)
-    if (us := times[_WHOLE]) > MOST_US:
-        raise SystemExit(f"{_WHOLE} takes {us:.1f} us, more than {MOST_US:g}")
+    if (us := times[_WHOLE]) > MAX_US:
+        raise SystemExit(f"{_WHOLE} takes {us:.1f} us, more than {MAX_US:g}")
 
 
 def _show(times: dict[str, float]) -> None:

@@ -43,7 +43,7 @@ from stream_app.ops import logs as log
 
 PARTITIONS = 8
 AT_WORK = 500
-_MOST_RECORDS = 5_000
+_MAX_RECORDS = 5_000
 _TIMER_S = 0.01
 MAX_SECONDS = 300.0
 MAX_FILE_MB = 2_000.0
@@ -151,7 +151,7 @@ def build_in_memory(sources: Sources, path: Path, leads: int, now_ms: int) -> fl
             )
             ends[topic] += 1
             waiting += 1
-            if waiting == _MOST_RECORDS:
+            if waiting == _MAX_RECORDS:
                 began = clock()
                 model.apply(
                     batch,

@@ -44,10 +44,10 @@ LANE_PER_S: Final = 250
 RATE_PER_S: Final = 4
 BURST: Final = 5
 SETTLE_S: Final = 60.0
-LEAST_S: Final = 10.0
+MIN_RUN_S: Final = 10.0
 MIN_OF_RATE: Final = 0.95
-MOST_POLLS: Final = 3.0
-MOST_NOTIFIED: Final = 1.0
+MAX_POLLS: Final = 3.0
+MAX_NOTIFIED_POLLS: Final = 1.0
 COST_CASES: Final = ("webhook", "polled", "notified")
 SLOW: Final = """
 # A thousand times as long as the simulator's own, because pipeline.FAST_SIM leaves a thousandth.
@@ -194,7 +194,7 @@ def missed(costs: Mapping[str, Cost], shares: Mapping[str, Share]) -> list[str]:
     polls_of = {name: row.polls for name, row in costs.items()}
     polls_of |= {name: row.polls for name, row in shares.items()}
     for name, polls in polls_of.items():
-        most = MOST_NOTIFIED if name.startswith("notified") else MOST_POLLS
+        most = MAX_NOTIFIED_POLLS if name.startswith("notified") else MAX_POLLS
         if polls > most:
             failed.append(f"{polls:.2f} polls a lead ({name}), above {most:g}")
     for name, row in shares.items():
@@ -228,8 +228,8 @@ def main() -> None:
     )
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    if arguments.seconds < LEAST_S or arguments.leads < LANES:
-        parser.error(f"--seconds must be at least {LEAST_S:g}, and --leads {LANES}")
+    if arguments.seconds < MIN_RUN_S or arguments.leads < LANES:
+        parser.error(f"--seconds must be at least {MIN_RUN_S:g}, and --leads {LANES}")
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     progress = Console(stderr=True).print
     with kafka_for(progress) as kafka:

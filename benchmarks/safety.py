@@ -56,7 +56,7 @@ from stream_app.services import worker as product
 from stream_app.services.process import run
 
 CASES = ("agent", "unsafe", "safe")
-MOST_ON_TOP = 0.6
+MAX_ON_TOP = 0.6
 _NAP_S = 0.005
 
 
@@ -254,7 +254,7 @@ def main() -> int:
         ratios = {
             f"safe_to_{case}": round(cost["safe"] / cost[case], 3) for case in ("unsafe", "agent")
         }
-        goal = {"most_on_top": MOST_ON_TOP, "on_top": round(on_top, 3), "met": not problem}
+        goal = {"most_on_top": MAX_ON_TOP, "on_top": round(on_top, 3), "met": not problem}
         Console().print_json(data={"cases": rows, **ratios, "goal": goal})
     else:
         _show(rows, cost, arguments.in_flight)
@@ -274,9 +274,9 @@ def main() -> int:
 def missed(cost: dict[str, float]) -> str:
     """Which goal was missed, in words; "" if none."""
     on_top = cost["safe"] / cost["unsafe"] - 1
-    if on_top <= MOST_ON_TOP:
+    if on_top <= MAX_ON_TOP:
         return ""
-    return f"safe costs {on_top:.0%} more than unsafe: the goal is at most {MOST_ON_TOP:.0%}"
+    return f"safe costs {on_top:.0%} more than unsafe: the goal is at most {MAX_ON_TOP:.0%}"
 
 
 def _show(rows: dict[str, dict[str, float]], cost: dict[str, float], in_flight: int) -> None:

@@ -29,7 +29,7 @@ from rich.table import Table
 
 from benchmarks.lead_rows import fill, lead_of
 from benchmarks.whole_worker import TakeOver, configuration, environment, measure, settled
-from stream_app.cache.filler import MOST_ENTRIES, MemoryCache
+from stream_app.cache.filler import MAX_ENTRIES, MemoryCache
 from stream_app.config import Settings, load_settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import kafka_for, unused
@@ -117,7 +117,7 @@ async def _cache_mb() -> float:
     memory = psutil.Process().memory_info
     before = memory().rss
     cache = MemoryCache()
-    for number in range(2 * MOST_ENTRIES):
+    for number in range(2 * MAX_ENTRIES):
         result = _result(number)
         entry = entry_of(result)
         people, firm = slots_of(result)

@@ -18,7 +18,7 @@ from stream_app.domain.limits.yield_health import ColumnYieldHealth, after_answe
 DAY_MS: Final = 86_400_000
 _STREAM: Final = 0
 """The list of the leads without an import."""
-_MOST_ANSWERS: Final = 3_000  # a fall that is not told by then has been learned
+_MAX_ANSWERS: Final = 3_000  # a fall that is not told by then has been learned
 FALLS: Final = ((0.6, 0.2, 100), (0.2, 0.07, 500))
 """Level before, level after, and answers within which the fall must be told."""
 
@@ -69,7 +69,7 @@ def delay(seed: int, before: float, after: float, answers: int = 2_000) -> int:
     if column.fell_ms:
         return 0
     told = 0
-    while not column.fell_ms and told < _MOST_ANSWERS:
+    while not column.fell_ms and told < _MAX_ANSWERS:
         told += 1
         column = after_answer(column, 1, chance.random() < after, 6, 1)
     return told

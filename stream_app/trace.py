@@ -45,7 +45,7 @@ _LATER: Final = frozenset({429, 502, 503, 504})
 """The statuses after which the specification allows a retry."""
 _AT_ONCE: Final = 500
 _FIRST_PAUSE_S: Final = 1.0
-_LONGEST_PAUSE_S: Final = 60.0
+_MAX_PAUSE_S: Final = 60.0
 
 Placed = tuple[int, int, StatusEvent]
 """Partition, offset and event."""
@@ -252,7 +252,7 @@ class Exporter:
             except ReceiverUnavailable as error:
                 self._log.warning("traces_wait", because=str(error), pause_s=pause_s)
                 await asyncio.sleep(pause_s)
-                pause_s = min(_LONGEST_PAUSE_S, pause_s * 2)
+                pause_s = min(_MAX_PAUSE_S, pause_s * 2)
             except SpansRefused as error:
                 self._log.error("traces_refused", because=str(error), spans=len(spans))
                 self._count("refused", len(spans))

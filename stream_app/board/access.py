@@ -71,22 +71,22 @@ def check_bearer(request: Request, token: bytes, *, made_here: bool) -> None:
 
 COOKIE: Final = "stream_app_board"
 PATH: Final = "/board"
-LONGEST_NAME: Final = 80
+MAX_NAME_CHARACTERS: Final = 80
 LOCAL: Final = "this machine"
 """Who looks at the board with a ticket."""
 PROXY_SECRET_HEADER: Final = "x-stream-app-proxy-secret"
 
-MOST_WAITING: Final = 16
+MAX_WAITING: Final = 16
 """Wrong tokens that wait for their answer at once."""
 LOGIN_RETRY_AFTER_S: Final = 4
 """When a wrong token finds a place again: all that wait are answered by then."""
 
 TICKET_S: Final = 60
-MOST_TICKETS: Final = 16
+MAX_TICKETS: Final = 16
 """Tickets that are not used yet."""
 
 _FAILURE_S: Final = 1.0
-_ATTEMPTS: Final = MOST_WAITING // LOGIN_RETRY_AFTER_S
+_ATTEMPTS: Final = MAX_WAITING // LOGIN_RETRY_AFTER_S
 
 Role = Literal["viewer", "operator"]
 SESSION_S: Final[dict[Role, int]] = {"viewer": 12 * 3_600, "operator": 2 * 3_600}
@@ -251,7 +251,7 @@ class BoardAccess:
         self._tickets = {
             ticket: until_s for ticket, until_s in self._tickets.items() if until_s > now_s
         }
-        while len(self._tickets) >= MOST_TICKETS:
+        while len(self._tickets) >= MAX_TICKETS:
             del self._tickets[next(iter(self._tickets))]  # the oldest
         ticket = secrets.token_urlsafe(32)
         self._tickets[ticket] = now_s + TICKET_S
@@ -274,7 +274,7 @@ class BoardAccess:
         Raises:
             AccessRefused: Too many wait.
         """
-        if self._waiting >= MOST_WAITING:
+        if self._waiting >= MAX_WAITING:
             text = f"Too many wrong tokens were entered: try again in {LOGIN_RETRY_AFTER_S} s"
             raise AccessRefused(429, "too_many_logins", text)
         self._waiting += 1
@@ -367,4 +367,4 @@ _SETTING: Final[dict[Role, str]] = {
 
 
 def _clean(name: str) -> str:
-    return "".join(filter(str.isprintable, name)).strip()[:LONGEST_NAME]
+    return "".join(filter(str.isprintable, name)).strip()[:MAX_NAME_CHARACTERS]

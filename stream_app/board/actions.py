@@ -28,7 +28,7 @@ from stream_app.client.lanes.commands import Send, new_command
 from stream_app.client.people import StoredLead, erasure, find_stored_leads, hashes_of
 from stream_app.config import Settings, check_known
 from stream_app.domain.commands import (
-    MAX_TEXT,
+    MAX_TEXT_CHARACTERS,
     Command,
     CommandKind,
     Entry,
@@ -180,7 +180,7 @@ def _show(site: Site, kind: OrderKind, opened: FormRequest) -> Form:
 
 def _field(entry: Entry, value: str = "", was: str = "") -> FormField:
     words = [] if entry.number else [(word, word) for word in entry.words]
-    most = 20 if entry.number else MAX_TEXT
+    most = 20 if entry.number else MAX_TEXT_CHARACTERS
     choices = words if entry.default else [("", "unchanged"), *words]
     kind: Literal["choice", "number"] = "choice" if words else "number"
     value = value or entry.default

@@ -174,7 +174,7 @@ class Login:
         return response
 
 
-_LONGEST_SEARCH: Final = 2_000
+_MAX_SEARCH_CHARACTERS: Final = 2_000
 PageView = Callable[[Site, Moment, Query], PageData | None]
 """Reads the model and returns what a page shows; None if the workspace is unknown."""
 
@@ -243,7 +243,7 @@ class PageHandlers:
         return await self._maker.page(request, moment, name, title, make, current=current)
 
     async def _find(self, request: Request, moment: Moment) -> Response:
-        text = (await read_form(request)).get("text", "")[:_LONGEST_SEARCH]
+        text = (await read_form(request)).get("text", "")[:_MAX_SEARCH_CHARACTERS]
         return RedirectResponse(
             await self._maker.threads.run(partial(find, self._site, text, moment.now_ms)),
             303,

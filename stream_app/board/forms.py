@@ -34,7 +34,7 @@ from stream_app.board.access import AccessRefused
 from stream_app.board.page import PAGE_HEADERS, PageHandler, PageMaker
 from stream_app.board.requests import read_form
 from stream_app.board.site import Moment, PageData
-from stream_app.domain.commands import MAX_TEXT
+from stream_app.domain.commands import MAX_TEXT_CHARACTERS
 from stream_app.domain.model.errors import BrokerUnavailable, SettingsError
 
 _NONCE: Final = re.compile(r"[0-9a-f]{32}")
@@ -59,7 +59,7 @@ class FormField(msgspec.Struct, frozen=True):
     choices: Sequence[tuple[str, str]] = ()
     value: str = ""
     required: bool = False
-    most: int = MAX_TEXT
+    most: int = MAX_TEXT_CHARACTERS
 
 
 class Fact(msgspec.Struct, frozen=True):

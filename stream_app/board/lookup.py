@@ -174,12 +174,12 @@ def _response(says: str, answer: type) -> dict[str, Any]:
 
 
 _HASH: Final = re.compile(r"[A-Za-z0-9_-]{22}")
-_LONGEST_ID: Final = 300
+_MAX_LEAD_ID_CHARACTERS: Final = 300
 _log: Final = log.get("board")
 _DOCUMENT: Final = msgspec.json.encode(document(__version__))
 WHO: Final = "look-up API"
 """Who sees personal data, in the log: a token names no person."""
-MOST_IMPORTS_IN_ANSWER: Final = 100
+MAX_IMPORTS_IN_ANSWER: Final = 100
 """In one answer."""
 FetchResult = Callable[[FoundResultAt], Awaitable[answers.FoundResult]]
 """Returns a result with its data, or with a problem text. Never raises."""
@@ -349,7 +349,7 @@ class Lookup:
             workspace,
             import_id,
             None,
-            MOST_IMPORTS_IN_ANSWER,
+            MAX_IMPORTS_IN_ANSWER,
         )
         return answers.ImportsAnswer(
             **msgspec.structs.asdict(lag),
@@ -401,7 +401,7 @@ class Lookup:
 
 
 def _id(lead_id: str) -> str:
-    if "@" in lead_id or len(lead_id) > _LONGEST_ID:
+    if "@" in lead_id or len(lead_id) > _MAX_LEAD_ID_CHARACTERS:
         text = (
             "This is not a lead id. For an e-mail use `stream-app status`, which sends only a hash"
         )

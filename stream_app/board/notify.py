@@ -38,7 +38,7 @@ ENDED_S: Final = 120.0
 
 A restart of workers is shorter, and sends no message.
 """
-MOST_ALERTS: Final = 1_000
+MAX_ALERTS: Final = 1_000
 LOOK_EVERY_S: Final = 15.0
 _GATEWAY_EVERY_S: Final = 60.0
 _WITHIN_S: Final = 10.0
@@ -105,7 +105,7 @@ class Watch:
         self._first_s = {key: self._first_s.get(key, now_s) for key in seen}
         for key, alert in seen.items():
             lasts = now_s - self._first_s[key] >= BEGUN_S
-            if key in self.alerts or (lasts and len(self.alerts) < MOST_ALERTS):
+            if key in self.alerts or (lasts and len(self.alerts) < MAX_ALERTS):
                 self.alerts.setdefault(key, alert)
                 self._last_s[key] = now_s
         for key in self.alerts.keys() - seen.keys():

@@ -41,7 +41,7 @@ PAGE_HEADERS: Final = {
     "cross-origin-resource-policy": "same-origin",
     "cache-control": "no-store",
 }
-_MOST_WAITING: Final = 64
+_MAX_WAITING: Final = 64
 
 
 class Renderer:
@@ -75,7 +75,7 @@ class Threads:
 
     async def run(self, work: Callable[[], T]) -> T:
         """Run `work`. Raises AccessRefused if too much waits already."""
-        if self._waiting >= _MOST_WAITING:
+        if self._waiting >= _MAX_WAITING:
             raise AccessRefused(
                 503,
                 "busy",
@@ -94,13 +94,13 @@ class Threads:
 
 _ID: Final = re.compile(r"c-[0-9a-f]{32}")
 _SENT: Final = re.compile(r"[0-9]{1,15}")
-_MOST: Final = 20
+_MAX_FOLLOWED: Final = 20
 
 
 def commands_of(request: Request) -> list[str]:
     """Return the ids of the commands that a page follows."""
     return list(filter(_ID.fullmatch, dict.fromkeys(request.query_params.getlist("command"))))[
-        :_MOST
+        :_MAX_FOLLOWED
     ]
 
 

@@ -21,7 +21,7 @@ from stream_app.board.page import PAGE_HEADERS, PageHandler, PageMaker, followed
 from stream_app.board.requests import MAX_FILE_BYTES, FileReceiver, read_form, word
 from stream_app.board.site import Moment, PageData, Site
 from stream_app.board.uploads import (
-    MOST_COLUMNS,
+    MAX_COLUMNS,
     CostChanged,
     State,
     TooManyUploads,
@@ -116,9 +116,9 @@ def names_of(upload: Upload, form: Mapping[str, str]) -> list[str]:
     return names
 
 
-_MOST_MB: Final = MAX_FILE_BYTES // 2**20
+_MAX_FILE_MB: Final = MAX_FILE_BYTES // 2**20
 _FORM_BYTES: Final = 65_536
-_LONGEST_WHY: Final = 200
+_MAX_WHY_CHARACTERS: Final = 200
 _AT_ONCE_S: Final = 1.0
 """How long a request waits for quick work. Its page then needs no refresh."""
 
@@ -218,7 +218,7 @@ class PublishActions:
         status: int = 200,
     ) -> Response:
         """Return the page that asks for a file. `problem`: why the last one was refused."""
-        page: PageData = {"most_mb": _MOST_MB, "problem": problem}
+        page: PageData = {"most_mb": _MAX_FILE_MB, "problem": problem}
         return await self._maker.page(
             request,
             moment,
@@ -246,7 +246,7 @@ class PublishActions:
 
     async def _check(self, request: Request, moment: Moment) -> Response:
         upload = self._upload(request, moment)
-        form = await read_form(request, _FORM_BYTES, MOST_COLUMNS + 10)
+        form = await read_form(request, _FORM_BYTES, MAX_COLUMNS + 10)
         workspace = form.get("workspace", "")
         destination = form.get("destination", "")
         settings = self._maker.site.settings
@@ -418,7 +418,7 @@ def _parts(file: IO[bytes]) -> Iterator[bytes]:
 
 
 def _why(form: dict[str, str]) -> str:
-    why = scrub(form.get("why", "").strip(), _LONGEST_WHY)
+    why = scrub(form.get("why", "").strip(), _MAX_WHY_CHARACTERS)
     if not why:
         raise AccessRefused(422, "no_reason", "Say why: the reason is kept with what you do")
     return why

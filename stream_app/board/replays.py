@@ -31,7 +31,7 @@ from stream_app.config import Settings
 from stream_app.domain.dead_letter.causes import Filter, LetterSource
 from stream_app.domain.dead_letter.orders import (
     FATE_MEANING,
-    MOST_GIVEN_UP,
+    MAX_GIVEN_UP,
     PLAN_LIFE_MS,
     PricedPlan,
     ReplayCommand,
@@ -49,7 +49,7 @@ from stream_app.tasks import cancel
 
 log = logs.get("board")
 
-_MOST_PLANS: Final = 50
+_MAX_PLANS: Final = 50
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -149,7 +149,7 @@ class Planner:
         for plan in list(self._plans.values()):
             if plan.under_way:
                 raise Busy(plan)
-            if plan.expires_ms < self._now_ms() or len(self._plans) >= _MOST_PLANS:
+            if plan.expires_ms < self._now_ms() or len(self._plans) >= _MAX_PLANS:
                 del self._plans[plan.id]
         plan = PlanInProgress(secrets.token_hex(6), wanted, who, self._now_ms())
         self._plans[plan.id] = plan
@@ -478,7 +478,7 @@ async def _apply(planner: Planner, kind: Literal["stop", "resume"], sent: FormSu
     return f"{replay_path(replay)}?asked={sent.id}"
 
 
-_MOST_ENDED: Final = 10_000
+_MAX_ENDED: Final = 10_000
 _WORD: Final = "give up"
 
 
@@ -500,7 +500,7 @@ def _ask_to_end(site: Site, opened: FormRequest) -> Form:
             "No dead letter of this cause is open: nothing is to be given up",
         )
     letters = count(len(records), "dead letter")
-    more = " These are the newest; more are open." if len(records) == _MOST_ENDED else ""
+    more = " These are the newest; more are open." if len(records) == _MAX_ENDED else ""
     return Form(
         f"Give up {letters}",
         "Their leads, or the records that are no leads, end and are never sent, "
@@ -520,10 +520,10 @@ def _open(site: Site, which: DeadLetterTopic, cause: Cause) -> list[str]:
     topic = topic_of(site.settings, which)
     records: list[str] = []
     after = None
-    while len(records) < _MOST_ENDED:
-        rows = site.queries.dead_letters_of(topic, cause, 0, after, MOST_GIVEN_UP, "open")
+    while len(records) < _MAX_ENDED:
+        rows = site.queries.dead_letters_of(topic, cause, 0, after, MAX_GIVEN_UP, "open")
         records += [row.record for row in rows]
-        if len(rows) < MOST_GIVEN_UP:
+        if len(rows) < MAX_GIVEN_UP:
             break
         after = rows[-1].place
     return records

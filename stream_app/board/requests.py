@@ -20,9 +20,9 @@ from starlette.requests import ClientDisconnect, Request
 from stream_app.board.access import PATH, AccessRefused
 from stream_app.board.read_model.query import ListPlace
 
-LONGEST_WORD: Final = 300
-_MOST_FORM_BYTES: Final = 8_192
-_MOST_FIELDS: Final = 20
+MAX_PARAMETER_CHARACTERS: Final = 300
+_MAX_FORM_BYTES: Final = 8_192
+_MAX_FIELDS: Final = 20
 _FORM_WITHIN_S: Final = 10.0
 _IN_PATH: Final = "/:@!$&'()*+,;=~"
 _IN_QUERY: Final = f"{_IN_PATH}?%"
@@ -31,8 +31,8 @@ _IN_QUERY: Final = f"{_IN_PATH}?%"
 
 async def read_form(
     request: Request,
-    most_bytes: int = _MOST_FORM_BYTES,
-    most_fields: int = _MOST_FIELDS,
+    most_bytes: int = _MAX_FORM_BYTES,
+    most_fields: int = _MAX_FIELDS,
 ) -> dict[str, str]:
     """Read a small form. Raises AccessRefused if it is no form, too large, or too slow."""
     if (
@@ -85,7 +85,7 @@ ChartSpan = Literal["hour", "day"]
 
 def word(query: Query, name: str) -> str:
     """Return a word of the address; '' if it is not there."""
-    return query.get(name, "")[:LONGEST_WORD]
+    return query.get(name, "")[:MAX_PARAMETER_CHARACTERS]
 
 
 def words(query: Query, names: Iterable[str]) -> dict[str, str]:
@@ -122,7 +122,7 @@ def after_of(query: Query) -> ListPlace | None:
 def lead_id_of(path: Mapping[str, Any]) -> str:
     """Return the lead id in the parameters of a path. Raises AccessRefused if it cannot be one."""
     lead_id = str(path["lead_id"])
-    if "@" in lead_id or len(lead_id) > LONGEST_WORD:
+    if "@" in lead_id or len(lead_id) > MAX_PARAMETER_CHARACTERS:
         raise AccessRefused(
             400,
             "no_id",
@@ -134,7 +134,7 @@ def lead_id_of(path: Mapping[str, Any]) -> str:
 MAX_FILE_BYTES: Final = 50 * 2**20
 STALL_S: Final = 30.0
 WITHIN_S: Final = 900.0
-MOST_AT_ONCE: Final = 2
+MAX_FILES_AT_ONCE: Final = 2
 _FRAMING_BYTES: Final = 65_536
 """The form around the file."""
 
@@ -165,7 +165,7 @@ class FileReceiver:
     """Receives at most a few files at once."""
 
     def __init__(self) -> None:
-        self._places = asyncio.Semaphore(MOST_AT_ONCE)
+        self._places = asyncio.Semaphore(MAX_FILES_AT_ONCE)
 
     async def receive(self, request: Request, field: str) -> Received:
         """Receive the file in one field of a form.
@@ -186,7 +186,7 @@ class FileReceiver:
             raise AccessRefused(
                 503,
                 "busy",
-                f"{MOST_AT_ONCE} files are arriving on this board: try again in a minute",
+                f"{MAX_FILES_AT_ONCE} files are arriving on this board: try again in a minute",
             )
         async with self._places:
             file = tempfile.TemporaryFile(prefix="upload-")  # noqa: SIM115 (the caller closes it)

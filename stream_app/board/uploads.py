@@ -43,8 +43,8 @@ from stream_app.domain.views.price import Quote, quote_lines
 from stream_app.ops import logs as log
 
 UPLOAD_KEPT_S: Final = 1_800.0
-MOST_UPLOADS: Final = 8
-MOST_COLUMNS: Final = 200
+MAX_UPLOADS: Final = 8
+MAX_COLUMNS: Final = 200
 SHOWN_REJECTS: Final = 20
 _SAMPLES: Final = 3
 _SHOWN_CELL: Final = 40
@@ -271,9 +271,9 @@ class Uploads:
     def make_room(self) -> None:
         """Raise TooManyUploads if no other file can be kept."""
         self._sweep()
-        if len(self._uploads) >= MOST_UPLOADS:
+        if len(self._uploads) >= MAX_UPLOADS:
             raise TooManyUploads(
-                f"{MOST_UPLOADS} files are being published on this board: finish or discard one, "
+                f"{MAX_UPLOADS} files are being published on this board: finish or discard one, "
                 f"or wait {UPLOAD_KEPT_S / 60:.0f} minutes",
             )
 
@@ -386,9 +386,9 @@ def _begin_of(source: IO[bytes]) -> tuple[list[str], list[list[str]]]:
         raise ValueError(
             "it is JSON, not CSV; publish JSON Lines with `stream-app publish leads.jsonl`",
         )
-    if len(titles) > MOST_COLUMNS:
+    if len(titles) > MAX_COLUMNS:
         raise ValueError(
-            f"the header has {len(titles)} columns, and this page shows {MOST_COLUMNS}; use "
+            f"the header has {len(titles)} columns, and this page shows {MAX_COLUMNS}; use "
             "`stream-app publish`",
         )
     source.seek(0)

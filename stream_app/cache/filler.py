@@ -32,13 +32,13 @@ from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.readers import TopicReader
 from stream_app.partition.ports import Cache
 
-MOST_ENTRIES: Final = 100_000
-MOST_CACHE_BYTES: Final = 64 * 2**20
+MAX_ENTRIES: Final = 100_000
+MAX_CACHE_BYTES: Final = 64 * 2**20
 _ENTRY_BYTES: Final = 300
 """What an entry takes in memory beside the bytes of its key and value: their objects, and its place
 in the order.
 """
-MOST_RESULTS: Final = 200_000
+MAX_RESULTS: Final = 200_000
 """Results per partition, counted from its end, that go into the cache. Older tombstones are always
 applied.
 """
@@ -58,8 +58,8 @@ class MemoryCache:
 
     def __init__(
         self,
-        most_entries: int = MOST_ENTRIES,
-        most_bytes: int = MOST_CACHE_BYTES,
+        most_entries: int = MAX_ENTRIES,
+        most_bytes: int = MAX_CACHE_BYTES,
     ) -> None:
         self._most_entries = most_entries
         self._most_bytes = most_bytes
@@ -161,7 +161,7 @@ class CacheFiller:
         if not ranges:
             return
         async for records in reader.read(self.topic, ranges):
-            oldest = {number: end - MOST_RESULTS for number, (_, end) in ranges.items()}
+            oldest = {number: end - MAX_RESULTS for number, (_, end) in ranges.items()}
             wanted = [
                 record
                 for record in records

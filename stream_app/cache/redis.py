@@ -23,7 +23,7 @@ WRITE_TIMEOUT_S: Final = 2.0
 _CONNECTIONS: Final = 8
 _FAILURES: Final = 3
 _FIRST_PAUSE_S: Final = 1.0
-_LONGEST_PAUSE_S: Final = 30.0
+_MAX_PAUSE_S: Final = 30.0
 
 CallObserver = Callable[[str], None]
 """Called with the outcome of each call: `ok`, `failed`, or `skipped` because previous calls failed.
@@ -97,7 +97,7 @@ class RedisLink:
                 self._failures += 1
                 if self._failures >= _FAILURES:
                     self._paused_until_s = now_s() + self._pause_s
-                    self._pause_s = min(_LONGEST_PAUSE_S, 2 * self._pause_s)
+                    self._pause_s = min(_MAX_PAUSE_S, 2 * self._pause_s)
             self._observe("failed")
             return None
         self._failures = 0

@@ -45,11 +45,11 @@ from stream_app.domain.model.run import (
 from stream_app.domain.model.untrusted import UNREADABLE, NestedTooDeep, decode
 
 API_KEY_HEADER: Final = b"clay-api-key"
-MOST_RESULT_BYTES: Final = 2 * 1024 * 1024
+MAX_RESULT_BYTES: Final = 2 * 1024 * 1024
 """The most bytes of a run's results, over all pages."""
 
-_MOST_ANSWER_BYTES: Final = 4096
-_MOST_PAGES: Final = 10
+_MAX_ANSWER_BYTES: Final = 4096
+_MAX_PAGES: Final = 10
 _GONE: Final = frozenset({400, 404, 410, 422})
 _PER_PAGE: Final = 100
 
@@ -137,7 +137,7 @@ class ClayApi:
             and leaves the lead uncertain.
         """
         request = api_request(endpoint, run_path(routine), body)
-        answer = await self._client.exchange(request, _MOST_ANSWER_BYTES)
+        answer = await self._client.exchange(request, _MAX_ANSWER_BYTES)
         if not isinstance(answer, ApiAnswer):
             return answer
         is_begun = 200 <= answer.status < 300
@@ -155,9 +155,9 @@ class ClayApi:
         ends_at = asyncio.get_running_loop().time() + self._client.request_timeout_s
         path = results_path(run)
         items: list[RunItem] = []
-        left = MOST_RESULT_BYTES
+        left = MAX_RESULT_BYTES
         cursor = ""
-        for _ in range(_MOST_PAGES):
+        for _ in range(_MAX_PAGES):
             asked = f"{path}&cursor={quote(cursor, safe='')}" if cursor else path
             answer = await self._ask(endpoint, asked, left, ends_at)
             if not isinstance(answer, ApiAnswer):
@@ -165,7 +165,7 @@ class ClayApi:
             if answer.status == HTTPStatus.ACCEPTED:
                 return RunUnfinished()
             if answer.end == "more":
-                return RunTooLarge(f"its results have more than {MOST_RESULT_BYTES:,} bytes")
+                return RunTooLarge(f"its results have more than {MAX_RESULT_BYTES:,} bytes")
             if answer.end == "cut":
                 return _broken()
             try:
@@ -181,11 +181,11 @@ class ClayApi:
                 return RunFinished(tuple(items))
             left -= len(answer.body)
             cursor = page.cursor
-        return RunTooLarge(f"its results have more than {_MOST_PAGES} pages")
+        return RunTooLarge(f"its results have more than {_MAX_PAGES} pages")
 
     async def balance(self, endpoint: ApiEndpoint) -> float | NotAnswered:
         """Ask how many credits the workspace has left."""
-        answer = await self._ask(endpoint, "credits/balance", _MOST_ANSWER_BYTES)
+        answer = await self._ask(endpoint, "credits/balance", _MAX_ANSWER_BYTES)
         if not isinstance(answer, ApiAnswer):
             return answer
         try:
@@ -195,7 +195,7 @@ class ClayApi:
 
     async def workspace(self, endpoint: ApiEndpoint) -> str | NotAnswered:
         """Ask for the id of the workspace that the key belongs to."""
-        answer = await self._ask(endpoint, "me", _MOST_ANSWER_BYTES)
+        answer = await self._ask(endpoint, "me", _MAX_ANSWER_BYTES)
         if not isinstance(answer, ApiAnswer):
             return answer
         try:
@@ -302,7 +302,7 @@ def _run_of(answer: ApiAnswer) -> str:
 
 def _words_of(answer: ApiAnswer) -> str:
     """Return what an error says. Clay's errors have one shape; a proxy may send anything."""
-    body = answer.body[:_MOST_ANSWER_BYTES]
+    body = answer.body[:_MAX_ANSWER_BYTES]
     try:
         return decode(_error, body).message
     except UNREADABLE:

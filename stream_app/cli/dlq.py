@@ -44,7 +44,7 @@ from stream_app.replay.plan import survey_given_up, topic_of
 From = Annotated[LetterSource, Parameter(name="--from")]
 
 _ON_THE_LIST: Final = "of people on the suppression list (erased, or they objected)"
-_MOST_GROUPS: Final = 30
+_MAX_GROUPS: Final = 30
 _GIVEN_UP: Final[dict[Fate, str]] = {"goes": "can be given up"}
 """What becomes of dead letters that are to be given up, where a replay would do something else."""
 
@@ -121,11 +121,11 @@ def _tally_parts(
     groups = tally.sorted()
     if groups:
         yield tally_table(
-            groups[:_MOST_GROUPS],
+            groups[:_MAX_GROUPS],
             {_name(cause): cause.open for cause in states.causes} if states else {},
         )
-    if len(groups) > _MOST_GROUPS:
-        yield f"and {count(len(groups) - _MOST_GROUPS, 'more cause')}; --json has all of them"
+    if len(groups) > _MAX_GROUPS:
+        yield f"and {count(len(groups) - _MAX_GROUPS, 'more cause')}; --json has all of them"
     ages = ", ".join(f"{number:,} {name}" for name, number in tally.ages.most_common())
     yield f"{count(tally.count, 'dead letter')} in {source}" + (f" ({ages})" if ages else "")
     if tally.suppressed:

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from cyclopts.help import HelpEntry, HelpPanel
     from rich.console import Console, ConsoleOptions
 
-_WIDEST_LABEL: Final = 22
+_MAX_LABEL_WIDTH: Final = 22
 _VALUES: Final = {
     "PATH": "FILE",
     "STR": "TEXT",
@@ -98,7 +98,7 @@ class PlainHelp:
         if not panel.entries:
             return
         rows = [(_label(entry), self._text(entry)) for entry in panel.entries]
-        indent = min(max(len(label) for label, _ in rows), _WIDEST_LABEL) + 4
+        indent = min(max(len(label) for label, _ in rows), _MAX_LABEL_WIDTH) + 4
         lines = [wrapped(f"{panel.title}:", _width())]
         for label, text in rows:
             texts = textwrap.wrap(text, _width() - indent, break_on_hyphens=False) or [""]

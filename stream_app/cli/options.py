@@ -25,11 +25,11 @@ WorkspaceName = Annotated[str | None, Parameter(metavar="NAME")]
 Map = Annotated[tuple[str, ...], Parameter(metavar="FIELD=COLUMN")]
 
 _WATCH_EVERY_S: Final = 5.0
-_OLDEST: Final = timedelta(days=100_000)
+_MAX_AGE: Final = timedelta(days=100_000)
 
 
 def _is_past(_: object, age: timedelta | None) -> None:
-    if age is not None and not timedelta(0) < age < _OLDEST:
+    if age is not None and not timedelta(0) < age < _MAX_AGE:
         raise ValueError("write the age as in 30m, 2h or 7d")
 
 

@@ -35,7 +35,7 @@ from stream_app.client.people import (
     remains,
 )
 from stream_app.config import Settings, check_known
-from stream_app.domain.commands import MOST_PEOPLE, help_text
+from stream_app.domain.commands import MAX_PEOPLE, help_text
 from stream_app.domain.model.errors import SettingsError, StreamAppError
 from stream_app.domain.model.text import count
 
@@ -146,13 +146,13 @@ async def _send(
     """Send the commands; return how many people changed, and the ids of the queued commands."""
     changed = 0
     queued = list[str]()
-    for first in range(0, len(people), MOST_PEOPLE):
+    for first in range(0, len(people), MAX_PEOPLE):
         command = await sent(
             settings,
             audit,
             kind,
             "",
-            {"people": people[first : first + MOST_PEOPLE]},
+            {"people": people[first : first + MAX_PEOPLE]},
         )
         answers = command.received
         if refused := next((answer for answer in answers if not answer.applied), None):

@@ -47,7 +47,7 @@ from stream_app.domain.views.price import Quote, quote_lines
 from stream_app.kafka.readers import StatusFollower
 
 DEFAULT_WAIT_S: Final = 600.0
-_LONGEST_S: Final = 10_000_000
+_MAX_PERIOD_S: Final = 10_000_000
 _ANSWER_WITHIN_S: Final = 5.0
 
 
@@ -56,7 +56,7 @@ def _seconds(_: object, tokens: list[Any]) -> tuple[float, ...]:
         periods = tuple(float(token.value) for token in tokens)
     except ValueError:
         periods = (0,)
-    if not all(0 < seconds <= _LONGEST_S for seconds in periods):  # nan is not, either
+    if not all(0 < seconds <= _MAX_PERIOD_S for seconds in periods):  # nan is not, either
         raise ValueError(f"{tokens[0].value!r} is no number of seconds above 0")
     return periods
 

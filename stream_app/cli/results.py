@@ -19,7 +19,7 @@ from stream_app.cli.options import Map, WorkspaceName, mapping_of, ms
 from stream_app.cli.output import say, show_json
 from stream_app.cli.tables import reading
 from stream_app.client.results.export import (
-    MOST_FIELD_COLUMNS,
+    MAX_FIELD_COLUMNS,
     OTHER_FIELDS,
     Export,
     Joined,
@@ -144,7 +144,7 @@ def _report(done: Export, join: Path | None) -> None:
     if done.has_other_fields:
         say(
             (
-                f"the results have more than {MOST_FIELD_COLUMNS:,} fields: the others are JSON in "
+                f"the results have more than {MAX_FIELD_COLUMNS:,} fields: the others are JSON in "
                 f"the last column, {OTHER_FIELDS}"
             ),
         )

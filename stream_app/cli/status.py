@@ -337,7 +337,7 @@ def yield_text(counted: Yield) -> str:
     return f"{counted.percent} of {counted.answered:,}" if counted.answered else ""
 
 
-_MOST: Final = 100
+_MAX_FINDINGS: Final = 100
 
 
 def explain(*, view: View = VIEW) -> int:
@@ -359,12 +359,12 @@ def _explain(settings: Settings, workspace: str | None, *, as_json: bool) -> int
     if as_json:
         show_json({"holds": holds, "findings": findings, "facts": facts})
         return NO if holds else OK
-    if len(findings) > _MOST:
+    if len(findings) > _MAX_FINDINGS:
         findings.sort(key=lambda finding: not finding.holds)
-    for finding in findings[:_MOST]:
+    for finding in findings[:_MAX_FINDINGS]:
         zone = settings.workspaces[finding.workspace].time_zone if finding.workspace else "UTC"
         _show_finding(finding, facts.at_ms, zone)
-    if (more := len(findings) - _MOST) > 0:
+    if (more := len(findings) - _MAX_FINDINGS) > 0:
         say(
             (
                 f"{more:,} more findings, the least urgent ones: name one workspace with "

@@ -26,9 +26,9 @@ from stream_app.domain.model.text import count, for_terminal
 T = TypeVar("T")
 
 _GAP: Final = "  "
-_LEAST: Final = 24
+_MIN_PROSE_WIDTH: Final = 24
 """Minimum width of a prose column."""
-_MOST_WORD: Final = 40
+_MAX_WORD_WIDTH: Final = 40
 """A longer word, such as a URL, may exceed its column."""
 
 
@@ -131,7 +131,7 @@ def _least(column: Column, cells: list[str]) -> int:
     if not column.prose:
         return natural
     longest = max((cell_len(word) for cell in cells for word in cell.split()), default=0)
-    return min(natural, max(_LEAST, min(longest, _MOST_WORD)))
+    return min(natural, max(_MIN_PROSE_WIDTH, min(longest, _MAX_WORD_WIDTH)))
 
 
 def _widths(cells: Cells, width: int | None) -> dict[Column, int]:

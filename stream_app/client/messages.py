@@ -20,7 +20,7 @@ _WITHIN_S: Final = 10.0
 _IN_ALL_S: Final = 30.0
 MessageFormat = Literal["slack", "json"]
 Key = tuple[str, ...]
-MOST_LINES: Final = 20
+MAX_LINES: Final = 20
 """A message names at most this many alerts, and counts the others."""
 _MARKS: Final = {"critical": ":red_circle:", "warning": ":large_yellow_circle:"}
 NO_URL: Final = "notify.url_env is not set: name the environment variable with the webhook's URL"
@@ -115,8 +115,8 @@ def body_of(
     """Return the body of a message: for Slack and what takes its JSON, or plain JSON."""
     lines = [(alert, "firing") for alert in sorted(begun, key=lambda alert: alert.severity)]
     lines += [(alert, "resolved") for alert in ended]
-    shown = lines[:MOST_LINES]
-    left_out = len(lines[MOST_LINES:])
+    shown = lines[:MAX_LINES]
+    left_out = len(lines[MAX_LINES:])
     if form == "slack":
         texts = [_line(alert, status) for alert, status in shown]
         if left_out:

@@ -20,7 +20,7 @@ STATE_HOME: Final = "~/.local/state"
 STATE_FOLDER: Final = "stream-app"
 
 _TOKEN_BYTES = 32
-_LONGEST_TOKEN = 200  # bytes read of the file, which has 43
+_MAX_TOKEN_BYTES = 200  # bytes read of the file, which has 43
 
 
 def model_path(settings: Settings, environ: Mapping[str, str]) -> Path:
@@ -113,7 +113,7 @@ def _lasting_path(settings: Settings, environ: Mapping[str, str]) -> Path | None
 def _read(path: Path) -> str | None:
     try:
         with path.open("rb") as file:
-            text = file.read(_LONGEST_TOKEN).decode("ascii", "replace").strip()
+            text = file.read(_MAX_TOKEN_BYTES).decode("ascii", "replace").strip()
     except OSError:
         return None
     return text if text.isprintable() and len(text) >= _TOKEN_BYTES else None

@@ -8,7 +8,7 @@ from stream_app.config.model import Settings
 from stream_app.domain.model.addresses import api_problem, routine_problem, run_webhook_problem
 from stream_app.domain.plan import Destination, Workspace
 
-_MOST_POLLS: Final = 20
+_MAX_POLLS: Final = 20
 _ONLY_FOR_A_ROUTINE: Final = ("poll_after_s", "run_webhook", "run_webhook_secret_env")
 _PLAIN: Final = Destination("", "")
 _NOT_FOR_A_ROUTINE: Final = {
@@ -90,9 +90,9 @@ def _routine(settings: Settings, destination: Destination, routine: str) -> Iter
 def _polls(destination: Destination) -> Iterator[str]:
     polls = list(destination.poll_after_s)
     ascending = bool(polls) and all(map(math.isfinite, polls)) and polls == sorted(set(polls))
-    if not ascending or len(polls) > _MOST_POLLS or polls[0] < 1:
+    if not ascending or len(polls) > _MAX_POLLS or polls[0] < 1:
         yield (
-            f"poll_after_s: must be 1 to {_MOST_POLLS} numbers of seconds from 1 on, in ascending "
+            f"poll_after_s: must be 1 to {_MAX_POLLS} numbers of seconds from 1 on, in ascending "
             "order"
         )
     elif polls[0] >= destination.callback_deadline_s:

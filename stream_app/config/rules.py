@@ -20,7 +20,7 @@ from stream_app.domain.model.addresses import is_local, is_loopback, is_loopback
 from stream_app.domain.model.errors import SettingsError
 from stream_app.domain.model.ranges import outside
 from stream_app.domain.model.topics import wait_days
-from stream_app.domain.plan import MOST_YIELD_COLUMNS, DeliveryPolicy, Destination, Workspace
+from stream_app.domain.plan import MAX_YIELD_COLUMNS, DeliveryPolicy, Destination, Workspace
 
 _HEADER = re.compile(r"[A-Za-z0-9-]{1,64}")
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -41,7 +41,7 @@ _RANGED: Final = (
 )
 _PORTS: Final = [key for key in Http.__struct_fields__ if key.endswith("_port")]
 _LISTED: Final = 50
-_LONGEST_COLUMN: Final = 100
+_MAX_COLUMN_CHARACTERS: Final = 100
 _POLICIES: Final = (
     "breaker",
     "rate",
@@ -378,17 +378,19 @@ def _destination(alias: str, destination: Destination) -> Iterator[str]:
 
 def _yield(destination: Destination) -> Iterator[str]:
     columns = destination.yield_
-    if len(columns) > MOST_YIELD_COLUMNS:
-        yield f".yield: has {len(columns)} columns; name the {MOST_YIELD_COLUMNS} that count most"
+    if len(columns) > MAX_YIELD_COLUMNS:
+        yield f".yield: has {len(columns)} columns; name the {MAX_YIELD_COLUMNS} that count most"
     if len(set(columns)) < len(columns):
         yield ".yield: names a column twice"
     for name in columns:
         if name in RESERVED or name.startswith("_"):
             yield f".yield: {name} is no result of a callback (docs/callbacks.md)"
-        elif not (name.isprintable() and 0 < len(name.strip()) == len(name) <= _LONGEST_COLUMN):
+        elif not (
+            name.isprintable() and 0 < len(name.strip()) == len(name) <= _MAX_COLUMN_CHARACTERS
+        ):
             yield (
-                f".yield: the name of a column has 1 to {_LONGEST_COLUMN} printable characters, "
-                "as the callback names it, without a space at its ends"
+                f".yield: the name of a column has 1 to {_MAX_COLUMN_CHARACTERS} printable "
+                "characters, as the callback names it, without a space at its ends"
             )
     if destination.yield_suspends and not columns:
         yield ".yield_suspends: names no column whose yield may fall: set yield, too"

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-_MOST_BYTES = 65_536
+_MAX_FILE_BYTES = 65_536
 
 
 Stamp = tuple[object, ...]
@@ -98,7 +98,7 @@ def with_files(
                 if any(map(others_write, (path, path.resolve().parent))):
                     remedy = "run chmod o-w on it and its directory"
                     problems.append(f"secrets_dir: others can write the file {name}: {remedy}")
-                files[name] = path.read_bytes()[:_MOST_BYTES].decode().rstrip("\r\n")
+                files[name] = path.read_bytes()[:_MAX_FILE_BYTES].decode().rstrip("\r\n")
         except (OSError, UnicodeDecodeError) as error:
             problems.append(f"secrets_dir: the file {name} cannot be read: {type(error).__name__}")
     return ChainMap(files, dict(environ))

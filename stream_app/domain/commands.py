@@ -34,7 +34,7 @@ CommandKind = Literal[
     "erase",
 ]
 
-MOST_PEOPLE: Final = 500  # the most people in one suppress command: its step is one transaction
+MAX_PEOPLE: Final = 500  # the most people in one suppress command: its step is one transaction
 
 _Name = Annotated[str, Meta(min_length=1, max_length=1_024)]
 _Person = Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{22}$")]
@@ -53,7 +53,7 @@ class Suppress(Struct, frozen=True):
     Their leads then end as suppressed, in every workspace.
     """
 
-    people: Annotated[tuple[_Person, ...], Meta(min_length=1, max_length=MOST_PEOPLE)]
+    people: Annotated[tuple[_Person, ...], Meta(min_length=1, max_length=MAX_PEOPLE)]
 
 
 class Unsuppress(Suppress, frozen=True):
@@ -161,7 +161,7 @@ def _short(problem: str) -> str:
 
     An error repeats what was sent, and the answer with it must not be too large for Kafka.
     """
-    return " ".join(problem[:MAX_TEXT].split())
+    return " ".join(problem[:MAX_TEXT_CHARACTERS].split())
 
 
 def help_text(kind: CommandKind) -> str:
@@ -371,8 +371,8 @@ are.
 """
 
 _MAX_AGE_MS: Final = 24 * 3_600_000
-_MAX_ID: Final = 128
-MAX_TEXT: Final = 400
+_MAX_ID_CHARACTERS: Final = 128
+MAX_TEXT_CHARACTERS: Final = 400
 _command: Final = msgspec.json.Decoder(Command)
 _answer: Final = msgspec.json.Decoder(CommandAnswer)
 
@@ -420,12 +420,16 @@ def read_command(consumed: ConsumedRecord, now_ms: int) -> Command | CommandAnsw
         command = decode(_command, consumed.value)
     except ValueError as error:  # what msgspec raises is one, too
         return _unreadable(consumed, now_ms, str(error))
-    if not 0 < len(command.id) <= _MAX_ID:
-        return _unreadable(consumed, now_ms, f"its id must have 1 to {_MAX_ID} characters")
+    if not 0 < len(command.id) <= _MAX_ID_CHARACTERS:
+        return _unreadable(
+            consumed,
+            now_ms,
+            f"its id must have 1 to {_MAX_ID_CHARACTERS} characters",
+        )
     # The reason appears in events, views and the log.
-    who = command.who[:_MAX_ID]
-    why = scrub(command.why, MAX_TEXT)
-    workspace = command.workspace[:_MAX_ID]
+    who = command.who[:_MAX_ID_CHARACTERS]
+    why = scrub(command.why, MAX_TEXT_CHARACTERS)
+    workspace = command.workspace[:_MAX_ID_CHARACTERS]
     return msgspec.structs.replace(command, who=who, why=why, workspace=workspace)
 
 
@@ -508,7 +512,7 @@ def _read_signed(value: bytes | None) -> _Signed:
         signed = decode(_signed, value)
     except ValueError:
         return _Signed("")
-    return signed if len(signed.id) <= _MAX_ID else _Signed("", signed.workspace)
+    return signed if len(signed.id) <= _MAX_ID_CHARACTERS else _Signed("", signed.workspace)
 
 
 def _unreadable(consumed: ConsumedRecord, now_ms: int, why: str) -> CommandAnswer:
@@ -518,7 +522,7 @@ def _unreadable(consumed: ConsumedRecord, now_ms: int, why: str) -> CommandAnswe
         applied=False,
         at_ms=now_ms,
         partition=consumed.partition,
-        workspace=signed.workspace[:_MAX_ID],
+        workspace=signed.workspace[:_MAX_ID_CHARACTERS],
         reason="unreadable",
         text=f"this is no command that this version knows: {_short(why)}",
     )

@@ -17,13 +17,13 @@ from stream_app.domain.limits.rate import RatePolicy
 from stream_app.domain.limits.suspension import FloodGuardPolicy, SuspensionPolicy
 from stream_app.domain.limits.webhook_quota import LIFETIME, QuotaPolicy, WebhookLimits
 from stream_app.domain.model.addresses import API_URL, DestinationKind
-from stream_app.domain.model.numbers import MOST, Real, TimeMs, Whole
+from stream_app.domain.model.numbers import MAX_AMOUNT, Real, TimeMs, Whole
 from stream_app.domain.model.ranges import Policy, Range
 from stream_app.domain.model.tokens import Keys
 from stream_app.domain.model.topics import TopicNames, home_partition
 
 MAX_PAYLOAD_BYTES: Final = 100_000  # the largest request that Clay accepts
-MOST_YIELD_COLUMNS: Final = 10  # of a destination: each is counted, and watched, by itself
+MAX_YIELD_COLUMNS: Final = 10  # of a destination: each is counted, and watched, by itself
 MAX_RETURNS: Final = 30  # replays over all epochs, after which the lead is parked as a loop
 _NOTHING = object()
 
@@ -179,7 +179,7 @@ class Destination(msgspec.Struct, frozen=True, dict=True):
     webhook_ids: tuple[str, ...] = ()
     columns: dict[str, str] = {}
     webhooks_env: tuple[str, ...] = ()
-    quota_lifetime: Annotated[int | None, Range(0, MOST)] = None
+    quota_lifetime: Annotated[int | None, Range(0, MAX_AMOUNT)] = None
     token_env: str | None = None
     callbacks: bool = True
     callback_secrets_env: tuple[str, ...] = ()

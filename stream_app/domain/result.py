@@ -20,10 +20,10 @@ from stream_app.domain.model.records import Record
 from stream_app.domain.plan import CachePolicy
 
 DAY_MS: Final = 86_400_000
-MOST_CACHED_FIELDS: Final = 256
+MAX_CACHED_FIELDS: Final = 256
 # The largest usual cell of a Clay table (docs/reference/clay.md, "Inbound").
-MOST_CACHED_VALUE_BYTES: Final = 8_192
-MOST_ENTRY_BYTES: Final = 65_536
+MAX_CACHED_VALUE_BYTES: Final = 8_192
+MAX_ENTRY_BYTES: Final = 65_536
 
 Freshness = Literal["fresh", "stale", "none"]
 PEOPLE_HEADER: Final = "people"
@@ -95,7 +95,7 @@ def entry_of(result: Result) -> CacheEntry:
         if (
             value is None
             or value == ""
-            or (isinstance(value, str) and len(value.encode()) > MOST_CACHED_VALUE_BYTES)
+            or (isinstance(value, str) and len(value.encode()) > MAX_CACHED_VALUE_BYTES)
         ):
             continue
         if result.source == "clay":
@@ -130,13 +130,13 @@ def bounded(entry: CacheEntry) -> CacheEntry:
 
     If it has too many fields, the newest stay; if it has too many bytes, the smallest stay.
     """
-    if len(entry.fields) <= MOST_CACHED_FIELDS and len(encode(entry)) <= MOST_ENTRY_BYTES:
+    if len(entry.fields) <= MAX_CACHED_FIELDS and len(encode(entry)) <= MAX_ENTRY_BYTES:
         return entry
     newest = sorted(entry.fields.items(), key=lambda item: (-item[1].at_ms, item[0]))[
-        :MOST_CACHED_FIELDS
+        :MAX_CACHED_FIELDS
     ]
     kept: dict[str, CachedField] = {}
-    left = MOST_ENTRY_BYTES - len(encode(NOTHING_CACHED))
+    left = MAX_ENTRY_BYTES - len(encode(NOTHING_CACHED))
     for name, field in sorted(newest, key=lambda item: (len(_json.encode(item[1])), item[0])):
         left -= len(_json.encode({name: field}))
         if left < 0:

@@ -21,9 +21,9 @@ from stream_app.domain.model.errors import BrokerUnavailable
 from stream_app.domain.model.records import Record
 from stream_app.ops import logs as log
 
-MOST_CALLBACKS: Final = 8_000
+MAX_CALLBACKS: Final = 8_000
 """Callbacks that are held or being written at once: 100 a second for 80 seconds."""
-MOST_BYTES: Final = 64 * 2**20
+MAX_CALLBACK_BYTES: Final = 64 * 2**20
 """Bytes of their bodies."""
 _ASK_AGAIN_S: Final = 0.5
 _AT_ONCE: Final = 500
@@ -129,7 +129,7 @@ class Holding:
 
     def full(self) -> str | None:
         """Return why no further callback can be held, or None."""
-        if len(self._places) < MOST_CALLBACKS and self._bytes < MOST_BYTES:
+        if len(self._places) < MAX_CALLBACKS and self._bytes < MAX_CALLBACK_BYTES:
             return None
         return "Kafka does not take callbacks, and no more can be held"
 
@@ -165,7 +165,7 @@ class Holding:
 
     def _place(self, callback_id: str, record: Record) -> _Place | None:
         place = _Place(callback_id, record, asyncio.get_running_loop().time())
-        if len(self._places) >= MOST_CALLBACKS or self._bytes + place.size > MOST_BYTES:
+        if len(self._places) >= MAX_CALLBACKS or self._bytes + place.size > MAX_CALLBACK_BYTES:
             return None
         self._places[callback_id] = place
         self._bytes += place.size

@@ -19,7 +19,7 @@ AT_ONCE: Final = 30
 """Callbacks of a lead that are taken one after the other."""
 ONE_MORE_EVERY_S: Final = 2_880
 """How often one more is taken after that: 30 times a day."""
-MOST_LEADS: Final = 100_000
+MAX_LEADS: Final = 100_000
 """Leads that are remembered, in about 20 MB. Above it the one that has not called back for the
 longest is forgotten.
 """
@@ -71,7 +71,7 @@ class LeadBound:
         """
         while self._full_ms:
             key, full_ms = next(iter(self._full_ms.items()))
-            if full_ms > now_ms and len(self._full_ms) <= MOST_LEADS:
+            if full_ms > now_ms and len(self._full_ms) <= MAX_LEADS:
                 return
             del self._full_ms[key]
 

@@ -44,18 +44,18 @@ from stream_app.domain.model.tokens import Keys, Verified, problem_of, verify
 from stream_app.domain.model.topics import MAX_INPUT_BYTES
 from stream_app.gateway import callback_answers as answers
 from stream_app.gateway.callback_answers import CallbackAnswer
-from stream_app.gateway.holding import MOST_CALLBACKS, Holding
+from stream_app.gateway.holding import MAX_CALLBACKS, Holding
 from stream_app.gateway.lead_bound import LeadBound
 from stream_app.gateway.tables import PREFIX, CallbackTable, Tables
 
-MOST_CONNECTIONS: Final = MOST_CALLBACKS + 1_000
-"""Connections of a gateway: with those above `MOST_CALLBACKS` it answers while it is full."""
-_LARGEST_RECORD_BYTES: Final = MAX_INPUT_BYTES - 4_096
+MAX_CONNECTIONS: Final = MAX_CALLBACKS + 1_000
+"""Connections of a gateway: with those above `MAX_CALLBACKS` it answers while it is full."""
+_MAX_RECORD_BYTES: Final = MAX_INPUT_BYTES - 4_096
 _json: Final = msgspec.json.Encoder()
 _SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60)
-_MOST_READ_BYTES: Final = 64 * 2**20
+_MAX_READ_BYTES: Final = 64 * 2**20
 """Bytes of bodies that are being read and decoded at once."""
-_MOST_SIGNED_BYTES: Final = 16 * 2**10
+_MAX_SIGNED_BYTES: Final = 16 * 2**10
 """Bytes of an announcement, which has about 150: nothing proves it before all of it is read."""
 _RECEIVED: Final = frozenset(
     {"enriched", "partial", "no_data", "enrich_error"}
@@ -250,7 +250,7 @@ class Receiver:
         most = self._limits.max_body_bytes
         try:
             if table.signs:
-                refused = await self._read(request, body, min(most, _MOST_SIGNED_BYTES))
+                refused = await self._read(request, body, min(most, _MAX_SIGNED_BYTES))
                 return refused or self._verify_run(request, table, bytes(body))
             refused = await self._read(request, body, most)
             return refused or await self._verify_and_decode(request, table, keys, bytes(body))
@@ -281,7 +281,7 @@ class Receiver:
         if isinstance(callback, BadBody):
             return _Unusable(answers.refused(callback), lead)
         value = _json.encode(callback)
-        if len(value) > _LARGEST_RECORD_BYTES:
+        if len(value) > _MAX_RECORD_BYTES:
             return _Unusable(answers.TOO_LARGE, lead)
         return _VerifiedCallback(
             callback.id,
@@ -342,7 +342,7 @@ class Receiver:
                 async for chunk in request.stream():
                     if len(body) + len(chunk) > most:
                         return answers.TOO_LARGE
-                    if self._read_bytes + len(chunk) > _MOST_READ_BYTES:
+                    if self._read_bytes + len(chunk) > _MAX_READ_BYTES:
                         return answers.TOO_MANY
                     body += chunk
                     self._read_bytes += len(chunk)

@@ -17,7 +17,7 @@ from stream_app.domain.views.backlog import Place, untaken_from
 from stream_app.domain.views.lane import Position
 from stream_app.kafka.readers import Reader
 
-MOST_EXACTLY: Final = 2_000
+MAX_COUNTED_OFFSETS: Final = 2_000
 """Up to this many waiting offsets of a partition, the records among them are read and counted."""
 _WITHIN_S: Final = 5.0
 
@@ -96,7 +96,7 @@ class Backlog:
         short = [
             place
             for place, start in starts.items()
-            if 0 < ends[place] - start.offset <= MOST_EXACTLY
+            if 0 < ends[place] - start.offset <= MAX_COUNTED_OFFSETS
         ]
         self._read = {
             place: self._known(place, starts[place].offset, ends[place]) for place in short

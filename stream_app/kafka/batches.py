@@ -3,7 +3,7 @@
 A producer decides how many headers a record has and how long its key and its value are, and
 compression makes them cheap: 330 bytes on Kafka become a million headers. aiokafka makes objects of
 all of them before anyone can look (docs/reference/upstream/no-bound-on-headers.md). Here a record
-has at most `MOST_HEADERS` headers of at most `MOST_HEADER_BYTES`. One that has more comes without
+has at most `MAX_HEADERS` headers of at most `MAX_HEADER_BYTES`. One that has more comes without
 any, and `LeftOut` says why. On the topics to which producers write, keys and values are bounded as
 well, and two kinds of records come as one that stands for all of them:
 
@@ -36,21 +36,21 @@ from aiokafka.record.default_records import DefaultRecordBatch
 from stream_app.domain.model.errors import StreamAppError
 from stream_app.domain.model.records import LeftOut, Reduced, records_of
 from stream_app.domain.model.topics import MAX_INPUT_BYTES, MAX_UNPACKED_BYTES
-from stream_app.domain.model.untrusted import MOST_HEADER_BYTES, MOST_HEADERS, MOST_KEY_BYTES
+from stream_app.domain.model.untrusted import MAX_HEADER_BYTES, MAX_HEADERS, MAX_KEY_BYTES
 from stream_app.kafka import codecs
 
-MOST_VALUE_BYTES: Final = MAX_INPUT_BYTES
+MAX_VALUE_BYTES: Final = MAX_INPUT_BYTES
 """The most bytes of a producer's value that are kept: a dead letter takes no more."""
 
 _SMALL_BYTES: Final = 262_144
 """A batch of this size has at most as many headers as fit into 20 MB, so that they can be counted
 afterwards.
 """
-_MOST_UNPACKED_BYTES: Final = 2 * MAX_UNPACKED_BYTES
-_MOST_OPENED_BYTES: Final = 16 * MAX_UNPACKED_BYTES
+_MAX_KEPT_BYTES: Final = 2 * MAX_UNPACKED_BYTES
+_MAX_OPENED_BYTES: Final = 16 * MAX_UNPACKED_BYTES
 """The most bytes of a batch that an operator opens. A producer of leads is far from that."""
 _OBJECT_BYTES: Final = 150
-_MOST_OF_A_RUN: Final = 10_000
+_MAX_RUN_RECORDS: Final = 10_000
 _HEADER_BYTES: Final = 10
 """The most bytes that the two lengths of a header take."""
 
@@ -113,7 +113,7 @@ class Unpacked:
         if kept is None:
             kept = self._kept[number] = codecs.decompress(batch.codec, batch.payload)
             self._bytes += len(kept)
-            while self._bytes > _MOST_UNPACKED_BYTES and len(self._kept) > 1:
+            while self._bytes > _MAX_KEPT_BYTES and len(self._kept) > 1:
                 self._bytes -= len(self._kept.popitem(last=False)[1])
         elif len(self._kept) > 1:
             self._kept.move_to_end(number)
@@ -202,8 +202,8 @@ def _unread(
     """Yield the records of a batch from `next_offset` on, each offset once.
 
     With `merges_runs`, each run of records without a value comes as one, which has the offset of
-    the run's last record. A run ends before every offset that is a multiple of `_MOST_OF_A_RUN`, so
-    it has the same end wherever reading began.
+    the run's last record. A run ends before every offset that is a multiple of `_MAX_RUN_RECORDS`,
+    so it has the same end wherever reading began.
     """
     first = count = 0
     last: PlainRecord | None = None
@@ -218,7 +218,7 @@ def _unread(
                 count = 0
             last = record
             count += 1
-            if next_offset % _MOST_OF_A_RUN:
+            if next_offset % _MAX_RUN_RECORDS:
                 continue
         if last is not None:
             yield _run(tp, first, last, count)
@@ -307,7 +307,7 @@ def _in_c(tp: TopicPartition, batch: Any) -> Iterator[PlainRecord]:
 
 def _is_too_much(count: int, size: int) -> bool:
     """Return True if a record has too many headers. `size`: of their names and values, in bytes."""
-    return count > MOST_HEADERS or size > MOST_HEADER_BYTES
+    return count > MAX_HEADERS or size > MAX_HEADER_BYTES
 
 
 def _whole(tp: TopicPartition, batch: _Batch) -> PlainRecord:
@@ -328,12 +328,12 @@ def opened(tp: TopicPartition, raw: bytes) -> Iterator[PlainRecord]:
         raw: The bytes of the batch, which are the value of that one record.
 
     Raises:
-        StreamAppError: It has more than `_MOST_OPENED_BYTES`, or cannot be read.
+        StreamAppError: It has more than `_MAX_OPENED_BYTES`, or cannot be read.
     """
     try:
         batch = _Batch(memoryview(raw))
         data = (
-            codecs.decompress(batch.codec, batch.payload, _MOST_OPENED_BYTES)
+            codecs.decompress(batch.codec, batch.payload, _MAX_OPENED_BYTES)
             if batch.codec
             else batch.payload
         )
@@ -390,17 +390,17 @@ def _read(
     why: Literal["", "too_many_headers", "key_too_long"] = ""
     key_bytes, key_at = _varint(data, at)
     at = key_at + max(0, key_bytes)
-    if is_input and key_bytes > MOST_KEY_BYTES:
+    if is_input and key_bytes > MAX_KEY_BYTES:
         why = "key_too_long"
         key_bytes = -1
     value_bytes, value_at = _varint(data, at)
     at = value_at + max(0, value_bytes)
-    cut_bytes = max(0, value_bytes - MOST_VALUE_BYTES) if is_input else 0
+    cut_bytes = max(0, value_bytes - MAX_VALUE_BYTES) if is_input else 0
     header_count, at = _varint(data, at)
     if header_count < 0 or at > end:
         raise ValueError("a record is longer than it says")
     # The lengths come first: no object is made of what is too much.
-    if header_count > MOST_HEADERS or end - at > MOST_HEADER_BYTES + header_count * _HEADER_BYTES:
+    if header_count > MAX_HEADERS or end - at > MAX_HEADER_BYTES + header_count * _HEADER_BYTES:
         why = why or "too_many_headers"
     headers: tuple[tuple[str, bytes | None], ...] = ()
     if not why:

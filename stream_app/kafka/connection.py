@@ -34,7 +34,7 @@ _NOT_ALLOWED: Final = (
 )
 _AGAIN_S: Final = 0.2
 _FIRST_PAUSE_S: Final = 0.5
-_LONGEST_PAUSE_S: Final = 5.0
+_MAX_PAUSE_S: Final = 5.0
 ANSWER_WITHIN_S: Final = 5.0
 """How long Kafka has to answer what is asked in the background."""
 LOOK: Final = "Is it running, and is kafka.bootstrap right?"
@@ -187,7 +187,7 @@ async def wait_for_kafka(connection: KafkaConnection, wait_s: float, say: Say) -
                     ),
                 )
                 await sleep(pause_s)
-                pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+                pause_s = min(pause_s * 2, _MAX_PAUSE_S)
     except TimeoutError as late:
         raise BrokerUnavailable(
             f"Kafka at {connection.bootstrap} did not answer within {wait_s:g} s ({cause}). {LOOK}",

@@ -14,7 +14,7 @@ until then its group assigns no partition of that topic
 
 Its records take half of the CPU of a fetch, and keep the garbage collector busy. This consumer
 returns `PlainRecord` instead, and bounds what the bytes of a producer can make of it: the records
-of a batch (batches.py), and those of a poll, which end after `MOST_POLLED_BYTES`.
+of a batch (batches.py), and those of a poll, which end after `MAX_POLLED_BYTES`.
 
 aiokafka asks for the committed offset of one partition after the other. This consumer asks once for
 all, because a worker may have 256 partitions of each of seven topics.
@@ -50,7 +50,7 @@ _TRY_AGAIN_S: Final = 30.0
 _LOOKS: Final = 6
 """How often it asks whether a batch was given up before it tries the batch again."""
 _ASK_AGAIN_S: Final = 1.0
-MOST_POLLED_BYTES: Final = 8_388_608
+MAX_POLLED_BYTES: Final = 8_388_608
 """A poll returns no further record once those that it has take this many bytes of memory."""
 _MAGIC_AT: Final = 16
 _LAST_DELTA_AT: Final = 23
@@ -81,7 +81,7 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka ships no typ
         super().__init__(*topics, **committed | options)
         self._inputs = inputs
         self._unpacked = Unpacked()
-        self._room_bytes = MOST_POLLED_BYTES
+        self._room_bytes = MAX_POLLED_BYTES
         self._raw: dict[TopicPartition, bytes] = {}
         self._stopped: dict[TopicPartition, tuple[UnreadableBatch, Any]] = {}
         self._waiting: set[asyncio.Task[None]] = set()
@@ -97,7 +97,7 @@ class Consumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka ships no typ
         fetched_records = self._fetcher.fetched_records
 
         async def bounded(*args: Any, **options: Any) -> dict[TopicPartition, list[PlainRecord]]:
-            self._room_bytes = MOST_POLLED_BYTES
+            self._room_bytes = MAX_POLLED_BYTES
             polled: dict[TopicPartition, list[PlainRecord]] = await fetched_records(
                 *args,
                 **options,

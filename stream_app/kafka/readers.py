@@ -34,7 +34,7 @@ from stream_app.kafka.consumer import Consumer
 
 log = logging.getLogger(__name__)
 
-_MOST_RECORDS: Final = 5_000
+_MAX_RECORDS: Final = 5_000
 _SILENT_S: Final = 30.0
 _NEAR: Final = 500
 _ARCHIVE_WITHIN_S: Final = 30.0
@@ -134,7 +134,7 @@ class Reader:
         self,
         spans: Mapping[TopicPartition, OffsetSpan],
         *,
-        most: int = _MOST_RECORDS,
+        most: int = _MAX_RECORDS,
         on_unreadable: Callable[[UnreadableBatch], object] | None = None,
         progress: Progress | None = None,
     ) -> AsyncIterator[Records]:
@@ -204,7 +204,7 @@ class Reader:
         starts: Mapping[TopicPartition, int],
         *,
         wait_ms: int = 500,
-        most: int = _MOST_RECORDS,
+        most: int = _MAX_RECORDS,
         pass_unreadable: bool = False,
     ) -> AsyncIterator[Records]:
         """Yield the records from these offsets on as they come. It does not end by itself.
@@ -257,7 +257,7 @@ class Reader:
             async with asyncio.timeout(_SILENT_S):
                 while left:
                     self._assign(left)
-                    for tp, records in (await self._poll((), 500, _MOST_RECORDS)).items():
+                    for tp, records in (await self._poll((), 500, _MAX_RECORDS)).items():
                         firsts[tp] = records[0]
                     passed = {tp: await self.position(tp) for tp in left}
                     left = {

@@ -15,7 +15,7 @@ from structlog.typing import FilteringBoundLogger
 
 from stream_app.domain.views.lane import LaneView, PartHold
 
-MOST_NAMES: Final = 1_000
+MAX_NAMES: Final = 1_000
 OTHERS: Final = "(others)"
 """The value for all names beyond the bound. No workspace or destination can have this name."""
 _BREAKER: Final = {"closed": 0, "half_open": 1, "open": 2}
@@ -33,7 +33,7 @@ _GOOD: Final = frozenset(
     }
     | {"budget_new_period", "webhook_back"},
 )
-MOST_LANES: Final = 1_000
+MAX_LANES: Final = 1_000
 """The most lanes of a process that have series, about 30 each."""
 _IDLE_MS: Final = 10 * 60_000
 Labels = tuple[str, ...]
@@ -42,7 +42,7 @@ Labels = tuple[str, ...]
 class BoundedLabel:
     """Names as values of a label, whose number is bounded.
 
-    The first MOST_NAMES names of a process have series of their own, and all others share the
+    The first MAX_NAMES names of a process have series of their own, and all others share the
     series OTHERS.
     """
 
@@ -51,14 +51,14 @@ class BoundedLabel:
 
     def __call__(self, name: str) -> str:
         if name not in self._names:
-            if len(self._names) >= MOST_NAMES:
+            if len(self._names) >= MAX_NAMES:
                 return OTHERS
             self._names.add(name)
         return name
 
 
 class LaneMetrics:
-    """Shows the last published state of the lanes that this process owns, of MOST_LANES at most.
+    """Shows the last published state of the lanes that this process owns, of MAX_LANES at most.
 
     If there are more, a lane that is held, as a whole or in part, takes the place of one that is
     not, and any other lane takes the place of one that has not changed for ten minutes.
@@ -212,7 +212,7 @@ class LaneMetrics:
 
         Removes another lane's series if that is necessary and allowed.
         """
-        if view.workspace in self._shown or len(self._shown) < MOST_LANES:
+        if view.workspace in self._shown or len(self._shown) < MAX_LANES:
             return True
         for name in self._shown:
             last = self._last[name]
@@ -342,7 +342,7 @@ class RunsWithoutResults(Collector):
             for alias, (count, since_ms) in partition.items():
                 runs[alias] += count
                 oldest_ms[alias] = min(since_ms, oldest_ms.get(alias, since_ms))
-        shown = runs.most_common(MOST_NAMES)
+        shown = runs.most_common(MAX_NAMES)
         number = GaugeMetricFamily(
             "stream_app_runs_open",
             "Runs of routines that Clay has accepted and whose results are not known yet.",
@@ -379,7 +379,7 @@ class ParkedLeads(Collector):
         parked: Counts[str] = Counts()
         for partition in self._look():
             parked.update(partition)
-        shown = (+parked).most_common(MOST_NAMES)  # without those that have none any more
+        shown = (+parked).most_common(MAX_NAMES)  # without those that have none any more
         for workspace, count in shown:
             family.add_metric((workspace,), count)
         if (rest := parked.total() - sum(count for _, count in shown)) > 0:

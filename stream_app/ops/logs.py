@@ -25,7 +25,7 @@ _LEVELS = {
     "uvicorn": logging.ERROR,  # it warns of each request that is not HTTP
     "asyncio": logging.WARNING,
 }
-_MAX_FOREIGN = 1_000  # characters of a library's log text
+_MAX_FOREIGN_CHARACTERS = 1_000  # characters of a library's log text
 _AGAIN_S = 60.0
 
 
@@ -127,7 +127,7 @@ def _lines(stacks: list[dict[str, Any]], indent: str) -> Iterator[str]:
 def _foreign(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
     """Scrub the log texts of libraries: asyncio quotes the exceptions of tasks."""
     if not event["_record"].name.startswith("stream_app."):
-        event["event"] = scrub(event["event"], _MAX_FOREIGN)
+        event["event"] = scrub(event["event"], _MAX_FOREIGN_CHARACTERS)
     return event
 
 

@@ -25,7 +25,7 @@ from stream_app.partition.ports import Observer, RecordStream, StateStore
 from stream_app.partition.rows import Rows
 
 FIRST_PAUSE_S: Final = 0.5
-LONGEST_PAUSE_S: Final = 10.0
+MAX_PAUSE_S: Final = 10.0
 
 
 @define(eq=False, repr=False)
@@ -139,7 +139,7 @@ class Commits:
         return (
             0.0
             if self.failures < 2
-            else min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(self.failures - 2, 10))
+            else min(MAX_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(self.failures - 2, 10))
         )
 
     async def run(self) -> None:

@@ -53,7 +53,7 @@ Group = Literal["next_attempt"] | Source
 """
 
 _GROUPS: Final[tuple[Group, ...]] = ("next_attempt", *sorted(PRIORITY, key=PRIORITY.__getitem__))
-_MOST_OWED: Final = 2.0
+_MAX_OWED_SENDS: Final = 2.0
 _number: Final = attrgetter("number")
 
 
@@ -268,7 +268,7 @@ class LaneQueue:
             if sender == source:
                 self._owed[sender] = max(0.0, self._owed.get(sender, 0.0) - 1.0)
             elif self._waiting_of.get(sender):
-                self._owed[sender] = min(_MOST_OWED, self._owed.get(sender, 0.0) + share)
+                self._owed[sender] = min(_MAX_OWED_SENDS, self._owed.get(sender, 0.0) + share)
 
     def _rank(self, group: Group) -> int:
         if group == "next_attempt":

@@ -9,7 +9,7 @@ from stream_app.clock import Clock
 
 K = TypeVar("K", int, str)
 
-_LONGEST_TIMER_S: Final = 60.0  # The wall clock may step while the loop's clock does not.
+_MAX_TIMER_S: Final = 60.0  # The wall clock may step while the loop's clock does not.
 
 
 class Timetable(Generic[K]):
@@ -106,5 +106,5 @@ class LaneTimer:
             self._handle = None
         self._at_ms = at_ms
         if at_ms is not None:
-            delay_s = min(_LONGEST_TIMER_S, max(0.001, (at_ms - now_ms) / 1000))
+            delay_s = min(_MAX_TIMER_S, max(0.001, (at_ms - now_ms) / 1000))
             self._handle = asyncio.get_running_loop().call_later(delay_s, self._fire)

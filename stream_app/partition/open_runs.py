@@ -31,7 +31,7 @@ from stream_app.domain.model.errors import RowUnreadable
 from stream_app.domain.model.messages import Status
 from stream_app.domain.plan import Plan
 
-MOST_SETTLED: Final = 10_000
+MAX_SETTLED: Final = 10_000
 """How many runs are remembered after their leads were settled. They take about 2 MB."""
 _SLICE: Final = 5_000  # Reading this many rows takes some milliseconds.
 _IN_DOUBT: Final = frozenset[Status]({"sending", "send_uncertain"})
@@ -109,7 +109,7 @@ class OpenRuns:
                 await asyncio.sleep(0)
             raw = read(key)
             self.note(key, raw)
-            if len(settled) < MOST_SETTLED and (of_lead := self._settled_run(key, raw)) is not None:
+            if len(settled) < MAX_SETTLED and (of_lead := self._settled_run(key, raw)) is not None:
                 settled.append(of_lead)
         # The runs that were settled during the load are newer, so they are forgotten later.
         newer = list(self._settled)
@@ -146,7 +146,7 @@ class OpenRuns:
     def note_settled(self, routine: RoutinePlace, run: str) -> None:
         """Remember that this run has settled its lead, or settles none."""
         self._settled[routine, run] = None
-        if len(self._settled) > MOST_SETTLED:
+        if len(self._settled) > MAX_SETTLED:
             self._settled.popitem(last=False)
 
     def open(self) -> dict[str, tuple[int, int]]:

@@ -30,7 +30,7 @@ from stream_app.partition.announcements import Announcements
 from stream_app.partition.balances import Balances
 from stream_app.partition.callback import CallbackPipeline
 from stream_app.partition.command import CommandPipeline
-from stream_app.partition.commits import FIRST_PAUSE_S, LONGEST_PAUSE_S, Commits
+from stream_app.partition.commits import FIRST_PAUSE_S, MAX_PAUSE_S, Commits
 from stream_app.partition.conclusions import Conclusions
 from stream_app.partition.endings import Endings
 from stream_app.partition.fallback import Fallback
@@ -266,7 +266,7 @@ class PartitionOwner:
             except BrokerUnavailable as unavailable:
                 recovering(self.number, unavailable)
                 await asyncio.sleep(delay_s)
-                delay_s = min(LONGEST_PAUSE_S, delay_s * 2)
+                delay_s = min(MAX_PAUSE_S, delay_s * 2)
             else:
                 return
 

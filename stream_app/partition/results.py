@@ -20,7 +20,7 @@ from typing import Any, Final
 from attrs import define, field
 
 from stream_app.clock import Clock
-from stream_app.domain.callback.interpret import MOST_FAILED, suspend_without_credits
+from stream_app.domain.callback.interpret import MAX_FAILED_IN_A_ROW, suspend_without_credits
 from stream_app.domain.callback.routine import callback_of_run
 from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.delivery.state_machine import Reason
@@ -52,10 +52,10 @@ from stream_app.tasks import cancel, died_of
 
 _AT_ONCE: Final = 20  # Polls of a lane: those that hang must not hold up the others for long.
 _MOVED_AT_ONCE: Final = 200  # Runs that are moved to their next times before others get the loop.
-_LONGEST_SLEEP_S: Final = 60.0  # The wall clock may step while the loop's clock does not.
-_LONGEST_HOLD_MS: Final = 60_000
+_MAX_SLEEP_S: Final = 60.0  # The wall clock may step while the loop's clock does not.
+_MAX_HOLD_MS: Final = 60_000
 _GONE_AGAIN_MS: Final = 45_000
-_MOST_GONE: Final = 3  # The run is asked for twice more, within two minutes.
+_MAX_GONE_ANSWERS: Final = 3  # The run is asked for twice more, within two minutes.
 _RETRY_AFTER_MS: Final = 5_000
 
 
@@ -105,7 +105,7 @@ class ResultPipeline:
     async def _wait(self, now_ms: int) -> None:
         at_ms = self._times.lowest
         longest_s = (
-            None if at_ms is None else min(_LONGEST_SLEEP_S, max(0.001, (at_ms - now_ms) / 1000))
+            None if at_ms is None else min(_MAX_SLEEP_S, max(0.001, (at_ms - now_ms) / 1000))
         )
         await self._polls.wait(longest_s)
 
@@ -135,7 +135,7 @@ class ResultPipeline:
             answer = self._tokens.take(lead.destination)
             if isinstance(answer, PollHeld) and answer.by_breaker:
                 # Bounded, because an operator may end the hold earlier.
-                until_ms = min(answer.until_ms, now_ms + _LONGEST_HOLD_MS)
+                until_ms = min(answer.until_ms, now_ms + _MAX_HOLD_MS)
                 self._polls.postpone(opened, lead.next_poll_ms(now_ms), until_ms)
                 moved += 1
                 if moved == _MOVED_AT_ONCE:
@@ -143,7 +143,7 @@ class ResultPipeline:
                     return
             elif isinstance(answer, PollHeld):
                 # Bounded, because an operator may end the hold earlier.
-                self._times.set(name, min(answer.until_ms, now_ms + _LONGEST_HOLD_MS))
+                self._times.set(name, min(answer.until_ms, now_ms + _MAX_HOLD_MS))
                 return
             else:
                 self._polls.take(opened)
@@ -173,7 +173,7 @@ class ResultPipeline:
             if not poll.for_token:
                 return RunDenied(401, "Clay refuses the key of the workspace")
             wait_ms = poll.until_ms - self._clock.now_ms()
-            if wait_ms > _LONGEST_HOLD_MS:
+            if wait_ms > _MAX_HOLD_MS:
                 return RunLimited(None)
             await asyncio.sleep(max(1, wait_ms) / 1000)
         return await self._ask(destination, run, poll)
@@ -205,7 +205,7 @@ class ResultPipeline:
                 self._polls.put_back(opened, now_ms)  # The lane's bucket says when it is polled.
             case RunGone():
                 opened.gone += 1
-                if opened.gone < _MOST_GONE:
+                if opened.gone < _MAX_GONE_ANSWERS:
                     self._polls.put_back(opened, now_ms + _GONE_AGAIN_MS)
                 else:
                     why = Reason(
@@ -285,14 +285,14 @@ class ResultPipeline:
     # -------------------------------------------------------------------------------- failed leads
 
     def _count(self, destination: Destination, *, failed: bool) -> None:
-        """Count failed leads in a row. After `MOST_FAILED`, the balance is asked for."""
+        """Count failed leads in a row. After `MAX_FAILED_IN_A_ROW`, the balance is asked for."""
         alias = destination.alias
         if not failed:
             self._failed.pop(alias, None)
             return
         self._failed[alias] += 1
         stopped = self._lanes[destination.workspace].suspension
-        if self._failed[alias] >= MOST_FAILED and not suspension.holds(stopped, alias):
+        if self._failed[alias] >= MAX_FAILED_IN_A_ROW and not suspension.holds(stopped, alias):
             self._doubted[destination.workspace] = destination
 
     async def _ask_balance(self, asked: Destination, poll: Poll) -> None:
@@ -302,7 +302,7 @@ class ResultPipeline:
         # Second look: while Clay was asked, a lead may have succeeded, or a reload may have changed
         # the destination.
         destination = self._plan.destination(name, asked.alias)
-        if destination is None or self._failed[asked.alias] < MOST_FAILED:
+        if destination is None or self._failed[asked.alias] < MAX_FAILED_IN_A_ROW:
             return
         del self._failed[asked.alias]
         before = self._lanes[name]

@@ -41,7 +41,7 @@ from stream_app.partition.ports import Observer, StateStore
 from stream_app.partition.rows import Rows
 
 _BATCH: Final = 200  # Leads that are moved on together.
-_LONGEST_SLEEP_S: Final = 60.0  # The wall clock may step while the loop's clock does not.
+_MAX_SLEEP_S: Final = 60.0  # The wall clock may step while the loop's clock does not.
 _LISTENED_EVERY_MS: Final = 60_000
 _RETRY_AFTER_S: Final = 5.0
 
@@ -76,7 +76,7 @@ class TimeoutPipeline:
                 await self._move(due)
             else:
                 self._record_listening(now_ms)
-                await deadlines.wait(now_ms, _LONGEST_SLEEP_S)
+                await deadlines.wait(now_ms, _MAX_SLEEP_S)
 
     async def _move(self, keys: list[bytes]) -> None:
         """Move these leads on. Each step is committed with those of the others."""

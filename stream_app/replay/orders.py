@@ -34,7 +34,7 @@ from stream_app.domain.dead_letter.causes import (
     kind_of,
 )
 from stream_app.domain.dead_letter.orders import (
-    MOST_GIVEN_UP,
+    MAX_GIVEN_UP,
     Effect,
     PricedPlan,
     ReplayCommand,
@@ -78,8 +78,8 @@ from stream_app.replay.state import ReplayState
 from stream_app.tasks import cancel, run_until
 
 _ANSWER_WITHIN_S: Final = 15.0
-_MOST_BYTES: Final = 900_000
-_MOST_AT_ONCE: Final = 500
+_MAX_COMMAND_BYTES: Final = 900_000
+_MAX_RECORDS_AT_ONCE: Final = 500
 _LOOK_EVERY_S: Final = 0.3
 _AGAIN_S: Final = 2.0
 
@@ -118,8 +118,10 @@ def start_command(
     """
     replay = replay or f"r-{uuid.uuid4().hex[:12]}"
     command = ReplayCommand(replay, "start", replay, Clock().now_ms(), who, why, plan)
-    if len(command_row(command)[1]) > _MOST_BYTES:
-        raise SettingsError([f"the filter is larger than {_MOST_BYTES:,} bytes: name fewer leads"])
+    if len(command_row(command)[1]) > _MAX_COMMAND_BYTES:
+        raise SettingsError(
+            [f"the filter is larger than {_MAX_COMMAND_BYTES:,} bytes: name fewer leads"],
+        )
     return command
 
 
@@ -146,9 +148,9 @@ def give_up_commands(
     """
     name = command_id or f"c-{uuid.uuid4().hex}"
     commands: list[ReplayCommand] = []
-    for first in range(0, len(records), MOST_GIVEN_UP):
-        mine = tuple(records[first : first + MOST_GIVEN_UP])
-        part = name if not first else f"{name}-{first // MOST_GIVEN_UP}"
+    for first in range(0, len(records), MAX_GIVEN_UP):
+        mine = tuple(records[first : first + MAX_GIVEN_UP])
+        part = name if not first else f"{name}-{first // MAX_GIVEN_UP}"
         commands.append(ReplayCommand(part, "give_up", part, now_ms, who, why, dead_letters=mine))
     return commands
 
@@ -510,7 +512,7 @@ class _Operator:
                     continue
                 workspace, _ = addressed_to(dict(dead_letter.headers), dead_letter.key, value)
                 turn_ms = pace.turn_ms(workspace, self._clock.now_ms())
-                if len(waiting) >= _MOST_AT_ONCE or turn_ms > self._clock.now_ms():
+                if len(waiting) >= _MAX_RECORDS_AT_ONCE or turn_ms > self._clock.now_ms():
                     await flush()
                     with suppress(TimeoutError):
                         await asyncio.wait_for(

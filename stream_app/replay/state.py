@@ -29,7 +29,7 @@ from aiokafka.errors import KafkaError
 
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of
-from stream_app.domain.commands import MAX_TEXT, CommandAnswer
+from stream_app.domain.commands import MAX_TEXT_CHARACTERS, CommandAnswer
 from stream_app.domain.dead_letter.orders import (
     COMMAND,
     PAUSE,
@@ -283,7 +283,7 @@ async def set_replay_pause(
             0,
             "replay_pause" if paused else "replay_resume",
             who=who,
-            why=scrub(why, MAX_TEXT),
+            why=scrub(why, MAX_TEXT_CHARACTERS),
             asked_at_ms=at_ms,
             text=_outcome(before, paused=paused),
         )

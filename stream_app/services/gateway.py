@@ -20,7 +20,7 @@ from stream_app.domain.model.errors import BrokerUnavailable
 from stream_app.domain.model.records import Record
 from stream_app.gateway.holding import Holding
 from stream_app.gateway.receiver import (
-    MOST_CONNECTIONS,
+    MAX_CONNECTIONS,
     GatewayMetrics,
     Receiver,
     build_asgi,
@@ -166,7 +166,7 @@ async def run_gateway(settings: Settings, read: Callable[[], Settings]) -> None:
                     gateway.host,
                     http.gateway_port,
                     grace_s=_GRACE_S,
-                    limit=Limit(MOST_CONNECTIONS, refuse_more(metrics)),
+                    limit=Limit(MAX_CONNECTIONS, refuse_more(metrics)),
                     on_closed=holding.release,
                 ),
             )

@@ -11,8 +11,8 @@ from starlette.requests import Request
 
 from stream_app.board.access import (
     COOKIE,
-    MOST_TICKETS,
-    MOST_WAITING,
+    MAX_TICKETS,
+    MAX_WAITING,
     TICKET_S,
     AccessRefused,
     BoardAccess,
@@ -333,7 +333,7 @@ def test_a_ticket_is_good_for_a_minute_and_few_wait() -> None:
     now_s += 1
     with pytest.raises(AccessRefused, match="good once, and for 60 s"):
         access.enter(old)
-    first, *_, last = [access.make_ticket(asks()) for _ in range(MOST_TICKETS + 1)]
+    first, *_, last = [access.make_ticket(asks()) for _ in range(MAX_TICKETS + 1)]
     with pytest.raises(AccessRefused):
         access.enter(first)
     assert access.enter(last)
@@ -422,12 +422,12 @@ async def test_a_flood_of_wrong_tokens_shuts_nobody_out(
 ) -> None:
     async with _served(with_token, monkeypatch) as client:
         tries = _wrong(client, _FLOOD)
-        await until(lambda: sum(attempt.done() for attempt in tries) >= _FLOOD - MOST_WAITING)
+        await until(lambda: sum(attempt.done() for attempt in tries) >= _FLOOD - MAX_WAITING)
         right = await _log_in(client, TOKEN)
         assert right.status_code == 303, "the right token does not wait for wrong ones"
         assert (await client.get("/healthz")).status_code == 200
         refused = [attempt.result() for attempt in tries if attempt.done()]
-        assert len(tries) - len(refused) == MOST_WAITING == 16
+        assert len(tries) - len(refused) == MAX_WAITING == 16
         for answer in refused:
             assert answer.status_code == 429
             assert answer.headers["retry-after"] == "4"
@@ -448,8 +448,8 @@ async def test_a_peer_that_has_gone_is_forgotten(
 
     async with _served(with_token, monkeypatch) as client:
         for _ in range(3):
-            tries = _wrong(client, MOST_WAITING)
-            await until(lambda: waiting() == MOST_WAITING, what="a place for each")
+            tries = _wrong(client, MAX_WAITING)
+            await until(lambda: waiting() == MAX_WAITING, what="a place for each")
             assert not [attempt for attempt in tries if attempt.done()], "each has one"
             assert (await _log_in(client, "wrong")).status_code == 429
             await _hang_up(tries)

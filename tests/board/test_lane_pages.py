@@ -22,7 +22,7 @@ from stream_app.board.pages.lanes import (
     told_once,
 )
 from stream_app.board.read_model.board_query import DatedChange, Mark, Slot
-from stream_app.board.read_model.history import MOST_CHANGES
+from stream_app.board.read_model.history import MAX_CHANGES
 from stream_app.board.site import NOT_READABLE, Bar, ListedLane, Overview
 from stream_app.client.results.answers import Cause, Day, DeadLetters, StatusCount
 from stream_app.domain.lane.overrides import ORDERS
@@ -683,7 +683,7 @@ def test_strips_are_drawn_of_the_changes_that_are_known_without_a_gap(
 ) -> None:
     parts.one_lane.return_value = lane("acme")
     parts.bars_of.return_value = []
-    flap = [change("held" if n % 2 else "moves", NOW_MS - n) for n in range(MOST_CHANGES)]
+    flap = [change("held" if n % 2 else "moves", NOW_MS - n) for n in range(MAX_CHANGES)]
     changes = [*flap, change("held", NOW_MS - 9 * HOUR_S * 1_000)]
     queries = asked_queries(lane_changes=changes, marks=[], status_sums=[], dead_letters="none")
     queries.credits.side_effect = lambda names, step_s, since_s: {names[0]: "some"}

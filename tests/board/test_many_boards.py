@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from stream_app.board.page import _MOST_WAITING, Renderer
+from stream_app.board.page import _MAX_WAITING, Renderer
 from stream_app.domain.views.explain import ConsumerGroup
 from stream_app.kafka.groups import Consumption
 from tests.board.client import OWN, Client, ClientOf, plain
@@ -27,14 +27,14 @@ async def test_boards_wait_for_one_another_and_not_without_bound(local: Client) 
 
     held = asyncio.create_task(threads.run(hold))
     assert await asyncio.to_thread(began.wait, 60 * BUSY)
-    waiting = [asyncio.create_task(local.get("/board/audit")) for _ in range(_MOST_WAITING + 10)]
+    waiting = [asyncio.create_task(local.get("/board/audit")) for _ in range(_MAX_WAITING + 10)]
     done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED, timeout=60 * BUSY)
     assert [task.result().status_code for task in done] == [503] * len(done)
     go_on.set()
     await held
     codes = [answer.status_code for answer in await asyncio.gather(*waiting)]
     assert codes.count(503) == 11
-    assert codes.count(200) == _MOST_WAITING - 1
+    assert codes.count(200) == _MAX_WAITING - 1
 
 
 async def test_who_changes_something_sees_what_comes_of_it(client_of: ClientOf) -> None:

@@ -155,7 +155,7 @@ async def test_only_a_few_files_arrive_at_once() -> None:
         asyncio.create_task(
             receiver.receive(Sent(pieces(b"--xYx\r\n"), ends=False).request, "file"),
         )
-        for _ in range(requests.MOST_AT_ONCE)
+        for _ in range(requests.MAX_FILES_AT_ONCE)
     ]
     await asyncio.sleep(0)
     with pytest.raises(AccessRefused, match="2 files are arriving"):

@@ -43,7 +43,7 @@ SETTLE_S: Final = 90.0
 """How long no event may come while something is not at rest. A machine that others use as well may
 take minutes for the backlog that the faults have left, and is not stuck while it works it off.
 """
-LONGEST_SETTLE_S: Final = 1200.0
+MAX_SETTLE_S: Final = 1200.0
 """It also bounds leads that would be deferred again and again."""
 CLOSING_S: Final = 20.0
 """What is kept of a run's seconds for settling and the verdict."""
@@ -300,7 +300,7 @@ async def settle(line: Fleet, caps: dict[str, int]) -> list[str]:
             quiet_since = now
         held = Counter(waiting[place] for place in waiting if histories.get(place) not in REST)
         is_quiet = now - quiet_since > 2
-        is_stuck = now - moved_at > SETTLE_S * BUSY or now - began > LONGEST_SETTLE_S
+        is_stuck = now - moved_at > SETTLE_S * BUSY or now - began > MAX_SETTLE_S
         if is_quiet or is_stuck:
             lanes = await read_lanes(line)
             if is_quiet and held.keys() <= used_up(lanes, caps, CEILING):

@@ -37,7 +37,7 @@ _RESTS_S: Final = 15.0
 """A lead without an event for so long rests: its callback is overdue after 7 s, and it is parked
 after 13.
 """
-_LONGEST_S: Final = 60.0
+_MAX_WAIT_S: Final = 60.0
 """A lead whose lane is held never rests: it looks again and again."""
 
 
@@ -120,7 +120,7 @@ async def rested(line: Loop, leads: Mapping[str, str], kinds: Sequence[str]) -> 
     await line.until(are_there, 60, "each lead has as many steps as the page has")
     began_s = time.monotonic()
     seen = 0
-    while events() > seen and time.monotonic() - began_s < _LONGEST_S:
+    while events() > seen and time.monotonic() - began_s < _MAX_WAIT_S:
         seen = events()
         since_s = time.monotonic()
         while events() == seen and time.monotonic() - since_s < _RESTS_S:  # noqa: ASYNC110 - the silence counts

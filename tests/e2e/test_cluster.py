@@ -20,7 +20,7 @@ from tests.support.pace import slowness
 
 SESSION_S: Final = 15
 AFTER_SESSION_S: Final = 10
-SLOWEST: Final = 3
+MAX_SLOWNESS: Final = 3
 """A lane may take so many times as long on a busy machine. The leads last for no longer faults."""
 PER_S: Final = 3
 LANES: Final = 4
@@ -70,7 +70,7 @@ async def test_no_lane_stops_while_each_broker_fails_in_turn(
             cluster.brokers,
             key=lambda name: cluster.brokers.index(name) != first - 1,
         ):
-            bound_s = SESSION_S + AFTER_SESSION_S * min(slowness(), SLOWEST)
+            bound_s = SESSION_S + AFTER_SESSION_S * min(slowness(), MAX_SLOWNESS)
             began_ms = now_ms()
             broker.freeze()
             try:

@@ -24,7 +24,7 @@ from tests.e2e.pipeline import Pipeline
 from tests.support.kafka import committed
 from tests.support.odd_batches import gzip_with_more_behind_it, lz4_with_a_wrong_checksum
 
-MOST_MB: Final = 150
+MAX_GROWTH_MB: Final = 150
 """What a worker or a board may grow by under any batch of a producer, in MiB."""
 InBatch = tuple[bytes | None, bytes | None, Sequence[tuple[str, bytes | None]]]
 MARKS = "a" + "\u0301" * 25_000 + "\u0316" * 24_000
@@ -144,7 +144,7 @@ async def test_batches_that_are_large_once_decompressed_are_concluded_and_take_l
         before = rss_mb(board.pid)
         code, output = await line.run("status", "no-such-lead")
         assert code == 1, output
-        assert rss_mb(board.pid) - before < MOST_MB, "it has searched what waits"
+        assert rss_mb(board.pid) - before < MAX_GROWTH_MB, "it has searched what waits"
         assert await line.get(board, "/healthz") == "ok\n"
 
         worker = line.start("worker")
@@ -153,7 +153,7 @@ async def test_batches_that_are_large_once_decompressed_are_concluded_and_take_l
                 {"accepted": 2, "rejected_invalid": 10, "without_value": 1},
                 110,
             )
-        assert usual_mb < peak.mb < usual_mb + MOST_MB
+        assert usual_mb < peak.mb < usual_mb + MAX_GROWTH_MB
         (run,) = (
             event
             for history in line.histories.values()

@@ -13,12 +13,12 @@ from tests.support.pace import BUSY, slowness
 pytestmark = pytest.mark.timeout(120)
 SESSION_S = 6.0
 LOAD_S = 1.0  # reading the state of a partition: a few thousand rows here
-LONGEST_REQUEST_S = 0.3
+MAX_REQUEST_S = 0.3
 STRAGGLERS_MS = 300  # what it had sent before its end may be read by Clay a moment later
 SLOW = f"""
 [[fault]]
 kind = "slow"
-delay_s = {LONGEST_REQUEST_S}
+delay_s = {MAX_REQUEST_S}
 """
 
 
@@ -45,7 +45,7 @@ async def test_workers_join_and_leave_under_load(kafka: Broker, namespace: str) 
                 left_ms = now_ms()
                 moving = asyncio.create_task(_moved(line, owners, leaving, left_ms, 10))
                 assert await line.stop(leaving.process) == 0, leaving.output()[-3:]
-                assert await moving < (5 + LONGEST_REQUEST_S) * slowness()
+                assert await moving < (5 + MAX_REQUEST_S) * slowness()
                 team[number] = line.join()
         await line.until_rest(load.count, 40)
         assert not any("Traceback" in text for member in line.members for text in member.output())
@@ -112,7 +112,7 @@ async def test_a_held_lead_blocks_neither_a_rebalance_nor_sigterm(
             for member in (first, second, third):
                 began = time.monotonic()
                 assert await line.stop(member.process) == 0, member.output()[-3:]
-                assert time.monotonic() - began < (10 + LONGEST_REQUEST_S) * slowness()
+                assert time.monotonic() - began < (10 + MAX_REQUEST_S) * slowness()
             line.control("DELETE", "/control/faults")
         assert not line.posted_again()
         line.check_histories()

@@ -29,7 +29,7 @@ LOST: Final = '[[fault]]\nkind = "reset_after_read"\nendpoint = "run"\n'
 """Each run is made, and its answer is lost."""
 KILLS_AT: Final = (20, 60, 100)
 """A worker is killed when this many leads have answers."""
-MOST_IN_FLIGHT: Final = 3
+MAX_IN_FLIGHT: Final = 3
 """POSTs of one partition and of one lane: what a kill leaves uncertain at most."""
 
 
@@ -215,7 +215,7 @@ async def test_killed_workers_lose_no_run_and_start_none_twice(
         2,
         routines=("w0", "w1"),
         notified=("w1",),
-        config=CONFIG.replace("[delivery]", f"[delivery]\nmax_in_flight = {MOST_IN_FLIGHT}"),
+        config=CONFIG.replace("[delivery]", f"[delivery]\nmax_in_flight = {MAX_IN_FLIGHT}"),
         rate_per_s=20,
         burst=20,
     ) as line:

@@ -51,10 +51,10 @@ from tests.support.nginx import Nginx
 from tests.support.pace import BUSY
 
 GOOD_PER_S = 20.0
-MOST_P99_S = 2.0
-MOST_MB = 160.0
-MOST_MB_WHILE_HOLDING = 256.0
-LEAST_TAKEN = 0.99  # of those that come while all attacks run
+MAX_P99_S = 2.0
+MAX_MB = 160.0
+MAX_MB_WHILE_HOLDING = 256.0
+MIN_TAKEN_SHARE = 0.99  # of those that come while all attacks run
 ENDS_WITHIN_S = 15.0
 _ANSWER_WITHIN_S = 95.0
 _CLAY = "127.0.0.1"
@@ -88,14 +88,14 @@ class Figures:
 
         `slow`: how often longer than on an idle machine an answer may take.
         """
-        may_fail = int((1 - LEAST_TAKEN) * len(self.good)) if self.at_once > 1 else 0
+        may_fail = int((1 - MIN_TAKEN_SHARE) * len(self.good)) if self.at_once > 1 else 0
         missed = []
         if len(self.bad) > may_fail:
             answers = Counter(self.bad.values())
             missed = [f"{count} answers {answer}" for answer, count in answers.items()]
-        if self.p99_s >= self.away_s + MOST_P99_S * slow:
+        if self.p99_s >= self.away_s + MAX_P99_S * slow:
             missed.append(f"p99 {self.p99_s:.2f} s")
-        if self.most_mb >= (MOST_MB_WHILE_HOLDING if self.away_s else MOST_MB):
+        if self.most_mb >= (MAX_MB_WHILE_HOLDING if self.away_s else MAX_MB):
             missed.append(f"{self.most_mb:.0f} MB")
         return missed
 

@@ -14,7 +14,7 @@ from stream_app.config import Settings
 from stream_app.dev.kafka import Broker
 from stream_app.domain.views.explain import LaneFacts
 from stream_app.domain.views.lane import LaneView, Position
-from stream_app.kafka.backlog import MOST_EXACTLY, Backlog, Waiting
+from stream_app.kafka.backlog import MAX_COUNTED_OFFSETS, Backlog, Waiting
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.readers import Reader
 from tests.support.kafka import create_planned, create_topics, publish, publish_transactions
@@ -114,10 +114,10 @@ async def test_each_record_is_read_once_and_a_large_backlog_never(
             "one waits in memory, another one is not read"
         )
         assert await count(7) == Waiting(0)
-        await publish(kafka.bootstrap, topic, [b"x"] * MOST_EXACTLY)
-        assert await count(6) == Waiting(MOST_EXACTLY + 1, at_most=True)
+        await publish(kafka.bootstrap, topic, [b"x"] * MAX_COUNTED_OFFSETS)
+        assert await count(6) == Waiting(MAX_COUNTED_OFFSETS + 1, at_most=True)
         assert reader.scanned == 7, "a poll of a large backlog costs as much as one of a small one"
-        assert await count(7) == Waiting(MOST_EXACTLY)
-        assert await count(1 << 40) == Waiting(MOST_EXACTLY + 7, at_most=True), (
+        assert await count(7) == Waiting(MAX_COUNTED_OFFSETS)
+        assert await count(1 << 40) == Waiting(MAX_COUNTED_OFFSETS + 7, at_most=True), (
             "the topic was created again"
         )

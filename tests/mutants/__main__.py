@@ -35,8 +35,8 @@ from tests.mutants.running import (
     warm,
 )
 
-_KILLED_AT_LEAST: Final = {"core": 0.92, "edge": 0.88}
-_EQUIVALENT_AT_MOST: Final = 15
+_MIN_KILLED_SHARES: Final = {"core": 0.92, "edge": 0.88}
+_MAX_EQUIVALENT: Final = 15
 _FILES_OF_IMPORTS: Final = tuple(name.partition("::")[0] for name in OF_IMPORTS)
 _FIRST_FILES: Final = 8  # importing all tests takes longer than most need to notice
 _LIMIT_S: Final = 2 * BOUND_S + 240
@@ -81,7 +81,7 @@ def main() -> int:
             else f"survived: {mutant}",
         )
     missed = False
-    for part, at_least in _KILLED_AT_LEAST.items():
+    for part, at_least in _MIN_KILLED_SHARES.items():
         judged = [mutant for mutant in drawn if mutant.part == part and mutant not in equivalent]
         killed = sum(mutant not in survived for mutant in judged)
         missed |= killed < at_least * len(judged)
@@ -94,7 +94,7 @@ def main() -> int:
     gone = outdated()
     for entry in gone:
         _print(f"tests/mutants/equivalent.py: {entry} any more: take the entry out")
-    return int(missed or len(equivalent) > _EQUIVALENT_AT_MOST or bool(gone))
+    return int(missed or len(equivalent) > _MAX_EQUIVALENT or bool(gone))
 
 
 def _ends(drawn: Sequence[Mutant], reach: Reach) -> Ends:

@@ -21,10 +21,10 @@ _EQUIVALENT: Final[dict[str, list[tuple[str, ...]]]] = {
         ),
         (
             "partition/commits.py",
-            "min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(self.failures - 2, 10))",
-            "(min(FIRST_PAUSE_S * 2.0 ** min(self.failures - 2, 10), LONGEST_PAUSE_S))",
+            "min(MAX_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(self.failures - 2, 10))",
+            "(min(FIRST_PAUSE_S * 2.0 ** min(self.failures - 2, 10), MAX_PAUSE_S))",
         ),
-        ("domain/limits/concurrency.py", "min(LEAST, most)", "(min(most, LEAST))"),
+        ("domain/limits/concurrency.py", "min(MIN_LIMIT, most)", "(min(most, MIN_LIMIT))"),
     ],
     "a status below 300 was answered for before": [
         ("domain/model/outcome.py", "300 <= http_status < 500", "299 <= http_status < 500"),
@@ -46,8 +46,8 @@ _EQUIVALENT: Final[dict[str, list[tuple[str, ...]]]] = {
     "it grows by one": [
         (
             "client/results/export.py",
-            "len(self._fields) < MOST_FIELD_COLUMNS",
-            "len(self._fields) != MOST_FIELD_COLUMNS",
+            "len(self._fields) < MAX_FIELD_COLUMNS",
+            "len(self._fields) != MAX_FIELD_COLUMNS",
         ),
     ],
     "only the type knows of none": [
@@ -127,7 +127,7 @@ _EQUIVALENT: Final[dict[str, list[tuple[str, ...]]]] = {
         ("board/read_model/follow.py", "get(log, 0)", "get(log, -1)"),
     ],
     "SQLite skips no row for an offset below 0 either": [
-        ("board/read_model/query.py", "workspace, 0, MOST_CAUSES", "workspace, -1, MOST_CAUSES"),
+        ("board/read_model/query.py", "workspace, 0, MAX_CAUSES", "workspace, -1, MAX_CAUSES"),
     ],
     "it is the lowest rank": [
         (
@@ -140,7 +140,7 @@ _EQUIVALENT: Final[dict[str, list[tuple[str, ...]]]] = {
         ("board/read_model/on_kafka.py", "cleaned=True", "cleaned=False"),
     ],
     "nobody sees a part of so many": [
-        ("board/pages/leads.py", "_NARROWEST), 3)", "_NARROWEST), 4)"),
+        ("board/pages/leads.py", "_MIN_WIDTH_PERCENT), 3)", "_MIN_WIDTH_PERCENT), 4)"),
         ("board/pages/leads.py", "Band(round(x, 3)", "Band(round(x, 4)"),
     ],
     "[:-0] is the empty text, which no secret is equal to": [
@@ -233,15 +233,15 @@ _EQUIVALENT: Final[dict[str, list[tuple[str, ...]]]] = {
 _TUNING: Final[dict[str, dict[str, str]]] = {
     "a second or a millisecond more or less of a wait delays a step, and changes none": {
         "partition/admission.py": "_RECORD_HOLD_AFTER_MS",
-        "partition/commits.py": "LONGEST_PAUSE_S",
+        "partition/commits.py": "MAX_PAUSE_S",
         "partition/deadlines.py": "_AGAIN_MS",
-        "partition/lane_timer.py": "_LONGEST_TIMER_S",
+        "partition/lane_timer.py": "_MAX_TIMER_S",
         "partition/lanes.py": "_LOOK_EVERY_S",
         "partition/owner.py": "_LOOK_EVERY_S",
-        "partition/timeout.py": "_LONGEST_SLEEP_S _RETRY_AFTER_S _LISTENED_EVERY_MS",
+        "partition/timeout.py": "_MAX_SLEEP_S _RETRY_AFTER_S _LISTENED_EVERY_MS",
         "clay/client.py": "_HOST_WITHIN_S",
         "cache/filler.py": "_TRY_AGAIN_S",
-        "cache/redis.py": "_LONGEST_PAUSE_S",
+        "cache/redis.py": "_MAX_PAUSE_S",
         "client/doctor/checks.py": "_WITHIN_S",
         "client/doctor/gateways.py": "_WITHIN_S",
         "client/results/lookup.py": "_WITHIN_S _ANSWERS_WITHIN_S",
@@ -259,7 +259,7 @@ _TUNING: Final[dict[str, dict[str, str]]] = {
         "partition/rows.py": "_NEXT_LOOK_MS _LOOKED_AT",
         "partition/runner.py": "_UNFINISHED",
         "partition/timeout.py": "_BATCH",
-        "cache/filler.py": "MOST_ENTRIES MOST_CACHE_BYTES MOST_RESULTS _PIECE",
+        "cache/filler.py": "MAX_ENTRIES MAX_CACHE_BYTES MAX_RESULTS _PIECE",
         "cache/redis.py": "_CONNECTIONS",
         "client/books.py": "_BATCH _CACHE_KIB _FETCH_BYTES",
         "gateway/holding.py": "_AT_ONCE",
@@ -268,13 +268,15 @@ _TUNING: Final[dict[str, dict[str, str]]] = {
         "client/publish/send.py": "BATCH_BYTES MAX_UNDER_WAY",
         "board/uploads.py": "_ITEMS_A_TURN _CHUNK_BYTES",
         "board/read_model/account.py": "_DELETED_AT_ONCE",
-        "board/read_model/follow.py": "_MOST_RECORDS _MOST_AT_ONCE _FETCH_BYTES _FETCH_ALL_BYTES",
-        "board/read_model/on_kafka.py": "_MOST_RECORDS _MOST_AT_ONCE",
+        "board/read_model/follow.py": (
+            "_MAX_RECORDS _MAX_POLLS_AT_ONCE _FETCH_BYTES _FETCH_ALL_BYTES"
+        ),
+        "board/read_model/on_kafka.py": "_MAX_RECORDS _MAX_RECORDS_AT_ONCE",
         "board/read_model/store.py": "_LOOKED_AT _CACHE_KIB _WAL_PAGES",
     },
     "one more or less of hundreds that are kept or answered is no promise": {
-        "board/read_model/history.py": "MOST_CHANGES MOST_IMPORTS",
-        "board/read_model/query.py": "MOST_CAUSES",
+        "board/read_model/history.py": "MAX_CHANGES MAX_IMPORTS",
+        "board/read_model/query.py": "MAX_CAUSES",
     },
 }
 """By reason and file: numbers that only tune, none below 3. A test that knew one exactly would only

@@ -14,7 +14,7 @@ _TEXT: Final = dedent('''
     """A file."""
     from typing import Final
 
-    MOST: Final = 5
+    MAX_CALLS: Final = 5
 
 
     def f(a: int, b: int, *, grace: int = 0) -> int:

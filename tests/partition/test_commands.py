@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_app.domain.commands import MOST_PEOPLE, CommandResult
+from stream_app.domain.commands import MAX_PEOPLE, CommandResult
 from stream_app.domain.lead.identity import people
 from stream_app.domain.model.errors import BrokerUnavailable
 from stream_app.domain.model.records import ConsumedRecord
@@ -198,7 +198,7 @@ async def test_an_invalid_command_is_answered(value: bytes | None, reason: str, 
         ("cancel_import", {"import_id": ""}, "bad_arguments", "import_id"),
         ("suppress", {"people": []}, "bad_arguments", "people"),
         ("suppress", {"people": ["ada@example.com"]}, "bad_arguments", "people"),
-        ("suppress", {"people": ["x" * 22] * (MOST_PEOPLE + 1)}, "bad_arguments", "people"),
+        ("suppress", {"people": ["x" * 22] * (MAX_PEOPLE + 1)}, "bad_arguments", "people"),
     ],
 )
 @virtual_time

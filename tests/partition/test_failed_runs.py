@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from stream_app.domain.callback.interpret import MOST_FAILED
+from stream_app.domain.callback.interpret import MAX_FAILED_IN_A_ROW
 from stream_app.domain.model.run import (
     RunFinished,
     RunItem,
@@ -41,7 +41,7 @@ async def test_failed_leads_in_a_row_without_credits_suspend_their_destination(
     assert words in stop.text
     assert stop.one_destination
     assert bench.clay.balances == 1
-    assert bench.states().count("enrich_error") <= 5 * MOST_FAILED
+    assert bench.states().count("enrich_error") <= 5 * MAX_FAILED_IN_A_ROW
     # A failed probe says nothing good; one that did not fail lifts the suspension.
     sent = len(bench.clay.posts_ms)
     await asyncio.sleep(330.0)
@@ -63,14 +63,14 @@ async def test_failed_leads_of_a_workspace_with_credits_go_on_and_the_balance_is
     await bench.serve_for(120.0)
     assert bench.states().count("enrich_error") == 100
     assert bench.lane().suspension is None
-    assert 1 <= bench.clay.balances <= 100 // MOST_FAILED
+    assert 1 <= bench.clay.balances <= 100 // MAX_FAILED_IN_A_ROW
 
 
 @virtual_time
 async def test_a_lead_that_succeeds_while_the_balance_is_asked_for_keeps_the_lane_going() -> None:
     bench = Routines()
     all_fail(bench)
-    bench.publish_leads(MOST_FAILED + 1)
+    bench.publish_leads(MAX_FAILED_IN_A_ROW + 1)
     bench.clay.credits_left = 0.0
     real = bench.clay.balance
 
@@ -79,7 +79,7 @@ async def test_a_lead_that_succeeds_while_the_balance_is_asked_for_keeps_the_lan
         return await real(workspace)
 
     bench.clay.balance = slow  # type: ignore[method-assign]  # a script
-    last = f"run_{MOST_FAILED + 1}"
+    last = f"run_{MAX_FAILED_IN_A_ROW + 1}"
     bench.clay.of_run[last] = RunUnfinished()
     await bench.serve_for(20.0)
     del bench.clay.finished

@@ -23,7 +23,7 @@ from tests.support.partition.virtual import virtual_time
 @virtual_time
 async def test_only_some_settled_runs_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that is forgotten is reported again, and that is all."""
-    monkeypatch.setattr(open_runs, "MOST_SETTLED", 2)
+    monkeypatch.setattr(open_runs, "MAX_SETTLED", 2)
     bench = RoutineBench()
     bench.leave_row("send_uncertain", sends=1)
     for number in (0, 1, 2, 2, 0):
@@ -52,7 +52,7 @@ async def test_a_new_owner_remembers_the_runs_that_were_settled_last(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Within the bound, and those that are settled while the rows are read are the newest."""
-    monkeypatch.setattr(open_runs, "MOST_SETTLED", 3)
+    monkeypatch.setattr(open_runs, "MAX_SETTLED", 3)
     monkeypatch.setattr(open_runs, "_SLICE", 1)
     keys = [delivery_key("acme", "acme-main", f"id{number}") for number in range(5)]
     rows = {key: settled_row(f"run-{number}") for number, key in enumerate(keys)}

@@ -13,7 +13,7 @@ from benchmarks.lead_rows import rows_of_lead
 from benchmarks.worker_memory import LIMITS
 from stream_app.domain.model.topics import TopicNames
 from stream_app.services.replay import _BUFFERED, _BUFFERED_BYTES
-from tests.e2e.disk import MOST_MIB_PER_THOUSAND
+from tests.e2e.disk import MAX_MIB_PER_THOUSAND
 from tests.repository.deployed import OURS, ROOT, in_bytes
 from tests.support.narrow import present
 
@@ -117,4 +117,4 @@ def test_the_disk_is_said_by_topic_and_adds_up() -> None:
     for column, total in ((1, shared_mib), (2, alone_mib)):
         assert float(total) == pytest.approx(sum(float(row[column]) for row in topics), abs=0.01)
     assert f"{shared_mib} MiB for 1,000 leads at 10 a second, {alone_mib} MiB one by one" in FIGURES
-    assert float(alone_mib) < MOST_MIB_PER_THOUSAND
+    assert float(alone_mib) < MAX_MIB_PER_THOUSAND

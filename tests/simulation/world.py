@@ -176,7 +176,7 @@ class World:
         # The simulation's clock never steps, and it is to come to rest: no timer looks at it again
         # and again.
         with (
-            patch.object(lane_timer, "_LONGEST_TIMER_S", 1e9),
+            patch.object(lane_timer, "_MAX_TIMER_S", 1e9),
             patch.object(lanes, "_LOOK_EVERY_S", None),
             patch.object(Erasures, "run", _never),
             patch.object(Balances, "run", _never),

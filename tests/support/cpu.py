@@ -9,8 +9,8 @@ from typing import TypeVar
 T = TypeVar("T")
 
 DOUBLINGS = 3
-_MOST_RUNS = 15
-_MOST_S = 15.0  # of CPU: what is slow for a reason is measured three times, too
+_MAX_RUNS = 15
+_MAX_CPU_S = 15.0  # of CPU: what is slow for a reason is measured three times, too
 _FLOOR_S = 0.01
 """Shorter times are noise. What stays below it up to an eighth of the largest input takes 120 ms at
 the largest.
@@ -35,13 +35,13 @@ def exponent(
     small_s = large_s = math.inf
     grows = math.inf
     spent_s = 0.0
-    for _ in range(_MOST_RUNS):
+    for _ in range(_MAX_RUNS):
         took_s = _cpu_s(work, large)
         small_s = min(small_s, _cpu_s(work, small))
         large_s = min(large_s, took_s)
         spent_s = spent_s + took_s
         grows = math.log2(max(large_s, _FLOOR_S) / max(small_s, _FLOOR_S)) / DOUBLINGS
-        if grows <= enough or spent_s > _MOST_S:
+        if grows <= enough or spent_s > _MAX_CPU_S:
             break
     return grows, large_s
 

@@ -23,7 +23,7 @@ from stream_app.config.model import Http, Kafka
 from stream_app.dev.process import LOOPBACK
 
 _ANSWERED_WITHIN_S: Final = 2.0
-_LONGEST_QUESTION: Final = 80  # bytes: enough for the path of a request
+_MAX_QUESTION_BYTES: Final = 80  # bytes: enough for the path of a request
 
 
 def default_ports() -> dict[int, str]:
@@ -79,7 +79,7 @@ class Neighbour:
                     return
                 connection.settimeout(_ANSWERED_WITHIN_S)
                 try:
-                    words = connection.recv(_LONGEST_QUESTION)
+                    words = connection.recv(_MAX_QUESTION_BYTES)
                 except OSError:
                     words = b""
             self.asked.append(f"{name}: {words!r}")

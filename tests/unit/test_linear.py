@@ -45,7 +45,7 @@ from stream_app.domain.model.topics import MAX_CARRIED_BYTES
 from tests.simulation.schedule import Setup, plan_of
 from tests.support.cpu import exponent
 
-MOST: Final = 1.2
+MAX_EXPONENT: Final = 1.2
 PLAN: Final = plan_of(Setup())
 Shape = Callable[[int], bytes]
 T = TypeVar("T")
@@ -159,8 +159,10 @@ def _structures(before: str = "", after: str = "") -> dict[str, Shape]:
 
 def check(work: Callable[[T], object], shape: Callable[[int], T], largest: int, what: str) -> float:
     """Fail if the CPU grows too fast. Returns the seconds for the largest input."""
-    grows, took_s = exponent(work, shape, largest, MOST)
-    assert grows <= MOST, f"{what}: the exponent is {grows:.2f}, {took_s:.3f} s for the largest"
+    grows, took_s = exponent(work, shape, largest, MAX_EXPONENT)
+    assert grows <= MAX_EXPONENT, (
+        f"{what}: the exponent is {grows:.2f}, {took_s:.3f} s for the largest"
+    )
     return took_s
 
 
@@ -353,7 +355,7 @@ def _take_callback(value: bytes) -> None:
         callback_of(body, "acme", "people", 1)
 
 
-LARGEST_BODY: Final = 262_144
+MAX_BODY_BYTES: Final = 262_144
 """As `gateway.max_body_bytes` has it unless it is configured."""
 
 
@@ -368,7 +370,7 @@ def test_a_callback_with_a_hostile_value(text: str, name: str) -> None:
         body = {"lead_id": "a", "callback_token": "t", "error": "no: 1", name: TEXTS[text](n - 200)}
         return json.dumps(body, ensure_ascii=False).encode()
 
-    check(_take_callback, shape, LARGEST_BODY, f"{name}: {text}")
+    check(_take_callback, shape, MAX_BODY_BYTES, f"{name}: {text}")
 
 
 @_one_of_each(
@@ -377,7 +379,7 @@ def test_a_callback_with_a_hostile_value(text: str, name: str) -> None:
 )
 def test_a_callback_with_a_hostile_structure(text: str, name: str) -> None:
     work = _structures(name, "}" if name else "")[text]
-    check(_take_callback, work, LARGEST_BODY, f"{name}: {text}")
+    check(_take_callback, work, MAX_BODY_BYTES, f"{name}: {text}")
     check(
         lambda value: read_callback(PLAN, _record(value)),
         work,
@@ -448,7 +450,7 @@ def _read_callback_of_test(value: bytes) -> None:
 
 @pytest.mark.parametrize("shape", TEST_CALLBACKS)
 def test_a_callback_of_a_test_lead(shape: str) -> None:
-    check(_read_callback_of_test, TEST_CALLBACKS[shape], LARGEST_BODY, shape)
+    check(_read_callback_of_test, TEST_CALLBACKS[shape], MAX_BODY_BYTES, shape)
 
 
 def _read_person(line: str) -> None:
@@ -477,6 +479,6 @@ def test_the_rule_itself_finds_what_is_quadratic() -> None:
         return sum(1 for _ in value for _ in value)
 
     # one run is enough, too
-    grows, _ = exponent(quadratic, lambda n: b"a" * n, 5_000, enough=2 * MOST)
+    grows, _ = exponent(quadratic, lambda n: b"a" * n, 5_000, enough=2 * MAX_EXPONENT)
     assert grows > 1.5
     check(msgspec.json.decode, lambda n: b"[" + b"1," * (n // 2) + b"1]", 2**22, "numbers")

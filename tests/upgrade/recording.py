@@ -23,7 +23,7 @@ NAMESPACE: Final = "recorded."
 """Of the topics in a recording. It is part of every record id in it, so it can be replaced by
 another one.
 """
-MOST_BYTES: Final = 100_000
+MAX_RECORDING_BYTES: Final = 100_000
 
 _CONFIG: Final = """
 [delivery]
@@ -97,10 +97,10 @@ async def record(bootstrap: str) -> str:
                 {kept.key: kept for kept in taken}.values() if topic.name in compacted else taken
             )
     text = "".join(_line(kept) + "\n" for kept in records if kept.value is not None)
-    if len(text) > MOST_BYTES:
+    if len(text) > MAX_RECORDING_BYTES:
         raise ValueError(
-            f"the recording has {len(text)} bytes of at most {MOST_BYTES}: let the scenario "
-            "do less",
+            f"the recording has {len(text)} bytes of at most {MAX_RECORDING_BYTES}: let the "
+            "scenario do less",
         )
     return text
 

@@ -113,7 +113,7 @@ def options_of(
 
 DeadLetterTopic = Literal["dlq", "parked"]
 
-MOST_REPLAYS: Final = 10
+MAX_REPLAYS: Final = 10
 _COLOURS: Final = ("failed", "refused", "enriched", "cache", "nodata")
 """CSS classes of the most frequent causes; the last one is for all others."""
 
@@ -185,7 +185,7 @@ def dead_page(site: Site, moment: Moment, query: Query) -> PageData:
         "hours": _by_cause(hours_of, begin_s),
         "workspace": workspace,
         "deferred": sum(count.leads for count in counts if count.status == "deferred"),
-        "replays": [(replay, _TONES[replay.state]) for replay in queries.replays(MOST_REPLAYS)],
+        "replays": [(replay, _TONES[replay.state]) for replay in queries.replays(MAX_REPLAYS)],
         "kept_days": kept.dlq_days if which == "dlq" else kept.parked_days,
     }
 

@@ -111,7 +111,7 @@ def row_of(publication: FoundImport) -> PageData:
 
 
 BACKLOG_ROWS: Final = 100
-_MOST_NAMES: Final = 10
+_MAX_NAMES: Final = 10
 
 
 def backlog_page(site: Site, moment: Moment, query: Query) -> PageData:
@@ -142,7 +142,7 @@ def backlog_page(site: Site, moment: Moment, query: Query) -> PageData:
     rows: list[PageData] = []
     for (name, home), waiting in backlog[after : after + BACKLOG_ROWS]:
         residents = list(site.settings.plan.residents(home))
-        some = {"workspaces": residents[:_MOST_NAMES], "more": len(residents) > _MOST_NAMES}
+        some = {"workspaces": residents[:_MAX_NAMES], "more": len(residents) > _MAX_NAMES}
         rows.append({"topic": name, "partition": home, "waiting": waiting, **some})
     more = after + BACKLOG_ROWS if len(backlog) > after + BACKLOG_ROWS else 0
     back = sum_of(dict(backlog), {names.retry})

@@ -10,7 +10,7 @@ import msgspec
 from stream_app.board.charts import Band, LineChart, Stack, line, stack, times, trend
 from stream_app.board.formats import lanes_path, noun
 from stream_app.board.read_model.board_query import DatedChange, Mark, Slot
-from stream_app.board.read_model.history import DAY_S, MARK_S, MINUTE_S, MOST_CHANGES, QUARTER_S
+from stream_app.board.read_model.history import DAY_S, MARK_S, MAX_CHANGES, MINUTE_S, QUARTER_S
 from stream_app.board.read_model.query import last_day_s
 from stream_app.board.requests import ChartSpan, Query, one_of, span_of, word
 from stream_app.board.site import (
@@ -38,7 +38,7 @@ from stream_app.domain.views.explain import HELD_IN_PART, LANE_HELD, named_first
 from stream_app.domain.views.lane import BY_PERSONS, LaneChange, LaneView
 from stream_app.kafka.backlog import sum_of
 
-MOST_SHOWN_LANES: Final = 20
+MAX_SHOWN_LANES: Final = 20
 _OUTCOMES: Final = {
     "enriched": ("enriched", "partial", "accepted", "confirmed"),
     "cache": ("served_from_cache", "served_locally"),
@@ -79,11 +79,11 @@ def now_page(site: Site, moment: Moment, query: Query) -> PageData:
         "is_new": bool(seen.lanes) and not held and all(lane.view is None for lane in seen.lanes),
         "seen": seen,
         "replays_stand": any(finding.is_about_replays for finding in seen.everywhere),
-        "held": held[:MOST_SHOWN_LANES],
+        "held": held[:MAX_SHOWN_LANES],
         "held_count": len(held) - part,
         "part_count": part,
         "need_person": sum(lane.needs_a_person for lane in held),
-        "lanes": lane_rows(site, moment, [*held, *moving][:MOST_SHOWN_LANES]),
+        "lanes": lane_rows(site, moment, [*held, *moving][:MAX_SHOWN_LANES]),
         "chart": chart,
         "span": span,
         "ended_day": ended,
@@ -252,7 +252,7 @@ def _filter_of(lane: ListedLane) -> str:
     return {"ok": "running", "idle": "idle"}.get(lane.tone, "held")
 
 
-MOST_SHOWN_CHANGES: Final = 30
+MAX_SHOWN_CHANGES: Final = 30
 _HOURS: Final = 24
 _BREAKER: Final[dict[str, Tone]] = {
     "breaker_open": "bad",
@@ -284,7 +284,7 @@ def lane_page(site: Site, moment: Moment, query: Query) -> PageData | None:
         if lane.view is not None and bar.name in slots_of and now_ms < lane.meters[bar.name].ends_ms
     ]
     changes = queries.lane_changes(workspace)
-    lately = changes[:MOST_CHANGES]  # Strips need all changes of a time, and older ones have gaps.
+    lately = changes[:MAX_CHANGES]  # Strips need all changes of a time, and older ones have gaps.
     marks = queries.marks(workspace)
     hours_n = _hours_known(
         [*(mark.at_s for mark in marks), *(change.at_ms // 1000 for change in lately)],
@@ -328,7 +328,7 @@ def lane_page(site: Site, moment: Moment, query: Query) -> PageData | None:
         ],
         "hours_n": hours_n,
         "times_ms": times(begin_ms // 1000, hours_n * HOUR_S, 5),
-        "changes": told_once(changes)[:MOST_SHOWN_CHANGES],
+        "changes": told_once(changes)[:MAX_SHOWN_CHANGES],
         "statuses": queries.status_sums(workspace),
         "yields": queries.yields(now_ms, workspace),
         "dead_letters": queries.dead_letters(site.settings.names.dlq, workspace),

@@ -147,8 +147,8 @@ def find(site: Site, text: str, now_ms: int) -> str:
     return lead_path(lead_ids[0]) if lead_ids else leads_path()
 
 
-_MOST_OTHERS: Final = 20
-_NARROWEST: Final = 0.4  # percent of the width that can be seen
+_MAX_OTHERS: Final = 20
+_MIN_WIDTH_PERCENT: Final = 0.4  # percent of the width that can be seen
 _TONES: Final[dict[WaitKind, str]] = {
     **dict.fromkeys(("budget", "pause", "replay", "person"), "warn"),
     **dict.fromkeys(("outage", "retry"), "bad"),
@@ -195,7 +195,7 @@ def _same_person(site: Site, lead_id: str) -> PageData | None:
     person = max(records, key=lambda name: len(records[name]), default="")
     others = [row for row in records.get(person, ()) if row.lead_id != lead_id]
     return (
-        {"person": person, "leads": len(records[person]), "others": others[:_MOST_OTHERS]}
+        {"person": person, "leads": len(records[person]), "others": others[:_MAX_OTHERS]}
         if others
         else None
     )
@@ -246,10 +246,10 @@ def _bands(
         x = (wait.begin_ms - begin_ms) / length_ms * 100
         width = wait.length_ms(now_ms) / length_ms * 100
         text = f"{duration(wait.length_ms(now_ms))}{': ' if wait.text else ''}{wait.text}"
-        if bands and x - bands[-1].x - bands[-1].width < _NARROWEST:
+        if bands and x - bands[-1].x - bands[-1].width < _MIN_WIDTH_PERCENT:
             last = bands.pop()
             width = max(last.width, x + width - last.x)
             x = last.x
             text = last.text
-        bands.append(Band(round(x, 3), round(max(width, _NARROWEST), 3), tone, text))
+        bands.append(Band(round(x, 3), round(max(width, _MIN_WIDTH_PERCENT), 3), tone, text))
     return bands

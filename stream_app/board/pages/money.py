@@ -13,7 +13,7 @@ from stream_app.client.results.answers import Day
 from stream_app.domain.model.text import for_spreadsheet
 
 DAYS: Final = 35
-MOST_ROWS: Final = 100
+MAX_ROWS: Final = 100
 """Rows of the page by workspace and destination. The CSV has all."""
 CSV_COLUMNS: Final = (
     "credits",
@@ -68,8 +68,8 @@ def money_page(site: Site, moment: Moment, query: Query) -> PageData | None:
         "days": days,
         "all": _sum(days, first_s),
         "today": next((entry for entry in days if entry.at_s == today_s), _sum([], today_s)),
-        "yields": queries.yields(moment.now_ms, workspace or None)[:MOST_ROWS],
-        "lanes": queries.lanes_money(workspace or None, since_s, until_s)[:MOST_ROWS],
+        "yields": queries.yields(moment.now_ms, workspace or None)[:MAX_ROWS],
+        "lanes": queries.lanes_money(workspace or None, since_s, until_s)[:MAX_ROWS],
         "chart": chart,
         "hour_ms": hour_s * 1000,
         "this_hour": sum(slot.credits for slot in hours if slot.at_s >= hour_s),

@@ -454,7 +454,7 @@ class BoardQueries(Queries):
     def lane_changes(self, workspace: str) -> list[DatedChange]:
         """Return the changes of a lane, newest first.
 
-        Only the first `MOST_CHANGES` are without a gap.
+        Only the first `MAX_CHANGES` are without a gap.
         """
         sql = """SELECT at_ms, kind, text, reason
                  FROM lane_changes

@@ -34,8 +34,8 @@ from stream_app.kafka.connection import KafkaConnection, refusal_or_silence
 from stream_app.kafka.readers import Reader
 from stream_app.ops.logs import Logger, Throttled
 
-_MOST_RECORDS: Final = 5_000
-_MOST_AT_ONCE: Final = 4
+_MAX_RECORDS: Final = 5_000
+_MAX_POLLS_AT_ONCE: Final = 4
 """The most polls that make up a batch. A record is written once for all its events in a batch."""
 _FETCH_BYTES: Final = 1 * 2**20  # read ahead in memory, for one partition
 _FETCH_ALL_BYTES: Final = 16 * 2**20  # for all partitions
@@ -214,7 +214,7 @@ class _Reading:
         self._records = self._reader.follow(
             starts,
             wait_ms=200,
-            most=_MOST_RECORDS,
+            most=_MAX_RECORDS,
             pass_unreadable=True,
         )
         await self.look(now_ms)
@@ -239,7 +239,7 @@ class _Reading:
         """Return the next records by topic, and the positions after them."""
         batch: dict[str, list[KafkaRecord]] = {}
         moved: dict[Any, LogPosition] = {}
-        for _ in range(_MOST_AT_ONCE):
+        for _ in range(_MAX_POLLS_AT_ONCE):
             polled = await anext(self._records)
             for log, records in polled.items():
                 at = self._at[log]
@@ -249,7 +249,7 @@ class _Reading:
                 if records:
                     last = records[-1]
                     moved[log] = LogPosition(at.next, last.offset, mark(last))
-            if sum(map(len, polled.values())) < _MOST_RECORDS:
+            if sum(map(len, polled.values())) < _MAX_RECORDS:
                 break  # it has caught up, or waits for Kafka
             await asyncio.sleep(0)
         for log in self._logs:

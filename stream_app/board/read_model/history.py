@@ -65,7 +65,7 @@ DAY_S: Final = 86_400
 KEPT_S: Final = {MINUTE_S: 2 * 3_600, QUARTER_S: 26 * 3_600, DAY_S: 35 * DAY_S}
 """Length of a slot -> how long it is kept."""
 MARK_S: Final = 300
-MOST_CHANGES: Final = 300
+MAX_CHANGES: Final = 300
 """How many of the newest changes of a lane are kept, and how many more in turn from each kind and
 reason.
 
@@ -236,7 +236,7 @@ class History:
         )
         changed = db.execute(
             "SELECT workspace FROM lane_changes GROUP BY workspace HAVING count(*) > ?",
-            (MOST_CHANGES,),
+            (MAX_CHANGES,),
         ).fetchall()
         db.executemany(
             """WITH told AS (
@@ -263,7 +263,7 @@ class History:
                        ORDER BY turn, at_ms DESC, number DESC LIMIT :kept
                    )
                )""",
-            [{"name": name, "kept": MOST_CHANGES} for (name,) in changed],
+            [{"name": name, "kept": MAX_CHANGES} for (name,) in changed],
         )
         oldest_day = -((KEPT_S[DAY_S] - now_s) // DAY_S)  # the first one that `history` keeps
         db.execute("DELETE FROM resent WHERE at_ms < ?", (oldest_day * DAY_S * 1000,))
@@ -271,7 +271,7 @@ class History:
         db.execute("DELETE FROM dead_letter_hours WHERE hour < ?", (now_s // 3_600 - 25,))
 
 
-MOST_IMPORTS: Final = 10_000
+MAX_IMPORTS: Final = 10_000
 """Foreign programs may name any number of imports. Above it those without leads under way make
 room, or a new one is left out.
 """
@@ -306,10 +306,10 @@ class Imports:
             if not (event.import_id and event.workspace):
                 continue
             number = self._numbers.get((event.workspace, event.import_id), 0)
-            if not number and may_make_room and len(self._numbers) >= MOST_IMPORTS:
+            if not number and may_make_room and len(self._numbers) >= MAX_IMPORTS:
                 self._make_room({*known, *numbers.values()})
                 may_make_room = False
-            if number or len(self._numbers) < MOST_IMPORTS:
+            if number or len(self._numbers) < MAX_IMPORTS:
                 numbers[record] = number or self._new(event)
         return numbers
 
@@ -393,7 +393,7 @@ class Imports:
                 )
                 ORDER BY credits > 0, last_ms, id
                 LIMIT ?""",
-            (msgspec.json.encode(list(needed)).decode(), max(1, MOST_IMPORTS // 100)),
+            (msgspec.json.encode(list(needed)).decode(), max(1, MAX_IMPORTS // 100)),
         ).fetchall()
         for number, *name in gone:
             del self._numbers[tuple(name)]

@@ -79,8 +79,8 @@ class ResultFetcher:
         return value
 
 
-_MOST_RECORDS: Final = 200_000
-_MOST_AT_ONCE: Final = 1_000
+_MAX_RECORDS: Final = 200_000
+_MAX_RECORDS_AT_ONCE: Final = 1_000
 _SEARCH_WITHIN_S: Final = 5.0
 _BUSY_S: Final = 5.0
 
@@ -174,7 +174,7 @@ class WaitingLeads:
                 async with asyncio.timeout(_SEARCH_WITHIN_S):
                     async for polled in reader.scan(
                         spans,
-                        most=_MOST_AT_ONCE,
+                        most=_MAX_RECORDS_AT_ONCE,
                         on_unreadable=note,
                         progress=progress,
                     ):
@@ -196,7 +196,7 @@ class WaitingLeads:
                                         blocked.get(log),
                                     ),
                                 )
-                        if search.matches or search.searched >= _MOST_RECORDS:
+                        if search.matches or search.searched >= _MAX_RECORDS:
                             break
 
 

@@ -39,7 +39,7 @@ SAME_CAUSE: Final = (
 _WORDS: Final = tuple(HEADERS[field] for field in ("reason", "http_status", "destination"))
 _ORIGIN = HEADERS["origin"]
 _SEQ = HEADERS["seq"]
-_MOST_CAUSES: Final = 10_000
+_MAX_CAUSES: Final = 10_000
 _PEOPLE: Final = b"p/"
 
 
@@ -289,7 +289,7 @@ class Projector:
         ).decode()
         words = [text(headers, name)[:100] for name in _WORDS]
         cause = (record.topic, kind_of(headers), workspace, *words)
-        if cause not in self._causes and len(self._causes) >= _MOST_CAUSES:
+        if cause not in self._causes and len(self._causes) >= _MAX_CAUSES:
             cause = (record.topic, "foreign", "", "(others)", "", "")
         self._causes.add(cause)
         return cause, headers

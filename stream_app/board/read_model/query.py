@@ -17,7 +17,7 @@ import msgspec
 
 from stream_app.board.read_model.history import (
     DAY_S,
-    MOST_IMPORTS,
+    MAX_IMPORTS,
     QUARTER_S,
     YieldWindow,
     events_of,
@@ -31,7 +31,7 @@ from stream_app.domain.books.records import MOVING, STATES, column
 from stream_app.domain.callback.interpret import OVERDUE, WAITING
 from stream_app.domain.callback.schedule import next_poll_ms, polls_until
 from stream_app.domain.dead_letter.orders import ReplayPause, read_pause
-from stream_app.domain.lead.identity import MOST_IDENTIFIERS
+from stream_app.domain.lead.identity import MAX_IDENTIFIERS
 from stream_app.domain.limits.balance import Reading
 from stream_app.domain.model.untrusted import UNREADABLE
 from stream_app.domain.plan import Destination
@@ -39,11 +39,11 @@ from stream_app.domain.views.backlog import positions_of
 from stream_app.domain.views.lane import LaneView, Position
 from stream_app.domain.views.waits import held_by_pause, held_now, waits
 
-MOST_HISTORIES: Final = 100
-MOST_CAUSES: Final = 200
+MAX_HISTORIES: Final = 100
+MAX_CAUSES: Final = 200
 ENRICHED: Final = ("enriched", "partial")
 """The statuses of leads that have what was bought."""
-_MOST_LEADS: Final = 100
+_MAX_LEADS: Final = 100
 _COME_BACK: Final = ("dead_lettered", "deferred")  # through the replay process
 _BUSY_S: Final = 2.0
 
@@ -157,7 +157,7 @@ class Queries:
             # Counted apart: a window function would make SQLite keep all records of the lead to
             # give the newest.
             ((many,),) = self._all("SELECT count(*) FROM records WHERE lead_id = ?", lead_id)
-            rows = self._all(sql, lead_id, MOST_HISTORIES)
+            rows = self._all(sql, lead_id, MAX_HISTORIES)
             if not rows and not self.results(lead_id):
                 return None
             numbers = record_numbers(db)
@@ -214,7 +214,7 @@ class Queries:
         rows = self._all(
             "SELECT DISTINCT lead_ids FROM people WHERE person = ? LIMIT ?",
             person,
-            _MOST_LEADS,
+            _MAX_LEADS,
         )
         return sorted({lead_id for (ids,) in rows for lead_id in ids.split()} | {f"p-{person}"})
 
@@ -229,7 +229,7 @@ class Queries:
                  WHERE instr(lead_ids, ' ') > 0
                  AND instr(' ' || lead_ids || ' ', ' ' || ? || ' ') > 0
                  LIMIT ?"""
-        return sorted(person for (person,) in self._all(sql, lead_id, lead_id, MOST_IDENTIFIERS))
+        return sorted(person for (person,) in self._all(sql, lead_id, lead_id, MAX_IDENTIFIERS))
 
     def results(self, lead_id: str) -> list[FoundResultAt]:
         """Return the last result of a lead for each destination, without its data."""
@@ -241,7 +241,7 @@ class Queries:
                  LIMIT ?"""
         return [
             FoundResultAt(partition, offset, answers.FoundResult(*about))
-            for partition, offset, *about in self._all(sql, lead_id, _MOST_LEADS)
+            for partition, offset, *about in self._all(sql, lead_id, _MAX_LEADS)
         ]
 
     def lanes(self, now_ms: int) -> tuple[list[LaneView], list[str]]:
@@ -264,7 +264,7 @@ class Queries:
         with self.snapshot():
             open_ones = self.dead_letters(dlq)
             parked_ones = self.dead_letters(parked)
-            imports, _ = self.imports("", "", None, MOST_IMPORTS)
+            imports, _ = self.imports("", "", None, MAX_IMPORTS)
             counts = self.status_counts()
             ended = self.ended(now_ms)
             return answers.Account(
@@ -485,7 +485,7 @@ class Queries:
 
     def dead_letters(self, topic: str, workspace: str | None = None) -> answers.DeadLetters:
         """Return the dead letters of a topic by cause: of one workspace, or of all for None."""
-        return self.causes_after(topic, workspace, 0, MOST_CAUSES)[0]
+        return self.causes_after(topic, workspace, 0, MAX_CAUSES)[0]
 
     def causes_after(
         self,

@@ -26,7 +26,7 @@ _ASKED: Final = 8
 """Connections for each secret. A proxy usually takes its gateways in turn."""
 _WITHIN_S: Final = 5.0
 # A gateway answers with a line; a proxy that cannot reach it answers with a page.
-_MOST_BYTES: Final = 65_536
+_MAX_ANSWER_BYTES: Final = 65_536
 _AGAIN_S: Final = 0.5
 
 
@@ -224,10 +224,10 @@ async def _ask(
             body = b""
             async for piece in answer.aiter_raw(1_024):
                 body += piece
-                if len(body) > _MOST_BYTES:
+                if len(body) > _MAX_ANSWER_BYTES:
                     raise CheckFailed(
-                        f"{url} answers with more than {_MOST_BYTES:,} bytes, unlike our gateway: "
-                        "check gateway.public_url, and the proxy before it",
+                        f"{url} answers with more than {_MAX_ANSWER_BYTES:,} bytes, unlike our "
+                        "gateway: check gateway.public_url, and the proxy before it",
                     )
             return _GatewayAnswer(
                 answer.status_code,

@@ -17,7 +17,7 @@ from stream_app.config.reload import accounts_of
 from stream_app.domain.model.run import RunGone, RunLimited
 from stream_app.domain.plan import ROUTINE_GRACE_S, Destination
 
-_MOST_PER_S: Final = 5  # Clay names 300 requests a minute (docs/reference/clay.md)
+_MAX_PER_S: Final = 5  # Clay names 300 requests a minute (docs/reference/clay.md)
 
 
 def apis_to_try(settings: Settings) -> Mapping[str, ApiEndpoint]:
@@ -72,7 +72,7 @@ def advice(settings: Settings) -> Iterator[str]:
     """Yield what to set otherwise, one line for each."""
     for name, workspace in settings.workspaces.items():
         routines = _routines_of(settings, name)
-        if routines and workspace.rate.rate_per_s > _MOST_PER_S:
+        if routines and workspace.rate.rate_per_s > _MAX_PER_S:
             yield (
                 f"workspaces.{name}.rate.rate_per_s = {workspace.rate.rate_per_s:g}: Clay names "
                 "300 requests a minute for all that asks its API, so set 4 unless its support "

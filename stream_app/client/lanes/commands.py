@@ -14,7 +14,7 @@ from stream_app.clock import Clock
 from stream_app.config import Settings, check_known
 from stream_app.config.kafka_access import connection_of, kafka_ready
 from stream_app.domain.commands import (
-    MAX_TEXT,
+    MAX_TEXT_CHARACTERS,
     REPLAY_RELOAD,
     TO_ALL,
     Command,
@@ -143,7 +143,7 @@ def new_command(
         workspace,
         Clock().now_ms(),
         who,
-        scrub(why, MAX_TEXT, known),
+        scrub(why, MAX_TEXT_CHARACTERS, known),
         dict(args),
     )
 

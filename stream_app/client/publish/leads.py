@@ -260,9 +260,9 @@ def announced(leads: Iterable[Ready], summaries: Mapping[str, ImportSummary]) ->
 
 
 _ROWS_A_TURN: Final = 500
-_MOST_FIELDS: Final = 200
+_MAX_FIELDS: Final = 200
 _SAMPLED_ROWS: Final = 200
-_LONGEST_ADDRESS: Final = 320
+_MAX_ADDRESS_CHARACTERS: Final = 320
 _ADDRESS: Final = re.compile(r"[^@\s]{1,64}@[^@\s]{1,255}")
 _DEFAULTS: Final = PublishOptions()
 
@@ -391,7 +391,7 @@ async def check_rows(
             summary.changed += answer.is_changed
             assert isinstance(row.draft, dict)  # it became a record
             summary.own_imports += row.draft.get("import_id") != checker.import_id
-            if room := _MOST_FIELDS - len(summary.fields):
+            if room := _MAX_FIELDS - len(summary.fields):
                 new = [name for name in row.draft["fields"] if name not in summary.fields]
                 summary.fields.update(dict.fromkeys(new[:room]))
             on_ready(answer)
@@ -461,13 +461,13 @@ def quotes_of(
 def _named_addresses(draft: Draft) -> list[str]:
     """Return the names under which a row has something like an e-mail address."""
     fields = draft.get("fields")
-    if not isinstance(fields, dict) or len(fields) > _MOST_FIELDS:
+    if not isinstance(fields, dict) or len(fields) > _MAX_FIELDS:
         return []
     return [
         name
         for name, value in fields.items()
         if isinstance(value, str)
-        and len(value) <= _LONGEST_ADDRESS
+        and len(value) <= _MAX_ADDRESS_CHARACTERS
         and _ADDRESS.fullmatch(value.strip())
     ]
 

@@ -84,7 +84,7 @@ class Step(msgspec.Struct, frozen=True):
     since_ms: int = 0
 
 
-_LONGEST_CYCLE: Final = 3
+_MAX_CYCLE_EVENTS: Final = 3
 
 
 def steps(events: Sequence[Event]) -> list[Step]:
@@ -97,7 +97,7 @@ def steps(events: Sequence[Event]) -> list[Step]:
     n = 0
     while n < len(events):
         length, times = max(
-            ((size, _repeats(names, n, size)) for size in range(1, _LONGEST_CYCLE + 1)),
+            ((size, _repeats(names, n, size)) for size in range(1, _MAX_CYCLE_EVENTS + 1)),
             key=lambda cycle: (cycle[0] * cycle[1] if cycle[1] > 1 else 1, -cycle[0]),
         )
         last = n + length * (times - 1)

@@ -143,7 +143,7 @@ def _room() -> Iterator[None]:
 ExportFormat = Literal["csv", "jsonl"]
 
 _META: Final = ("lead_id", "workspace", "destination", "source", "version", "at", "age_s")
-MOST_FIELD_COLUMNS: Final = 5_000
+MAX_FIELD_COLUMNS: Final = 5_000
 """Fields that have a column of their own: those that come first."""
 OTHER_FIELDS: Final = "other_fields"
 """The column with all other fields of a result, as a JSON object."""
@@ -157,7 +157,7 @@ class Lines:
     """Call `learn` with every result, then `begin`, then `write` once for each line.
 
     CSV: the row's own columns, then the result's metadata, then its fields: those above
-    `MOST_FIELD_COLUMNS` together in one column, so that no line grows with the names that other
+    `MAX_FIELD_COLUMNS` together in one column, so that no line grows with the names that other
     results have. A duplicate name gets the prefix `result_`. No title or value of a result can run
     as a formula in a spreadsheet, unless `raw`; the row's own columns stay unchanged. JSON Lines:
     the result as on Kafka; with a row, an object of `row` and `result`.
@@ -176,7 +176,7 @@ class Lines:
         """Note a result that will be written."""
         if self._form == "csv":
             for name in result.fields:
-                if len(self._fields) < MOST_FIELD_COLUMNS:
+                if len(self._fields) < MAX_FIELD_COLUMNS:
                     self._fields[name] = None
                 elif name not in self._fields:
                     self.has_others = True

@@ -32,7 +32,7 @@ from stream_app.config import Settings
 from stream_app.config.board_files import token_of_reader
 from stream_app.domain.lead.fields import clean_email, clean_linkedin
 from stream_app.domain.lead.identity import identify, ids_meant
-from stream_app.domain.lead.read import LONGEST_ID, is_shown
+from stream_app.domain.lead.read import MAX_IMPORT_ID_CHARACTERS, is_shown
 from stream_app.domain.model.addresses import is_loopback_url
 from stream_app.domain.model.errors import (
     BoardUnavailable,
@@ -123,7 +123,7 @@ def find_imports(
     """
     if import_id and not is_shown(import_id):
         text = (
-            f"import {import_id}: an id with an @ or more than {LONGEST_ID} "
+            f"import {import_id}: an id with an @ or more than {MAX_IMPORT_ID_CHARACTERS} "
             "characters is not followed"
         )
         raise SettingsError([f"{text}; use `stream-app status LEAD`"])

@@ -30,10 +30,10 @@ from stream_app.dev.simulator.world import (
 
 WEBHOOK_ROUTE = "/v3/sources/webhook/{slug}"
 TOKEN_HEADER = "x-clay-webhook-auth"
-READ_AT_MOST_BYTES = 16_000_000
+MAX_READ_BYTES = 16_000_000
 
 _ECHO_CHARACTERS = 200
-_MOST_LEVELS = 100  # a parser recurses on them
+_MAX_LEVELS = 100  # a parser recurses on them
 _JSON_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[][{}]', re.DOTALL)
 _MEDIA_TYPE = "application/json"
 
@@ -213,7 +213,7 @@ def _read_submission(body: bytes | None, media_type: str, script: Script) -> Sub
     """
     if body is None or len(body) > script.limits.payload_bytes or media_type != _MEDIA_TYPE:
         return None
-    if _levels(body) > _MOST_LEVELS:
+    if _levels(body) > _MAX_LEVELS:
         return None
     try:
         content = msgspec.json.decode(body)

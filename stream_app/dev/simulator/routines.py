@@ -33,8 +33,8 @@ API: Final = "/public/v0"
 KEY_HEADER: Final = "clay-api-key"
 SIGNATURE_HEADER: Final = "X-Clay-Signature"
 
-_MOST_ITEMS = 100
-_MOST_ID = 64
+_MAX_ITEMS = 100
+_MAX_ID_CHARACTERS = 64
 _PAGE = 20
 _KEPT_RUNS = 100_000
 _NOTIFIED_WITHIN_S = 30.0
@@ -246,9 +246,9 @@ class PublicApi:
         settings = self._world.script.routines[slug]
         if not settings.open_to_api:
             raise _Refused(limits.closed_status, "The API is not enabled for this routine.")
-        if sent is None or not 1 <= len(sent.items) <= _MOST_ITEMS:
+        if sent is None or not 1 <= len(sent.items) <= _MAX_ITEMS:
             raise _Refused(400, "Invalid request body.")
-        if any(not 1 <= len(item.id) <= _MOST_ID for item in sent.items):
+        if any(not 1 <= len(item.id) <= _MAX_ID_CHARACTERS for item in sent.items):
             raise _Refused(400, "Invalid item id.")
         hooks = self._world.completion_webhooks
         if sent.webhook_id is not None and sent.webhook_id not in hooks:
@@ -373,7 +373,7 @@ class PublicApi:
         limit = request.query.get("limit", str(_PAGE))
         cursor = request.query.get("cursor", "0")
         # Three digits at most: `int` refuses thousands of them.
-        if not _NUMBER.fullmatch(limit) or not 1 <= int(limit) <= _MOST_ITEMS:
+        if not _NUMBER.fullmatch(limit) or not 1 <= int(limit) <= _MAX_ITEMS:
             raise _Refused(400, "Invalid limit.")
         if not _NUMBER.fullmatch(cursor):
             raise _Refused(400, "Invalid cursor.")

@@ -24,7 +24,7 @@ from aiohttp.web_protocol import RequestHandler
 from stream_app.dev.simulator import control
 from stream_app.dev.simulator.clay import SimulatedClay
 from stream_app.dev.simulator.control import ControlApi
-from stream_app.dev.simulator.inbound import READ_AT_MOST_BYTES, WEBHOOK_ROUTE
+from stream_app.dev.simulator.inbound import MAX_READ_BYTES, WEBHOOK_ROUTE
 from stream_app.dev.simulator.kept import RowFile
 from stream_app.dev.simulator.ledger import (
     RESET,
@@ -134,7 +134,7 @@ class Simulator:
             finally:
                 busy.discard(request.protocol)
 
-        app = web.Application(client_max_size=READ_AT_MOST_BYTES, middlewares=[mark_busy])
+        app = web.Application(client_max_size=MAX_READ_BYTES, middlewares=[mark_busy])
         ControlApi(self).add_routes(app)
         if webhooks:
             app.router.add_post(WEBHOOK_ROUTE, self._webhook)

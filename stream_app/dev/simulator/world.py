@@ -21,7 +21,7 @@ from stream_app.dev.simulator.script import (
     workspace_of,
 )
 
-DEDUPE_MAX_CHARACTERS = 200
+MAX_DEDUPE_CHARACTERS = 200
 _MINUTE_S = 60.0
 
 
@@ -166,7 +166,7 @@ class WebhookState:
         Blanks and values over 200 characters never match.
         """
         value = cells.get(self.settings.dedupe_on or "")
-        if value is None or value == "" or len(str(value)) > DEDUPE_MAX_CHARACTERS:
+        if value is None or value == "" or len(str(value)) > MAX_DEDUPE_CHARACTERS:
             return False
         key = digest(str(value).encode("utf-8", "surrogatepass"))
         if key in self._seen:

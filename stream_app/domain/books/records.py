@@ -17,7 +17,7 @@ from stream_app.domain.limits.budget import Reservation
 from stream_app.domain.model.messages import ImportSummary, Meter, Status
 from stream_app.domain.model.numbers import Amount, TimeMs, Whole
 from stream_app.domain.model.text import count
-from stream_app.domain.plan import MOST_YIELD_COLUMNS
+from stream_app.domain.plan import MAX_YIELD_COLUMNS
 
 BookColumn = Literal[
     "enriched",
@@ -101,7 +101,7 @@ _LEGAL: Final = frozenset(
     (before or "", after) for before, afters in NEXT.items() for after in afters
 )
 _OFFSET_BITS: Final = 44
-_MOST_LOGS: Final = 1 << 18
+_MAX_LOGS: Final = 1 << 18
 
 _AT_WORK: Final[frozenset[str]] = RESUMABLE | {"sending"}
 """A worker must hold the record, or the next owner must read it again."""
@@ -315,7 +315,7 @@ class RecordNumbers:
         name, _, digits = record_id.rpartition("/")
         offset = int(digits)
         log = self._numbers.get(name) or len(self.logs) + 1
-        if not (name and 0 <= offset < 1 << _OFFSET_BITS and log <= _MOST_LOGS):
+        if not (name and 0 <= offset < 1 << _OFFSET_BITS and log <= _MAX_LOGS):
             raise ValueError("not a record's position")
         if log > len(self.logs):
             self._numbers[name] = log
@@ -477,7 +477,7 @@ def packed_answer(event: BookEvent) -> str:
     """
     names = [f"{_HAS}{name}" for name in event.filled]
     names += [f"{_LACKS}{name}" for name in event.empty]
-    return "\n".join(names[:MOST_YIELD_COLUMNS])
+    return "\n".join(names[:MAX_YIELD_COLUMNS])
 
 
 def columns_of(answer: str) -> list[tuple[str, bool]]:

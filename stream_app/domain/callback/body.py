@@ -19,7 +19,7 @@ import msgspec
 from stream_app.domain.model.messages import Callback, Scalar
 from stream_app.domain.model.outcome import scrub
 from stream_app.domain.model.seen import Seen, is_test, shape_of
-from stream_app.domain.model.untrusted import MOST_LEVELS, NestedTooDeep, check_depth
+from stream_app.domain.model.untrusted import MAX_LEVELS, NestedTooDeep, check_depth
 
 _KEY: Final = re.compile(r'\s*+"([^"\\\x00-\x1f]{1,200}+)"\s*+:\s*+')
 _BARE: Final = re.compile(r"(?:true|false|null|-?\d[\d.eE+-]*+)?(?=\s*+[,}])")
@@ -65,7 +65,7 @@ WORDS: Final[dict[CallbackOutcome, frozenset[str]]] = {
 }
 """Values of `status`. Case, blanks and hyphens do not matter. Any other value is ignored."""
 
-MOST_FIELDS: Final = 500
+MAX_FIELDS: Final = 500
 """The most values of one callback. A Clay table has far fewer columns, and each becomes a column of
 an export.
 """
@@ -79,7 +79,7 @@ _LEAD_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 # Names of columns in double braces, with no word or number beside them.
 _TEMPLATE: Final = re.compile(r"(?:[^\w{}]*+\{\{[^{}]*+\}\})+[^\w{}]*+")
 _WORDS_OR_NUMBERS: Final = ("status", "credits", "credits_used", "actions", "attempt")
-_MOST: Final = 1_000_000
+_MAX_COST: Final = 1_000_000
 _CHEAP_CHARACTERS: Final = 16_384
 _MAX_REPAIR_CHARACTERS: Final = 65_536
 _VALUE: Final = re.compile(r'\s*+:\s*+("[^"]{0,1024}+"|\{\{[^{}]{0,200}+\}\}|[^\s",{}]*+)')
@@ -209,7 +209,7 @@ def read_body(raw: bytes) -> Body | BadBody:
     except NestedTooDeep:
         return BadBody(
             "nested",
-            f"The JSON is nested too deep (more than {MOST_LEVELS} levels): give each value "
+            f"The JSON is nested too deep (more than {MAX_LEVELS} levels): give each value "
             "a name of its own.",
         )
     try:
@@ -359,11 +359,11 @@ def _fields(document: Mapping[str, Any]) -> dict[str, Scalar] | BadBody:
     merged: dict[str, Any] = {}
     if (
         sum(len(value) if isinstance(value, dict) else 1 for value in document.values())
-        > MOST_FIELDS
+        > MAX_FIELDS
     ):
         return BadBody(
             "too_many_fields",
-            f"There are more than {MOST_FIELDS} values: send fewer columns.",
+            f"There are more than {MAX_FIELDS} values: send fewer columns.",
         )
     for name, value in document.items():
         if name in _NESTED and isinstance(value, dict):
@@ -426,7 +426,7 @@ def cost_of(value: object) -> int | None:
         number = float(value)
     except (ValueError, OverflowError):
         return None
-    return math.ceil(number) if 0 <= number <= _MOST else None
+    return math.ceil(number) if 0 <= number <= _MAX_COST else None
 
 
 def _id(callback: Callback) -> str:

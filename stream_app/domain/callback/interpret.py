@@ -29,8 +29,8 @@ from stream_app.domain.model.untrusted import decode
 from stream_app.domain.plan import Destination, InForce, Plan
 
 # Well below the topic's limit, so that no callback can block a partition.
-_MOST_RESULT_BYTES: Final = 900_000
-_MOST_COST: Final = 1_000_000
+_MAX_RESULT_BYTES: Final = 900_000
+_MAX_COST: Final = 1_000_000
 _decoder: Final = msgspec.json.Decoder(Callback)
 _announcement_decoder: Final = msgspec.json.Decoder(RunNotification)
 _json: Final = msgspec.json.Encoder()
@@ -230,7 +230,7 @@ def unsaid(callback: Callback) -> tuple[Meter, ...]:
 
 
 def _bounded(reported: int | None, estimated: int) -> int:
-    return estimated if reported is None else min(max(0, reported), _MOST_COST)
+    return estimated if reported is None else min(max(0, reported), _MAX_COST)
 
 
 def result_of(
@@ -258,10 +258,10 @@ def result_of(
         people=row.people,
     )
     value = _json.encode(result)
-    if len(value) > _MOST_RESULT_BYTES:
+    if len(value) > _MAX_RESULT_BYTES:
         return Reason(
             "oversize",
-            f"its result has {len(value)} bytes, more than {_MOST_RESULT_BYTES}",
+            f"its result has {len(value)} bytes, more than {_MAX_RESULT_BYTES}",
         )
     key = f"{callback.workspace}/{callback.destination}/{callback.lead_id}".encode()
     return Record(plan.topics.enriched, key, value)
@@ -339,7 +339,7 @@ def suspend_silent(
     return msgspec.structs.replace(lane, callback_health=health)
 
 
-MOST_FAILED: Final = 20
+MAX_FAILED_IN_A_ROW: Final = 20
 """Failed leads of a destination in a row, after which the balance of its workspace is asked for."""
 
 
@@ -365,8 +365,8 @@ def suspend_without_credits(
         else f"its workspace has {balance:g} credits left, and one lead may cost {needed}"
     )
     text = (
-        f"{MOST_FAILED} leads of {destination.alias} in a row have failed, and {left}: look at the "
-        "failed leads and at the credits in Clay, top up, then resume the lane"
+        f"{MAX_FAILED_IN_A_ROW} leads of {destination.alias} in a row have failed, and {left}: "
+        "look at the failed leads and at the credits in Clay, top up, then resume the lane"
     )
     return _suspend(policy, lane, destination, CREDITS_OUT, text, now_ms)
 

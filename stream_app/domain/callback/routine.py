@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from stream_app.domain.callback.body import MOST_FIELDS, claimed_by, cost_of, supported_outcome
+from stream_app.domain.callback.body import MAX_FIELDS, claimed_by, cost_of, supported_outcome
 from stream_app.domain.delivery.state_machine import Reason, forced_origin_of, item_id, lead_of
 from stream_app.domain.model.messages import Callback, Scalar
 from stream_app.domain.model.outcome import scrub
@@ -51,10 +51,10 @@ def callback_of_run(key: bytes, answer: RunFinished, now_ms: int) -> Callback | 
 def _callback(key: bytes, item: RunItem, now_ms: int) -> Callback | Reason:
     workspace, destination, lead_id = lead_of(key)
     fields, meant = _split(item.outputs)
-    if len(fields) > MOST_FIELDS:
+    if len(fields) > MAX_FIELDS:
         return Reason(
             "result_too_large",
-            f"its result has {len(fields)} values, more than {MOST_FIELDS}: map fewer outputs in "
+            f"its result has {len(fields)} values, more than {MAX_FIELDS}: map fewer outputs in "
             "Clay",
         )
     error = meant.get("error", "")

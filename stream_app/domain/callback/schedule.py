@@ -25,8 +25,8 @@ OVERDUE_EVERY_S: Final = 3_600.0
 _LAST_BEFORE_S: Final = 60.0
 _LAST_SHARE: Final = 0.1  # of a deadline that is shorter than ten minutes
 _SPREAD: Final = 0.05  # of the time since the poll before
-_MOST_COUNTED: Final = 10_000  # a week has some 700 polls
-_MOST_CRC: Final = 0xFFFF_FFFF
+_MAX_COUNTED_POLLS: Final = 10_000  # a week has some 700 polls
+_MAX_CRC: Final = 0xFFFF_FFFF
 
 
 def next_poll_ms(
@@ -92,11 +92,11 @@ def _count(
 ) -> int:
     """Count the polls of one of the two waits until then."""
     at_ms = accepted_ms if overdue_ms is None else overdue_ms
-    for number in range(_MOST_COUNTED):
+    for number in range(_MAX_COUNTED_POLLS):
         at_ms = next_poll_ms(run, accepted_ms, overdue_ms, destination, at_ms)
         if at_ms > until_ms:
             return number
-    return _MOST_COUNTED
+    return _MAX_COUNTED_POLLS
 
 
 def _last_ms(since_ms: int, for_s: float) -> int:
@@ -119,4 +119,4 @@ def _polls(run: str, accepted_ms: int, destination: Destination, after_ms: int) 
 
 def _spread_ms(run: str, since_s: float) -> int:
     """Return by how much the poll of a run is later, `since_s` seconds after the poll before."""
-    return round(crc32(run.encode()) / _MOST_CRC * _SPREAD * since_s * 1000)
+    return round(crc32(run.encode()) / _MAX_CRC * _SPREAD * since_s * 1000)

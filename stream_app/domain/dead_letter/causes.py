@@ -12,7 +12,7 @@ import msgspec
 
 from stream_app.domain.delivery.envelope import HEADERS, Disposition, pseudonymous_key
 from stream_app.domain.lead.identity import plain_id
-from stream_app.domain.lead.read import LONGEST_ID, import_id_in, is_shown
+from stream_app.domain.lead.read import MAX_IMPORT_ID_CHARACTERS, import_id_in, is_shown
 from stream_app.domain.model.numbers import TimeMs, Whole
 from stream_app.domain.model.records import parse_record_id, read_number
 from stream_app.domain.model.untrusted import decode
@@ -24,8 +24,8 @@ LetterSource = Literal["dlq", "parked", "deferred"]  # a topic with records that
 
 _AGES_S: Final = {"an hour": 3_600, "a day": 86_400, "a week": 604_800}
 _HOUR_MS: Final = 3_600_000
-_MOST_TEXTS: Final = 50
-_MOST_GROUPS: Final = 10_000
+_MAX_TEXTS: Final = 50
+_MAX_GROUPS: Final = 10_000
 _CAUSE: Final = tuple(
     HEADERS[field] for field in ("disposition", "reason", "http_status", "destination")
 )
@@ -81,8 +81,8 @@ class Filter(msgspec.Struct, frozen=True):
                 ),
             ]
         return [
-            f"import {name}: an id that is empty, has an @ or is longer than {LONGEST_ID} "
-            "characters names no import; use --lead or --since"
+            f"import {name}: an id that is empty, has an @ or is longer than "
+            f"{MAX_IMPORT_ID_CHARACTERS} characters names no import; use --lead or --since"
             for name in sorted(self.imports)
             if not is_shown(name)
         ]
@@ -247,7 +247,7 @@ class DeadLetterTally:
         self.ages[limit] += 1
         words = text(headers, HEADERS["text"])
         group.texts[
-            words if words in group.texts or len(group.texts) < _MOST_TEXTS else "(others)"
+            words if words in group.texts or len(group.texts) < _MAX_TEXTS else "(others)"
         ] += 1
 
     def sorted(self) -> list[CauseGroup]:
@@ -256,7 +256,7 @@ class DeadLetterTally:
 
     def _new(self, cause: tuple[bytes, ...], headers: HeaderValues) -> CauseGroup:
         # Other programs may write any number of keys and reasons.
-        if len(self.groups) >= _MOST_GROUPS:
+        if len(self.groups) >= _MAX_GROUPS:
             cause = (b"", b"(others)", b"", b"", b"")
             if cause in self.groups:
                 return self.groups[cause]

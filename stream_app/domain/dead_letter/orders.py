@@ -20,7 +20,7 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
-from stream_app.domain.commands import MAX_TEXT, CommandAnswer
+from stream_app.domain.commands import MAX_TEXT_CHARACTERS, CommandAnswer
 from stream_app.domain.dead_letter.causes import Filter, LetterKind, LetterSource
 from stream_app.domain.delivery.state_machine import SETTLED, Delivery
 from stream_app.domain.model.numbers import TimeMs, Whole
@@ -168,12 +168,12 @@ def price_lines(priced: PricedPlan, rest: str) -> Iterator[str]:
 
 
 PLAN_LIFE_MS: Final = 10 * 60_000  # how long a plan may be sent: prices and dead letters change
-MOST_GIVEN_UP: Final = 1_000  # dead letters in one command to give them up: it is one transaction
-MOST_REFUSALS: Final = 200  # refused dead letters that are kept with their reason; all are counted
+MAX_GIVEN_UP: Final = 1_000  # dead letters in one command to give them up: it is one transaction
+MAX_REFUSALS: Final = 200  # refused dead letters that are kept with their reason; all are counted
 PAUSE: Final = b"pause"
 COMMAND: Final = b"command/"
 PROGRESS: Final = b"replay/"
-_MAX_ID: Final = 64
+_MAX_ID_CHARACTERS: Final = 64
 _LAST_COMMANDS: Final = 20
 
 ReplayPhase = Literal["running", "stopped", "done", "refused"]
@@ -234,7 +234,7 @@ class ReplayCommand(msgspec.Struct, frozen=True, omit_defaults=True):
     who: str
     why: str = ""
     plan: ReplayPlan | None = None
-    dead_letters: Annotated[tuple[str, ...], msgspec.Meta(max_length=MOST_GIVEN_UP)] = ()
+    dead_letters: Annotated[tuple[str, ...], msgspec.Meta(max_length=MAX_GIVEN_UP)] = ()
 
 
 class ReplayProgress(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -395,13 +395,13 @@ class ReplayOrders:
             return None
         key, command = next(iter(self.commands.items()))
         if command is None:
-            name = key.removeprefix(COMMAND).decode("utf-8", "replace")[:_MAX_ID]
+            name = key.removeprefix(COMMAND).decode("utf-8", "replace")[:_MAX_ID_CHARACTERS]
             text = "this is no command that this version knows"
             return Effect(
                 {key: None},
                 CommandAnswer(name, False, now_ms, 0, "replay", reason="unreadable", text=text),
             )
-        command = msgspec.structs.replace(command, why=scrub(command.why, MAX_TEXT))
+        command = msgspec.structs.replace(command, why=scrub(command.why, MAX_TEXT_CHARACTERS))
         changed, reason, text = self._effect(command, now_ms)
         kind = _AUDITED.get(command.kind) or f"replay_{command.kind}"
         rows: dict[bytes, bytes | None] = {**dict(map(progress_row, changed)), key: None}
@@ -544,7 +544,7 @@ def advanced(
         now_ms,
         sent=replay.sent + sent,
         refused=replay.refused + len(refusals),
-        refusals=dict(list((replay.refusals | refusals).items())[:MOST_REFUSALS]),
+        refusals=dict(list((replay.refusals | refusals).items())[:MAX_REFUSALS]),
         next=replay.next | next_offsets,
     )
 
@@ -578,9 +578,9 @@ def _decoded(value: bytes) -> ReplayCommand | None:
     except ValueError:
         return None
     fits = (
-        0 < len(command.id) <= _MAX_ID
-        and 0 < len(command.replay) <= _MAX_ID
-        and len(command.who) <= _MAX_ID
+        0 < len(command.id) <= _MAX_ID_CHARACTERS
+        and 0 < len(command.replay) <= _MAX_ID_CHARACTERS
+        and len(command.who) <= _MAX_ID_CHARACTERS
     )
     if command.kind in _AUDITED:
         fits = fits and command.id == command.replay

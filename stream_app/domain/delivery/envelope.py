@@ -131,7 +131,7 @@ _ORIGIN_OF_0_1_0: Final = "origin"
 _VERSION_OF_0_1_0: Final = "app-version"
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 _SAMPLED: Final = 1
-_MAX_TEXT = 400
+_MAX_TEXT_CHARACTERS = 400
 _FIT: Final[dict[str, Callable[[str], object]]] = {
     **dict.fromkeys(("lead_id", "destination", "reason", "trace_id", "app"), is_plain_id),
     **dict.fromkeys(("origin", "redriven_from", "dead_letter", "batch_first"), parse_record_id),
@@ -183,7 +183,7 @@ class Envelope(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     def to_headers(self) -> Headers:
         """Return the fields that are set, as Kafka headers."""
         return tuple(
-            (name, str(value)[:_MAX_TEXT].encode("utf-8", "replace"))
+            (name, str(value)[:_MAX_TEXT_CHARACTERS].encode("utf-8", "replace"))
             for field, name in HEADERS.items()
             if (value := getattr(self, field))
         )
@@ -228,7 +228,9 @@ def read_envelope(consumed: ConsumedRecord) -> Envelope:
         text = value.decode("utf-8", "replace")
         if field not in _FIT or _FIT[field](text):
             values[field] = (
-                read_number(text) if isinstance(getattr(_EMPTY, field), int) else text[:_MAX_TEXT]
+                read_number(text)
+                if isinstance(getattr(_EMPTY, field), int)
+                else text[:_MAX_TEXT_CHARACTERS]
             )
         else:
             values.pop(field, None)

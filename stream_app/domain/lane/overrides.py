@@ -15,17 +15,17 @@ from stream_app.domain.limits import breaker, budget, window, yield_health
 from stream_app.domain.limits import webhook_quota as quota
 from stream_app.domain.limits.budget import Cost
 from stream_app.domain.limits.meters import meters
-from stream_app.domain.model.numbers import MOST
+from stream_app.domain.model.numbers import MAX_AMOUNT
 from stream_app.domain.model.text import count
 from stream_app.domain.plan import Actor, Change, Workspace, byline
 
 Cap = Literal["credits_per_day", "credits_per_month", "actions_per_day", "actions_per_month"]
 AsConfigured = Literal["configured"]
 
-_LONGEST_ID: Final = 64
+_MAX_WEBHOOK_CHARACTERS: Final = 64
 _NO_WEBHOOKS: Final[Mapping[str, int]] = {}
-_Amount = Annotated[int, Meta(ge=0, le=MOST)]
-_Correction = Annotated[int, Meta(ge=-MOST, le=MOST)]
+_Amount = Annotated[int, Meta(ge=0, le=MAX_AMOUNT)]
+_Correction = Annotated[int, Meta(ge=-MAX_AMOUNT, le=MAX_AMOUNT)]
 
 
 class Pause(Struct, frozen=True):
@@ -127,7 +127,7 @@ class ChangeQuota(Struct, frozen=True, omit_defaults=True, rename={"webhook": "w
     ] = None
 
     def __post_init__(self) -> None:
-        if "/" in self.webhook or len(self.webhook) > _LONGEST_ID:
+        if "/" in self.webhook or len(self.webhook) > _MAX_WEBHOOK_CHARACTERS:
             raise ValueError(
                 "name the webhook by the ID that `stream-app lanes --json` shows, never by its URL",
             )

@@ -138,10 +138,10 @@ def _host(text: str) -> str:
             ".",
         )
         # In punycode it is longer still, and to encode it takes quadratic time.
-        if len(host) > _LONGEST_HOST:
+        if len(host) > _MAX_HOST_CHARACTERS:
             return ""
         host = ".".join(_ascii_label(label) for label in host.split("."))
-    return host if len(host) <= _LONGEST_HOST and _HOST.fullmatch(host) else ""
+    return host if len(host) <= _MAX_HOST_CHARACTERS and _HOST.fullmatch(host) else ""
 
 
 def _ascii_label(label: str) -> str:
@@ -152,7 +152,7 @@ def _ascii_label(label: str) -> str:
     return "xn--" + label.encode("punycode").decode("ascii")
 
 
-_LONGEST_HOST: Final = 253
+_MAX_HOST_CHARACTERS: Final = 253
 _MAILTO: Final = re.compile(r"(?:mailto:\s*+)+")
 _INVISIBLE: Final = dict.fromkeys(map(ord, "\u200b\u200e\u200f\u2060\ufeff\u00ad"))
 _LOCAL_PART: Final = re.compile(r"(?!=)[^\s@<>()\[\],;:\"\\|]{1,64}")

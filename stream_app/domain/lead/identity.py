@@ -26,7 +26,7 @@ from stream_app.domain.model.pseudonyms import current, digest
 _PLAIN_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _HASHED_ID: Final = re.compile(r"[hp]-[A-Za-z0-9_-]{22}")
 _MADE_ID: Final = re.compile(rf"{_HASHED_ID.pattern}|record:.*", re.DOTALL)
-MOST_IDENTIFIERS: Final = 16
+MAX_IDENTIFIERS: Final = 16
 """More identifiers than this belong to a shared address and not to a person: they are not linked.
 """
 
@@ -219,7 +219,7 @@ class Person(msgspec.Struct, frozen=True, gc=False):
 def person_of(own: tuple[bytes, ...], alias: Alias) -> Person:
     """Return the person of a lead with these alias keys.
 
-    If there are more identifiers than `MOST_IDENTIFIERS`, not all are looked up.
+    If there are more identifiers than `MAX_IDENTIFIERS`, not all are looked up.
     """
     aliases = list(own)
     rows: dict[bytes, None] = {}
@@ -230,7 +230,7 @@ def person_of(own: tuple[bytes, ...], alias: Alias) -> Person:
         for word in value.split():
             if word.startswith(b"d/"):
                 rows[word] = None
-            elif (other := place + b"/" + word) not in aliases and len(aliases) <= MOST_IDENTIFIERS:
+            elif (other := place + b"/" + word) not in aliases and len(aliases) <= MAX_IDENTIFIERS:
                 aliases.append(other)
     return Person(tuple(aliases), tuple(rows))
 
@@ -261,7 +261,7 @@ def linked(own: tuple[bytes, ...], row: bytes, alias: Alias) -> list[tuple[bytes
     rows to write.
     """
     aliases = person_of(own, alias).aliases
-    if len(aliases) > MOST_IDENTIFIERS:
+    if len(aliases) > MAX_IDENTIFIERS:
         aliases = own
     # In a fixed order, so that equal values are equal bytes whatever lead comes first.
     hashes = sorted([key.rpartition(b"/")[2] for key in aliases])

@@ -17,11 +17,11 @@ from stream_app.domain.model.messages import ImportSummary, Lead, Scalar
 from stream_app.domain.model.records import ConsumedRecord
 from stream_app.domain.model.topics import MAX_UNPACKED_BYTES
 from stream_app.domain.model.untrusted import (
-    MOST_HEADER_BYTES,
-    MOST_HEADERS,
-    MOST_KEY_BYTES,
-    MOST_LEVELS,
-    MOST_MARKS,
+    MAX_HEADER_BYTES,
+    MAX_HEADERS,
+    MAX_KEY_BYTES,
+    MAX_LEVELS,
+    MAX_MARKS,
     NestedTooDeep,
     check_depth,
 )
@@ -30,8 +30,8 @@ from stream_app.domain.model.untrusted import (
 MAX_LEAD_BYTES: Final = 102_400
 # The largest usual cell of a Clay table, as UTF-8 (docs/reference/clay.md, "Inbound").
 MAX_CELL_BYTES: Final = 8_192
-LONGEST_ID: Final = 200
-_LONGEST_WORD: Final = 80
+MAX_IMPORT_ID_CHARACTERS: Final = 200
+_MAX_LABEL_CHARACTERS: Final = 80
 _EMAIL: Final = re.compile(r"\S*@\S*")
 _NUMBER: Final = re.compile(r"\+?\d{7,}")
 _NONE: Final = ("", None)
@@ -49,7 +49,7 @@ class Unreadable(msgspec.Struct, frozen=True):
 
 TOO_DEEP: Final = Unreadable(
     "nested_too_deep",
-    f"The JSON is nested too deep (more than {MOST_LEVELS} levels)",
+    f"The JSON is nested too deep (more than {MAX_LEVELS} levels)",
 )
 
 
@@ -114,13 +114,13 @@ def what_is_left_out(
     if left_out.why == "key_too_long":
         return Unreadable(
             "key_too_long",
-            f"The record's key has more than {MOST_KEY_BYTES} bytes: its dead letter has "
+            f"The record's key has more than {MAX_KEY_BYTES} bytes: its dead letter has "
             "neither key nor headers",
         )
     if left_out.why == "too_many_headers":
         return Unreadable(
             "too_many_headers",
-            f"The record has more than {MOST_HEADERS} headers or {MOST_HEADER_BYTES} bytes "
+            f"The record has more than {MAX_HEADERS} headers or {MAX_HEADER_BYTES} bytes "
             "of them: "
             "its dead letter has none",
         )
@@ -168,7 +168,7 @@ def _checked(lead: Lead, workspace: str) -> Lead | Unreadable:
                 workspace,
             )
     if has_too_many_marks(lead.fields):
-        text = f"A field has more than {MOST_MARKS} combining marks (accents) in a row: remove them"
+        text = f"A field has more than {MAX_MARKS} combining marks (accents) in a row: remove them"
         return Unreadable("too_many_marks", text, workspace)
     cleaned = msgspec.structs.replace(lead, workspace=workspace, fields=normalise(lead.fields))
     if not says_who(cleaned):
@@ -245,7 +245,7 @@ def new_import_id(now_ms: int, suffix: str) -> str:
 
 def is_shown(import_id: str) -> bool:
     """True if events may hold this name. They hold no text that may be an e-mail address."""
-    return 0 < len(import_id) <= LONGEST_ID and "@" not in import_id
+    return 0 < len(import_id) <= MAX_IMPORT_ID_CHARACTERS and "@" not in import_id
 
 
 def import_of(lead: Lead | Unreadable | _OfImport) -> tuple[str, ImportSummary | None]:
@@ -273,5 +273,5 @@ def shown_workspace(name: str) -> str:
 
 def label(text: str) -> str:
     """Return a name for people, without what looks like an e-mail address or a phone number."""
-    line = " ".join(text[: 4 * _LONGEST_WORD].split())
-    return _NUMBER.sub("[number]", _EMAIL.sub("[email]", line))[:_LONGEST_WORD]
+    line = " ".join(text[: 4 * _MAX_LABEL_CHARACTERS].split())
+    return _NUMBER.sub("[number]", _EMAIL.sub("[email]", line))[:_MAX_LABEL_CHARACTERS]

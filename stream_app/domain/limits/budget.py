@@ -23,7 +23,7 @@ from stream_app.domain.model.ranges import Policy, Range, exact
 _LAST_MS = 253_370_764_800_000
 _CACHE_MS = 900_000
 _KEPT = 2  # the present window and the one before it, in case the clock steps back
-_MOST_KEPT = 8  # while older ones have open reservations
+_MAX_WINDOWS = 8  # while older ones have open reservations
 _STEP_BACK_MS = 26 * 3_600_000  # how far a clock may plausibly be set back: a longest day and a bit
 _CLOCK_AGAIN_MS = 1_000  # nothing says when a clock is set right
 _SLACK_PERCENT = 10  # a soft limit is reported again after refunds took a meter so far below it
@@ -396,7 +396,7 @@ def _other(
     newest = windows[-1].id if windows else ""
     if period_id <= folded or period_id < newest <= ahead_id:
         return None
-    return None if len(windows) > _MOST_KEPT and period_id < windows[0].id else Period(period_id)
+    return None if len(windows) > _MAX_WINDOWS and period_id < windows[0].id else Period(period_id)
 
 
 def _refusal(
@@ -499,7 +499,7 @@ def _put(
     while (
         len(merged) > _KEPT
         and merged[0] is not changed
-        and (_is_done(merged[0]) or len(merged) > _MOST_KEPT)
+        and (_is_done(merged[0]) or len(merged) > _MAX_WINDOWS)
     ):
         folded = max(folded, merged.pop(0).id)
     return tuple(merged), folded

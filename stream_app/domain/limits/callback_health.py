@@ -22,7 +22,7 @@ NO_CALLBACKS: Final = "no_callbacks"  # the reason of the suspension that it lea
 _GAP_MS: Final = 5_000  # a shorter absence is no more than a rebalance
 _GAPS_KEPT: Final = 8
 # Rows that a table has at most, by default (docs/reference/clay.md, "Inbound").
-_MOST_ROWS: Final = 50_000
+_MAX_ROWS: Final = 50_000
 _NEARLY: Final = 0.9
 
 
@@ -190,10 +190,10 @@ def causes(
     if kind == "table":
         counted = f"{submitted:,} were submitted here" if submitted else "no count yet"
         full = (
-            f"the table has as many rows as it may have, {_MOST_ROWS:,} rows by default and others "
+            f"the table has as many rows as it may have, {_MAX_ROWS:,} rows by default and others "
             f"by plan ({counted}), so Clay takes the leads and makes no rows: delete rows"
         )
-        likely.insert(0 if keeps_rows and submitted >= _NEARLY * _MOST_ROWS else 2, full)
+        likely.insert(0 if keeps_rows and submitted >= _NEARLY * _MAX_ROWS else 2, full)
     if kind != "routine":  # whose results are asked for
         likely.append("Clay cannot reach the gateway: `stream-app doctor` asks its public address")
     numbered = "; ".join(f"{number}. {cause}" for number, cause in enumerate(likely, 1))

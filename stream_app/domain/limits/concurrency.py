@@ -33,14 +33,14 @@ _USUAL_CALLS = 600  # what is usual is the mean of about this many
 _FIRST_CALLS = 10
 _QUEUE = 4.0  # by how much the limit tries to grow
 _SMOOTHING = 0.2
-_LEAST_GRADIENT = 0.5
+_MIN_GRADIENT = 0.5
 _BACK_TO_USUAL = 0.95
 _HEADROOM = 2.0
-LEAST = 5  # the lowest limit, and the first one, unless the configuration allows fewer
+MIN_LIMIT = 5  # the lowest limit, and the first one, unless the configuration allows fewer
 TOLERANCE = 2.0  # multiple of the usual latency up to which the limit does not shrink
 _LAST_CALLS = 20  # how long a call is in flight is the mean of about this many
 STALLED: Final = "no_answer"  # the reason of the hold once the stall is certain
-_LEAST_MS = 500  # below that it may be our own pause
+_MIN_PATIENCE_MS = 500  # below that it may be our own pause
 _UNKNOWN_MS = 2_000  # while it is not known what is usual
 _KNOWN_CALLS = 10
 _SURE_MS = 1_000
@@ -50,7 +50,7 @@ class Concurrency(msgspec.Struct, frozen=True, omit_defaults=True):
     """The limit, and what it was learned from.
 
     Attributes:
-        limit: 0 if it is not known yet, so that `LEAST` applies.
+        limit: 0 if it is not known yet, so that `MIN_LIMIT` applies.
         usual_ms: The mean latency over `calls`.
         calls: Calls so far, up to the number over which the mean is taken.
         held_ms: How long a call is in flight now, from its grant to its answer; 0 if that is not
@@ -65,7 +65,7 @@ class Concurrency(msgspec.Struct, frozen=True, omit_defaults=True):
 
 def current(most: int, state: Concurrency) -> int:
     """Return the present limit, `most` at most."""
-    return min(most, max(LEAST, round(state.limit)))
+    return min(most, max(MIN_LIMIT, round(state.limit)))
 
 
 def most_per_s(limit: int, state: Concurrency) -> float:
@@ -96,10 +96,10 @@ def answered(
     usual_ms = state.usual_ms + (took_ms - state.usual_ms) / calls
     if calls > _FIRST_CALLS and usual_ms > 2 * took_ms:
         usual_ms *= _BACK_TO_USUAL
-    least = min(LEAST, most)
+    least = min(MIN_LIMIT, most)
     limit = state.limit or float(least)
     if in_flight >= limit / 2 and calls > _FIRST_CALLS:
-        gradient = max(_LEAST_GRADIENT, min(1.0, TOLERANCE * usual_ms / took_ms))
+        gradient = max(_MIN_GRADIENT, min(1.0, TOLERANCE * usual_ms / took_ms))
         limit += _SMOOTHING * (limit * gradient + _QUEUE - limit)
     place_ms = state.held_ms
     if held_ms:
@@ -176,5 +176,5 @@ def certain_ms(state: StallDetector, usual: Concurrency) -> int:
     """Return when a stall is certain if no request is answered before, epoch ms."""
     patience_ms = _UNKNOWN_MS
     if usual.calls >= _KNOWN_CALLS:
-        patience_ms = max(_LEAST_MS, int(TOLERANCE * usual.usual_ms))
+        patience_ms = max(_MIN_PATIENCE_MS, int(TOLERANCE * usual.usual_ms))
     return state.since_ms + patience_ms + _SURE_MS

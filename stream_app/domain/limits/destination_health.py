@@ -18,7 +18,7 @@ from stream_app.domain.model.ranges import Wait
 
 _TOGETHER_MS: Final = 60_000
 """Destinations whose last calls failed within this time of each other fail together."""
-_MOST_FAILING: Final = 2
+_MAX_FAILING: Final = 2
 """How many failing destinations are known: whichever fails next, one of them is another one."""
 
 
@@ -50,7 +50,7 @@ def noted(
     others = tuple(one for one in failing if one.destination != destination)
     if ok:
         return others if len(others) < len(failing) else failing
-    return (Failing(destination, now_ms), *others)[:_MOST_FAILING]
+    return (Failing(destination, now_ms), *others)[:_MAX_FAILING]
 
 
 def fails_alone(failing: tuple[Failing, ...], destination: str, now_ms: int) -> bool:

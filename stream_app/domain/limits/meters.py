@@ -18,14 +18,14 @@ from stream_app.domain.limits.budget import (
 )
 from stream_app.domain.model.numbers import Real, TimeMs, Whole
 
-_SLOWEST = 0.02  # share of the newest lead once many are known: about the last hundred count
+_MIN_SHARE = 0.02  # share of the newest lead once many are known: about the last hundred count
 _PRIOR = 5  # the configuration's estimate weighs as much as this many leads
 _HOUR_MS = 3_600_000  # how much of a day must have passed before its pace says anything
 _DAY_MS = 24 * _HOUR_MS  # and how much of a month
 # The pace of a day is that of so much time, as the CLI cannot read all views of an hour.
 SAMPLED_MS: Final = 900_000
 # A shorter time says nothing: one file of leads is sent in it, and no other may follow.
-_LEAST_MS = 600_000
+_MIN_SPAN_MS = 600_000
 _PARTS = 3  # of the time seen; where one of them booked nothing, the others were a burst
 _CREDITS: Final = attrgetter(
     "credits_spent",
@@ -39,7 +39,7 @@ _ACTIONS: Final = attrgetter(
     "actions_elsewhere",
     "actions_warned",
 )
-_LONGEST_DAY_MS = 26 * _HOUR_MS
+_MAX_DAY_MS = 26 * _HOUR_MS
 
 
 class Meter(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -170,7 +170,7 @@ def forecast(samples: Sequence[Sample], now_ms: int) -> Forecast | None:
     if not samples or now_ms >= samples[-1].meter.ends_ms:
         return None
     last = samples[-1].meter
-    is_day = last.ends_ms - last.begins_ms <= _LONGEST_DAY_MS
+    is_day = last.ends_ms - last.begins_ms <= _MAX_DAY_MS
     if now_ms - last.begins_ms < (_HOUR_MS if is_day else _DAY_MS):
         return None
     since_ms = last.begins_ms
@@ -182,7 +182,7 @@ def forecast(samples: Sequence[Sample], now_ms: int) -> Forecast | None:
         used = last.spent - seen[0].meter.spent
         if used > 0 and _is_burst(seen, now_ms):
             return None
-    if now_ms - since_ms < _LEAST_MS:
+    if now_ms - since_ms < _MIN_SPAN_MS:
         return None
     per_hour = max(0, used) * _HOUR_MS / (now_ms - since_ms)
     left = last.left
@@ -218,7 +218,7 @@ def learn_cost(state: Estimate, actual: Cost, ceiling: Cost) -> Estimate:
 
     An implausible cost counts as 0 or as the ceiling.
     """
-    share = max(_SLOWEST, 1 / (state.leads + 1 + _PRIOR))
+    share = max(_MIN_SHARE, 1 / (state.leads + 1 + _PRIOR))
     credits_more = min(max(0, actual.credits), ceiling.credits) - state.credits
     actions_more = min(max(0, actual.actions), ceiling.actions) - state.actions
     return Estimate(

@@ -15,7 +15,7 @@ from stream_app.domain.model.numbers import Real, TimeMs, Whole
 from stream_app.domain.model.ranges import Policy, Range, Wait, no_later
 
 _SECONDS = re.compile(r"\d+(\.\d*)?|\.\d+", re.ASCII)
-_LONGEST_HEADER = 64
+_MAX_HEADER_CHARACTERS = 64
 _STEP_BACK_MS = 5_000  # a smaller step of the clock is waited out, a larger one is followed
 _BACKOFF_FORGOTTEN_MS = 60_000
 _SPARED_AFTER_MS = 600_000
@@ -28,7 +28,7 @@ _GROWTH = 0.06
 FLOOR_PER_S: Final = 0.5
 _DECREASE = 0.75  # the factor of a 429 that measures nothing
 _RECOVER_PER_S = 0.05  # what each second without a 429 adds while the rate is below Clay's limit
-_RETRY_AFTER_MIN_MS = 1_000
+_MIN_RETRY_AFTER_MS = 1_000
 _OLD_WEIGHT = 0.5  # the weight of what Clay took before the last 429, against what it took since
 
 
@@ -152,7 +152,7 @@ def on_429(
     quiet = now_ms - state.blocked_until_ms > _BACKOFF_FORGOTTEN_MS or state.sent > policy.burst
     run = state.run if known else 0 if quiet else min(state.run + 1, _MAX_RUN)
     if retry_after_ms:
-        wait_ms = min(max(retry_after_ms, _RETRY_AFTER_MIN_MS), policy.retry_after_max_s * 1000)
+        wait_ms = min(max(retry_after_ms, _MIN_RETRY_AFTER_MS), policy.retry_after_max_s * 1000)
     else:
         wait_ms = max(1_000, min(policy.backoff_cap_s, 2.0**run) * (0.5 + 0.5 * rand) * 1000)
     until_ms = max(state.blocked_until_ms, now_ms + ceil(wait_ms))
@@ -215,7 +215,7 @@ def parse_retry_after(value: str | None, now_ms: int) -> int | None:
     values.
     """
     text = (value or "").strip()
-    if not text or len(text) > _LONGEST_HEADER:
+    if not text or len(text) > _MAX_HEADER_CHARACTERS:
         return None
     if _SECONDS.fullmatch(text):
         return ceil(float(text) * 1000)

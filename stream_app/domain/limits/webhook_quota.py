@@ -18,7 +18,7 @@ import msgspec
 from stream_app.domain.limits import suspension
 from stream_app.domain.limits.suspension import Probe, Suspension, SuspensionPolicy
 from stream_app.domain.model import text as texts
-from stream_app.domain.model.numbers import MOST, Whole
+from stream_app.domain.model.numbers import MAX_AMOUNT, Whole
 from stream_app.domain.model.outcome import WebhookCause
 from stream_app.domain.model.ranges import Policy, Range, Wait
 
@@ -64,8 +64,8 @@ class QuotaPolicy(Policy, frozen=True):
 
     ORDERED: ClassVar = (("warn_at", "rotate_at"),)
 
-    warn_at: Annotated[int | None, Range(1, MOST)] = None
-    rotate_at: Annotated[int | None, Range(1, MOST)] = None
+    warn_at: Annotated[int | None, Range(1, MAX_AMOUNT)] = None
+    rotate_at: Annotated[int | None, Range(1, MAX_AMOUNT)] = None
 
     def limits(self, lifetime: int) -> WebhookLimits:
         """Return the limits of a webhook that takes `lifetime` submissions; 0: without end."""

@@ -48,13 +48,13 @@ _EVIDENCE: Final = 14.5
 _SHARE: Final = 0.6
 _BACK: Final = 0.75
 _LISTS: Final = 3
-_LARGEST_BASE: Final = 4_000  # a larger base is halved, so that it follows a slow change
-_LONGEST_FALL: Final = 1_000  # answers after which a change that is no fall joins the base
+_MAX_BASE_ANSWERS: Final = 4_000  # a larger base is halved, so that it follows a slow change
+_MAX_FALL_ANSWERS: Final = 1_000  # answers after which a change that is no fall joins the base
 _LEARNED: Final = 50  # answers from which on a list says something about the next one
 _FORGETS: Final = 0.1  # weight of the last list in the mean and variance of levels
-_MOST_ALIKE: Final = 100.0
-_LEAST_ALIKE: Final = 2.0
-_LEAST_LEVEL: Final = 0.001  # no level is certain
+_MAX_PRIOR_ANSWERS: Final = 100.0
+_MIN_PRIOR_ANSWERS: Final = 2.0
+_MIN_LEVEL: Final = 0.001  # no level is certain
 _SMOOTHING: Final = 0.01  # weight of the last answer while a fall lasts
 # Before anything is known, lists may have any level from 20 to 70 %, and more.
 _FIRST_MEAN: Final = 0.45
@@ -242,7 +242,7 @@ def after_answer(
     # A level of half the base against the base.
     half = since_filled * _LN_HALF + (since - since_filled) * math.log((1 - base / 2) / (1 - base))
     proves = base * -_LN_HALF + (1 - base) * math.log((1 - base) / (1 - base / 2))
-    if half <= 0 or since > _LONGEST_FALL or answered * proves < _EVIDENCE:
+    if half <= 0 or since > _MAX_FALL_ANSWERS or answered * proves < _EVIDENCE:
         current = _joined(ListYield(list_id, current.answered, current.filled, since, since_filled))
         return msgspec.structs.replace(column, lists=(current, *others))
     current = ListYield(
@@ -301,7 +301,7 @@ def _joined(known: ListYield) -> ListYield:
     """Return the list with the answers since a possible fall as part of its base."""
     answered = known.answered + known.since
     filled = known.filled + known.since_filled
-    size = 0.5 if answered > _LARGEST_BASE else 1
+    size = 0.5 if answered > _MAX_BASE_ANSWERS else 1
     return ListYield(known.id, answered * size, filled * size)
 
 
@@ -344,9 +344,9 @@ def _usual(column: ColumnYieldHealth) -> tuple[float, float]:
     variance = column.variance
     for other in column.lists[1:]:
         mean, variance = _learned(mean, variance, other)
-    mean = min(max(mean, _LEAST_LEVEL), 1 - _LEAST_LEVEL)
+    mean = min(max(mean, _MIN_LEVEL), 1 - _MIN_LEVEL)
     alike = mean * (1 - mean) / max(variance, 1e-9) - 1
-    return min(max(alike, _LEAST_ALIKE), _MOST_ALIKE), mean
+    return min(max(alike, _MIN_PRIOR_ANSWERS), _MAX_PRIOR_ANSWERS), mean
 
 
 def _two_levels(answered: float, filled: float, since: int, since_filled: int) -> float:

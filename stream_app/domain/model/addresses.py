@@ -29,11 +29,12 @@ _WORKFLOW: Final = re.compile(re.escape(WORKFLOW_PATH).replace("<id>", "([^/]+)"
 _ROUTINE: Final = re.compile(r"(?:function:t|workflow:wf)_[A-Za-z0-9_-]+")
 _LABEL: Final = re.compile(r"[A-Za-z0-9_-]+")
 _NUMBER: Final = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
-MIN_CHARACTERS: Final = 32
-MOST_ID: Final = 64  # characters of the id of a routine, a completion webhook, or an item of a run
+MIN_SECRET_CHARACTERS: Final = 32
+# Of the id of a routine, a completion webhook, or an item of a run.
+MAX_ID_CHARACTERS: Final = 64
 HOW_TO_MAKE: Final = 'make one with: python3 -c "import secrets; print(secrets.token_urlsafe(32))"'
 # 32 random hex digits have 14 different ones on average, and fewer than 8 once in 10^9.
-_MIN_DIFFERENT: Final = 8
+_MIN_DIFFERENT_CHARACTERS: Final = 8
 
 PUBLIC_SECRETS: Final = frozenset(
     {
@@ -145,20 +146,20 @@ def _place_problem(
 
 def routine_problem(routine: str) -> str | None:
     """Return what is wrong with the id of a routine, or None."""
-    if _ROUTINE.fullmatch(routine) and len(routine) <= MOST_ID:
+    if _ROUTINE.fullmatch(routine) and len(routine) <= MAX_ID_CHARACTERS:
         return None
     return (
-        f"must be the id of a routine, function:t_... or workflow:wf_..., of at most {MOST_ID} "
-        "characters: copy it from Clay"
+        f"must be the id of a routine, function:t_... or workflow:wf_..., of at most "
+        f"{MAX_ID_CHARACTERS} characters: copy it from Clay"
     )
 
 
 def run_webhook_problem(name: str) -> str | None:
     """Return what is wrong with the id of a completion webhook, or None."""
-    if _LABEL.fullmatch(name) and len(name) <= MOST_ID:
+    if _LABEL.fullmatch(name) and len(name) <= MAX_ID_CHARACTERS:
         return None
     return (
-        f"must be the id of a completion webhook, such as wh_..., of at most {MOST_ID} "
+        f"must be the id of a completion webhook, such as wh_..., of at most {MAX_ID_CHARACTERS} "
         "characters: `clay webhooks create` shows it"
     )
 
@@ -245,13 +246,13 @@ def is_local(host: str) -> bool:
 
 def secret_problem(secret: str) -> str | None:
     """Return why a secret is easy to guess and what to do about it; None if no rule is broken."""
-    if len(secret) < MIN_CHARACTERS:
-        return f"must have at least {MIN_CHARACTERS} characters; {HOW_TO_MAKE}"
+    if len(secret) < MIN_SECRET_CHARACTERS:
+        return f"must have at least {MIN_SECRET_CHARACTERS} characters; {HOW_TO_MAKE}"
     repeats = any(secret[:-period] == secret[period:] for period in range(1, len(secret) // 2 + 1))
     # Most characters equal the one before, or are its neighbour in the alphabet.
     is_a_run = 2 * sum(abs(ord(one) - ord(other)) <= 1 for one, other in pairwise(secret)) > len(
         secret,
     )
-    if len(set(secret)) < _MIN_DIFFERENT or repeats or is_a_run:
+    if len(set(secret)) < _MIN_DIFFERENT_CHARACTERS or repeats or is_a_run:
         return f"is easy to guess (it repeats itself or follows the alphabet); {HOW_TO_MAKE}"
     return None

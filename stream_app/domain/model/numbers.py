@@ -10,7 +10,7 @@ from typing import Annotated, Final
 
 import msgspec
 
-MOST: Final = 10**12
+MAX_AMOUNT: Final = 10**12
 """The most credits, Actions or leads in one message: nine million of such messages add up within 64
 bits.
 """
@@ -18,7 +18,7 @@ bits.
 Whole = Annotated[int, msgspec.Meta(ge=-(2**53), le=2**53)]
 """A whole number, such as an offset or a sum: what every reader of JSON keeps exactly."""
 
-Amount = Annotated[int, msgspec.Meta(ge=-MOST, le=MOST)]
+Amount = Annotated[int, msgspec.Meta(ge=-MAX_AMOUNT, le=MAX_AMOUNT)]
 """Credits or Actions of one step, below 0 if some were returned; also a number of leads or rows."""
 
 TimeMs = Annotated[int, msgspec.Meta(ge=0, le=2**46)]

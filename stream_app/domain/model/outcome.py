@@ -168,7 +168,7 @@ _OUT: Final[Mapping[WebhookCause, str]] = {
 _FULL: Final = "record limit reached"
 # What it says of a workflow that is paused, or was never published.
 _INACTIVE: Final = "stream is not active"
-_MAX_RETRY_AFTER = 64
+_MAX_RETRY_AFTER_CHARACTERS = 64
 _WORDS = {
     400: "Clay cannot read this row, or it has more than 100 KB",
     413: "this row is too large for Clay",
@@ -316,7 +316,7 @@ def _retry_after_in(excerpt: str) -> str | None:
         return None
     if isinstance(after, float):
         return f"{after:.15g}"
-    return after[:_MAX_RETRY_AFTER] if after else None
+    return after[:_MAX_RETRY_AFTER_CHARACTERS] if after else None
 
 
 def _cause_of(
@@ -348,8 +348,8 @@ def explained(http_status: int, words: str, answer: str) -> str:
     return f"HTTP {http_status}: {words}{quote}"
 
 
-_MAX_CHARACTERS = 4_000
-_MAX_LINE = 1_000
+_MAX_TEXT_CHARACTERS = 4_000
+_MAX_LINE_CHARACTERS = 1_000
 _UNICODE_ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})")
 _TAG = re.compile(r"<[^<>]*>")
 _ATOM = r"""[^\s"<>(),;:\[\]\\@]"""
@@ -403,13 +403,13 @@ def _one_line(text: str) -> str:
     """
     readable = _UNICODE_ESCAPE.sub(
         lambda escape: chr(int(escape[1], 16)),
-        html.unescape(text[:_MAX_CHARACTERS]),
+        html.unescape(text[:_MAX_TEXT_CHARACTERS]),
     )
     visible = "".join(map(_visible, unicodedata.normalize("NFKC", stream_safe(readable))))
     line = " ".join(_TAG.sub(" ", visible).split())
-    if len(text) <= _MAX_CHARACTERS and len(line) <= _MAX_LINE:
+    if len(text) <= _MAX_TEXT_CHARACTERS and len(line) <= _MAX_LINE_CHARACTERS:
         return line
-    return line[:_MAX_LINE].rpartition(" ")[0] or "[opaque]"
+    return line[:_MAX_LINE_CHARACTERS].rpartition(" ")[0] or "[opaque]"
 
 
 def _visible(character: str) -> str:

@@ -19,9 +19,9 @@ TEST_ID: Final = "doctor-"
 """How the id of a test lead begins; a number follows."""
 _TEST: Final = re.compile(rf"{TEST_ID}\d{{1,20}}")
 _TEST_BODY: Final = re.compile(rf'"lead_id":"{TEST_ID}\d{{1,20}}"'.encode())
-_MOST_NAMES: Final = 200
-_MOST_KINDS: Final = 1_000  # that are looked at: those of a list may all have the same few names
-_MOST_LEVELS: Final = 8
+_MAX_NAMES: Final = 200
+_MAX_KINDS: Final = 1_000  # that are looked at: those of a list may all have the same few names
+_MAX_LEVELS: Final = 8
 # A longer value of the lead is looked for within a name, a shorter one is compared with all of it:
 # each letter of the alphabet is in some name.
 _SHORT: Final = 3
@@ -93,8 +93,8 @@ def shape_of(document: object, known: Iterable[str] = ()) -> dict[str, str]:
     """
     values = {value.casefold() for value in (*known, *_texts(document)) if value}
     shape: dict[str, str] = {}
-    for name, kind in islice(_shapes(document, "", values, 0), _MOST_KINDS):
-        if len(shape) == _MOST_NAMES:
+    for name, kind in islice(_shapes(document, "", values, 0), _MAX_KINDS):
+        if len(shape) == _MAX_NAMES:
             break
         shape.setdefault(name, kind)
     return shape
@@ -122,11 +122,11 @@ def _shapes(
     level: int,
 ) -> Iterator[tuple[str, str]]:
     match value:
-        case dict() if value and level < _MOST_LEVELS:
+        case dict() if value and level < _MAX_LEVELS:
             for key, member in value.items():
                 shown = key if _may_show(key, values) else OTHER_NAME
                 yield from _shapes(member, f"{name}.{shown}" if name else shown, values, level + 1)
-        case list() if value and level < _MOST_LEVELS:
+        case list() if value and level < _MAX_LEVELS:
             for member in value:
                 yield from _shapes(member, f"{name}[]", values, level + 1)
         case _:

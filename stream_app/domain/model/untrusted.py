@@ -15,21 +15,21 @@ import msgspec
 
 T = TypeVar("T")
 
-MOST_MARKS: Final = 30
+MAX_MARKS: Final = 30
 """The most combining marks in a row: those of stream-safe text (Unicode Standard Annex 15,
 UAX15-D4).
 """
 
-MOST_HEADERS: Final = 100
+MAX_HEADERS: Final = 100
 """The most headers of a record. Ours have a quarter of that."""
 
-MOST_HEADER_BYTES: Final = 16_384
+MAX_HEADER_BYTES: Final = 16_384
 """The most bytes of the names and values of a record's headers together."""
 
-MOST_KEY_BYTES: Final = 16_384
+MAX_KEY_BYTES: Final = 16_384
 """The most bytes of a producer's key. Ours is the name of a workspace."""
 
-MOST_LEVELS: Final = 100  # the most levels of lists and objects within each other
+MAX_LEVELS: Final = 100  # the most levels of lists and objects within each other
 
 UNREADABLE: Final = (ValueError, RecursionError)
 """What a decoder raises: msgspec's errors are ValueErrors, as is the one for text that is no UTF-8,
@@ -39,21 +39,21 @@ which is not one of msgspec's. A decoder without `check_depth` recurses on what 
 _FIRST_MARK: Final = "\u0300"  # every character below is at most one letter with two marks
 _MARK = "\u0301"
 _LETTER = "a"
-_A_RUN: Final = _MARK * (MOST_MARKS + 1)
+_A_RUN: Final = _MARK * (MAX_MARKS + 1)
 _UNIMPORTANT: Final = bytes(set(range(256)) - set(b'[]{}"'))
 _STRING: Final = re.compile(rb'"[^"]*+"?')  # one that never ends goes to the end
 _STEPS: Final = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")  # as signed numbers: 1 and -1
 
 
 class NestedTooDeep(ValueError):
-    """JSON has more than `MOST_LEVELS` levels."""
+    """JSON has more than `MAX_LEVELS` levels."""
 
     def __init__(self) -> None:
-        super().__init__(f"it is nested too deep (more than {MOST_LEVELS} levels)")
+        super().__init__(f"it is nested too deep (more than {MAX_LEVELS} levels)")
 
 
 def is_stream_safe(text: str) -> bool:
-    """Return True if at most `MOST_MARKS` combining marks follow each other in decomposed text."""
+    """Return True if at most `MAX_MARKS` combining marks follow each other in decomposed text."""
     if text.isascii() or max(text) < _FIRST_MARK:
         return True
     marks = {
@@ -84,14 +84,14 @@ def _shape(character: str) -> str:
 
 
 def check_depth(raw: bytes) -> None:
-    """Raise NestedTooDeep if the brackets outside strings have more than `MOST_LEVELS` levels."""
-    if raw.count(b"[") + raw.count(b"{") <= MOST_LEVELS:
+    """Raise NestedTooDeep if the brackets outside strings have more than `MAX_LEVELS` levels."""
+    if raw.count(b"[") + raw.count(b"{") <= MAX_LEVELS:
         return
     marks = raw.replace(b"\\\\", b"").replace(b'\\"', b"").translate(None, _UNIMPORTANT)
     # Two quotes beside each other are a string without brackets, or stand between two strings
     # without one.
     brackets = _STRING.sub(b"", marks.replace(b'""', b""))
-    if max(accumulate(memoryview(brackets.translate(_STEPS)).cast("b")), default=0) > MOST_LEVELS:
+    if max(accumulate(memoryview(brackets.translate(_STEPS)).cast("b")), default=0) > MAX_LEVELS:
         raise NestedTooDeep
 
 
@@ -99,7 +99,7 @@ def decode(decoder: msgspec.json.Decoder[T], raw: bytes | None) -> T:
     """Decode JSON from outside.
 
     Raises:
-        NestedTooDeep: It has more than `MOST_LEVELS` levels.
+        NestedTooDeep: It has more than `MAX_LEVELS` levels.
         ValueError: It is not JSON, or not what the decoder expects.
     """
     check_depth(raw or b"")

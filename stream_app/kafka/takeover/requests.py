@@ -30,7 +30,7 @@ _UNKNOWN_ID: Final = 105  # TRANSACTIONAL_ID_NOT_FOUND
 _BUSY: Final = (errors.ConcurrentTransactions, errors.GroupLoadInProgressError)
 _LASTING: Final = (errors.TopicAuthorizationFailedError, errors.IncompatibleBrokerVersion)
 _FIRST_PAUSE_S = 0.005
-_LONGEST_PAUSE_S = 0.1
+_MAX_PAUSE_S = 0.1
 
 
 @dataclass(eq=False)
@@ -174,7 +174,7 @@ async def ended(client: Any, producer_id: int, places: Collection[TopicPartition
     while True:
         # Before the first question, too: the coordinator answers before the markers are written.
         await asyncio.sleep(pause_s)
-        pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+        pause_s = min(2 * pause_s, _MAX_PAUSE_S)
         try:
             seen = answered(places, await ask_producers(client, producer_id, places))
             if not any(producers.open for producers in seen.values()):

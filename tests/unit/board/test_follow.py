@@ -147,7 +147,7 @@ async def test_full_pieces_make_one_batch_of_a_bounded_size(
     kafka: type[FakeReader],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(follow, "_MOST_RECORDS", 2)
+    monkeypatch.setattr(follow, "_MAX_RECORDS", 2)
     kafka.logs = {A: made(A, *"0123456789"), B: []}
     at, _ = reading({})
     await at.begin(1)

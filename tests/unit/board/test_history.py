@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from stream_app.board.read_model.board_query import BoardQueries, CommandFilter
-from stream_app.board.read_model.history import DAY_S, MARK_S, MINUTE_S, MOST_CHANGES, QUARTER_S
+from stream_app.board.read_model.history import DAY_S, MARK_S, MAX_CHANGES, MINUTE_S, QUARTER_S
 from stream_app.board.read_model.query import Queries
 from stream_app.board.read_model.store import ReadModel
 from stream_app.domain.commands import CommandAnswer
@@ -197,7 +197,7 @@ def test_each_kind_of_row_is_kept_for_its_time_and_no_longer(
 
 
 def test_a_lane_keeps_its_worst_marks_and_its_last_changes(model: ReadModel, path: Path) -> None:
-    for number in range(MOST_CHANGES + 50):
+    for number in range(MAX_CHANGES + 50):
         change = LaneChange("held", f"hold {number}")
         take(
             model,
@@ -211,12 +211,12 @@ def test_a_lane_keeps_its_worst_marks_and_its_last_changes(model: ReadModel, pat
         )
     take(model, lane(NAMES, at_ms=NOW_MS + 9_999, health="insufficient_data", score=0))
     (mark,) = rows(path, "SELECT workspace, score, p95_ms FROM lane_marks")
-    assert mark == ("acme", 51, MOST_CHANGES + 49)
+    assert mark == ("acme", 51, MAX_CHANGES + 49)
     model.sweep(NOW_MS + 60_000)
     news = rows(path, "SELECT text FROM lane_changes ORDER BY at_ms")
-    assert len(news) == MOST_CHANGES
+    assert len(news) == MAX_CHANGES
     assert news[0] == ("hold 50",)
-    assert news[-1] == (f"hold {MOST_CHANGES + 49}",)
+    assert news[-1] == (f"hold {MAX_CHANGES + 49}",)
 
 
 def test_a_breaker_that_flaps_leaves_what_a_person_did_and_why_the_lane_was_held(
@@ -243,9 +243,9 @@ def test_a_breaker_that_flaps_leaves_what_a_person_did_and_why_the_lane_was_held
     for _ in range(2):
         model.sweep(NOW_MS + 60_000)
         kept = [dated.change for dated in BoardQueries(path, set()).lane_changes("acme")]
-        assert kept[:MOST_CHANGES] == flap[::-1][:MOST_CHANGES], "without a gap"
+        assert kept[:MAX_CHANGES] == flap[::-1][:MAX_CHANGES], "without a gap"
         assert kept[-4:] == [*reversed(before)]
-        assert len(kept) == MOST_CHANGES + 4
+        assert len(kept) == MAX_CHANGES + 4
 
 
 def test_however_many_kinds_the_changes_of_a_lane_have_they_are_bounded(
@@ -256,7 +256,7 @@ def test_however_many_kinds_the_changes_of_a_lane_have_they_are_bounded(
     take(model, lane(NAMES, news=tuple(kinds)), lane(NAMES, "beta", news=(LaneChange("x", "y"),)))
     model.sweep(NOW_MS + 60_000)
     assert rows(path, "SELECT workspace, count(*), max(number) FROM lane_changes GROUP BY 1") == [
-        ("acme", MOST_CHANGES, 1_999),
+        ("acme", MAX_CHANGES, 1_999),
         ("beta", 1, 0),
     ]
 

@@ -137,7 +137,7 @@ def test_imports_without_leads_under_way_make_room(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Duplicates are free: a producer may name a new import with each of them."""
-    monkeypatch.setattr(history, "MOST_IMPORTS", 3)
+    monkeypatch.setattr(history, "MAX_IMPORTS", 3)
     take(
         model,
         received(0, "paid", at_ms=NOW_MS - 9),
@@ -172,7 +172,7 @@ def test_imports_make_room_for_others_not_for_each_other_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What comes in one batch stays: the leads of a new import are written behind its name."""
-    monkeypatch.setattr(history, "MOST_IMPORTS", 2)
+    monkeypatch.setattr(history, "MAX_IMPORTS", 2)
     take(model, *(received(number, f"i{number}") for number in range(4)))
     publications, _ = ask.imports("", "", None, 10)
     assert [(publication.import_id, publication.columns) for publication in publications] == [

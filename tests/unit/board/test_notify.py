@@ -18,14 +18,14 @@ from stream_app.board.notify import (
     BEGUN_S,
     ENDED_S,
     LOOK_EVERY_S,
-    MOST_ALERTS,
+    MAX_ALERTS,
     Messages,
     Outbox,
     Watch,
     alert_of,
 )
 from stream_app.board.persons import NEEDS_A_PERSON
-from stream_app.client.messages import MOST_LINES, Alert, Key, NotDelivered, body_of
+from stream_app.client.messages import MAX_LINES, Alert, Key, NotDelivered, body_of
 from stream_app.client.results.answers import NO_YIELD, ColumnYield, Yield, yield_of
 from stream_app.domain.lane.holds import REASONS, lifts
 from stream_app.domain.views import explain
@@ -207,12 +207,12 @@ def test_what_is_not_known_neither_begins_nor_ends() -> None:
 
 
 def test_alerts_are_bounded() -> None:
-    many = [finding(f"w{number}") for number in range(MOST_ALERTS + 10)]
+    many = [finding(f"w{number}") for number in range(MAX_ALERTS + 10)]
     watch = Watch((), 0)
     looks(watch, (0, many), (60, many))
-    assert len(watch.alerts) == MOST_ALERTS
+    assert len(watch.alerts) == MAX_ALERTS
     looks(watch, (75, many[10:]), (180, many[10:]), (195, many[10:]))
-    assert ("no_callbacks", f"w{MOST_ALERTS + 9}") in watch.alerts, "others have ended"
+    assert ("no_callbacks", f"w{MAX_ALERTS + 9}") in watch.alerts, "others have ended"
 
 
 def test_retry_after_is_respected_up_to_ten_minutes() -> None:
@@ -260,8 +260,8 @@ def test_a_message_groups_changes_and_counts_what_it_leaves_out() -> None:
     many = [alert(f"w{number}") for number in range(30)]
     body = msgspec.json.decode(body_of(many, [alert("over")], "json", 5))
     assert body["at_ms"] == 5
-    assert len(body["alerts"]) == MOST_LINES
-    assert body["left_out"] == 31 - MOST_LINES
+    assert len(body["alerts"]) == MAX_LINES
+    assert body["left_out"] == 31 - MAX_LINES
     assert body["alerts"][0] == {
         "status": "firing",
         "name": "no_callbacks",
@@ -271,7 +271,7 @@ def test_a_message_groups_changes_and_counts_what_it_leaves_out() -> None:
         "since_ms": NOW_MS,
     }
     text = msgspec.json.decode(body_of(many, (), "slack", 5))["text"]
-    assert len(text.splitlines()) == MOST_LINES + 1
+    assert len(text.splitlines()) == MAX_LINES + 1
     assert text.endswith("and 10 more: `stream-app explain`")
 
 

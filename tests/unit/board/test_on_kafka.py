@@ -198,7 +198,7 @@ async def test_a_search_ends_after_so_many_records(
     kafka: type[FakeReader],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(on_kafka, "_MOST_RECORDS", 2)
+    monkeypatch.setattr(on_kafka, "_MAX_RECORDS", 2)
     kafka.logs = {LOG: LEADS}
     searched = await search().find("unheard-of", "", "")
     assert searched.searched == 2

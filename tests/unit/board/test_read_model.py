@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from stream_app.board.read_model import store
-from stream_app.board.read_model.query import MOST_CAUSES, MOST_HISTORIES, Queries
+from stream_app.board.read_model.query import MAX_CAUSES, MAX_HISTORIES, Queries
 from stream_app.board.read_model.store import LogPosition, ReadModel
 from stream_app.client.results.answers import RunPolls
 from stream_app.domain.delivery.envelope import pseudonymous_key
@@ -186,13 +186,13 @@ def test_of_a_lead_with_very_many_histories_the_newest_are_shown(
     model: ReadModel,
     ask: Queries,
 ) -> None:
-    many = MOST_HISTORIES + 5
+    many = MAX_HISTORIES + 5
     take(
         model,
         *flat(history(NAMES, "test", "duplicate", offset=n, at_ms=NOW_MS + n) for n in range(many)),
     )
     lead = present(ask.lead("test", NOW_MS))
-    assert len(lead.histories) == MOST_HISTORIES
+    assert len(lead.histories) == MAX_HISTORIES
     assert lead.history_count == many
     assert lead.histories[0].origin == f"leads/0/{many - 1}"
 
@@ -410,7 +410,7 @@ def test_causes_of_other_programs_are_bounded(model: ReadModel, ask: Queries, pa
         )
     letters = ask.dead_letters(NAMES.dlq)
     assert letters.written == 12_000
-    assert len(letters.causes) == MOST_CAUSES
+    assert len(letters.causes) == MAX_CAUSES
     assert letters.causes[0].reason == "(others)"
     with sqlite3.connect(path) as db:
         assert db.execute("SELECT count(*) FROM causes").fetchone()[0] <= 10_001

@@ -158,7 +158,7 @@ async def test_a_file_is_deleted_after_its_time(
 
 
 async def test_there_are_never_too_many_files(kept: Uploads) -> None:
-    for _ in range(uploads.MOST_UPLOADS):
+    for _ in range(uploads.MAX_UPLOADS):
         await add(kept, ADA)
     with pytest.raises(TooManyUploads, match="8 files are being published on this board"):
         await add(kept, ADA)
@@ -398,7 +398,7 @@ async def test_a_header_beyond_the_first_bytes_has_no_samples(kept: Uploads) -> 
 
 
 async def test_a_header_may_have_as_many_columns_as_the_page_shows(kept: Uploads) -> None:
-    header = b",".join(b"c%d" % n for n in range(uploads.MOST_COLUMNS))
+    header = b",".join(b"c%d" % n for n in range(uploads.MAX_COLUMNS))
     assert len((await add(kept, header + b"\n")).titles) == 200
     with pytest.raises(ValueError, match="the header has 201 columns, and this page shows 200; "):
         await add(kept, header + b",more\n")
@@ -554,7 +554,7 @@ async def test_a_file_that_is_discarded_while_it_is_checked_is_deleted_by_its_th
 async def test_files_that_come_at_one_time_are_never_too_many(kept: Uploads) -> None:
     """The room is looked for again when the header was read, since others came meanwhile."""
     many = await asyncio.gather(*(add(kept, ADA) for _ in range(11)), return_exceptions=True)
-    assert sum(isinstance(upload, Upload) for upload in many) == uploads.MOST_UPLOADS == 8
+    assert sum(isinstance(upload, Upload) for upload in many) == uploads.MAX_UPLOADS == 8
     assert {str(error) for error in many if isinstance(error, TooManyUploads)} == {
         "8 files are being published on this board: finish or discard one, or wait 30 minutes",
     }

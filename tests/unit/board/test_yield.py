@@ -13,7 +13,7 @@ from stream_app.board.read_model.store import ReadModel
 from stream_app.cli.status import yield_text
 from stream_app.client.results.answers import NO_YIELD, ColumnYield, ImportYield, yield_of
 from stream_app.domain.model.messages import Status
-from stream_app.domain.plan import MOST_YIELD_COLUMNS
+from stream_app.domain.plan import MAX_YIELD_COLUMNS
 from stream_app.services.board import YieldMetrics
 from tests.board.model_records import DAY_MS, NOW_MS, Made, event, flat, sources, take
 
@@ -162,16 +162,16 @@ def test_a_share_is_rounded_once_where_it_is_shown() -> None:
 
 
 def test_what_is_kept_is_bounded(model: ReadModel, path: Path) -> None:
-    columns = [f"c{number}" for number in range(MOST_YIELD_COLUMNS + 5)]
+    columns = [f"c{number}" for number in range(MAX_YIELD_COLUMNS + 5)]
     take(model, *answered(0, filled=columns, import_id="march"))
-    assert [row.column for row in yields(path)] == sorted(columns[:MOST_YIELD_COLUMNS])
+    assert [row.column for row in yields(path)] == sorted(columns[:MAX_YIELD_COLUMNS])
     model.sweep(NOW_MS)
-    assert len(yields(path)) == MOST_YIELD_COLUMNS
+    assert len(yields(path)) == MAX_YIELD_COLUMNS
     model.sweep(NOW_MS + YIELD_KEPT_S[60] * 1000 + MINUTE_MS)
-    assert _rows(path, "yields") == MOST_YIELD_COLUMNS  # the hour is left
+    assert _rows(path, "yields") == MAX_YIELD_COLUMNS  # the hour is left
     model.sweep(NOW_MS + YIELD_KEPT_S[3_600] * 1000 + HOUR_MS)
     assert _rows(path, "yields") == 0
-    assert _rows(path, "import_yields") == MOST_YIELD_COLUMNS
+    assert _rows(path, "import_yields") == MAX_YIELD_COLUMNS
     after_ms = NOW_MS + 40 * DAY_MS
     model.sweep(after_ms)  # deletes the record
     model.sweep(after_ms + MINUTE_MS)

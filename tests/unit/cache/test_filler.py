@@ -203,7 +203,7 @@ async def test_an_erased_person_is_forgotten_in_the_order_of_the_topic() -> None
 async def test_only_the_last_results_are_read_and_all_erasures(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(fillers, "MOST_RESULTS", 2)
+    monkeypatch.setattr(fillers, "MAX_RESULTS", 2)
     gone = tombstone("t", "acme", "people", ADA, [ADA])
     cache = MemoryCache()
     await cache.add(

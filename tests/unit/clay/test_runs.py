@@ -8,7 +8,7 @@ import pytest
 
 from stream_app.clay import Egress
 from stream_app.clay.client import ClayClient, Endpoint, HostCheck, Webhooks
-from stream_app.clay.runs import MOST_RESULT_BYTES, ApiEndpoint, ClayApi, Doors, Routines
+from stream_app.clay.runs import MAX_RESULT_BYTES, ApiEndpoint, ClayApi, Doors, Routines
 from stream_app.dev.simulator import Simulator, parse_script
 from stream_app.domain.books.bill import billed_days
 from stream_app.domain.limits.balance import Booked, Reading, balance_reading
@@ -329,9 +329,9 @@ async def test_a_result_is_read_within_bounds() -> None:
     def result(size: int) -> bytes:
         return page({**DONE, "result": {"Research": "x" * size}})
 
-    large = of_type(RunFinished, await asked_once(READ, result(MOST_RESULT_BYTES - 1000)))
-    assert len(large.items[0].outputs["Research"]) == MOST_RESULT_BYTES - 1000
-    huge = of_type(RunTooLarge, await asked_once(READ, result(MOST_RESULT_BYTES)))
+    large = of_type(RunFinished, await asked_once(READ, result(MAX_RESULT_BYTES - 1000)))
+    assert len(large.items[0].outputs["Research"]) == MAX_RESULT_BYTES - 1000
+    huge = of_type(RunTooLarge, await asked_once(READ, result(MAX_RESULT_BYTES)))
     assert huge.text == "its results have more than 2,097,152 bytes"
     endless: list[ServerStep] = [READ, b"HTTP/1.1 200 X\r\n\r\n[", *[b" " * 65_536] * 64, HANG]
     async with serve(*endless) as server, patient() as clay:
@@ -356,7 +356,7 @@ async def test_all_pages_of_a_run_are_read() -> None:
         endless = of_type(RunTooLarge, await ClayApi(clay).results(of_server(server), RUN))
         assert endless.text == "its results have more than 10 pages"
         assert len(server.requests) == 10
-    half = page({**DONE, "result": {"x": "y" * (MOST_RESULT_BYTES // 2)}}, cursor="1")
+    half = page({**DONE, "result": {"x": "y" * (MAX_RESULT_BYTES // 2)}}, cursor="1")
     halves: list[ServerStep] = [READ, half] * 4
     assert isinstance(await asked_once(*halves), RunTooLarge)
 

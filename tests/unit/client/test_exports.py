@@ -15,7 +15,7 @@ from stream_app.client.publish.leads import PublishOptions
 from stream_app.client.publish.rows import Draft, FileRow
 from stream_app.client.results import export as results
 from stream_app.client.results.export import (
-    MOST_FIELD_COLUMNS,
+    MAX_FIELD_COLUMNS,
     OTHER_FIELDS,
     Export,
     Joined,
@@ -373,7 +373,7 @@ def test_a_column_of_other_fields_is_only_where_there_are_too_many(
     names: int,
     has_others: bool,
 ) -> None:
-    assert MOST_FIELD_COLUMNS == 5_000
+    assert MAX_FIELD_COLUMNS == 5_000
     out = io.StringIO()
     lines = Lines(out, "csv")
     of_all = Result("crm-1", "acme", "people", "clay", 1, AT_MS, 0, {})

@@ -12,7 +12,7 @@ import pytest
 from stream_app.clay import Egress
 from stream_app.client import messages
 from stream_app.client.messages import (
-    MOST_LINES,
+    MAX_LINES,
     Alert,
     MessageFormat,
     MessageReceiver,
@@ -173,7 +173,7 @@ def test_a_message_names_a_bounded_number_of_alerts_and_counts_the_others(
     left_out: int,
 ) -> None:
     """Those that begin come first, the critical ones before the others."""
-    begun = [alert(0, "warning", workspace="acme"), *map(alert, range(1, MOST_LINES - 1 + more))]
+    begun = [alert(0, "warning", workspace="acme"), *map(alert, range(1, MAX_LINES - 1 + more))]
     ended = [alert(99)]
     document = msgspec.json.decode(body_of(begun, ended, "json", 5))
     lines = [*begun[1:], begun[0], *ended]
@@ -184,7 +184,7 @@ def test_a_message_names_a_bounded_number_of_alerts_and_counts_the_others(
                 "status": "resolved" if one is ended[0] else "firing",
                 **msgspec.to_builtins(one),
             }
-            for one in lines[:MOST_LINES]
+            for one in lines[:MAX_LINES]
         ],
         "left_out": left_out,
     }
@@ -192,11 +192,11 @@ def test_a_message_names_a_bounded_number_of_alerts_and_counts_the_others(
     assert text.splitlines() == [
         *(
             f":red_circle: *code_{number}* (critical): summary {number}"
-            for number in range(1, MOST_LINES - 1 + more)
+            for number in range(1, MAX_LINES - 1 + more)
         ),
         ":large_yellow_circle: *code_0* (warning): summary 0",
         ":white_check_mark: resolved *code_99* (critical): summary 99",
-    ][:MOST_LINES] + [f"and {left_out} more: `stream-app explain`"] * bool(left_out)
+    ][:MAX_LINES] + [f"and {left_out} more: `stream-app explain`"] * bool(left_out)
 
 
 def test_slack_reads_no_markup_in_a_summary() -> None:

@@ -13,8 +13,8 @@ from stream_app.domain.model.messages import FieldOrigin, Result, Scalar
 from stream_app.domain.plan import CachePolicy
 from stream_app.domain.result import (
     DAY_MS,
-    MOST_CACHED_FIELDS,
-    MOST_ENTRY_BYTES,
+    MAX_CACHED_FIELDS,
+    MAX_ENTRY_BYTES,
     NOTHING_CACHED,
     CachedField,
     CacheEntry,
@@ -190,8 +190,8 @@ def test_keys_contain_no_personal_data_and_share_one_slot_per_workspace(
 def test_an_entry_is_bounded(some: dict[str, CachedField], more: int, length: int) -> None:
     many = {f"f{n}": CachedField("x" * length, NOW - n, "people") for n in range(more)}
     kept = bounded(CacheEntry({**some, **many}))
-    assert len(encode(kept)) <= MOST_ENTRY_BYTES
-    assert len(kept.fields) <= MOST_CACHED_FIELDS
+    assert len(encode(kept)) <= MAX_ENTRY_BYTES
+    assert len(kept.fields) <= MAX_CACHED_FIELDS
     assert bounded(kept) == kept
     assert decode(encode(kept)) == kept
 
@@ -199,7 +199,7 @@ def test_an_entry_is_bounded(some: dict[str, CachedField], more: int, length: in
 def test_as_many_bytes_as_allowed_are_kept_and_of_more_the_smallest_values() -> None:
     one = CachedField("x" * 5_000, NOW, "people")
     size = len(encode(CacheEntry({"f10": one}))) - len(encode(NOTHING_CACHED)) + 2
-    most = (MOST_ENTRY_BYTES - len(encode(NOTHING_CACHED))) // size
+    most = (MAX_ENTRY_BYTES - len(encode(NOTHING_CACHED))) // size
     many = {f"f{n}": one for n in range(10, 10 + most)}
     assert bounded(CacheEntry(many)) == CacheEntry(many)
     assert bounded(
@@ -214,7 +214,7 @@ def test_as_many_bytes_as_allowed_are_kept_and_of_more_the_smallest_values() -> 
     )
     smaller = {
         "f09": CachedField(
-            "x" * (4_998 + MOST_ENTRY_BYTES - len(encode(NOTHING_CACHED)) - most * size),
+            "x" * (4_998 + MAX_ENTRY_BYTES - len(encode(NOTHING_CACHED)) - most * size),
             NOW,
             "people",
         ),

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from stream_app.domain.callback import body as callback_body
 from stream_app.domain.callback.body import (
-    MOST_FIELDS,
+    MAX_FIELDS,
     RESERVED,
     BadBody,
     Body,
@@ -271,8 +271,8 @@ def test_a_callback_has_a_bounded_number_of_fields(nested: bool) -> None:
         many = {f"f{number}": number for number in range(count)}
         return {"lead_id": "crm-17", **({"fields": many} if nested else many)}
 
-    assert len(good(with_fields(MOST_FIELDS - 1)).fields) == MOST_FIELDS - 1
-    for count in (MOST_FIELDS, 5_001):
+    assert len(good(with_fields(MAX_FIELDS - 1)).fields) == MAX_FIELDS - 1
+    for count in (MAX_FIELDS, 5_001):
         assert of_type(BadBody, callback(with_fields(count))).code == "too_many_fields"
 
 

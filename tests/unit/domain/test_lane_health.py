@@ -221,7 +221,7 @@ def test_rows_of_other_versions_are_read() -> None:
     assert msgspec.json.decode(msgspec.json.encode(state), type=Window) == state
 
 
-MOST = 100
+MAX_LIMIT = 100
 RATE_PER_S = 1_000.0
 
 
@@ -233,8 +233,15 @@ def _after(
 ) -> Concurrency:
     """Calls whose rows take 100 ms to commit."""
     for _ in range(calls):
-        beside = concurrency.current(MOST, state) if in_flight is None else in_flight
-        state = concurrency.answered(MOST, state, latency_ms, latency_ms + 100, beside, RATE_PER_S)
+        beside = concurrency.current(MAX_LIMIT, state) if in_flight is None else in_flight
+        state = concurrency.answered(
+            MAX_LIMIT,
+            state,
+            latency_ms,
+            latency_ms + 100,
+            beside,
+            RATE_PER_S,
+        )
     return state
 
 
@@ -259,7 +266,7 @@ def test_more_than_twice_what_the_rate_needs_is_given_back(
     limit: float,
 ) -> None:
     before = Concurrency(50.0, 300.0, 10**9, known_ms)
-    state = concurrency.answered(MOST, before, latency_ms, held_ms, 0, 10.0)
+    state = concurrency.answered(MAX_LIMIT, before, latency_ms, held_ms, 0, 10.0)
     assert state.limit == pytest.approx(limit)
 
 
@@ -267,12 +274,12 @@ def test_how_long_a_call_takes_its_place_is_the_mean_of_the_last_twenty() -> Non
     state = Concurrency()
     means_ms = []
     for held_ms in (600, 300, 300, 0, 340):
-        state = concurrency.answered(MOST, state, 100, held_ms, 1, 10.0)
+        state = concurrency.answered(MAX_LIMIT, state, 100, held_ms, 1, 10.0)
         means_ms.append(state.held_ms)
     assert means_ms == pytest.approx([600, 450, 400, 400, 388]), "the mean of those that show it"
     later = _after(state, 400, 900)
     assert later.held_ms == pytest.approx(1_000, abs=1), "what was before is forgotten"
-    assert concurrency.answered(MOST, later, 900, 3_000, 1, 10.0).held_ms == pytest.approx(
+    assert concurrency.answered(MAX_LIMIT, later, 900, 3_000, 1, 10.0).held_ms == pytest.approx(
         1_100,
         abs=1,
     )
@@ -284,7 +291,9 @@ def test_how_long_a_call_takes_its_place_is_the_mean_of_the_last_twenty() -> Non
 
 
 def test_a_lasting_slowness_becomes_the_usual_latency() -> None:
-    assert concurrency.current(MOST, _after(_after(Concurrency(), 500, 300), 5_000, 3_000)) == 100
+    assert (
+        concurrency.current(MAX_LIMIT, _after(_after(Concurrency(), 500, 300), 5_000, 3_000)) == 100
+    )
     long = _after(Concurrency(), 10_000, 300)
     assert long.calls == 600, "the mean of the last 600 or so"
     assert _after(long, 1, 900).usual_ms == 301, "the mean of the last 600 or so"
@@ -326,11 +335,11 @@ def test_a_clay_that_queues_beyond_its_capacity_is_not_pressed() -> None:
     under_way = deque[tuple[int, int]]()
     last_ms = 0
     for _ in range(6_000):
-        while len(under_way) >= concurrency.current(MOST, state):
+        while len(under_way) >= concurrency.current(MAX_LIMIT, state):
             ends_ms, took_ms = under_way.popleft()
             now_ms = max(now_ms, ends_ms)
             state = concurrency.answered(
-                MOST,
+                MAX_LIMIT,
                 state,
                 took_ms,
                 took_ms,
@@ -348,8 +357,15 @@ def test_a_clay_that_queues_beyond_its_capacity_is_not_pressed() -> None:
 def test_it_never_leaves_its_bounds_and_survives_a_restart(calls: list[tuple[int, int]]) -> None:
     state = Concurrency()
     for latency_ms, in_flight in calls:
-        state = concurrency.answered(MOST, state, latency_ms, latency_ms, in_flight, RATE_PER_S)
-        assert 5 <= concurrency.current(MOST, state) <= 100
+        state = concurrency.answered(
+            MAX_LIMIT,
+            state,
+            latency_ms,
+            latency_ms,
+            in_flight,
+            RATE_PER_S,
+        )
+        assert 5 <= concurrency.current(MAX_LIMIT, state) <= 100
     assert msgspec.json.decode(msgspec.json.encode(state), type=Concurrency) == state
     assert concurrency.current(3, state) == 3, "most is made smaller live"
 
@@ -368,7 +384,7 @@ def out(count: int, state: StallDetector | None = None, now_ms: int = NOW_MS) ->
 
 
 def permit(state: StallDetector, after_ms: int, usual: Concurrency = USUAL) -> Unanswered | None:
-    return concurrency.permit(TRIPS, MOST, state, usual, NOW_MS + after_ms)
+    return concurrency.permit(TRIPS, MAX_LIMIT, state, usual, NOW_MS + after_ms)
 
 
 def test_no_more_go_than_trip_the_breaker_once_nothing_was_answered_for_longer_than_usual() -> None:
@@ -446,15 +462,15 @@ def test_a_stall_holds_only_while_requests_wait_and_ends(
                 under_way,
                 now_ms,
             )
-        held = concurrency.permit(TRIPS, MOST, state, usual, now_ms)
+        held = concurrency.permit(TRIPS, MAX_LIMIT, state, usual, now_ms)
         if held is not None:
             assert under_way > 0
             assert now_ms < held.until_ms <= now_ms + 5_000
             assert state.waiting >= TRIPS.consecutive_failures
-    assert concurrency.permit(TRIPS, MOST, state, usual, state.since_ms + 120_000) is None, (
+    assert concurrency.permit(TRIPS, MAX_LIMIT, state, usual, state.since_ms + 120_000) is None, (
         "lost in our books"
     )
-    assert concurrency.permit(TRIPS, MOST, state, usual, state.since_ms - 60_000) is None, (
+    assert concurrency.permit(TRIPS, MAX_LIMIT, state, usual, state.since_ms - 60_000) is None, (
         "the clock stepped back"
     )
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from stream_app.domain.lead.fields import FREE_MAIL, clean_email, normalise
 from stream_app.domain.lead.identity import Identity, company, identify, people
 from stream_app.domain.lead.read import (
-    LONGEST_ID,
     MAX_CELL_BYTES,
+    MAX_IMPORT_ID_CHARACTERS,
     MAX_LEAD_BYTES,
     Unreadable,
     clay_row,
@@ -53,8 +53,8 @@ def identity(fields: dict[str, Any], lead_id: str | None = None) -> Identity:
     [
         ("", False),
         ("m", True),
-        ("m" * LONGEST_ID, True),
-        ("m" * (LONGEST_ID + 1), False),
+        ("m" * MAX_IMPORT_ID_CHARACTERS, True),
+        ("m" * (MAX_IMPORT_ID_CHARACTERS + 1), False),
         ("ada@acme.example", False),
     ],
 )

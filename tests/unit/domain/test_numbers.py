@@ -19,7 +19,7 @@ from stream_app.domain.delivery.state_machine import Delivery
 from stream_app.domain.delivery.suppression import Suppression, erased_row
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.model.messages import Callback, Result, StatusEvent
-from stream_app.domain.model.numbers import MOST
+from stream_app.domain.model.numbers import MAX_AMOUNT
 from stream_app.domain.model.system import SystemRow
 from stream_app.domain.model.untrusted import UNREADABLE
 from stream_app.domain.views.lane import LaneView
@@ -93,7 +93,7 @@ def test_every_time_is_one_of_the_calendar(kind: type) -> None:
 
 
 def test_the_largest_amounts_of_millions_of_events_add_up() -> None:
-    assert 9_000_000 * MOST < 2**63
+    assert 9_000_000 * MAX_AMOUNT < 2**63
 
 
 def test_a_pause_that_cannot_be_read_is_a_pause() -> None:

@@ -16,7 +16,7 @@ from stream_app.domain.dead_letter.orders import (
     COMMAND,
     ENDED_PHASES,
     FATE_MEANING,
-    MOST_REFUSALS,
+    MAX_REFUSALS,
     PLAN_LIFE_MS,
     Fate,
     PricedPlan,
@@ -323,7 +323,7 @@ def test_reasons_of_refused_dead_letters_are_bounded_and_all_are_counted() -> No
         NOW_MS,
     )
     assert refused.refused == 1_000
-    assert len(refused.refusals) == MOST_REFUSALS
+    assert len(refused.refusals) == MAX_REFUSALS
     assert (
         len(
             advanced(
@@ -334,7 +334,7 @@ def test_reasons_of_refused_dead_letters_are_bounded_and_all_are_counted() -> No
                 NOW_MS,
             ).refusals,
         )
-        == MOST_REFUSALS
+        == MAX_REFUSALS
     )
 
 

@@ -57,20 +57,20 @@ def test_a_shared_address_does_not_collect_identifiers_without_end() -> None:
     for number in range(1, 100):
         rows.counting = dict.fromkeys(rows.counting, False)
         assert rows.take(str(number), ("info", f"L{number}"))
-    assert max(len(names) for _, names in rows.persons().values()) == identity.MOST_IDENTIFIERS
+    assert max(len(names) for _, names in rows.persons().values()) == identity.MAX_IDENTIFIERS
     assert max(map(len, rows.aliases.values())) < 1_000
     assert not rows.take("101", ("info",))
 
 
 def test_no_more_identifiers_are_looked_up_than_one_above_the_most_that_are_linked() -> None:
-    others = b" ".join(b"%d" % number for number in range(2 * identity.MOST_IDENTIFIERS))
+    others = b" ".join(b"%d" % number for number in range(2 * identity.MAX_IDENTIFIERS))
     person = identity.person_of((b"p/acme/people/info",), {b"p/acme/people/info": others}.get)
-    assert len(person.aliases) == identity.MOST_IDENTIFIERS + 1
+    assert len(person.aliases) == identity.MAX_IDENTIFIERS + 1
 
 
 def test_a_lead_of_too_large_a_person_claims_at_least_its_own() -> None:
     rows = Rows()
-    for number in range(identity.MOST_IDENTIFIERS - 1):
+    for number in range(identity.MAX_IDENTIFIERS - 1):
         rows.take(str(number), ("info", f"L{number}"), counts=False)
     assert rows.take("x", ("info", "X"))
     assert not rows.take("y", ("X",))

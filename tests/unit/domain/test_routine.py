@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from stream_app.domain.callback.body import MOST_FIELDS
+from stream_app.domain.callback.body import MAX_FIELDS
 from stream_app.domain.callback.routine import callback_of_run
 from stream_app.domain.callback.schedule import next_poll_ms, polls_until
 from stream_app.domain.delivery.state_machine import (
@@ -143,9 +143,9 @@ def test_the_lead_is_found_among_several_items_by_its_id() -> None:
             "does not know: paused",
         ),
         (
-            [RunItem(item_id(KEY), "complete", {f"c{n}": n for n in range(MOST_FIELDS + 1)})],
+            [RunItem(item_id(KEY), "complete", {f"c{n}": n for n in range(MAX_FIELDS + 1)})],
             "result_too_large",
-            f"{MOST_FIELDS + 1} values",
+            f"{MAX_FIELDS + 1} values",
         ),
     ],
 )

@@ -31,13 +31,13 @@ def longest_run(text: str) -> int:
 
 
 @given(st.text(st.sampled_from("aé\u1e69\u0301\u0316\u0344\u0f73\uff9e\u200b株\ufdfa")))
-@example(ACUTE * untrusted.MOST_MARKS)
-@example(ACUTE * (untrusted.MOST_MARKS + 1))
+@example(ACUTE * untrusted.MAX_MARKS)
+@example(ACUTE * (untrusted.MAX_MARKS + 1))
 @example("\u0344" * 16)
 @example("\uff9e" * 31)
 @example("\u1e69" + ACUTE * 29)
 def test_a_run_is_counted_in_the_decomposed_text(text: str) -> None:
-    assert untrusted.is_stream_safe(text) == (longest_run(text) <= untrusted.MOST_MARKS)
+    assert untrusted.is_stream_safe(text) == (longest_run(text) <= untrusted.MAX_MARKS)
     assert untrusted.is_stream_safe(untrusted.stream_safe(text))
     assert not untrusted.is_stream_safe(text) or untrusted.stream_safe(text) == text
 
@@ -56,7 +56,7 @@ def test_no_character_escapes_the_count() -> None:
     assert untrusted.is_stream_safe(letters)
     for character in composed:
         marks = longest_run(character)
-        assert marks <= untrusted.MOST_MARKS
+        assert marks <= untrusted.MAX_MARKS
         starts = unicodedata.combining(unicodedata.normalize("NFKD", character)[0]) != 0
         assert untrusted.is_stream_safe(character * 31) == (not (starts and marks)), hex(
             ord(character),
@@ -69,8 +69,8 @@ def test_no_character_escapes_the_count() -> None:
 )
 def test_a_lead_with_too_many_marks_is_rejected_and_says_why(name: str) -> None:
     for marks, rejected in (
-        (untrusted.MOST_MARKS, False),
-        (untrusted.MOST_MARKS + 1, True),
+        (untrusted.MAX_MARKS, False),
+        (untrusted.MAX_MARKS + 1, True),
         (15_000, True),
     ):
         fields = {"email": "ada@example.com", "company_name": "Acme", name: "a" + ACUTE * marks}
@@ -134,7 +134,7 @@ def test_depth_is_counted_outside_strings(document: object, more: int, objects: 
     for _ in range(more):
         document = {"[": document} if objects else [document, "]"]
     raw = json.dumps(document).encode()
-    if levels(document) > untrusted.MOST_LEVELS:
+    if levels(document) > untrusted.MAX_LEVELS:
         with pytest.raises(untrusted.NestedTooDeep, match="it is nested too deep"):
             untrusted.check_depth(raw)
     else:
@@ -160,7 +160,7 @@ def test_what_is_not_too_deep(text: str) -> None:
 
 
 def test_every_reader_says_the_same_of_the_same_depth() -> None:
-    for levels_within in (untrusted.MOST_LEVELS - 1, untrusted.MOST_LEVELS):
+    for levels_within in (untrusted.MAX_LEVELS - 1, untrusted.MAX_LEVELS):
         deep = "[" * levels_within + "]" * levels_within
         lead = read_lead(
             f'{{"lead_id":"a","fields":{{"email":"a@b.de"}},"more":{deep}}}'.encode(),
@@ -170,7 +170,7 @@ def test_every_reader_says_the_same_of_the_same_depth() -> None:
         assert (
             isinstance(lead, Unreadable)
             == isinstance(body, BadBody)
-            == (levels_within == untrusted.MOST_LEVELS)
+            == (levels_within == untrusted.MAX_LEVELS)
         )
         if isinstance(lead, Unreadable) and isinstance(body, BadBody):
             assert lead.reason == "nested_too_deep"

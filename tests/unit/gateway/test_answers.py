@@ -173,13 +173,13 @@ CASES: Final[dict[str, tuple[int, dict[str, str], str, Ask]]] = {
         429,
         SOON,
         "too many callbacks are held already",
-        lambda gateway: ask_without(holding, "MOST_CALLBACKS", gateway),
+        lambda gateway: ask_without(holding, "MAX_CALLBACKS", gateway),
     ),
     "too_many": (
         429,
         CLOSES | SOON,
         "too many callbacks at once",
-        lambda gateway: ask_without(receiver, "_MOST_READ_BYTES", gateway),
+        lambda gateway: ask_without(receiver, "_MAX_READ_BYTES", gateway),
     ),
     "crashed": (500, CLOSES, "internal error", lambda gateway: ask_while_broken(gateway)),
     "enriched": (
@@ -303,7 +303,7 @@ async def test_a_repaired_callback_is_stored_and_its_author_told() -> None:
         "a held one, too"
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(holding, "MOST_CALLBACKS", 0)
+        patch.setattr(holding, "MAX_CALLBACKS", 0)
         assert (await ask(gateway, broken)).status == 429
     assert gateway.registry.get_sample_value(repaired, {"destination": "people"}) == 2
     assert gateway.counted() == {"enriched": 1, "kafka_away": 1, "holding_full": 1}

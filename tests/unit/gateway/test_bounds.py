@@ -17,12 +17,12 @@ def bound(what: str) -> str:
 
 
 def test_the_page_tells_the_bounds() -> None:
-    assert bound("connections of a gateway") == f"{receiver.MOST_CONNECTIONS:,}"
+    assert bound("connections of a gateway") == f"{receiver.MAX_CONNECTIONS:,}"
     assert bound("bodies that a gateway reads and decodes at once") == _mib(
-        receiver._MOST_READ_BYTES,
+        receiver._MAX_READ_BYTES,
     )
     assert bound("callbacks that wait for Kafka; bytes of their bodies") == (
-        f"{holding.MOST_CALLBACKS:,}; {_mib(holding.MOST_BYTES)}"
+        f"{holding.MAX_CALLBACKS:,}; {_mib(holding.MAX_CALLBACK_BYTES)}"
     )
     assert bound("callbacks of one lead (of one record, if it is forced)") == (
         f"{lead_bound.AT_ONCE}, and one more every {lead_bound.ONE_MORE_EVERY_S // 60} minutes"
@@ -31,10 +31,10 @@ def test_the_page_tells_the_bounds() -> None:
         f"{lead_bound.AT_ONCE}, and one more every {lead_bound.ONE_MORE_EVERY_S // 60} minutes"
     )
     assert bound("bytes of an announcement of a run") == (
-        f"{receiver._MOST_SIGNED_BYTES // 1_024} KiB"
+        f"{receiver._MAX_SIGNED_BYTES // 1_024} KiB"
     )
     assert lead_bound.ONE_MORE_EVERY_S % 60 == 0
-    assert f"remembers the {lead_bound.MOST_LEADS:,} leads" in PAGE.read_text()
+    assert f"remembers the {lead_bound.MAX_LEADS:,} leads" in PAGE.read_text()
     assert f"takes {lead_bound.AT_ONCE} callbacks of a lead at once" in PAGE.read_text()
     assert lead_bound.AT_ONCE * lead_bound.ONE_MORE_EVERY_S == 86_400, "and as many more a day"
 

@@ -170,7 +170,7 @@ async def test_a_repeated_callback_has_one_place_and_all_its_callers_are_answere
 
 @virtual_time
 async def test_callbacks_are_bounded_in_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(holding, "MOST_CALLBACKS", 3)
+    monkeypatch.setattr(holding, "MAX_CALLBACKS", 3)
     held = Held()
     held.kafka.away = True
     tasks = [held.keep(name) for name in ("a", "b", "c")]
@@ -189,7 +189,7 @@ async def test_callbacks_are_bounded_in_number(monkeypatch: pytest.MonkeyPatch) 
 
 @virtual_time
 async def test_callbacks_are_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(holding, "MOST_BYTES", 1_000)
+    monkeypatch.setattr(holding, "MAX_CALLBACK_BYTES", 1_000)
     held = Held()
     held.kafka.away = True
     task = held.keep("a", 600)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_app.gateway import holding, lead_bound
-from stream_app.gateway.lead_bound import AT_ONCE, MOST_LEADS, ONE_MORE_EVERY_S, LeadBound
+from stream_app.gateway.lead_bound import AT_ONCE, MAX_LEADS, ONE_MORE_EVERY_S, LeadBound
 from tests.gateway.support import Gateway, good
 
 DAY_S = 86_400.0
@@ -64,7 +64,7 @@ async def test_the_repeats_of_clay_and_several_rows_of_a_lead_are_taken(gateway:
 
 async def test_a_callback_without_a_place_does_not_count(gateway: Gateway) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(holding, "MOST_CALLBACKS", 0)
+        patch.setattr(holding, "MAX_CALLBACKS", 0)
         for _ in range(3 * AT_ONCE):
             assert "too many callbacks are held" in (await gateway.post(good())).text
     for _ in range(AT_ONCE):
@@ -183,7 +183,7 @@ def test_what_is_given_back_of_a_forgotten_lead_changes_nothing() -> None:
 def test_the_lead_that_has_not_called_back_for_the_longest_is_forgotten(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(lead_bound, "MOST_LEADS", 3)
+    monkeypatch.setattr(lead_bound, "MAX_LEADS", 3)
     time = Time()
     bound = LeadBound(time)
 
@@ -209,13 +209,13 @@ def test_a_lead_is_kept_in_16_bytes() -> None:
 def test_many_leads_take_bounded_memory_and_the_busy_one_is_remembered() -> None:
     time = Time()
     bound = LeadBound(time)
-    for number in range(2 * MOST_LEADS):
+    for number in range(2 * MAX_LEADS):
         time.now_s += 0.001
         bound.take("acme", "people", f"crm-{number}", "")
-        if number % (MOST_LEADS // 2) == 0:
+        if number % (MAX_LEADS // 2) == 0:
             for _ in range(AT_ONCE):
                 bound.take("acme", "people", "busy", "")
-    assert len(bound) <= MOST_LEADS
+    assert len(bound) <= MAX_LEADS
     assert not bound.take("acme", "people", "busy", "")
     time.now_s += 2 * DAY_S
     bound.take("acme", "people", "crm-1", "")

@@ -133,7 +133,7 @@ async def test_all_that_is_read_at_once_counts_together(
     status: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "_MOST_READ_BYTES", 1_000)
+    monkeypatch.setattr(module, "_MAX_READ_BYTES", 1_000)
     gateway = small()
     first = Sender(gateway)
     await first.send(b" " * 300)

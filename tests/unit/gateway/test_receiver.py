@@ -199,7 +199,7 @@ async def test_a_held_callback_counts_for_its_lead_and_one_without_a_place_does_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(lead_bound, "AT_ONCE", 2)
-    monkeypatch.setattr(holding, "MOST_CALLBACKS", 1)
+    monkeypatch.setattr(holding, "MAX_CALLBACKS", 1)
     gateway = Gateway(limits=SHORT)
     gateway.inbox.fails_with = BrokerUnavailable("away")
     for _ in range(2):
@@ -218,7 +218,7 @@ async def test_bodies_that_are_read_at_once_are_bounded(monkeypatch: pytest.Monk
         assert answer.headers["retry-after"] == "30"
         yield b"x"
 
-    monkeypatch.setattr(receiver, "_MOST_READ_BYTES", 1_000)
+    monkeypatch.setattr(receiver, "_MAX_READ_BYTES", 1_000)
     gateway = Gateway()
     async with gateway.client() as client:
         assert (await client.post(URL, content=half())).status_code == 400

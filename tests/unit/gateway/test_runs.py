@@ -207,7 +207,7 @@ async def test_a_recorded_announcement_that_is_sent_on_and_on_fills_no_topic() -
 async def test_many_runs_take_no_more_memory_than_many_leads(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(lead_bound, "MOST_LEADS", 50)
+    monkeypatch.setattr(lead_bound, "MAX_LEADS", 50)
     gateway = Gateway()
     for number in range(200):
         assert (await announce(gateway, announcement(f"run-{number}"))).status_code == 200

@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 from stream_app.domain.model.errors import UnreadableBatch
 from stream_app.domain.model.records import LeftOut
 from stream_app.domain.model.topics import MAX_UNPACKED_BYTES
-from stream_app.domain.model.untrusted import MOST_HEADER_BYTES, MOST_HEADERS, MOST_KEY_BYTES
+from stream_app.domain.model.untrusted import MAX_HEADER_BYTES, MAX_HEADERS, MAX_KEY_BYTES
 from stream_app.kafka import batches
 from stream_app.kafka import consumer as module
-from stream_app.kafka.batches import MOST_VALUE_BYTES
+from stream_app.kafka.batches import MAX_VALUE_BYTES
 from stream_app.kafka.consumer import Consumer
 from stream_app.kafka.readers import consumed
 from tests.support.fetched import CODECS, PLACE, at_offset, batch_of, fetch_result, fetched
@@ -120,7 +120,7 @@ def test_records_without_a_value_come_as_runs_wherever_the_reading_begins(
             await consumer.stop()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(batches, "_MOST_OF_A_RUN", most)
+        patch.setattr(batches, "_MAX_RUN_RECORDS", most)
         if is_large:
             patch.setattr(batches, "_SMALL_BYTES", -1)
         whole = asyncio.run(read(0))
@@ -141,8 +141,8 @@ async def test_a_record_has_as_many_headers_as_the_bound_and_no_more(
     path: str,
     codec: str,
 ) -> None:
-    most = [("n", b"")] * MOST_HEADERS
-    full = [("name", bytes(MOST_HEADER_BYTES - 4))]
+    most = [("n", b"")] * MAX_HEADERS
+    full = [("name", bytes(MAX_HEADER_BYTES - 4))]
     raw = batch_of(
         [
             (b"acme", LEAD, most),
@@ -166,8 +166,8 @@ async def test_headers_are_bounded_on_every_topic(consumer: Consumer) -> None:
 
 
 async def test_keys_and_values_are_bounded_where_producers_write(consumer: Consumer) -> None:
-    key = bytes(MOST_KEY_BYTES + 1)
-    value = b"v" * (MOST_VALUE_BYTES + 5)
+    key = bytes(MAX_KEY_BYTES + 1)
+    value = b"v" * (MAX_VALUE_BYTES + 5)
     records = [
         (key[1:], value[5:], [("n", b"x")]),
         (key, b"v", [("n", b"x")]),
@@ -180,7 +180,7 @@ async def test_keys_and_values_are_bounded_where_producers_write(consumer: Consu
         LeftOut(cut_bytes=5),
     ]
     assert [record.key for record in seen] == [key[1:], None, b"k"]
-    assert [len(record.value) for record in seen] == [MOST_VALUE_BYTES, 1, MOST_VALUE_BYTES]
+    assert [len(record.value) for record in seen] == [MAX_VALUE_BYTES, 1, MAX_VALUE_BYTES]
     assert [len(record.headers) for record in seen] == [1, 0, 1]
 
     elsewhere = TopicPartition("stream-app-state", 0)
@@ -278,7 +278,7 @@ async def test_a_poll_ends_after_so_many_bytes(
     consumer: Consumer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "MOST_POLLED_BYTES", 5_000)
+    monkeypatch.setattr(module, "MAX_POLLED_BYTES", 5_000)
     result = fetch_result(consumer, batch_of([(b"acme", b"v" * 1_000, [])] * 20))
     other = fetch_result(
         consumer,
@@ -287,7 +287,7 @@ async def test_a_poll_ends_after_so_many_bytes(
     )
     sizes = []
     while result.has_more():
-        consumer._room_bytes = module.MOST_POLLED_BYTES
+        consumer._room_bytes = module.MAX_POLLED_BYTES
         sizes.append(len(result.getall(100)))
         if sizes[-1] == 5:
             assert not other.getall(100), "all partitions of a poll share the bound"
@@ -304,9 +304,9 @@ async def test_batches_of_many_partitions_are_not_all_kept_decompressed(consumer
     values: dict[TopicPartition, list[bytes]] = {place: [] for place in places}
     while any(result.has_more() for result in results):
         for place, result in zip(places, results, strict=True):
-            consumer._room_bytes = module.MOST_POLLED_BYTES
+            consumer._room_bytes = module.MAX_POLLED_BYTES
             values[place] += [record.value[:6] for record in result.getall(7_000)]
-            assert consumer._unpacked._bytes <= batches._MOST_UNPACKED_BYTES
+            assert consumer._unpacked._bytes <= batches._MAX_KEPT_BYTES
     assert all(seen == [b"%06d" % number for number in range(20_000)] for seen in values.values())
     assert consumer._unpacked._bytes == 0
     assert len(consumer._unpacked._kept) == 0

@@ -13,7 +13,7 @@ from stream_app.domain.model.errors import BrokerUnavailable, KafkaRefused, Unre
 from stream_app.domain.model.records import LeftOut, Reduced
 from stream_app.domain.views.lane import Position
 from stream_app.kafka import readers
-from stream_app.kafka.backlog import MOST_EXACTLY, Backlog, Waiting
+from stream_app.kafka.backlog import MAX_COUNTED_OFFSETS, Backlog, Waiting
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.readers import Reader
 
@@ -196,14 +196,14 @@ async def test_markers_are_not_counted_and_unreadable_spans_count_as_an_upper_bo
     async with reader() as it:
         counts = await backlog.count(it, [A, B], {("leads", 0): 1}, {})
         assert counts == {("leads", 0): Waiting(1), ("leads", 1): Waiting(3, at_most=True)}
-        log.entries[A] = ["a", MARKER] * (MOST_EXACTLY // 2)
+        log.entries[A] = ["a", MARKER] * (MAX_COUNTED_OFFSETS // 2)
         counts = await backlog.count(it, [A, B], {("leads", 1): 3}, {})
-        assert counts == {("leads", 0): Waiting(MOST_EXACTLY // 2), ("leads", 1): Waiting(0)}
+        assert counts == {("leads", 0): Waiting(MAX_COUNTED_OFFSETS // 2), ("leads", 1): Waiting(0)}
         log.entries[A] = ["a0", 20, MARKER, "a3"]
         assert await Backlog().count(it, [A], {}, {}) == {("leads", 0): Waiting(22)}
-        log.entries[A] = ["a", MARKER] * (MOST_EXACTLY // 2 + 1)
+        log.entries[A] = ["a", MARKER] * (MAX_COUNTED_OFFSETS // 2 + 1)
         counts = await backlog.count(it, [A], {}, {("leads", 0): Position(1, 1)})
-        assert counts == {("leads", 0): Waiting(MOST_EXACTLY + 2, at_most=True)}
+        assert counts == {("leads", 0): Waiting(MAX_COUNTED_OFFSETS + 2, at_most=True)}
 
 
 async def test_a_count_that_takes_too_long_goes_on_where_it_stopped(

@@ -28,7 +28,7 @@ from stream_app.domain.views.lane import DestinationView, LaneChange, LaneView, 
 from stream_app.ops import lane_metrics
 from stream_app.ops import logs as log
 from stream_app.ops.lane_metrics import (
-    MOST_NAMES,
+    MAX_NAMES,
     OTHERS,
     LaneMetrics,
     ParkedLeads,
@@ -208,9 +208,9 @@ def test_posts_have_a_trace_id_as_exemplar_at_most_once_a_second(
 def test_series_do_not_grow_with_the_number_of_workspaces() -> None:
     registry = CollectorRegistry()
     metrics = WorkerMetrics(registry, log.get("test"))
-    parked = Counter({f"w{number:05}": number + 1 for number in range(MOST_NAMES + 2)})
+    parked = Counter({f"w{number:05}": number + 1 for number in range(MAX_NAMES + 2)})
     registry.register(ParkedLeads(lambda: [parked, {"w00000": 1}]))
-    for number in range(10 * MOST_NAMES):
+    for number in range(10 * MAX_NAMES):
         name = f"w{number:05}"
         emit(
             metrics,
@@ -222,15 +222,15 @@ def test_series_do_not_grow_with_the_number_of_workspaces() -> None:
         metric.name: len({tuple(sample.labels.values()) for sample in metric.samples})
         for metric in registry.collect()
     }
-    assert series["stream_app_lead_events"] == MOST_NAMES + 1
-    assert series["stream_app_parked_leads"] == MOST_NAMES + 1
-    assert series["stream_app_received_to_done_seconds"] == (MOST_NAMES + 1) * 14, (
+    assert series["stream_app_lead_events"] == MAX_NAMES + 1
+    assert series["stream_app_parked_leads"] == MAX_NAMES + 1
+    assert series["stream_app_received_to_done_seconds"] == (MAX_NAMES + 1) * 14, (
         "13 buckets, and the sum"
     )
     rest = {"workspace": OTHERS, "destination": OTHERS, "status": "accepted"}
-    assert registry.get_sample_value("stream_app_lead_events_total", rest) == 9 * MOST_NAMES
+    assert registry.get_sample_value("stream_app_lead_events_total", rest) == 9 * MAX_NAMES
     posts = {"destination": OTHERS, "outcome": "accepted"}
-    assert registry.get_sample_value("stream_app_post_seconds_count", posts) == 9 * MOST_NAMES
+    assert registry.get_sample_value("stream_app_post_seconds_count", posts) == 9 * MAX_NAMES
     assert registry.get_sample_value("stream_app_parked_leads", {"workspace": OTHERS}) == 4
 
 
@@ -327,7 +327,7 @@ def _shown(registry: CollectorRegistry) -> list[str]:
 def test_with_many_lanes_those_that_are_held_or_change_have_series(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(lane_metrics, "MOST_LANES", 2)
+    monkeypatch.setattr(lane_metrics, "MAX_LANES", 2)
     registry = CollectorRegistry()
     metrics = LaneMetrics(registry, log.get("test"), lambda: 0)
     minute_ms = 60_000
@@ -376,7 +376,7 @@ def test_with_many_lanes_those_that_are_held_or_change_have_series(
 def test_with_many_lanes_one_that_is_held_in_part_has_series_like_one_that_is_held(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(lane_metrics, "MOST_LANES", 1)
+    monkeypatch.setattr(lane_metrics, "MAX_LANES", 1)
     registry = CollectorRegistry()
     metrics = LaneMetrics(registry, log.get("test"), lambda: 0)
     part = PartHold(("people",), "no_callbacks", "no callback has come")

@@ -15,7 +15,7 @@ from stream_app.config import Kafka, Settings, kafka_access
 from stream_app.domain.commands import read_answer
 from stream_app.domain.dead_letter.causes import Filter
 from stream_app.domain.dead_letter.orders import (
-    MOST_GIVEN_UP,
+    MAX_GIVEN_UP,
     Fate,
     PricedPlan,
     ReplayCommand,
@@ -342,7 +342,7 @@ async def test_a_command_that_the_operator_before_has_answered_is_not_carried_ou
 
 
 def test_many_dead_letters_are_given_up_in_several_commands() -> None:
-    places = [f"{DLQ}/0/{offset}" for offset in range(2 * MOST_GIVEN_UP + 1)]
+    places = [f"{DLQ}/0/{offset}" for offset in range(2 * MAX_GIVEN_UP + 1)]
     commands = orders.give_up_commands(places, "jane", "", NOW_MS, "c-1")
     assert [command.id for command in commands] == ["c-1", "c-1-1", "c-1-2"]
     assert [place for command in commands for place in command.dead_letters] == places
