@@ -5,9 +5,11 @@ import re
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "stream_app"
-FOLDERS = ("stream_app", "tests", "benchmarks")
+FOLDERS = ("stream_app", "tests", "benchmarks", "docs", "deploy", "examples")
 SEVERAL = """
 K Meter Refusal S T answered app begin begun body_of build_app cancel causes clay_setup clock
 command_row count current decode define_agents digest due_ms duration end ended explain export find
@@ -17,6 +19,11 @@ reconfigured refusal release_probe remains run show skip slots_of spans_of statu
 unreadable wait_for_import words
 """
 """Names with several definitions. The list may only shrink: qualify the name of a new thing."""
+OTHER_WORD_FOR_A_BOUND = re.compile(
+    r"_*(?:MOST|LONGEST|LARGEST|BIGGEST|GREATEST|HIGHEST|WIDEST"
+    r"|LEAST|SHORTEST|FEWEST|LOWEST|NARROWEST)(?:_[A-Z0-9_]*)?",
+)
+"""Constants that are a bound begin with MAX or MIN, the words of the field."""
 
 
 def public_names(tree: ast.Module) -> set[str]:
@@ -62,6 +69,33 @@ def defined_in(path: Path) -> set[str]:
             case _:
                 pass
     return names
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_bounds_are_called_max_or_min(folder: str) -> None:
+    others = [
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        for name in sorted(defined_in(path))
+        if OTHER_WORD_FOR_A_BOUND.fullmatch(name)
+    ]
+    assert others == [], "name it MAX_ or MIN_ with its unit, or with what is counted"
+
+
+@pytest.mark.parametrize(
+    ("name", "is_refused"),
+    [
+        ("MOST", True),
+        ("_MOST_ROWS", True),
+        ("LONGEST_PAUSE_S", True),
+        ("_LEAST_MS", True),
+        ("MAX_ROWS", False),
+        ("MOSTLY_IDLE", False),
+        ("most_rows", False),
+    ],
+)
+def test_which_names_say_a_bound_with_another_word(name: str, is_refused: bool) -> None:
+    assert bool(OTHER_WORD_FOR_A_BOUND.fullmatch(name)) is is_refused
 
 
 def test_classes_that_a_text_names_by_their_module_are_in_it() -> None:
