@@ -386,7 +386,8 @@ def _sync(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
         with _runner(function.__name__) as runner:
             return runner.run(function(*args, **kwargs))
 
-    form.__name__ = form.__qualname__ = f"{function.__name__}_sync"
+    form.__name__ = f"{function.__name__}_sync"
+    form.__qualname__ = form.__name__
     form.__doc__ = (
         f"Do what `{function.__name__}` does, without an event loop. Its arguments and errors "
         "are described there."

@@ -220,7 +220,8 @@ class Exporter:
         lead = self._leads.get(event.origin)
         if lead is None:
             lead = TracedLead(partition, offset, [event], self._now_ms())
-            self._leads[event.origin] = self._open[partition][event.origin] = lead
+            self._leads[event.origin] = lead
+            self._open[partition][event.origin] = lead
         elif event.seq > lead.events[-1].seq:
             lead.events.append(event)
             lead.last_ms = self._now_ms()

@@ -113,7 +113,9 @@ def form() -> str:
 
 def main() -> int:
     """Run the demo, and write the picture of it. Returns the exit code of the demo."""
-    demo.console = output.console = tables.console = recorded
+    demo.console = recorded
+    output.console = recorded
+    tables.console = recorded
     demo.Screen = Recorder
     demo._NEXT = ""
     code = demo.demo()

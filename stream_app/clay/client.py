@@ -484,7 +484,8 @@ class HostCheck:
         host = parsed(webhook_url).copy_with(raw_path=b"/")
         running = self._running.get(host)
         if running is None:
-            running = self._running[host] = asyncio.create_task(self._answers(host))
+            running = asyncio.create_task(self._answers(host))
+            self._running[host] = running
             running.add_done_callback(lambda _: self._running.pop(host, None))
         # Others may wait for the same request, so a caller that is cancelled must not cancel it.
         return await asyncio.shield(running)

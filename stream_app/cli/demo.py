@@ -115,7 +115,8 @@ class Screen(Display):
     def __init__(self) -> None:
         self._console = console(stderr=True)
         self._live = Live(console=self._console, refresh_per_second=4, transient=True)
-        self._began_s = self._said_s = time.monotonic()
+        self._began_s = time.monotonic()
+        self._said_s = self._began_s
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:

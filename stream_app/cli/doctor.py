@@ -78,7 +78,8 @@ def doctor(
             number = time.time_ns() // 1_000_000
             events: list[StatusEvent] = []
             work = _trip(settings, round_trip, number, within, events)
-            result = report["round_trip"] = asyncio.run(work)
+            result = asyncio.run(work)
+            report["round_trip"] = result
             code = OK if result.ok else NO
             common.tell(
                 f"{_MARKS['ok' if result.ok else 'failed']}round trip of "

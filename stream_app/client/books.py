@@ -219,7 +219,8 @@ class Books:
         last = self._numbers.number(consumed.record_id)
         run = self._runs.get(log)
         if run is None:
-            run = self._runs[log] = _Run(self._numbers.number(f"{log}/{consumed.first}"), last)
+            run = _Run(self._numbers.number(f"{log}/{consumed.first}"), last)
+            self._runs[log] = run
         run.last = last
         run.records += consumed.records
         run.passed += consumed.records * passed

@@ -463,7 +463,8 @@ class Plan(msgspec.Struct, frozen=True, dict=True):
         homes = self._homes
         residents = self._residents
         self.workspaces[name] = workspace
-        homes[name] = home = self.home_of(name)
+        home = self.home_of(name)
+        homes[name] = home
         residents.setdefault(home, {})[name] = None
 
     def put_destination(self, destination: Destination) -> None:

@@ -267,7 +267,9 @@ class GapCheck:
         async with self._lock:
             start, stop, offsets = self._seen.get(tp, (0, 0, frozenset()))
             if not start <= first <= end <= stop:
-                start, stop, offsets = self._seen[tp] = await self._read_patiently(tp, first, end)
+                seen = await self._read_patiently(tp, first, end)
+                self._seen[tp] = seen
+                start, stop, offsets = seen
         lost = min((offset for offset in offsets if first <= offset < end), default=None)
         if lost is not None:
             raise LostRecords(

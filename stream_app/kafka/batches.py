@@ -111,7 +111,8 @@ class Unpacked:
         number = id(batch)
         kept = self._kept.get(number)
         if kept is None:
-            kept = self._kept[number] = codecs.decompress(batch.codec, batch.payload)
+            kept = codecs.decompress(batch.codec, batch.payload)
+            self._kept[number] = kept
             self._bytes += len(kept)
             while self._bytes > _MAX_KEPT_BYTES and len(self._kept) > 1:
                 self._bytes -= len(self._kept.popitem(last=False)[1])
@@ -205,7 +206,8 @@ def _unread(
     the run's last record. A run ends before every offset that is a multiple of `_MAX_RUN_RECORDS`,
     so it has the same end wherever reading began.
     """
-    first = count = 0
+    first = 0
+    count = 0
     last: PlainRecord | None = None
     for record in records:
         if record.offset < next_offset:

@@ -432,7 +432,8 @@ class TransactionalState:
                         f"{self._place} must not write to {record.topic}/{partition}: add it "
                         "to writes_to",
                     )
-                builder = newest[where] = producer.create_batch()
+                builder = producer.create_batch()
+                newest[where] = builder
                 batches.append((builder, record.topic, partition))
         return batches
 

@@ -328,7 +328,8 @@ class WorkerMetrics(Observer):
         timer = self._timers.get(labels)
         if timer is None:
             name = type(outcome).__name__.lower()
-            timer = self._timers[labels] = self._posts.labels(self._destination(destination), name)
+            timer = self._posts.labels(self._destination(destination), name)
+            self._timers[labels] = timer
         now_s = monotonic()
         if now_s >= self._next_exemplar_s.get(labels, 0.0):
             self._next_exemplar_s[labels] = now_s + _EXEMPLAR_EVERY_S

@@ -102,7 +102,8 @@ class Announcements:
                 await _unless_suspended(in_flight, concluded.wait())
                 yield None
                 return
-            concluded = self._asked[asked] = asyncio.Event()
+            concluded = asyncio.Event()
+            self._asked[asked] = concluded
             try:
                 says = await self._search(in_flight, *asked)
                 yield says

@@ -80,7 +80,8 @@ class Balances:
         return False
 
     async def _read(self, name: str) -> None:
-        now_ms = self._asked_ms[name] = self._clock.now_ms()
+        now_ms = self._clock.now_ms()
+        self._asked_ms[name] = now_ms
         before = self._lanes[name].paid
         credits_ = await self._runs.balance(name)
         if credits_ is None:

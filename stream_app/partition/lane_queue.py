@@ -304,7 +304,8 @@ class LaneQueues:
         """Return the queue of a lane. A lane that has none gets one."""
         queue = self._queues.get(workspace)
         if queue is None:
-            queue = self._queues[workspace] = LaneQueue(workspace)
+            queue = LaneQueue(workspace)
+            self._queues[workspace] = queue
         return queue
 
     def waiter(self, in_flight: InFlight) -> Waiter | None:

@@ -83,7 +83,7 @@ class Lanes:
         if lane is None:
             now_ms = self._clock.now_ms()
             fresh = Lane(workspace, self._number)
-            lane = self._lanes[workspace] = for_new_owner(
+            lane = for_new_owner(
                 reconfigured(
                     fresh.in_force(self._plan.workspaces[workspace]),
                     fresh,
@@ -92,6 +92,7 @@ class Lanes:
                 ),
                 now_ms,
             )
+            self._lanes[workspace] = lane
             self._shown[workspace] = msgspec.structs.replace(self.view(workspace), at_ms=_NEVER)
         return lane
 

@@ -331,7 +331,8 @@ class LeadPipeline:
             resolved.body,
             recorder.row.trace_id,
         )
-        in_flight.post = post = AdmittedPost(recorder.row, grant, outcome)
+        post = AdmittedPost(recorder.row, grant, outcome)
+        in_flight.post = post
         return post
 
     async def _act_on(

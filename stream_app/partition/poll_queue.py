@@ -92,7 +92,8 @@ class PollQueue:
         destination = self._plan.destination(*lead_of(key)[:2])
         before = self._open.get(key)
         if destination is not None and (before is None or before.run != run):
-            opened = self._open[key] = OpenRun(run, key, None)
+            opened = OpenRun(run, key, None)
+            self._open[key] = opened
             self.put_back(opened, next_poll_ms(run, accepted_ms, None, destination, accepted_ms))
 
     def due(self, workspace: str, now_ms: int) -> OpenRun | None:

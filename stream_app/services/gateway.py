@@ -137,7 +137,8 @@ async def run_gateway(settings: Settings, read: Callable[[], Settings]) -> None:
             )
 
             def adopt(now: Settings) -> None:
-                receiver.tables = new = tables_of(now)
+                new = tables_of(now)
+                receiver.tables = new
                 metrics.adopted(new.digest)
                 logger.info("tables_adopted", tables=len(new), digest=new.digest)
 

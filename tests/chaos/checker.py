@@ -124,7 +124,9 @@ def _persons(people: Iterable[Collection[str]]) -> dict[str, str]:
 
     def root(name: str) -> str:
         while parent.setdefault(name, name) != name:
-            parent[name] = name = parent[parent[name]]
+            grandparent = parent[parent[name]]
+            parent[name] = grandparent
+            name = grandparent
         return name
 
     for names in people:

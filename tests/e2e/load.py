@@ -120,7 +120,7 @@ class Load:
             )
             await self._producers[codec].start()
         if self._bombs:
-            self._bomber = self._producers["bombs"] = kafka_producer(
+            self._bomber = kafka_producer(
                 bootstrap_servers=self._line.bootstrap,
                 enable_idempotence=True,
                 request_timeout_ms=_DELIVERY_MS,
@@ -128,6 +128,7 @@ class Load:
                 max_request_size=1 << 30,
                 max_batch_size=1 << 30,
             )
+            self._producers["bombs"] = self._bomber
             await self._bomber.start()
         self._task = asyncio.create_task(self._publish())
         return self
@@ -286,7 +287,8 @@ class Load:
     def _hostile(self, number: int, workspace: str) -> bytes:
         """Return a lead that is to stop a worker, or to pass for somebody else's."""
         self._tricks += 1
-        self._trick = trick = self._outer.choice(_TRICKS)
+        trick = self._outer.choice(_TRICKS)
+        self._trick = trick
         victim = self._rng.choice(self._numbers[-500:] or [number])
         fields: dict[str, Any] = {"email": f"hostile{self.count}@example.com", "first_name": "Eve"}
         more: dict[str, Any] = {}

@@ -131,7 +131,8 @@ class Interruptions:
         try:
             while True:
                 stores.append(partition.store())
-                attempt = self._task[name] = asyncio.create_task(stores[-1].take_over())
+                attempt = asyncio.create_task(stores[-1].take_over())
+                self._task[name] = attempt
                 await asyncio.wait({attempt})
                 if not attempt.cancelled():
                     return attempt.result()

@@ -60,11 +60,12 @@ async def test_the_callback_token_sent_to_clay_matches_its_lead(force: bool) -> 
         bench.plan.destinations["acme-main"],
         callback_url="https://example.com/callbacks/acme/acme-main",
     )
-    bench.plan = plan = msgspec.structs.replace(
+    plan = msgspec.structs.replace(
         bench.plan,
         destinations={"acme-main": destination},
         callback_keys=keys,
     )
+    bench.plan = plan
     assert "thirty-two" not in repr(plan)
     bench.partition = bench.owner()
     lead = {

@@ -69,7 +69,8 @@ async def test_the_rate_holds_when_100_leads_come_back_at_once_after_a_crash(
     rate_per_s = 10.0
     burst = 20
     bench = Bench(Setup(rate_per_s=rate_per_s, burst=burst, max_in_flight=100, callbacks=False))
-    bench.clay = clay = TimedClay(0.2)
+    clay = TimedClay(0.2)
+    bench.clay = clay
     await bench.start()
     await asyncio.sleep(3.0)
     for number in range(100 + burst + round(rate_per_s * killed_after_s)):

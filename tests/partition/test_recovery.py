@@ -304,7 +304,8 @@ async def test_nothing_is_taken_over_again_while_the_connections_of_a_partition_
     again, although it is another worker's by then.
     """
     bench = Bench(clay_takes_s=1.0)
-    bench.store = store = SlowToClose(bench.kafka, "t-0", bench.plan.topics.state, 0)
+    store = SlowToClose(bench.kafka, "t-0", bench.plan.topics.state, 0)
+    bench.store = store
     bench.partition = bench.owner()
     bench.publish("id0", "p0")
     await bench.serve_for(0.5)

@@ -276,7 +276,8 @@ class Runner:
     """A runner of one partition whose records are processed by `process`."""
 
     def __init__(self, bench: Bench, stream: RecordingStream) -> None:
-        self.state = state = PartitionState(0, bench.store, parts(bench.plan, bench.clay))
+        state = PartitionState(0, bench.store, parts(bench.plan, bench.clay))
+        self.state = state
         self.stream = stream
         self.runner = runner_of(state, {"hot": self.process})
         self.began: list[int] = []

@@ -38,7 +38,8 @@ async def test_a_stalled_clay_gets_no_more_leads_than_trip_the_breaker() -> None
     bench = Bench(
         Setup(rate_per_s=8.0, burst=2, max_in_flight=100, trips_after=TRIPS_AFTER, callbacks=False),
     )
-    bench.clay = clay = Hanging()
+    clay = Hanging()
+    bench.clay = clay
     bench.partition = bench.owner()
     bench.publish_leads(200)
     await bench.serve_for(10.0)
@@ -93,7 +94,8 @@ async def test_an_outage_wastes_few_calls_and_no_lead(host_answers: bool) -> Non
     show the end.
     """
     bench = Bench(Setup(rate_per_s=8.0, burst=10, max_in_flight=100, callbacks=False))
-    bench.clay = clay = IllClay()
+    clay = IllClay()
+    bench.clay = clay
     clay.host_answers_meanwhile = host_answers
     bench.partition = bench.owner()
     bench.change_workspaces(breaker=BreakerPolicy())

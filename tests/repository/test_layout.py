@@ -18,9 +18,10 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def several_at_once(tree: ast.Module) -> Iterator[int]:
-    """Yield the lines that assign several values at once, or star a literal tuple in a call.
+    """Yield the lines that do several things at once.
 
-    A swap reads what it assigns, so that it cannot be taken apart.
+    They assign several values, or one value to several targets, star a literal tuple in a call, or
+    import several modules. A swap reads what it assigns, so that it cannot be taken apart.
     """
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
@@ -29,7 +30,8 @@ def several_at_once(tree: ast.Module) -> Iterator[int]:
                 yield node.lineno
         elif isinstance(node, ast.Assign):
             apart = same_program.taken_apart(node)
-            if len(apart) > 1 or chooses_several(node) or repeats_for_several(node):
+            is_chain = len(node.targets) > 1
+            if is_chain or len(apart) > 1 or chooses_several(node) or repeats_for_several(node):
                 yield node.lineno
         elif isinstance(node, ast.Import) and len(node.names) > 1:
             yield node.lineno
@@ -157,6 +159,9 @@ def test_a_tuple_that_is_one_value_stays(line: str, lines: list[int]) -> None:
         ("a, b = pair if c else (3, 4)", []),
         ("a, b = (f(part) for part in (1, 2))", [1]),
         ("a, b = (f(part) for part in parts)", []),
+        ("a = b = 0", [1]),
+        ("rows[key] = row = f()", [1]),
+        ("pair = a, b = f()", [1]),
         ("call(*(a, b), c=1)", [1]),
         ("call(*pair)", []),
         ("import a, b", [1]),

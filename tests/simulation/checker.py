@@ -273,7 +273,8 @@ class Checker:
                 if consumed.value is None:
                     del self._rows[key]
                     continue
-                row = self._rows[key] = _row.decode(consumed.value)
+                row = _row.decode(consumed.value)
+                self._rows[key] = row
                 self.submissions.on_row(row)
                 touched[key.split(b"/", 2)[1].decode()] = None
                 events = self.histories[row.origin].events

@@ -192,7 +192,8 @@ class MemoryKafka:
     def log(self, topic: str, partition: int) -> Log:
         log = self._logs.get((topic, partition))
         if log is None:
-            log = self._logs[topic, partition] = Log(topic, partition)
+            log = Log(topic, partition)
+            self._logs[topic, partition] = log
         return log
 
     @property

@@ -60,7 +60,8 @@ class MoneyChecks:
         """What a POST came to: nothing, or what each step since then says that it booked."""
         costs = self._costs[_day(sending.at_ms)]
         if event.credits is not None:
-            booked = self._booked[sending.id] = self._booked.get(sending.id, 0) + event.credits
+            booked = self._booked.get(sending.id, 0) + event.credits
+            self._booked[sending.id] = booked
             costs[sending.id] = booked
         elif event.seq == sending.seq + 1 and event.status in _NOT_TAKEN:
             del costs[sending.id]

@@ -82,7 +82,8 @@ class TakeOverCase:
 
     def __init__(self, ending: str, stranded: Sequence[str], missed_again: int = 0) -> None:
         self.betrayed: list[str] = []
-        self.kafka = kafka = MemoryKafka()
+        kafka = MemoryKafka()
+        self.kafka = kafka
         kafka.on_betrayal = self.betrayed.append
         self.before = [b"row"] if ending == "committed" else []
         epoch = kafka.init_producer(ID)

@@ -258,7 +258,8 @@ class World:
     # ----------------------------------------------------------------------------------- supervisor
 
     def _start(self, name: str) -> None:
-        life = self._lives[name] = self._lives.get(name, 0) + 1
+        life = self._lives.get(name, 0) + 1
+        self._lives[name] = life
         worker = Worker(self, name, life, self._rng)
         self._workers[worker.process] = worker
         self.say(worker.process, "starts")

@@ -74,7 +74,9 @@ class Forked(subprocess.Popen[bytes]):
         self.args = argv
         self.pid = process.pid
         self.returncode = None
-        self.stdin = self.stdout = self.stderr = None
+        self.stdin = None
+        self.stdout = None
+        self.stderr = None
         self._process = process
         self._lock = threading.Lock()  # only one thread may read how it ended
 

@@ -32,7 +32,8 @@ def exponent(
     """
     small = shape(largest >> DOUBLINGS)
     large = shape(largest)
-    small_s = large_s = math.inf
+    small_s = math.inf
+    large_s = math.inf
     grows = math.inf
     spent_s = 0.0
     for _ in range(_MAX_RUNS):

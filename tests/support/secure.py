@@ -115,7 +115,8 @@ def secure_kafka(folder: Path, users: Mapping[str, str]) -> Iterator[SecureKafka
         for name, password in users.items()
     ]
     with token_endpoint(free_port()) as endpoint:
-        overrides["sasl.oauthbearer.jwks.endpoint.url"] = keys = f"{endpoint.url}/keys"
+        keys = f"{endpoint.url}/keys"
+        overrides["sasl.oauthbearer.jwks.endpoint.url"] = keys
         broker = LocalKafka(port=ports["PLAINTEXT"], overrides=overrides, format_options=scram)
         trusted = {"JDK_JAVA_OPTIONS": f"-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls={keys}"}
         with mock.patch.dict(os.environ, trusted), broker:

@@ -209,7 +209,8 @@ class _Reading:
                 self._unproven.add(log)
                 starts[log] = at.last
             else:
-                self._at[log] = at = LogPosition(max(begins[log], at.next if at else 0))
+                at = LogPosition(max(begins[log], at.next if at else 0))
+                self._at[log] = at
                 starts[log] = at.next
         self._records = self._reader.follow(
             starts,

@@ -93,7 +93,8 @@ class Sender:
         if batch is None or batch.append(timestamp=None, key=key, value=value) is None:
             if batch is not None:
                 await self._send(partition, batch)
-            self._open[partition] = batch = self._producer.create_batch()
+            batch = self._producer.create_batch()
+            self._open[partition] = batch
             batch.append(timestamp=None, key=key, value=value)
 
     async def flush(self) -> None:

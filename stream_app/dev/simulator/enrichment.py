@@ -166,7 +166,8 @@ class Enrichment:
                 column.values[self._chance.pick(len(column.values), *about)],
                 run.cells,
             )
-        row.filled[column.name] = run.cells[column.name] = value
+        row.filled[column.name] = value
+        run.cells[column.name] = value
         return True
 
     def _provider_fails(self, run: Run, column: PaidColumn) -> bool:

@@ -232,7 +232,8 @@ class Tally:
             return
         totals = self._workspaces.get(line.workspace)
         if totals is None:
-            totals = self._workspaces[line.workspace] = WorkspaceTotals()
+            totals = WorkspaceTotals()
+            self._workspaces[line.workspace] = totals
         match line:
             case RequestLine():
                 self._add_request(line, totals)

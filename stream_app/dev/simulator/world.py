@@ -231,7 +231,8 @@ class World:
         workspace = self.workspace(settings.workspace or workspace_of(slug))
         state = self.webhooks.get(slug)
         if state is None:
-            state = self.webhooks[slug] = WebhookState(slug, settings, workspace, settings.auto_run)
+            state = WebhookState(slug, settings, workspace, settings.auto_run)
+            self.webhooks[slug] = state
         state.settings = settings
         state.workspace = workspace
         state.auto_run = settings.auto_run

@@ -263,11 +263,12 @@ class DeadLetterTally:
         _, reason, status, workspace, destination = (
             word.decode("utf-8", "replace")[:100] for word in cause
         )
-        group = self.groups[cause] = CauseGroup(
+        group = CauseGroup(
             kind_of(headers),
             reason,
             status,
             workspace,
             destination,
         )
+        self.groups[cause] = group
         return group

@@ -328,9 +328,8 @@ class Turns:
 
     def apply(self, view: LaneView) -> None:
         before = self._holds.get(view.workspace, {})
-        now = self._holds[view.workspace] = {
-            alias: before.get(alias) or _Hold() for alias in view.turns
-        }
+        now = {alias: before.get(alias) or _Hold() for alias in view.turns}
+        self._holds[view.workspace] = now
         for alias, until_ms in view.turns.items():
             now[alias].until_ms = until_ms
 

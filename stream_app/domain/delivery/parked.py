@@ -192,7 +192,8 @@ def _cost_settled(
     if what.not_at_clay:
         text += f", because Clay has no such row; {_STILL_PARKED}"
     if _is_parked(mine) and what.at_clay:
-        ended = about = step(mine, "confirmed", now_ms, **changes, final=True)
+        ended = step(mine, "confirmed", now_ms, **changes, final=True)
+        about = ended
     else:
         ended = replace(mine, **changes)
         about = _correction(mine, consumed, now_ms)

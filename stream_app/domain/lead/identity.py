@@ -49,7 +49,8 @@ def identify(lead: Lead, *, cleaned: bool = False) -> Identity | None:
     these fields. `cleaned`: the fields are clean already, as `read_lead` returns them.
     """
     fields = lead.fields if cleaned else normalise(lead.fields)
-    people = linkedin, email, name = _digests(fields)
+    people = _digests(fields)
+    linkedin, email, name = people
     person = linkedin or email or name or None
     lead_id = (lead.lead_id or "").strip()
     if not lead_id:

@@ -74,7 +74,8 @@ class Batched(Generic[K, R]):
         """Return the answer of a call that began after this one."""
         self._about.update(dict.fromkeys(about))
         if self._next is None:
-            self._next = self._last = asyncio.create_task(self._run(self._last))
+            self._next = asyncio.create_task(self._run(self._last))
+            self._last = self._next
             self._next.add_done_callback(retrieve)
         return await asyncio.shield(self._next)
 

@@ -74,7 +74,8 @@ def _reader(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 async def bench_of() -> DegradingBench:
-    bench = Reader.bench = DegradingBench(budget=BudgetPolicy())
+    bench = DegradingBench(budget=BudgetPolicy())
+    Reader.bench = bench
     await bench.start()
     return bench
 

@@ -88,7 +88,8 @@ class BreakerMachine(RuleBasedStateMachine):
             self.state = breaker.forced(before, "open" if mode == "open" else "closed", self.now_ms)
             assert self.state.phase == mode
             self._phase_changes(before)
-            self.outage_ms = self.closed_ms = self.now_ms
+            self.outage_ms = self.now_ms
+            self.closed_ms = self.now_ms
             self.failures_in_a_row = 0
             self.probe_successes = 0
 

@@ -244,7 +244,9 @@ def _with_clay(limit_per_s: float, jitter_ms: int) -> tuple[int, int]:
     last_ms = NOW_MS
     state = rate.empty_after_takeover(Rate(), now_ms)
     tokens = float(CLAY_BURST)
-    number = consumed = limited = 0
+    number = 0
+    consumed = 0
+    limited = 0
     # at, number, Clay's answer (None: it arrives)
     under_way: list[tuple[int, int, bool | None]] = []
     while now_ms < NOW_MS + 1_800_000:

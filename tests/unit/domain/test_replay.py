@@ -321,11 +321,13 @@ class Partition(RuleBasedStateMachine):
         elif row.replay >= MAX_REPLAYS:
             self._park(lead, row)
         else:
-            row = self.rows[lead] = step(row, "dead_lettered", self.now_ms)
+            row = step(row, "dead_lettered", self.now_ms)
+            self.rows[lead] = row
             self.dlq.append((lead, self._dead_letter(row)))
 
     def _park(self, lead: int, row: Delivery) -> None:
-        row = self.rows[lead] = step(row, "parked", self.now_ms)
+        row = step(row, "parked", self.now_ms)
+        self.rows[lead] = row
         self.parks[lead, row.epoch, self.sent_back[lead]] += 1
         self.parked.append((lead, self._dead_letter(row)))
 

@@ -64,7 +64,8 @@ def test_the_waits_are_as_long_as_the_history_and_none_is_negative(
     queued_ms: int,
 ) -> None:
     timeline = waits(events, moves=moves, queued_ms=queued_ms)
-    now_ms = last_ms = max(step.at_ms for step in events)
+    now_ms = max(step.at_ms for step in events)
+    last_ms = now_ms
     if moves:
         now_ms += 7
     first_ms = events[0].at_ms - queued_ms

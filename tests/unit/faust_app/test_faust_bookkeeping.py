@@ -91,7 +91,8 @@ async def test_in_any_order_of_acks_the_committed_offset_is_the_first_that_is_no
         open_offsets.discard(offsets[number])
         proposed = consumer._new_offset(LEADS)
         if proposed is not None and consumer._should_commit(LEADS, proposed):
-            position = consumer._committed_offset[LEADS] = proposed
+            position = proposed
+            consumer._committed_offset[LEADS] = proposed
         done = [offset for offset in offsets if not open_offsets or offset < min(open_offsets)]
         assert position == (done[-1] + 1 if done else committed)
 
