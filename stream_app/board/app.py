@@ -43,7 +43,8 @@ from stream_app.board.pages.flow import (
     imports_page,
     waiting_page,
 )
-from stream_app.board.pages.lanes import lane_page, lanes_page, now_page
+from stream_app.board.pages.lane import lane_page
+from stream_app.board.pages.lanes import lanes_page, now_page
 from stream_app.board.pages.leads import find, lead_page, leads_page
 from stream_app.board.pages.money import money_csv, money_page
 from stream_app.board.pages.system import system_page

@@ -26,7 +26,7 @@ from stream_app.board.charts import (
     times,
     trend,
 )
-from stream_app.board.pages.lanes import lane_page
+from stream_app.board.pages.lane import lane_page
 from stream_app.board.read_model.follow import ProjectionLag
 from stream_app.board.requests import MAX_FILE_BYTES
 from stream_app.board.site import Moment

@@ -15,14 +15,8 @@ from stream_app.board.charts import Band, Stack, trend
 from stream_app.board.pages import leads
 from stream_app.board.pages.dead import dead_page, replay_page, share_of
 from stream_app.board.pages.flow import audit_page, backlog_page
-from stream_app.board.pages.lanes import (
-    _bands,
-    _credits,
-    _heading,
-    _hours_known,
-    lane_page,
-    throughput,
-)
+from stream_app.board.pages.lane import _bands, lane_page
+from stream_app.board.pages.lanes import _credits, _heading, hours_known, throughput
 from stream_app.board.read_model.board_query import CommandFilter, DatedChange, Mark, Slot
 from stream_app.board.read_model.follow import ProjectionLag
 from stream_app.board.site import Bar, ListedLane, Moment, Overview, bars_of, forecasts_of
@@ -127,7 +121,7 @@ def test_the_credits_of_the_day_are_of_the_lanes_with_a_limit(
     [([], 1), ([0], 1), ([3_600], 1), ([3_601, 5], 2), ([DAY_S - 1], 24), ([10 * DAY_S], 24)],
 )
 def test_a_chart_shows_the_hours_that_are_known(ago_s: list[int], hours: int) -> None:
-    assert _hours_known([NOW_S - ago for ago in ago_s], NOW_S) == hours
+    assert hours_known([NOW_S - ago for ago in ago_s], NOW_S) == hours
 
 
 class Ended:

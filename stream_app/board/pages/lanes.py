@@ -1,16 +1,14 @@
-"""The pages of lanes: the state of all of them now, their list, everything about one."""
+"""The pages of all lanes: their state now, and their list."""
 
 import math
-from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Collection
 from typing import Final
 
-import msgspec
-
-from stream_app.board.charts import Band, LineChart, Stack, line, stack, times, trend
+from stream_app.board.charts import Stack, stack
 from stream_app.board.formats import lanes_path, noun
-from stream_app.board.read_model.board_query import DatedChange, Mark, Slot
-from stream_app.board.read_model.history import DAY_S, MARK_S, MAX_CHANGES, MINUTE_S, QUARTER_S
+from stream_app.board.read_model.board_query import Slot
+from stream_app.board.read_model.history import MINUTE_S, QUARTER_S
 from stream_app.board.read_model.query import last_day_s
 from stream_app.board.requests import ChartSpan, Query, one_of, span_of, word
 from stream_app.board.site import (
@@ -24,21 +22,16 @@ from stream_app.board.site import (
     PageData,
     Site,
     Tone,
-    bars_of,
-    forecasts_of,
     lane_rows,
-    one_lane,
     overview,
     untaken,
 )
 from stream_app.domain.callback.interpret import OVERDUE
-from stream_app.domain.lane.overrides import ORDERS
-from stream_app.domain.limits.meters import Meter
-from stream_app.domain.views.explain import HELD_IN_PART, LANE_HELD, named_first, pace_text
-from stream_app.domain.views.lane import BY_PERSONS, LaneChange, LaneView
+from stream_app.domain.views.explain import HELD_IN_PART, named_first
 from stream_app.kafka.backlog import sum_of
 
 MAX_SHOWN_LANES: Final = 20
+_HOURS: Final = 24
 _OUTCOMES: Final = {
     "enriched": ("enriched", "partial", "accepted", "confirmed"),
     "cache": ("served_from_cache", "served_locally"),
@@ -117,7 +110,7 @@ def throughput(
     if span is None:
         span = "hour" if min((slot.at_s for slot in quarters), default=0) > now_s - 3_600 else "day"
     if span == "day":
-        known = _hours_known([slot.at_s for slot in quarters], now_s) * 4 if quarters else 96
+        known = hours_known([slot.at_s for slot in quarters], now_s) * 4 if quarters else 96
         begin_s = day_s + (96 - known) * QUARTER_S
         return (
             stack(SERIES, _by_slot(quarters), begin_s, QUARTER_S, known, 9 if known == 96 else 5),
@@ -127,6 +120,11 @@ def throughput(
     begin_s = now_s // MINUTE_S * MINUTE_S - 59 * MINUTE_S
     minutes = site.queries.came_to_rest([workspace], MINUTE_S, begin_s)[workspace]
     return stack(SERIES, _by_slot(minutes), begin_s, MINUTE_S, 60, 7), span, ended
+
+
+def hours_known(times_s: Collection[int], now_s: int) -> int:
+    """Return how many hours the charts show: the known ones, one at least and a day at most."""
+    return max(1, min(_HOURS, math.ceil((now_s - min(times_s, default=now_s)) / HOUR_S)))
 
 
 def _by_slot(slots: list[Slot]) -> dict[int, dict[str, int]]:
@@ -250,205 +248,3 @@ def _filter_of(lane: ListedLane) -> str:
     if lane.state in _FILTER_OF:
         return _FILTER_OF[lane.state]
     return {"ok": "running", "idle": "idle"}.get(lane.tone, "held")
-
-
-MAX_SHOWN_CHANGES: Final = 30
-_HOURS: Final = 24
-_BREAKER: Final[dict[str, Tone]] = {
-    "breaker_open": "bad",
-    "breaker_half_open": "warn",
-    "breaker_closed": "ok",
-}
-_HOLDS: Final[dict[str, Tone]] = {"held": "warn", "held_in_part": "warn", "moves": "ok"}
-
-
-def lane_page(site: Site, moment: Moment, query: Query) -> PageData | None:
-    """Return the page; None if there is no such workspace."""
-    workspace = word(query, "workspace")
-    lane = one_lane(site, moment, workspace)
-    if lane is None:
-        return None
-    queries = site.queries
-    now_ms = moment.now_ms
-    now_s = moment.now_ms // 1000
-    policy = site.settings.workspaces.get(workspace)
-    chart, span, _ = throughput(site, workspace, now_ms, span_of(query))
-    minutes = queries.credits([workspace], MINUTE_S, now_s - HOUR_S)[workspace]
-    quarters = queries.credits([workspace], QUARTER_S, now_s - 26 * HOUR_S)[workspace]
-    days = queries.credits([workspace], DAY_S, now_s - 35 * DAY_S)[workspace]
-    bars = bars_of(lane, forecasts_of(lane.view, minutes, now_ms) if lane.view else {}, now_ms)
-    slots_of = {"credits_day": (quarters, QUARTER_S), "credits_month": (days, DAY_S)}
-    burns = [
-        (bar, _burn(*slots_of[bar.name], lane.meters[bar.name], bar, now_ms))
-        for bar in bars
-        if lane.view is not None and bar.name in slots_of and now_ms < lane.meters[bar.name].ends_ms
-    ]
-    changes = queries.lane_changes(workspace)
-    lately = changes[:MAX_CHANGES]  # Strips need all changes of a time, and older ones have gaps.
-    marks = queries.marks(workspace)
-    hours_n = _hours_known(
-        [*(mark.at_s for mark in marks), *(change.at_ms // 1000 for change in lately)],
-        now_s,
-    )
-    begin_ms = now_ms - hours_n * HOUR_S * 1000
-    marks = [mark for mark in marks if mark.at_s * 1000 >= begin_ms]
-    begin_s = begin_ms // 1000 // MARK_S * MARK_S
-    slots_n = hours_n * HOUR_S // MARK_S
-    scores = {mark.at_s: mark.score for mark in marks}
-    latencies = {mark.at_s: mark.p95_ms for mark in marks}
-    hours: dict[int, list[Mark]] = {}
-    for mark in marks:
-        hours.setdefault(mark.at_s // HOUR_S * HOUR_S, []).append(mark)
-    slot_times = [begin_s + n * MARK_S for n in range(slots_n + 1)]
-    return {
-        "lane": lane,
-        # What bounds a lane below its rate, in the words of `explain`.
-        # A workspace has webhooks or routines, and its lane counts the submissions of both.
-        "door": "Routine"
-        if any(
-            destination.workspace == workspace and destination.kind == "routine"
-            for destination in site.settings.destinations.values()
-        )
-        else "Webhook",
-        "pace": pace_text(lane.view) if lane.view and lane.view.bound_by != "rate" else "",
-        "chart": chart,
-        "span": span,
-        "held": {} if lane.view is None else _held_destinations(lane.view.at(now_ms)),
-        "bars": bars,
-        "burns": burns,
-        "breaker": _bands(lately, _BREAKER, begin_ms, now_ms),
-        "holds": _bands(lately, _HOLDS, begin_ms, now_ms),
-        "health": trend(scores, slot_times),
-        "latency": trend(latencies, slot_times),
-        # The lowest health and the highest p95 of the last day. Below, they are those of each hour.
-        "worst": (min(scores.values()), max(latencies.values())) if marks else None,
-        "hours": [
-            (at_s * 1000, min(mark.score for mark in of_hour), max(mark.p95_ms for mark in of_hour))
-            for at_s, of_hour in hours.items()
-        ],
-        "hours_n": hours_n,
-        "times_ms": times(begin_ms // 1000, hours_n * HOUR_S, 5),
-        "changes": told_once(changes)[:MAX_SHOWN_CHANGES],
-        "statuses": queries.status_sums(workspace),
-        "yields": queries.yields(now_ms, workspace),
-        "dead_letters": queries.dead_letters(site.settings.names.dlq, workspace),
-        "zone": policy.time_zone if policy else "UTC",
-        "kinds": ORDERS if policy else (),  # the commands that an operator can give
-        "may_pause": policy is not None
-        and all(finding.code != "paused" for finding in lane.findings),
-    }
-
-
-def _held_destinations(view: LaneView) -> dict[str, str]:
-    """Return the destinations whose leads, or whose bulk leads, are held, and which, in words."""
-    held = dict.fromkeys(view.destinations, LANE_HELD) if view.holds else {}
-    for part in view.partly:
-        for alias in part.destinations:
-            held.setdefault(alias, "bulk held" if part.bulk else LANE_HELD)
-    return held
-
-
-class ToldChange(msgspec.Struct, frozen=True):
-    """A change as the page tells it.
-
-    Attributes:
-        last: The newest of its kind.
-        times: How often it came, with nothing that a person did in between.
-        since_ms: When it came first, epoch ms.
-    """
-
-    last: DatedChange
-    times: int
-    since_ms: int
-
-
-def told_once(changes: Iterable[DatedChange]) -> list[ToldChange]:
-    """Return the changes, the newest first, without those that only repeat.
-
-    A breaker that opens, probes and closes in turn is a few rows however long that lasts, so that
-    other changes stay on the page. What a person did is never one of many, and ends what repeats.
-    """
-    told: list[ToldChange] = []
-    places: dict[tuple[str, str], int] = {}
-    for dated in changes:
-        if dated.change.kind in BY_PERSONS:
-            places.clear()
-            told.append(ToldChange(dated, 1, dated.at_ms))
-            continue
-        place = places.setdefault(_what(dated.change), len(told))
-        if place == len(told):
-            told.append(ToldChange(dated, 1, dated.at_ms))
-            continue
-        row = told[place]
-        told[place] = msgspec.structs.replace(row, times=row.times + 1, since_ms=dated.at_ms)
-    return told
-
-
-def _what(change: LaneChange) -> tuple[str, str]:
-    """Return what two changes share of which one only repeats the other."""
-    # The words of a breaker and of the health have the number of calls, and those of a hold may.
-    counts = change.kind.startswith(("breaker_", "health_"))
-    return change.kind, change.reason or ("" if counts else change.text)
-
-
-def _hours_known(times_s: Collection[int], now_s: int) -> int:
-    """Return how many hours the charts show: the known ones, one at least and a day at most."""
-    return max(1, min(_HOURS, math.ceil((now_s - min(times_s, default=now_s)) / HOUR_S)))
-
-
-def _burn(slots: Sequence[Slot], step_s: int, meter: Meter, bar: Bar, now_ms: int) -> LineChart:
-    """Return the credits booked since the period began. The last point is the lane's own sum.
-
-    What the history lacks (an opening balance, a correction, or what is older than it) was booked
-    at an unknown time: the line begins with the history.
-    """
-    begin_s = meter.begins_ms // 1000
-    end_s = meter.ends_ms // 1000
-    booked: Counter[int] = Counter()
-    for slot in slots:
-        if begin_s <= slot.at_s:
-            booked[slot.at_s] += slot.credits
-    used = meter.booked
-    first_s = min(booked, default=now_ms // 1000)
-    missing = max(0, used - booked.total())
-    rows = [((first_s if missing else begin_s) * 1000, missing)]
-    total = missing
-    for at_s, credits_ in sorted(booked.items()):
-        total += credits_
-        rows.append((min((at_s + step_s) * 1000, now_ms), min(used, total)))
-    rows = [row for row in rows if row[0] < now_ms]
-    rows.append((now_ms, used))
-    until = None
-    if (
-        bar.seen is not None
-        and not bar.seen.is_full
-        and meter.cap is not None
-        and bar.seen.is_short
-    ):
-        until = (bar.seen.at_ms, meter.cap)
-    elif bar.per_hour and (bar.seen is None or not bar.seen.is_full):
-        until = (meter.ends_ms, used + int(bar.per_hour * (meter.ends_ms - now_ms) / 3_600_000))
-    return line(rows, begin_s, end_s, meter.cap, until)
-
-
-def _bands(
-    changes: Iterable[DatedChange],
-    kinds: dict[str, Tone],
-    begin_ms: int,
-    now_ms: int,
-) -> list[Band]:
-    """Return the changes as spans from one change to the next, oldest first."""
-    bands: list[Band] = []
-    end_ms = now_ms
-    for change in changes:  # newest first
-        tone = kinds.get(change.change.kind)
-        if tone is None:
-            continue
-        at_ms = max(change.at_ms, begin_ms)
-        x = (at_ms - begin_ms) / (now_ms - begin_ms) * 100
-        width = (end_ms - at_ms) / (now_ms - begin_ms) * 100
-        bands.append(Band(round(x, 3), round(max(width, 0.2), 3), tone, change.change.text))
-        end_ms = at_ms
-        if change.at_ms <= begin_ms:
-            break
-    return bands[::-1]
