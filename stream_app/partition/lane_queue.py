@@ -13,6 +13,7 @@ import msgspec
 from stream_app.clock import Now
 from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.lane.admission import AdmissionRequest, Grant, Held
+from stream_app.domain.lane.holds import RATE, RATE_LIMITED
 from stream_app.partition.in_flight import PRIORITY, InFlight, Source
 from stream_app.partition.lane_timer import Timetable
 
@@ -235,7 +236,7 @@ class LaneQueue:
     def waits_for_rate(self) -> bool:
         """True if a lead would go if the lane had a token."""
         return any(
-            held.reason in ("rate", "rate_limited") and self.has(kind)
+            held.reason in (RATE, RATE_LIMITED) and self.has(kind)
             for kind, held in self.held.items()
         )
 

@@ -6,8 +6,8 @@ import msgspec
 
 from stream_app.clock import Now
 from stream_app.domain.lane.admission import Held
-from stream_app.domain.lane.holds import IN_FLIGHT
 from stream_app.domain.lane.lane import LANE_BUSY, Horizon, postpone, sends_per_s
+from stream_app.domain.limits.concurrency import IN_FLIGHT
 from stream_app.domain.model.text import count
 from stream_app.domain.plan import Plan, Workspace
 from stream_app.partition.in_flight import Source

@@ -25,6 +25,7 @@ from stream_app.domain.callback.routine import callback_of_run
 from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.delivery.state_machine import Reason
 from stream_app.domain.lane.admission import Poll, PollHeld
+from stream_app.domain.lane.holds import BREAKER_OPEN
 from stream_app.domain.lane.settlement import polled
 from stream_app.domain.limits import suspension
 from stream_app.domain.model.errors import BrokerUnavailable, StateStoreError
@@ -169,7 +170,7 @@ class ResultPipeline:
         destination = self._plan.destinations[alias]
         while isinstance(poll := self._tokens.take(destination), PollHeld):
             if poll.by_breaker:
-                return RunUnread("breaker_open", "the circuit breaker is open")
+                return RunUnread(BREAKER_OPEN, "the circuit breaker is open")
             if not poll.for_token:
                 return RunDenied(401, "Clay refuses the key of the workspace")
             wait_ms = poll.until_ms - self._clock.now_ms()

@@ -29,6 +29,7 @@ from stream_app.domain.delivery.envelope import Envelope
 from stream_app.domain.delivery.recorder import DeliveryRecorder, WriteBatch
 from stream_app.domain.delivery.resolve import LeadRef
 from stream_app.domain.delivery.state_machine import Reason, lead_of
+from stream_app.domain.limits.callback_health import NO_CALLBACKS
 from stream_app.domain.model.errors import BrokerUnavailable
 from stream_app.domain.model.messages import Status
 from stream_app.domain.model.records import ConsumedRecord
@@ -138,7 +139,7 @@ class TimeoutPipeline:
         if is_silent:
             why = why_missing(policy, lane, destination, now_ms)
             lane = suspend_silent(policy, lane, destination, why, now_ms)
-            recorder.go("credits_exhausted_suspected", now_ms, Reason("no_callbacks", why))
+            recorder.go("credits_exhausted_suspected", now_ms, Reason(NO_CALLBACKS, why))
         self._lanes[destination.workspace] = lane
         return self._commits.submit(recorder.step())
 

@@ -3,9 +3,12 @@
 import ast
 import re
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from stream_app.domain.lane.holds import REASONS
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "stream_app"
@@ -96,6 +99,50 @@ def test_bounds_are_called_max_or_min(folder: str) -> None:
 )
 def test_which_names_say_a_bound_with_another_word(name: str, is_refused: bool) -> None:
     assert bool(OTHER_WORD_FOR_A_BOUND.fullmatch(name)) is is_refused
+
+
+def literal_codes(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Yield the codes of holds, each with its line, that a program compares as literal text."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Compare(left=left, comparators=comparators):
+                sides = (left, *comparators)
+            case _:
+                continue
+        if any(
+            isinstance(side, ast.Attribute) and side.attr in {"reason", "holds", "code"}
+            for side in sides
+        ):
+            for part in (part for side in sides for part in ast.walk(side)):
+                match part:
+                    case ast.Constant(value=str(text)) if text in REASONS:
+                        yield node.lineno, text
+                    case _:
+                        pass
+
+
+def test_codes_of_holds_are_compared_by_their_constants() -> None:
+    """A code that is misspelt in a literal is equal to none, and no tool notices it."""
+    literal = [
+        f"{path.relative_to(ROOT)}:{line}: {code}"
+        for path in sorted(PACKAGE.rglob("*.py"))
+        for line, code in literal_codes(ast.parse(path.read_text(encoding="utf-8")))
+    ]
+    assert literal == []
+
+
+@pytest.mark.parametrize(
+    ("line", "codes"),
+    [
+        ('held.reason in ("rate", "rate_limited")', ["rate", "rate_limited"]),
+        ('"paused" != finding.code', ["paused"]),
+        ("held.reason in (RATE, RATE_LIMITED)", []),
+        ('view.bound_by == "rate"', []),
+        ('held.reason == "none of ours"', []),
+    ],
+)
+def test_which_codes_are_literal(line: str, codes: list[str]) -> None:
+    assert [code for _, code in literal_codes(ast.parse(line))] == codes
 
 
 def test_classes_that_a_text_names_by_their_module_are_in_it() -> None:

@@ -23,6 +23,7 @@ from stream_app.board.site import (
     forecasts_of,
     one_lane,
 )
+from stream_app.domain.lane.holds import PAUSED
 from stream_app.domain.lane.overrides import ORDERS
 from stream_app.domain.limits.meters import Meter
 from stream_app.domain.views.explain import LANE_HELD, pace_text
@@ -73,7 +74,7 @@ def lane_page(site: Site, moment: Moment, query: Query) -> PageData | None:
         "zone": policy.time_zone if policy else "UTC",
         "kinds": ORDERS if policy else (),  # the commands that an operator can give
         "may_pause": policy is not None
-        and all(finding.code != "paused" for finding in lane.findings),
+        and all(finding.code != PAUSED for finding in lane.findings),
     }
 
 

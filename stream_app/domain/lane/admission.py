@@ -11,7 +11,6 @@ import msgspec
 from stream_app.domain.lane.holds import (
     BREAKER_OPEN,
     DESTINATION_FAILS,
-    IN_FLIGHT,
     KEY_REFUSED,
     NO_WEBHOOK,
     PAUSED,
@@ -335,7 +334,7 @@ def at_limit(policy: InForce, lane: Lane, stall: StallDetector, now_ms: int) -> 
     """
     certain_ms = concurrency.certain_ms(stall, lane.concurrency)
     return _stalled(policy, lane, stall, now_ms) or held(
-        IN_FLIGHT,
+        concurrency.IN_FLIGHT,
         "",
         certain_ms if certain_ms > now_ms else 0,
     )

@@ -28,7 +28,6 @@ KEY_REFUSED: Final = "http_401"
 FORCED_OPEN: Final = "forced_open"
 RATE_LIMITED: Final = "rate_limited"
 RATE: Final = "rate"
-IN_FLIGHT: Final = "in_flight"
 PROBE_DUE: Final = "its next lead goes as a probe"
 """What people read of a lane that is held although the time of its next probe has passed."""
 
@@ -252,7 +251,7 @@ _REASONS: Final = (
         lifts="time: Clay said when",
     ),
     HoldReason(code=RATE, lifted_by="turn", waits_for="rate"),
-    HoldReason(code=IN_FLIGHT, lifted_by="turn", waits_for="rate"),
+    HoldReason(code=concurrency.IN_FLIGHT, lifted_by="turn", waits_for="rate"),
 )
 REASONS: Final[Mapping[str, HoldReason]] = {reason.code: reason for reason in (*_REASONS, _DENIED)}
 """All reasons by code. `reason_of` also finds the reason of any status with which Clay refuses."""

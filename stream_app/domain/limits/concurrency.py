@@ -39,7 +39,8 @@ _HEADROOM = 2.0
 MIN_LIMIT = 5  # the lowest limit, and the first one, unless the configuration allows fewer
 TOLERANCE = 2.0  # multiple of the usual latency up to which the limit does not shrink
 _LAST_CALLS = 20  # how long a call is in flight is the mean of about this many
-STALLED: Final = "no_answer"  # the reason of the hold once the stall is certain
+IN_FLIGHT: Final = "in_flight"  # the reason of a hold that an answer ends
+STALLED: Final = "no_answer"  # its reason once a stall is certain
 _MIN_PATIENCE_MS = 500  # below that it may be our own pause
 _UNKNOWN_MS = 2_000  # while it is not known what is usual
 _KNOWN_CALLS = 10
@@ -166,7 +167,7 @@ def permit(
     if state.waiting < enough or not suspicious_ms <= now_ms < lost_ms:
         return None
     if now_ms < suspicious_ms + _SURE_MS:
-        return Unanswered(suspicious_ms + _SURE_MS, "in_flight")
+        return Unanswered(suspicious_ms + _SURE_MS, IN_FLIGHT)
     sent = count(state.waiting, "request")
     text = f"{sent} went out and Clay has answered none of them: no more go before one has ended"
     return Unanswered(min(lost_ms, now_ms + int(trips.open_s * 1000)), STALLED, text)

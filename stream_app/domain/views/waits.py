@@ -11,7 +11,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from stream_app.domain.lane.holds import WaitKind, reason_of
+from stream_app.domain.lane.holds import RATE, RATE_LIMITED, WaitKind, reason_of
 from stream_app.domain.lane.lane import LANE_BUSY
 from stream_app.domain.plan import Actor
 from stream_app.domain.views.lane import LaneView
@@ -49,8 +49,8 @@ _OF_STATUS: Final[Mapping[str, WaitKind]] = {
 }
 _LIMITS: Final[Mapping[str, tuple[str, str]]] = {
     "rerouted": ("", "a worker of its home partition has not taken it yet"),
-    "received": ("rate", "its worker has it, and its turn has not come yet"),
-    "replayed": ("rate", "it has come back, and its turn has not come yet"),
+    "received": (RATE, "its worker has it, and its turn has not come yet"),
+    "replayed": (RATE, "it has come back, and its turn has not come yet"),
     "sending": ("", "the request to Clay is under way"),
     "refused": ("retry_delay", "Clay did not take it, and it is sent again"),
     "accepted": ("callback_deadline", "Clay has it, and has not called back yet"),
@@ -164,7 +164,7 @@ def held_now(wait: RecordWait, destination: str, view: LaneView, now_ms: int) ->
         if view.at_ms <= wait.begin_ms:  # the lane has published nothing since
             return wait
         text = "its lane runs again, and its turn has not come yet"
-        return msgspec.structs.replace(wait, limit="rate", text=text, until_ms=None)
+        return msgspec.structs.replace(wait, limit=RATE, text=text, until_ms=None)
     limit, text, until_ms = next((hold for hold in holds if hold[0] == wait.limit), holds[0])
     return msgspec.structs.replace(wait, limit=limit, text=text, until_ms=until_ms or None)
 
@@ -209,7 +209,7 @@ def _after(event: HistoryEvent, begin_ms: int, end_ms: int | None) -> RecordWait
     if event.run:
         text = "Clay has it, and its run has not finished yet"
     if kind == "rate" and event.status == "refused":
-        limit = "rate_limited"
+        limit = RATE_LIMITED
     return RecordWait(
         kind,
         limit,
