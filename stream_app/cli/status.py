@@ -227,9 +227,7 @@ def imports(
 
 def _imports_table(publications: list[FoundImport]) -> Table:
     def at_rest(publication: FoundImport) -> str:
-        rest = publication.leads - publication.moving
-        leads = publication.leads
-        return f"{rest:,} {rest * 100 // leads} %" if leads else f"{rest:,}"
+        return f"{publication.at_rest:,} {publication.share} %"
 
     return table_of(
         publications,
@@ -239,6 +237,9 @@ def _imports_table(publications: list[FoundImport]) -> Table:
             Column("workspace", rank=2): lambda publication: publication.workspace,
             Column("rows", rank=4, right=True): _rows_of,
             Column("refused", rank=3, right=True): lambda publication: _number(publication.refused),
+            Column("duplicates", rank=3, right=True): (
+                lambda publication: f"{publication.duplicates:,}"
+            ),
             Column("leads", right=True): lambda publication: f"{publication.leads:,}",
             Column("at rest", right=True): at_rest,
             Column("credits", rank=1, right=True): lambda publication: f"{publication.credits:,}",
@@ -258,12 +259,16 @@ def _import_lines(publication: FoundImport) -> Iterator[str]:
     if publication.rows is not None:
         rows = count(publication.rows, "row")
         refused = f"{publication.refused or 0:,} refused"
-        published = count(publication.published or 0, "lead")
-        yield f"  {rows} in the file, {refused}; {published} published to {publication.workspace}"
-    rest = publication.leads - publication.moving
-    full = rest * _BAR // publication.leads if publication.leads else 0
+        published = f"{publication.published or 0:,} published to {publication.workspace}"
+        yield f"  {rows} in the file, {refused}; {published}"
+    if publication.duplicates:
+        yield (
+            f"  {count(publication.records, 'record')}: {count(publication.leads, 'lead')} and "
+            f"{count(publication.duplicates, 'duplicate')}"
+        )
+    full = publication.share * _BAR // 100
     yield (
-        f"  [{'#' * full}{'.' * (_BAR - full)}] {rest:,} of "
+        f"  [{'#' * full}{'.' * (_BAR - full)}] {publication.at_rest:,} of "
         f"{count(publication.leads, 'lead')} at rest"
     )
     for name in (*COLUMNS, "unknown"):

@@ -110,14 +110,17 @@ def test_each_column_of_an_import_has_its_colour_and_its_group() -> None:
     assert row["parts"] == expected
     moving = sum(columns[name] for name in MOVING)
     assert moving > 0
-    assert row["at_rest"] == leads - moving
-    assert row["share"] == (leads - moving) * 100 // leads
+    at_rest = leads - columns["duplicate"] - moving
+    shown = row["publication"]
+    assert (shown.leads, shown.duplicates) == (leads - columns["duplicate"], columns["duplicate"])
+    assert shown.at_rest == at_rest
+    assert shown.share == at_rest * 100 // (leads - columns["duplicate"])
     assert row["groups"] == [
         (
             "At rest",
             "at-rest",
-            leads - moving,
-            [part for part in row["parts"] if part["column"] not in MOVING],
+            at_rest,
+            [part for part in row["parts"] if part["column"] not in {*MOVING, "duplicate"}],
         ),
         (
             "Not at rest",
@@ -131,13 +134,20 @@ def test_each_column_of_an_import_has_its_colour_and_its_group() -> None:
 
 @pytest.mark.parametrize(
     ("columns", "share"),
-    [({}, 0), ({"enriched": 199, "held": 1}, 99), ({"enriched": 1}, 100), ({"held": 1}, 0)],
+    [
+        ({}, 0),
+        ({"enriched": 199, "held": 1}, 99),
+        ({"enriched": 1}, 100),
+        ({"held": 1}, 0),
+        ({"held": 1, "duplicate": 9}, 0),
+        ({"duplicate": 9}, 100),
+    ],
 )
 def test_an_import_is_done_only_when_all_of_its_leads_are(
     columns: dict[str, int],
     share: int,
 ) -> None:
-    assert row_of(publication(**columns))["share"] == share
+    assert publication(**columns).share == share
 
 
 def record(workspace: str, partition: int, offset: int) -> FoundRecord:

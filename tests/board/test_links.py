@@ -34,13 +34,15 @@ MEASURES = {
         *("bill.credits", "day.taken", "day.booked", "day.drift", "day.least", "day.most"),
     },
     "dead": {"row.share"},
-    # credits; rows of a file, which the gateway does not have; leads that are published and that no
-    # worker has taken
+    # credits; rows of a file, which the gateway does not have, and those of them whose leads count
+    # once; leads that are published and that no worker has taken
     "import": {
         "publication.credits",
         "publication.rows",
         "publication.refused",
         "publication.published",
+        "publication.records",
+        "publication.repeats",
         "part.leads",
         "row.until_now.credits",
     },
@@ -104,7 +106,7 @@ MEASURES = {
             "value",
             "chart.total",
             "line.rows[-1][1]",
-            "row.at_rest",
+            "row.publication.at_rest",
             "row.publication.leads",
         ),
     },
@@ -320,7 +322,10 @@ async def count_at(client: Client, target: str, text: str, place: str) -> int:
         return sum(
             map(
                 integer,
-                re.findall(r'data-label="Leads" class="num">(?:<a [^>]*>)?([\d,]+)<', inner),
+                re.findall(
+                    r'data-label="(?:Leads|Rows)" class="num">(?:<a [^>]*>)?([\d,]+)<',
+                    inner,
+                ),
             ),
         )
     return integer(re.findall(r'class="(?:total|count)"[^>]*>([\d,]+)<', rest)[0])

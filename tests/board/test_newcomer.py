@@ -124,7 +124,34 @@ async def test_an_import_shows_its_own_rows_and_those_of_the_file(tmp_path: Path
             "them refused"
         ) in one
         other = words((await client.get("/board/imports?workspace=acme&id=april")).text)
-        assert "9 rows 2 refused, 7 leads published here" in other
+        assert "9 rows 2 refused, 7 published here" in other
+        assert "duplicate" not in other
+
+
+async def test_the_rows_of_an_import_are_leads_and_their_duplicates(tmp_path: Path) -> None:
+    summary = ImportSummary(rows=6, refused=1, leads=5, file="march.csv")
+    of = {"import_id": "march"}
+    made = [
+        event(NAMES, "crm-1", "received", 1, 1, **of, import_summary=summary),
+        event(NAMES, "crm-2", "received", 1, 2, **of),
+        event(NAMES, "crm-1", "duplicate", 1, 3, **of),
+        event(NAMES, "crm-1", "duplicate", 1, 4, **of),
+    ]
+    with board_with(tmp_path, *made) as client:
+        one = words((await client.get("/board/imports?workspace=acme&id=march")).text)
+        assert "6 rows 1 refused, 5 published here 5 records: 3 leads and 2 duplicates" in one
+        page = (await client.get("/board/imports")).text
+        names = ("Rows", "Refused", "Duplicates", "Leads")
+        cells = {
+            name: re.findall(rf'data-label="{name}" class="num">(.*?)</td>', page, re.S)
+            for name in names
+        }
+        assert {name: words(cell) for name, (cell,) in cells.items()} == {
+            "Rows": "6",
+            "Refused": "1",
+            "Duplicates": "2",
+            "Leads": "3",
+        }
 
 
 def test_a_phone_shows_that_there_are_more_links(browser: Browser, tmp_path: Path) -> None:

@@ -29,6 +29,9 @@ MESSY: Final = (" Person{0}@Example.com ", "not an address", "person0@example.co
 another id.
 """
 
+AGAIN: Final = 4
+"""So many of its rows are in the file twice."""
+
 FILES: Final = {  # workspace -> import, rows
     "w1": ("refused", 30),
     "w2": ("cancelled", 20),
@@ -84,7 +87,8 @@ async def test_board_api_commands_and_an_own_count_agree(
             file = line.directory / "march.csv"
             kinds = [MESSY[0]] * 8 + [MESSY[1], MESSY[2]]
             messy = "".join(f'"{kinds[n % 10].format(n)}",crm-{n}\n' for n in range(200))
-            file.write_text(f"E-Mail Adresse (work),CRM-ID\n{messy}")
+            again = "".join(messy.splitlines(keepends=True)[:AGAIN])
+            file.write_text(f"E-Mail Adresse (work),CRM-ID\n{messy}{again}")
             code, output = await line.run(
                 "publish",
                 str(file),
@@ -95,7 +99,7 @@ async def test_board_api_commands_and_an_own_count_agree(
                 "--yes",
             )
             assert code == 1, output
-            assert "200 rows: 180 published, 20 refused" in output, output
+            assert "204 rows: 184 published, 20 refused" in output, output
 
             line.control(
                 "POST",
@@ -177,9 +181,18 @@ async def test_board_api_commands_and_an_own_count_agree(
                 publication["import_id"]: publication["published"]
                 for publication in imports["imports"]
             } == {
-                "march": 180,
+                "march": 180 + AGAIN,
                 **dict(FILES.values()),
             }
+            for publication in imports["imports"]:
+                assert sum(publication["columns"].values()) == publication["published"]
+            of_march = imports["imports"][-1]
+            assert of_march["import_id"] == "march"
+            assert of_march["columns"] == {"enriched": 160, "duplicate": 20 + AGAIN}
+            assert of_march["repeats"] == AGAIN
+            adds_up = f"{180 + AGAIN} records: 160 leads and {20 + AGAIN} duplicates"
+            assert adds_up in await line.done("imports", "march")
+            assert adds_up in plain((await web.get("/board/imports?workspace=w0&id=march")).text)
             await eventually(lambda: _other_dead_letters(line, [5, 0, 30, 0]), 60)
         assert line.summary()["accepted"] == 197
         assert set(line.summary()["leads"].values()) == {1}

@@ -295,7 +295,11 @@ class Ledger:
             of_import[record.import_id].append(record)
         of_import.pop(("", ""), None)
         for name, records in of_import.items():
-            for lead in self.leads(records).values():
+            leads = self.leads(records)
+            rows = [record for record in records if record.status not in NO_LEADS]
+            rows = [record for record in rows if not record.copy_of]
+            numbers["import", *name, "duplicate"] += max(0, len(rows) - len(leads))
+            for lead in leads.values():
                 status = (
                     "accepted_final"
                     if lead.status == "accepted" and self.is_final(lead)

@@ -47,7 +47,7 @@ from tests.simulation.tape import Tape
 
 SCHEDULES: Final = 40
 _MET: Final = (
-    *("columns", "imports", "yields", "yields of a lane", "yields of an import"),
+    *("columns", "imports", "duplicates", "yields", "yields of a lane", "yields of an import"),
     *("dlq open", "dlq solved", "parked open"),
 )
 IDLE: Final = Consumption(ConsumerGroup("Stable", 1), ConsumerGroup("Stable", 1), {})
@@ -130,14 +130,21 @@ async def _compare(tmp_path: Path, looks: dict[int, Look]) -> None:
             assert yields_on_import(page) == rows, f"m{seed} {name}"
             met["yields of an import"] += len(rows)
             text = plain(page)
+            duplicates = wanted.pop("duplicate", 0)
             rest = sum(
                 leads
                 for column, leads in wanted.items()
                 if column not in ("held", "under_way", "waiting")
             )
-            assert f"{rest} of {(leads := sum(wanted.values()))} {noun(leads, 'lead')}" in text, (
-                f"m{seed} {name}"
+            leads = sum(wanted.values())
+            assert f"{rest} of {leads} {noun(leads, 'lead')}" in text, f"m{seed} {name}"
+            rows_in = leads + duplicates
+            adds_up = (
+                f"{rows_in} {noun(rows_in, 'record')}: {leads} {noun(leads, 'lead')} and "
+                f"{duplicates} {noun(duplicates, 'duplicate')}"
             )
+            assert (adds_up in text) is (duplicates > 0), f"m{seed} {name}"
+            met["duplicates"] += duplicates > 0
         met.update({"columns": len(columns), "imports": len(imports)})
         board.close()
     assert min(met[kind] for kind in _MET) > 3, met

@@ -78,13 +78,14 @@ def import_page(site: Site, moment: Moment, query: Query) -> PageData:
 def row_of(publication: FoundImport) -> PageData:
     """Return an import with its bar.
 
-    The parts of the bar are in percent, and grouped by whether their leads are at rest.
+    The parts of the bar are in percent of all rows. Those of leads are grouped by whether the leads
+    are at rest.
     """
     parts: list[dict[str, object]] = []
     x = 0.0
     for name in (*COLUMNS, *sorted(set(publication.columns) - set(COLUMNS))):
         if leads := publication.columns.get(name, 0):
-            width = leads / publication.leads * 100
+            width = leads / publication.records * 100
             part = {
                 "column": name,
                 "meaning": meaning_of(name),
@@ -93,19 +94,15 @@ def row_of(publication: FoundImport) -> PageData:
             }
             parts.append({**part, "x": round(x, 2), "width": round(width, 2)})
             x += width
-    at_rest = publication.leads - publication.moving
-    resting = [part for part in parts if part["column"] not in MOVING]
+    resting = [part for part in parts if part["column"] not in {*MOVING, "duplicate"}]
     moving = [part for part in parts if part["column"] in MOVING]
     groups = [
-        ("At rest", "at-rest", at_rest, resting),
+        ("At rest", "at-rest", publication.at_rest, resting),
         ("Not at rest", "moving", publication.moving, moving),
     ]
-    share = at_rest * 100 // publication.leads if publication.leads else 0
     return {
         "publication": publication,
         "parts": parts,
-        "at_rest": at_rest,
-        "share": share,
         "groups": groups,
     }
 

@@ -60,6 +60,7 @@ _SUMS: Final = {
     "records_in": ("workspace", _LEADS),
     "status_counts": ("workspace, destination, status", _LEADS),
     "import_counts": ("import, destination, status", _LEADS),
+    "import_records": ("import", _LEADS),
     "ended": ("workspace, step_s, slot, destination, status", _LEADS),
     "yields": ("step_s, slot, workspace, destination, name", _YIELD),
     "import_yields": ("import, destination, name", _YIELD),
@@ -237,6 +238,8 @@ class AccountWriter:
             yield ("records_in", (kept.workspace,)), _ONE
         if kept.of_import:
             yield ("import_counts", (kept.imported, kept.destination, kept.status)), _ONE
+        if kept.imported and kept.rank != NO_LEAD and not kept.letter:
+            yield ("import_records", (kept.imported,)), _ONE
         yield from self._yields(kept)
         if not kept.counts:
             return
@@ -270,7 +273,7 @@ class AccountWriter:
         one_of: dict[tuple[object, ...], KeptRecord] = {}
         for many, records in ((-1, gone), (1, come)):
             for kept in records:
-                same = *_contributing(kept), kept.at_ms // (MINUTE_S * 1000)
+                same = *_contributing(kept), kept.letter > 0, kept.at_ms // (MINUTE_S * 1000)
                 alike[same] += many
                 one_of[same] = kept
         sums: dict[SumRow, tuple[int, ...]] = {}
@@ -473,7 +476,7 @@ class AccountWriter:
 
     def sweep(self, now_s: int) -> None:
         """Delete sums that are 0, and the slots that are older than they are kept."""
-        for table in ("status_counts", "import_counts", "ended"):
+        for table in ("status_counts", "import_counts", "import_records", "ended"):
             self._db.execute(f"DELETE FROM {table} WHERE leads <= 0")
         for table in ("yields", "import_yields"):
             self._db.execute(f"DELETE FROM {table} WHERE answered <= 0")
@@ -517,7 +520,7 @@ _contributing: Final = attrgetter(
     "answer",
     "credits",
 )
-"""What decides with the minute how a record is counted."""
+"""What decides how a record is counted, with its minute and whether it is a dead letter's copy."""
 _standing: Final = attrgetter("rank", "lead_id", "workspace", "destination", "imported")
 """What decides whether a record counts."""
 

@@ -402,6 +402,7 @@ class Imports:
                    SET imported = 0, of_import = 0
                    WHERE imported = ? AND imported > 0""",
                 "DELETE FROM import_counts WHERE import = ?",
+                "DELETE FROM import_records WHERE import = ?",
                 "DELETE FROM import_yields WHERE import = ?",
                 "DELETE FROM imports WHERE id = ?",
             ):

@@ -437,6 +437,7 @@ class Queries:
         with self._reading() as db:
             rows = db.execute(
                 f"""SELECT id, arrived,
+                           (SELECT leads FROM import_records WHERE import = id),
                            name, workspace, first_ms, last_ms, who, file, rows, refused,
                            leads, credits
                     FROM imports
@@ -452,7 +453,7 @@ class Queries:
             of_columns = """SELECT destination, name, answered, filled, credits
                             FROM import_yields
                             WHERE import = ? AND answered > 0"""
-            for number, arrived, *facts, published, credits_ in rows[:limit]:
+            for number, arrived, records, *facts, published, credits_ in rows[:limit]:
                 columns: Counter[str] = Counter()
                 for destination, status, leads in db.execute(counts, (number,)):
                     columns[self._column(status, destination)] += leads
@@ -460,6 +461,9 @@ class Queries:
                     answers.ImportYield(destination, name, answers.yield_of(*counted))
                     for destination, name, *counted in db.execute(of_columns, (number,))
                 ]
+                # Retention may have deleted the record of which a counted one is the copy.
+                if (repeats := max(0, (records or 0) - columns.total())) > 0:
+                    columns["duplicate"] += repeats
                 if (waiting := (published or 0) - arrived) > 0:
                     columns["waiting"] = waiting
                 name, of, first_ms, last_ms, who, file, file_rows, refused = facts
@@ -477,9 +481,10 @@ class Queries:
                         columns=dict(columns),
                         credits=credits_,
                         yields=yields,
+                        repeats=repeats,
                     ),
                 )
-            return imports, ListPlace(rows[limit - 1][4], rows[limit - 1][0]) if len(
+            return imports, ListPlace(rows[limit - 1][5], rows[limit - 1][0]) if len(
                 rows,
             ) > limit else None
 

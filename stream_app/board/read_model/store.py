@@ -23,6 +23,8 @@ anything. After a change of its tables, the file is rebuilt from Kafka:
     imports: What is known of each import: its first and last event, what its publisher counted, its
         credits, and how many of its rows have arrived.
     import_counts: Number of leads by import and status.
+    import_records: Number of records by import: each row of a lead that comes again is counted, but
+        a copy of a dead letter is not.
     yields: Answers of Clay in each minute and hour, by each column of results that counts: how many
         there were, how many had a value, and all credits of their records. `slot` is as in
         `history`.
@@ -312,6 +314,7 @@ TABLES: Final = (
         leads INTEGER NOT NULL,
         PRIMARY KEY (import, destination, status)
     ) WITHOUT ROWID""",
+    "CREATE TABLE import_records (import INTEGER PRIMARY KEY, leads INTEGER NOT NULL)",
 )
 """The statements, in order."""
 

@@ -409,11 +409,13 @@ class FoundImport(msgspec.Struct, frozen=True):
         rows: The rows of the file, of all workspaces; null if the publisher has not counted them,
             as `refused` and `published`.
         refused: Rows that were not published.
-        published: Leads that were to be published when the publication began.
-        columns: What has become of its leads, each lead once. Those that are `waiting` are
+        published: Rows of this workspace that were to be published when the publication began.
+        columns: What has become of its rows. Each lead is in one column; `duplicate` has the leads
+            that were sent before, and each further row of a lead. Those that are `waiting` are
             published and not taken by a worker yet.
         credits: What they have cost.
         yields: What Clay has found, by the columns that count.
+        repeats: How many of the duplicates are further rows of a lead in this very import.
     """
 
     import_id: str
@@ -428,10 +430,22 @@ class FoundImport(msgspec.Struct, frozen=True):
     columns: dict[str, int]
     credits: int
     yields: list[ImportYield] = []
+    repeats: int = 0
+
+    @property
+    def records(self) -> int:
+        """Rows that were published, as often as they were: leads and duplicates."""
+        return sum(self.columns.values())
+
+    @property
+    def duplicates(self) -> int:
+        """Rows that are not sent, because another record of the same lead counts."""
+        return self.columns.get("duplicate", 0)
 
     @property
     def leads(self) -> int:
-        return sum(self.columns.values())
+        """Rows that are no duplicates."""
+        return self.records - self.duplicates
 
     @property
     def has_neighbours(self) -> bool:
@@ -442,6 +456,18 @@ class FoundImport(msgspec.Struct, frozen=True):
     def moving(self) -> int:
         """Leads that are not at rest."""
         return sum(self.columns.get(name, 0) for name in MOVING)
+
+    @property
+    def at_rest(self) -> int:
+        """Leads that are at rest."""
+        return self.leads - self.moving
+
+    @property
+    def share(self) -> int:
+        """Percent of the leads that are at rest."""
+        if not self.leads:
+            return 100 if self.duplicates else 0
+        return self.at_rest * 100 // self.leads
 
 
 class ImportsAnswer(Answer, frozen=True, kw_only=True):

@@ -168,7 +168,7 @@ async def wait_for_import(
             )
             known = unseen + sum(entry.leads for entry in imports)
             moving = unseen + sum(entry.moving for entry in imports)
-            if known and not moving:
+            if not moving and any(entry.records for entry in imports):
                 return imports
             if is_last:
                 under_way = (

@@ -81,7 +81,7 @@ def test_of_a_lead_in_an_import_a_copy_is_left_when_its_record_is_forgotten(
             row.columns for row in ask.imports("", "", None, 9)[0]
         ]
 
-    assert counted() == (["received"], [{"rejected": 1}])
+    assert counted() == (["received"], [{"rejected": 1, "duplicate": 1}])
     model.sweep(NOW_MS)
     assert counted() == (["received"], [{"duplicate": 1}])
 

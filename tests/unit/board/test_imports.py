@@ -130,6 +130,56 @@ def duplicate(number: int, import_id: str, **more: Any) -> Made:
     return event(NAMES, f"crm-{number}", "duplicate", 1, number, import_id=import_id, **more)
 
 
+def row_again(number: int, offset: int) -> Made:
+    """A later row of a lead that an earlier row of the import has named."""
+    return event(NAMES, f"crm-{number}", "duplicate", 1, offset, import_id="march")
+
+
+def test_rows_leads_and_duplicates_of_an_import_add_up(model: ReadModel, ask: Queries) -> None:
+    """Of 150 rows, four name leads of other rows, and two name leads that were sent before."""
+    before = (received(number, "february", origin=f"{NAMES.bulk}/0/{number}") for number in (3, 4))
+    take(model, *before)
+    summary = ImportSummary(rows=151, refused=1, leads=150)
+    rows = [received(number, import_summary=summary if not number else None) for number in range(3)]
+    rows += [duplicate(number, "march") for number in (3, 4)]
+    rows += [received(number) for number in range(5, 145)]
+    rows += [row_again(number - 145, number) for number in range(145, 149)]
+    take(model, *rows, at=10)
+    publication = only(ask)
+    assert publication.columns == {"under_way": 143, "duplicate": 6, "waiting": 1}
+    assert publication.leads == 144
+    assert publication.duplicates == 6
+    assert publication.repeats == 4
+    assert publication.records == publication.published == 150
+    take(model, event(NAMES, "crm-9", "enriched", 2, 9, credits=6), at=200)
+    take(model, event(NAMES, "crm-9", "received", 1, 149, import_id="march"), at=201)
+    forced = only(ask)
+    assert forced.columns == {"under_way": 143, "duplicate": 7}, "sent again with --force"
+    assert forced.records == 150
+    assert only(ask, "february").duplicates == 0
+
+
+def test_what_was_sent_back_is_no_duplicate(model: ReadModel, ask: Queries) -> None:
+    """The copy of a dead letter has a record of its own, and its lead is the one that it was."""
+    take(model, event(NAMES, "crm-1", "rejected_invalid", 1, 1, import_id="march"))
+    again = {"import_id": "march", "dead_letter": f"{NAMES.dlq}/0/7"}
+    take(model, event(NAMES, "crm-1", "received", 1, 2, **again), at=1)
+    publication = only(ask)
+    assert publication.columns == {"under_way": 1}
+    assert publication.duplicates == 0
+    take(model, row_again(1, 3), at=2)
+    assert only(ask).duplicates == 1
+
+
+def test_duplicates_are_forgotten_with_their_records(model: ReadModel, ask: Queries) -> None:
+    take(model, received(1), row_again(1, 2), received(3, at_ms=NOW_MS + 1))
+    take(model, event(NAMES, "crm-3", "enriched", 2, 3, at_ms=NOW_MS + 50 * DAY_MS), at=3)
+    assert only(ask).duplicates == 1
+    model.sweep(NOW_MS + 60 * DAY_MS)
+    assert only(ask).columns == {"enriched": 1}
+    assert only(ask).duplicates == 0
+
+
 def test_imports_without_leads_under_way_make_room(
     model: ReadModel,
     ask: Queries,

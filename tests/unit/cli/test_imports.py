@@ -1,7 +1,10 @@
 """What people look at: imports, and a lead that is not known."""
 
+import json
+import re
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from stream_app.cli import status as command
@@ -62,10 +65,38 @@ def test_one_import_is_shown_by_column(
     answers(monkeypatch, MARCH)
     assert main(["imports", "march"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1] == "  1,012 rows in the file, 12 refused; 1,000 leads published to acme"
+    assert lines[1] == "  1,012 rows in the file, 12 refused; 1,000 published to acme"
     assert lines[2].endswith(" 615 of 1,000 leads at rest")
     shown = ["enriched: 600", "parked: 15", "under way: 85", "waiting: 300"]
     assert [line.partition(" (")[0].strip() for line in lines[3:7]] == shown
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [{"enriched": 146, "duplicate": 4}, {"enriched": 100, "waiting": 46, "duplicate": 4}],
+)
+def test_rows_are_leads_and_their_duplicates(
+    columns: dict[str, int],
+    config: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    counts = {"rows": 153, "refused": 3, "published": 150, "columns": columns}
+    answers(monkeypatch, msgspec.structs.replace(MARCH, **counts))
+    assert main(["imports", "march"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1:3] == [
+        "  153 rows in the file, 3 refused; 150 published to acme",
+        "  150 records: 146 leads and 4 duplicates",
+    ]
+    assert main(["imports"]) == 0
+    titles, cells = (re.split("  +", line.strip()) for line in capsys.readouterr().out.splitlines())
+    assert titles[3:7] == ["rows", "refused", "duplicates", "leads"]
+    assert cells[3:7] == ["153", "3", "4", "146"]
+    assert main(["imports", "march", "--json"]) == 0
+    (shown,) = json.loads(capsys.readouterr().out)["imports"]
+    assert shown["rows"] - shown["refused"] == sum(shown["columns"].values())
+    assert shown["columns"]["duplicate"] == 4
 
 
 def test_what_is_not_known_is_not_shown(

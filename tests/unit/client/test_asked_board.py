@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Final
 
 import httpx
 import msgspec
@@ -271,12 +271,16 @@ def row_of(workspace: str, leads: int, moving: int, **more: Any) -> FoundImport:
     return FoundImport("may", workspace, 1, 2, "", "", columns=columns, credits=0, **counts)
 
 
+DUPLICATES: Final = FoundImport("may", "acme", 1, 2, "", "", 2, 0, 2, {"duplicate": 2}, 0)
+
+
 @pytest.mark.parametrize(
     ("imports", "workspace", "says"),
     [
         ([], None, "none of its leads is known"),
         ([row_of("acme", 0, 0)], None, "none of its leads is known"),
         ([row_of("acme", 5, 0)], None, ""),
+        ([DUPLICATES], None, ""),
         ([row_of("acme", 5, 3)], None, "3 of 5 leads are under way"),
         ([row_of("acme", 2_500, 1_000)], None, "1,000 of 2,500 leads are under way"),
         ([row_of("acme", 5, 1), row_of("beta", 4, 2)], None, "3 of 9 leads are under way"),

@@ -402,7 +402,8 @@ def test_a_file_has_leads_of_others_if_its_rows_are_more_than_those_of_one(
     columns: dict[str, int] = {name: 10**n for n, name in enumerate(COLUMN_MEANING)}
     may = FoundImport("may", "acme", 1, 2, "", "", rows, refused, published, columns, 0)
     assert may.has_neighbours is has_neighbours
-    assert may.leads == int("1" * len(columns))
+    assert may.records == int("1" * len(columns))
+    assert may.leads == may.records - columns["duplicate"]
     assert may.moving == sum(columns[name] for name in MOVING)
 
 
