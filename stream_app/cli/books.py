@@ -60,7 +60,8 @@ def _show_bills(common: Common) -> int:
     common.show(answer, *([bill_table(bills)] if any(bill.days for bill in bills) else []))
     unread = settings.workspaces.keys() - {bill.workspace for bill in bills}
     for bill in bills:
-        common.tell(f"{bill.workspace}: Clay had {bill.credits:,.10g} credits at {iso(bill.at_ms)}")
+        left = count(bill.credits, "credit")
+        common.tell(f"{bill.workspace}: Clay had {left} at {iso(bill.at_ms)}")
         if not bill.days:
             say(f"{bill.workspace}: no two readings of Clay's balance can be compared yet")
     if unread:

@@ -372,7 +372,7 @@ def _explain(settings: Settings, workspace: str | None, *, as_json: bool) -> int
     if (more := len(findings) - _MAX_FINDINGS) > 0:
         say(
             (
-                f"{more:,} more findings, the least urgent ones: name one workspace with "
+                f"{count(more, 'more finding')}, less urgent than these: name one workspace with "
                 "--workspace, or use --json"
             ),
         )

@@ -19,6 +19,7 @@ from stream_app.domain.limits import budget
 from stream_app.domain.model.addresses import is_local, is_loopback, is_loopback_url
 from stream_app.domain.model.errors import SettingsError
 from stream_app.domain.model.ranges import outside
+from stream_app.domain.model.text import count
 from stream_app.domain.model.topics import wait_days
 from stream_app.domain.plan import MAX_YIELD_COLUMNS, DeliveryPolicy, Destination, Workspace
 
@@ -334,10 +335,11 @@ def _callbacks(settings: Settings, destination: Destination) -> Iterator[str]:
     if not destination.callbacks:
         return
     waits_days = (destination.callback_deadline_s + destination.callback_grace_s) / 86_400
+    waits = count(round(waits_days, 2), "day")
     for kind in ("leads", "bulk"):
         if getattr(settings.topics, f"{kind}_days") <= waits_days:
             yield (
-                f".callback_grace_s: with callback_deadline_s it is {waits_days:.3g} days; "
+                f".callback_grace_s: with callback_deadline_s it is {waits}; "
                 f"topics.{kind}_days must be above that, or the record of a parked lead expires"
             )
     if not destination.calls_back:

@@ -388,7 +388,7 @@ class _Operator:
         gone = len(step.given_up) - ended - before
         says = count(ended, "dead letter is", "dead letters are") + " given up"
         says += f", {before:,} had been sent back or given up before" if before else ""
-        says += f", {gone:,} are no longer kept" if gone else ""
+        says += f", {count(gone, 'is', 'are')} no longer kept" if gone else ""
         applied = replace(answer, applied=ended > 0, reason="" if ended else "no_change", text=says)
         return replace(step, answer=applied), ends
 

@@ -23,7 +23,14 @@ def all_fail(bench: Routines) -> None:
     bench.clay.finished = fail  # type: ignore[method-assign]  # a script
 
 
-@pytest.mark.parametrize(("left", "words"), [(19.5, "19.5 credits left"), (None, "cannot be read")])
+@pytest.mark.parametrize(
+    ("left", "words"),
+    [
+        (19.5, "its workspace has 19.5 credits left, and one lead may cost 20"),
+        (1.0, "its workspace has 1 credit left, and one lead may cost 20"),
+        (None, "cannot be read"),
+    ],
+)
 @virtual_time
 async def test_failed_leads_in_a_row_without_credits_suspend_their_destination(
     left: float | None,

@@ -15,6 +15,7 @@ from stream_app.client.doctor.gateways import CheckFailed
 from stream_app.config import Settings
 from stream_app.config.reload import accounts_of
 from stream_app.domain.model.run import RunGone, RunLimited
+from stream_app.domain.model.text import count
 from stream_app.domain.plan import ROUTINE_GRACE_S, Destination
 
 _MAX_PER_S: Final = 5  # Clay names 300 requests a minute (docs/reference/clay.md)
@@ -60,12 +61,13 @@ async def balance_suffices(
         if destination.workspace == workspace
     ]
     dearest = max(mine, key=attrgetter("ceiling_credits"), default=None)
+    left = count(balance, "credit")
     if dearest is not None and balance < (most := dearest.ceiling_credits):
         raise CheckFailed(
-            f"{workspace} has {balance:,g} credits left at Clay, and one lead may cost {most} "
+            f"{workspace} has {left} left at Clay, and one lead may cost {most} "
             f"(destinations.{dearest.alias}.ceiling_credits): buy credits, or lower the ceiling",
         )
-    return f"{workspace} has {balance:,g} credits left at Clay"
+    return f"{workspace} has {left} left at Clay"
 
 
 def advice(settings: Settings) -> Iterator[str]:

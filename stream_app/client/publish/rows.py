@@ -19,6 +19,7 @@ import msgspec
 
 from stream_app.domain.lead.read import TOO_DEEP, Unreadable
 from stream_app.domain.model.messages import Lead
+from stream_app.domain.model.text import count
 from stream_app.domain.model.untrusted import NestedTooDeep, check_depth
 
 _SHOWN: Final = 20
@@ -197,7 +198,8 @@ def open_named_csv(source: IO[bytes], names: Sequence[str]) -> Sheet:
 
     def naming(titles: list[str]) -> list[str]:
         if len(titles) != len(names):
-            raise ValueError(f"the header has {len(titles)} columns, and {len(names)} were named")
+            has = count(len(titles), "column")
+            raise ValueError(f"the header has {has}, and {count(len(names), 'was', 'were')} named")
         check_unique(names, "name one of them otherwise, or leave it out")
         return list(names)
 

@@ -47,6 +47,7 @@ from stream_app.dev.simulator.script import (
     checked,
     over,
 )
+from stream_app.domain.model.text import count
 
 
 class Controlled(Protocol):
@@ -161,7 +162,7 @@ def _completion_webhooks(sim: Controlled, body: Any) -> None:
 def _credits(sim: Controlled, body: Any) -> None:
     order = checked(Credits, body)
     sim.clay.workspace(order.workspace).credits += order.add
-    sim.clay.did(f"topped up {order.add} credits", order.workspace)
+    sim.clay.did(f"topped up {count(order.add, 'credit')}", order.workspace)
 
 
 def _month(sim: Controlled, body: Any) -> None:
@@ -190,16 +191,17 @@ def _rerun(sim: Controlled, body: Any) -> object:
     order = checked(Rerun, body)
     webhook = sim.clay.webhook(order.webhook)
     if order.which == "unreported":
-        count = sum(map(sim.clay.enrichment.report_again, list(webhook.rows.values())))
-        sim.clay.did(f"ran {count} HTTP columns of {order.webhook} again", webhook.workspace.name)
-        return {"rows": count}
+        reported = sum(map(sim.clay.enrichment.report_again, list(webhook.rows.values())))
+        columns = count(reported, "HTTP column")
+        sim.clay.did(f"ran {columns} of {order.webhook} again", webhook.workspace.name)
+        return {"rows": reported}
     is_all = order.which == "all"
     rows = [
         row
         for row in webhook.rows.values()
         if row.state in _FAILED or (is_all and row.state != "running")
     ]
-    sim.clay.did(f"ran {len(rows)} rows of {order.webhook} again", webhook.workspace.name)
+    sim.clay.did(f"ran {count(len(rows), 'row')} of {order.webhook} again", webhook.workspace.name)
     for row in rows:
         if is_all:
             row.filled = {}
@@ -245,10 +247,10 @@ class ControlApi:
 
     async def _clear_faults(self, request: web.Request) -> web.Response:
         clay = self._sim.clay
-        count = clay.timeline.clear(request.query.get("kind"))
-        clay.did(f"cleared {count} faults")
+        cleared = clay.timeline.clear(request.query.get("kind"))
+        clay.did(f"cleared {count(cleared, 'fault')}")
         clay.changed.set()
-        return _json({"cleared": count})
+        return _json({"cleared": cleared})
 
     async def _act(self, request: web.Request) -> web.Response:
         name = request.match_info["action"]

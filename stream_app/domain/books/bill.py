@@ -160,23 +160,20 @@ def _late(readings: Sequence[Reading]) -> Iterator[int | None]:
 def _words(verdict: BillVerdict, unexplained: float, unknown_ms: int) -> Iterable[str]:
     if verdict == "more":
         yield (
-            f"Clay took {_credits(unexplained)} more than the leads explain: someone else used "
-            "this workspace, or a lead cost more than its ceiling"
+            f"Clay took {count(unexplained, 'credit')} more than the leads explain: someone else "
+            "used this workspace, or a lead cost more than its ceiling"
         )
     elif verdict == "less":
         yield (
-            f"Clay took {_credits(-unexplained)} less than the leads cost by its own answers: "
-            "credits were added or returned between two readings, or a cost column says too much"
+            f"Clay took {count(-unexplained, 'credit')} less than the leads cost by its own "
+            "answers: credits were added or returned between two readings, or a cost column says "
+            "too much"
         )
     elif verdict == "agrees":
         yield AGREES
     if unknown_ms:
         minutes = count(max(1, round(unknown_ms / 60_000)), "minute")
         yield f"the balance rose (credits were added or returned), so {minutes} cannot be compared"
-
-
-def _credits(amount: float) -> str:
-    return f"{amount:,.10g} {'credit' if amount == 1 else 'credits'}"
 
 
 def day_of_reading(at_ms: int) -> str:

@@ -25,6 +25,7 @@ from stream_app.domain.model.messages import (
     Status,
 )
 from stream_app.domain.model.records import ConsumedRecord, Record
+from stream_app.domain.model.text import count
 from stream_app.domain.model.untrusted import decode
 from stream_app.domain.plan import Destination, InForce, Plan
 
@@ -362,7 +363,7 @@ def suspend_without_credits(
     left = (
         "the balance of its workspace cannot be read"
         if balance is None
-        else f"its workspace has {balance:g} credits left, and one lead may cost {needed}"
+        else f"its workspace has {count(balance, 'credit')} left, and one lead may cost {needed}"
     )
     text = (
         f"{MAX_FAILED_IN_A_ROW} leads of {destination.alias} in a row have failed, and {left}: "

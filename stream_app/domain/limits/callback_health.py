@@ -188,7 +188,9 @@ def causes(
     if others:  # which have the same credits
         likely.reverse()
     if kind == "table":
-        counted = f"{submitted:,} were submitted here" if submitted else "no count yet"
+        counted = (
+            f"{count(submitted, 'was', 'were')} submitted here" if submitted else "no count yet"
+        )
         full = (
             f"the table has as many rows as it may have, {_MAX_ROWS:,} rows by default and others "
             f"by plan ({counted}), so Clay takes the leads and makes no rows: delete rows"

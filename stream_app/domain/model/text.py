@@ -20,15 +20,16 @@ a cell.
 """
 
 
-def count(number: int, one: str, many: str = "") -> str:
+def count(number: float, one: str, many: str = "") -> str:
     """Return a number and what it counts, in the singular or plural.
 
     Args:
-        number: How many.
+        number: How many. An amount such as a balance is written with at most ten digits.
         one: The words after 1. Include the verb if the count is the subject, such as "lead is".
         many: The words after any other number. Default: `one` with an "s".
     """
-    return f"{number:,} {one if number == 1 else many or f'{one}s'}"
+    written = f"{number:,}" if isinstance(number, int) else f"{number:,.10g}"
+    return f"{written} {one if written == '1' else many or f'{one}s'}"
 
 
 def percent(share: float, decimals: int = 1) -> str:

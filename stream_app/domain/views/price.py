@@ -185,8 +185,8 @@ def quote_lines(
         for some in quoted.parts:
             yield (
                 f"{name}/{some.destination or 'no destination'}: {count(some.leads, 'lead')} "
-                "at about "
-                f"{some.credits_each:g} credits each: about {count(some.credits, 'credit')} and "
+                f"at about {count(some.credits_each, 'credit')} each: "
+                f"about {count(some.credits, 'credit')} and "
                 f"{count(some.actions, 'action')}, at most "
                 f"{count(some.credits_at_most, 'credit')} and "
                 f"{count(some.actions_at_most, 'action')}"

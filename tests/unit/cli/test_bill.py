@@ -51,6 +51,15 @@ def test_a_bill_that_agrees_is_told_by_day(
     assert left == "acme: Clay had 1,234,500.1 credits at 2026-12-02 00:00:00Z"
 
 
+def test_a_balance_of_one_is_told_in_the_singular(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    answers(monkeypatch, Bill("acme", READINGS[0].at_ms, 1.0, []))
+    assert main(["books", "--clay"]) == 0
+    assert "acme: Clay had 1 credit at 2026-12-01" in capsys.readouterr().out
+
+
 def test_a_drift_above_what_explains_it_is_named_and_is_the_exit_code(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

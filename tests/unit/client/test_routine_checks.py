@@ -58,11 +58,16 @@ WITHIN_S = 20.0
 
 
 @pytest.fixture
-async def api() -> AsyncIterator[ApiEndpoint]:
+async def sim() -> AsyncIterator[Simulator]:
     sim = Simulator(parse_script(SCRIPT))
     await sim.start()
-    yield ApiEndpoint(f"{sim.url}/public/v0", KEY)
+    yield sim
     await sim.stop()
+
+
+@pytest.fixture
+def api(sim: Simulator) -> ApiEndpoint:
+    return ApiEndpoint(f"{sim.url}/public/v0", KEY)
 
 
 def of_people(**changes: Any) -> Settings:
@@ -104,6 +109,24 @@ async def test_a_balance_below_one_lead_is_told(api: ApiEndpoint) -> None:
     stranger = ApiEndpoint(api.url, "s3cret-other")
     with pytest.raises(CheckFailed, match="the credits of acme are not known: HTTP 401"):
         await balance_suffices(SETTINGS, "acme", stranger, EGRESS, WITHIN_S)
+
+
+@pytest.mark.parametrize(
+    ("left", "says"),
+    [(1, "acme has 1 credit left at Clay"), (1_234_567, "acme has 1,234,567 credits left at")],
+)
+async def test_a_balance_is_told_exactly_and_in_the_right_number(
+    sim: Simulator,
+    api: ApiEndpoint,
+    left: int,
+    says: str,
+) -> None:
+    sim.clay.workspace("acme").credits = left
+    enough = of_people(ceiling_credits=1)
+    assert (await balance_suffices(enough, "acme", api, EGRESS, WITHIN_S)).startswith(says)
+    dear = of_people(ceiling_credits=2_000_000)
+    with pytest.raises(CheckFailed, match=f"^{says}"):
+        await balance_suffices(dear, "acme", api, EGRESS, WITHIN_S)
 
 
 async def test_doctor_asks_both_and_advises(

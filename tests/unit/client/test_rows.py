@@ -385,6 +385,11 @@ def test_columns_are_named_by_those_who_chose() -> None:
             open_named_csv(io.BytesIO(data), names)
 
 
+def test_one_column_is_told_in_the_singular() -> None:
+    with pytest.raises(ValueError, match="the header has 1 column, and 2 were named"):
+        open_named_csv(io.BytesIO(b"one\na@b.example\n"), ["a", "b"])
+
+
 def test_names_that_two_columns_would_have_are_listed_up_to_a_bound() -> None:
     check_unique(["", "", "a"], "never told")
     names = [f"n{number:02}" for number in range(21)]

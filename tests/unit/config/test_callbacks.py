@@ -32,6 +32,9 @@ def test_a_lead_is_parked_while_its_record_is_still_there(tmp_path: Path) -> Non
     for days in ({"leads": 7, "bulk": 8}, {"leads": 8, "bulk": 7}):
         [line] = problems(tmp_path, late + kept.format(**days))
         assert line.startswith(one.format(kind=min(days, key=lambda kind: days[kind])))
+    day = CALLED_BACK + "callback_deadline_s = 400\ncallback_grace_s = 86000\n" + GATEWAY
+    [line] = problems(tmp_path, day + kept.format(leads=1, bulk=2))
+    assert "with callback_deadline_s it is 1 day; topics.leads_days" in line
     load(tmp_path, late + kept.format(leads=8, bulk=8), {**SECRETS, "CALLBACK_KEY": KEY})
 
 

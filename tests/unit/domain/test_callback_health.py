@@ -171,6 +171,8 @@ def test_the_likely_causes_come_in_order_with_their_evidence() -> None:
     text = why_missing(ACME, full, THERE, 10_000)
     assert text.index("50,000 rows") < text.index("credits") < text.index("the gateway"), text
     assert "49,900 were submitted here" in text
+    begun = msgspec.structs.replace(lane, quota=Quota({"w1": Webhook(1)}))
+    assert "1 was submitted here" in why_missing(ACME, begun, THERE, 10_000)
     emptied = msgspec.structs.replace(THERE, quota_lifetime=0)
     text = why_missing(ACME, full, emptied, 10_000)
     assert text.index("credits") < text.index("50,000 rows"), "auto-delete empties its table"

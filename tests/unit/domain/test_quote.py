@@ -106,6 +106,12 @@ def test_the_time_of_a_quote_is_in_a_unit_that_one_reads(seconds: int, text: str
     )
 
 
+def test_a_lead_of_one_credit_is_told_in_the_singular() -> None:
+    priced = quote(acme(), None, [part("people", 1, Cost(1), Cost(1), {})], NOW_MS)
+    first, *_ = quote_lines([priced])
+    assert first.startswith("acme/people: 1 lead at about 1 credit each: about 1 credit and ")
+
+
 def test_a_quote_ignores_a_past_day_and_uses_a_live_cap() -> None:
     policy = acme(credits_per_day=1_000)
     spent = {"credits_day": Meter("2026-09-20", NOW_MS, 1_000, 900)}
