@@ -41,7 +41,7 @@ from stream_app.domain.lead.identity import plain_id
 from stream_app.domain.limits.budget import CAPS, METERS, MeterName
 from stream_app.domain.limits.webhook_quota import Webhook
 from stream_app.domain.model.errors import BrokerUnavailable
-from stream_app.domain.model.text import count
+from stream_app.domain.model.text import count, rate_text
 from stream_app.domain.plan import Workspace, in_force
 from stream_app.domain.views.lane import LaneView
 
@@ -220,7 +220,7 @@ def _in_force(policy: Workspace, view: LaneView | None, now_ms: int) -> dict[str
         **{cap: "unlimited" if value is None else amount(value) for cap, value in caps.items()},
         "shadow": "on" if budget.shadow else "off",
         **booked,
-        "per_second": amount(rate.rate_per_s),
+        "per_second": rate_text(rate.rate_per_s),
         "burst": amount(rate.burst),
     }
 

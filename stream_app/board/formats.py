@@ -24,6 +24,7 @@ from stream_app.board.read_model.query import ListPlace
 from stream_app.client.results.answers import Cause
 from stream_app.domain.books.records import COLUMN_NAMES
 from stream_app.domain.model.messages import Status
+from stream_app.domain.model.text import rate_text
 from stream_app.domain.views.explain import Finding
 
 _UNITS: Final = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
@@ -235,7 +236,7 @@ imports_path: Final = partial(_path, "/imports")
 """Returns the path of the list of imports or, with workspace and id, of one of them."""
 
 FILTERS: Final[dict[str, Callable[..., str]]] = {
-    **{made.__name__: made for made in (amount, duration, iso, words, tone)},
+    **{made.__name__: made for made in (amount, duration, iso, rate_text, words, tone)},
     "day": day_of,
     "shell": shlex.quote,
 }

@@ -30,7 +30,7 @@ from stream_app.dev.kafka import bootstrap_from_environment
 from stream_app.dev.process import StartError
 from stream_app.domain.model.errors import SettingsError, StreamAppError
 from stream_app.domain.model.messages import Status
-from stream_app.domain.model.text import count, wrapped
+from stream_app.domain.model.text import count, rate_text, wrapped
 from stream_app.domain.views.lane import LaneView
 
 app = App(name="sim", group_parameters=OPTIONS, help_epilogue=simulator.HELP)
@@ -159,7 +159,7 @@ def _plain(state: DemoState) -> str:
         f"{state.untaken} not taken yet",
     ]
     parts += [
-        f"{name}: breaker {lane.breaker}, {_health(lane)}, {lane.rate_per_s:g}/s, "
+        f"{name}: breaker {lane.breaker}, {_health(lane)}, {rate_text(lane.rate_per_s)}/s, "
         f"{count(lane.meters['credits_day'].spent, 'credit')}"
         for name, lane in sorted(state.lanes.items())
     ]
@@ -187,7 +187,7 @@ def _lanes(state: DemoState) -> Table:
             Column("lane"): lambda lane: lane.workspace,
             Column("breaker"): lambda lane: lane.breaker.replace("_", " "),
             Column("health", rank=2): _health,
-            Column("rate", rank=4, right=True): lambda lane: f"{lane.rate_per_s:g}/s",
+            Column("rate", rank=4, right=True): lambda lane: f"{rate_text(lane.rate_per_s)}/s",
             Column("credits spent", rank=3, right=True): lambda lane: (
                 lane.meters["credits_day"].spent
             ),

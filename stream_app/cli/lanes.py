@@ -35,7 +35,7 @@ from stream_app.domain.lead.identity import plain_id
 from stream_app.domain.limits.budget import METERS
 from stream_app.domain.limits.meters import Forecast
 from stream_app.domain.model.errors import SettingsError
-from stream_app.domain.model.text import count
+from stream_app.domain.model.text import count, rate_text
 from stream_app.domain.views.explain import (
     HELD_IN_PART,
     VIEW_UNREADABLE,
@@ -183,7 +183,7 @@ def _state(lane: LaneFacts, now_ms: int, zone: str, *, works: bool) -> list[str]
         health += f", p95 {view.p95_ms} ms"
     now = _now(lane, view, now_ms, zone, works=works)
     breaker = view.breaker.replace("_", " ") + forced
-    return [lane.workspace, now, breaker, health, f"{view.rate_per_s:g}", waiting]
+    return [lane.workspace, now, breaker, health, rate_text(view.rate_per_s), waiting]
 
 
 def waiting_text(records: int, oldest_ms: int, now_ms: int, *, shared: bool, at_most: bool) -> str:

@@ -16,7 +16,7 @@ from stream_app.domain.lane.overrides import ORDERS
 from stream_app.domain.limits.meters import Meter
 from stream_app.domain.limits.webhook_quota import Webhook
 from stream_app.domain.model.topics import TopicNames
-from stream_app.domain.plan import Actor
+from stream_app.domain.plan import Actor, Change
 from stream_app.domain.views.explain import Finding
 from stream_app.domain.views.lane import DestinationView, LaneView, PartHold
 from tests.board.client import OWN, Client, board_with, plain
@@ -172,6 +172,15 @@ async def test_a_reload_goes_to_every_partition(operator: Client, outbox: Outbox
 
 async def test_a_form_shows_the_rate_in_force_which_an_operator_changed(operator: Client) -> None:
     assert re.search(r'class="was">6 ', (await operator.get("/board/lanes/acme/act/rate")).text)
+
+
+async def test_a_form_shows_all_digits_of_a_rate(tmp_path: Path) -> None:
+    slowed = Change("rate.rate_per_s", 10.0, 0.05, Actor("jane", "slower", NOW_MS - 2_000))
+    made = lane(NAMES, "acme", at_ms=NOW_MS - 1_000, changes=(slowed,))
+    with board_with(tmp_path, made, token=True, operator=True) as client:
+        await client.login(OPERATOR_TOKEN)
+        text = (await client.get("/board/lanes/acme/act/rate")).text
+    assert 'class="was">0.05 ' in text
 
 
 async def test_a_correction_shows_what_is_booked_in_the_day_that_is_now(tmp_path: Path) -> None:

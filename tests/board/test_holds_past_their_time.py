@@ -35,7 +35,7 @@ from stream_app.domain.limits import webhook_quota as quota
 from stream_app.domain.limits.budget import Budget, BudgetPolicy
 from stream_app.domain.limits.concurrency import NOTHING, StallDetector
 from stream_app.domain.limits.destination_health import DestinationHealth
-from stream_app.domain.limits.rate import Rate
+from stream_app.domain.limits.rate import Rate, RatePolicy
 from stream_app.domain.limits.webhook_quota import Quota, Webhook
 from stream_app.domain.model.outcome import Accepted, Refused
 from stream_app.domain.model.topics import TopicNames
@@ -393,6 +393,18 @@ async def test_it_runs_in_every_place_once_its_time_has_come(
     assert told["api"].get("since_ms", 0) == 0
     assert "All 6 lanes are running" in told["now"]
     assert ">held</span>" not in told["lane page"]
+
+
+async def test_a_rate_reads_alike_in_every_place(tmp_path: Path) -> None:
+    policy = msgspec.structs.replace(POLICY, rate=RatePolicy(rate_per_s=8.23))
+    seen = InTrouble(NEW, policy).seen(NOW_MS - 500)
+    lane = LaneFacts("acme", 0, seen, {"leads": 0})
+    assert lane_tables([lane], {}, {}, NOW_MS)[0].rows[0][4] == "8.23"
+    (moves,) = explain(Facts(NOW_MS, UP, UP, [lane]))
+    assert moves.what == "runs at up to 8.23 a second, its rate"
+    with board_with(tmp_path, Made(_NAMES.lanes, b"acme", msgspec.json.encode(seen))) as client:
+        assert ">8.23 <small>a second<" in (await client.get("/board/lanes/acme")).text
+        assert ">8.23</td>" in (await client.get("/board/lanes")).text
 
 
 async def test_until_has_seconds_in_every_place(

@@ -32,6 +32,11 @@ def count(number: float, one: str, many: str = "") -> str:
     return f"{written} {one if written == '1' else many or f'{one}s'}"
 
 
+def rate_text(per_s: float) -> str:
+    """Return a rate per second with all its digits, as the view of a lane has it: 8.23."""
+    return f"{per_s:,.10g}"
+
+
 def percent(share: float, decimals: int = 1) -> str:
     """Return a share from 0 to 1 in percent, with as many decimals, so that a column aligns."""
     return f"{share * 100:.{decimals}f} %"

@@ -10,7 +10,7 @@ from stream_app.domain.lane.holds import WEBHOOK_OUT, lifts, remains
 from stream_app.domain.limits import yield_health
 from stream_app.domain.limits.budget import MeterName
 from stream_app.domain.limits.meters import Forecast
-from stream_app.domain.model.text import count
+from stream_app.domain.model.text import count, rate_text
 from stream_app.domain.model.topics import TopicNames
 from stream_app.domain.plan import Actor
 from stream_app.domain.views.lane import LaneView, PartHold
@@ -395,7 +395,7 @@ def _time_left(leads: int, view: LaneView, now_ms: int) -> str:
 
 def pace_text(view: LaneView) -> str:
     """Return how many leads a second a lane can send at most, with the limit that says so."""
-    per_s = f"{_per_s(view):g} a second"
+    per_s = f"{rate_text(_per_s(view))} a second"
     if view.bound_by == "rate":
         return f"{per_s}, its rate"
     calls = count(view.concurrency, "call")

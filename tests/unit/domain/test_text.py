@@ -2,7 +2,7 @@
 
 import pytest
 
-from stream_app.domain.model.text import count
+from stream_app.domain.model.text import count, rate_text
 
 
 @pytest.mark.parametrize(
@@ -21,3 +21,18 @@ from stream_app.domain.model.text import count
 )
 def test_a_count_and_its_noun_agree(number: float, says: str) -> None:
     assert count(number, "credit") == says
+
+
+@pytest.mark.parametrize(
+    ("per_s", "says"),
+    [
+        (8.0, "8"),
+        (8.2, "8.2"),
+        (8.23, "8.23"),
+        (0.01, "0.01"),
+        (0.125, "0.125"),
+        (1_000.0, "1,000"),
+    ],
+)
+def test_a_rate_has_the_digits_that_a_lane_publishes(per_s: float, says: str) -> None:
+    assert rate_text(per_s) == says
