@@ -8,13 +8,7 @@ import pytest
 
 from stream_app.board.charts import Stack
 from stream_app.board.pages import lanes as module
-from stream_app.board.pages.lanes import (
-    _credits,
-    _heading,
-    lanes_page,
-    now_page,
-    throughput,
-)
+from stream_app.board.pages.lanes import _credits, _heading, lanes_page, now_page, throughput
 from stream_app.board.read_model.board_query import Slot
 from stream_app.board.site import NOT_READABLE, Bar, ListedLane, Overview
 from stream_app.client.results.answers import Cause, Day, DeadLetters, StatusCount

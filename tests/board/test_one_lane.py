@@ -9,13 +9,7 @@ import pytest
 
 from stream_app.board.charts import Band, LineChart
 from stream_app.board.pages import lane as module
-from stream_app.board.pages.lane import (
-    ToldChange,
-    _bands,
-    _burn,
-    lane_page,
-    told_once,
-)
+from stream_app.board.pages.lane import ToldChange, _bands, _burn, lane_page, told_once
 from stream_app.board.read_model.board_query import DatedChange, Mark, Slot
 from stream_app.board.read_model.history import MAX_CHANGES
 from stream_app.board.site import Bar
