@@ -19,7 +19,7 @@ import msgspec
 import psutil
 from rich.console import Console
 
-from stream_app.client.books import Books
+from stream_app.client.books.compare import Books
 from stream_app.domain.books.money import BooksReport
 from stream_app.domain.delivery.state_machine import Delivery, delivery_key, lane_key
 from stream_app.domain.lane.lane import Lane

@@ -24,7 +24,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeAlias, TypeVar
 
-from stream_app.client import books
+from stream_app.client.books import read as reading
 from stream_app.client.publish import leads as publishing
 from stream_app.client.publish.leads import PublishOptions, PublishSummary, Refusal
 from stream_app.client.results import lookup
@@ -358,7 +358,7 @@ async def read_books(settings: AnySettings = None, *, limit: int = 20) -> BooksR
     """
     if limit < 0:
         raise ValueError("limit cannot be negative")
-    return await books.read_books(settings_of(settings), limit=limit, progress=silent, say=silent)
+    return await reading.read_books(settings_of(settings), limit=limit, progress=silent, say=silent)
 
 
 def _settings_for_board(settings: AnySettings, workspace: str | None) -> Settings:

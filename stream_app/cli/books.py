@@ -8,7 +8,7 @@ from stream_app.cli.options import iso
 from stream_app.cli.output import say, show, show_json
 from stream_app.cli.status import say_how_far
 from stream_app.cli.tables import Column, Table, reading
-from stream_app.client.books import read_books
+from stream_app.client.books.read import read_books
 from stream_app.client.results.answers import Bill
 from stream_app.client.results.lookup import find_bills
 from stream_app.domain.books.bill import COMPARE_BY_HAND, UNEXPLAINED

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
-from stream_app.client.books import read_books
+from stream_app.client.books.read import read_books
 from stream_app.dev.kafka import Broker
 from stream_app.domain.books.money import BooksReport
 from tests.e2e.behind import eventually

@@ -7,8 +7,9 @@ import msgspec
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
-from stream_app.client import books
-from stream_app.client.books import Books, _BooksReader, read_books
+from stream_app.client.books import read as module
+from stream_app.client.books.compare import Books
+from stream_app.client.books.read import _BooksReader, read_books
 from stream_app.config import Kafka, Settings
 from stream_app.dev.kafka import Broker
 from stream_app.domain.books.money import BooksReport
@@ -145,7 +146,7 @@ async def test_each_record_is_counted_by_where_kafka_holds_it(
     assert seen == sorted(seen), "a bar that shows it never goes back"
     assert {total for _, total in seen} == {6 + 15 + 6 + 1}
 
-    monkeypatch.setattr(books, "_CUT_WITHIN_S", 0.2)
+    monkeypatch.setattr(module, "_CUT_WITHIN_S", 0.2)
     async with AIOKafkaProducer(
         bootstrap_servers=kafka.bootstrap,
         transactional_id=f"{namespace}stranger",

@@ -11,7 +11,7 @@ import msgspec
 from stream_app.board.read_model import account, history, query
 from stream_app.board.read_model.account import AccountWriter, Letter
 from stream_app.board.read_model.history import History, Imports, slots_of
-from stream_app.client import books
+from stream_app.client.books import compare
 from stream_app.domain.books.records import (
     BookEvent,
     KeptRecord,
@@ -257,7 +257,7 @@ def what_an_operator_orders_is_no_double_spend() -> AbstractContextManager[Any]:
 def what_an_earlier_send_cost_is_forgotten() -> AbstractContextManager[Any]:
     """A lead that was sent again has the cost that its callback reports, and no other."""
     return patch.object(
-        books,
+        compare,
         "open_costs",
         lambda row: open_costs(msgspec.structs.replace(row, unsettled=())),
     )
@@ -266,7 +266,7 @@ def what_an_earlier_send_cost_is_forgotten() -> AbstractContextManager[Any]:
 @mutant
 def what_a_given_up_lead_cost_is_known() -> AbstractContextManager[Any]:
     return patch.object(
-        books,
+        compare,
         "open_costs",
         lambda row: () if row.state == "suppressed" else open_costs(row),
     )

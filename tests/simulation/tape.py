@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from stream_app.client.books import Books
+from stream_app.client.books.compare import Books
 from stream_app.domain.books.money import BooksReport
 from stream_app.domain.model.messages import StatusEvent
 from stream_app.domain.model.records import ConsumedRecord

@@ -33,7 +33,8 @@ FOLDERS = ("board", "cache", "clay", "client", "domain", "gateway", "partition")
 FILLED = """
 board.lookup.Lookup board.read_model.account.Letter board.read_model.on_kafka.Search
 board.read_model.project._Result board.replays.PlanInProgress cache.filler.CacheFiller
-cache.redis.RedisCache client.books._Partition client.books._Run client.publish.leads.PublishSummary
+cache.redis.RedisCache client.books.compare._Partition client.books.compare._Run
+client.publish.leads.PublishSummary
 client.results.export.Export domain.books.records.KeptRecord domain.books.money.BooksReport
 domain.books.records.BookEvent domain.books.records.RecordEvents domain.books.records.StatusTotals
 domain.callback.body._Claim domain.dead_letter.causes.CauseGroup domain.dead_letter.causes._Named

@@ -17,7 +17,7 @@ from typing import Any, Final
 import msgspec
 from aiokafka import AIOKafkaProducer
 
-from stream_app.client.books import read_books
+from stream_app.client.books.read import read_books
 from stream_app.client.lanes.commands import submit
 from stream_app.client.publish.leads import PublishOptions, publish_rows
 from stream_app.client.publish.rows import open_csv

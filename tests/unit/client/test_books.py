@@ -16,7 +16,7 @@ import pytest
 
 from stream_app.board.read_model.query import Queries
 from stream_app.board.read_model.store import ReadModel, Sources
-from stream_app.client.books import STATUSES, Books
+from stream_app.client.books.compare import STATUSES, Books
 from stream_app.config import Kafka, Settings
 from stream_app.domain.books.money import BooksReport
 from stream_app.domain.books.records import (

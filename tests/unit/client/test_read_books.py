@@ -12,8 +12,9 @@ import msgspec
 import pytest
 from aiokafka import TopicPartition
 
-from stream_app.client import books
-from stream_app.client.books import Books, read_books
+from stream_app.client.books import read as module
+from stream_app.client.books.compare import Books
+from stream_app.client.books.read import read_books
 from stream_app.clock import Clock
 from stream_app.config import Kafka, Settings
 from stream_app.domain.books.money import BooksReport, LaneAccount, OpenCost
@@ -61,9 +62,9 @@ class Line(Logs):
         self.outside: dict[TopicPartition, int] = {}
         self.options: list[dict[str, Any]] = []
         self.asked: list[Any] = []
-        monkeypatch.setattr(books, "Reader", self._reader)
-        monkeypatch.setattr(books, "kafka_ready", self._ready)
-        monkeypatch.setattr(books, "look_at", self._look)
+        monkeypatch.setattr(module, "Reader", self._reader)
+        monkeypatch.setattr(module, "kafka_ready", self._ready)
+        monkeypatch.setattr(module, "look_at", self._look)
         monkeypatch.setattr(Clock, "now_ms", lambda _: NOW_MS)
 
     def _reader(self, connection: Any, **options: Any) -> Any:
@@ -316,7 +317,7 @@ async def test_rows_and_events_of_other_moments_are_not_compared() -> None:
     with pytest.MonkeyPatch.context() as patched:
         line = Line(patched)
         of_acme(line)
-        patched.setattr(books, "time", SimpleNamespace(monotonic=loop.time))
+        patched.setattr(module, "time", SimpleNamespace(monotonic=loop.time))
         # A reservation of the lane that its rows do not have yet, and a step that its row lacks.
         line.history(6, "received", "sending", row=row("received", 6, 1))
         began_s = loop.time()
