@@ -111,9 +111,7 @@ def test_what_is_forecast_from(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "forecast", forecast)
     day = meter(1_000, 100, begins_ms=NOW_MS - 300_000)
     month = meter(None, 500)
-    view = msgspec.structs.replace(
-        VIEW, meters={"credits_day": day, "credits_month": month, "actions_day": day}
-    )
+    view = view_with({"credits_day": day, "credits_month": month, "actions_day": day})
     minutes = [
         Slot(NOW_S - 901, credits=1),
         Slot(NOW_S - 600, credits=2),
