@@ -1,16 +1,11 @@
-"""Files that are published step by step, without Kafka: columns, refused rows, and when they are
-deleted.
-"""
+"""The life of a file that is published on the board: room, checks, publications, its end."""
 
 import asyncio
-import csv
 import io
 import re
-import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import AsyncMock
@@ -20,122 +15,12 @@ import pytest
 
 from stream_app.board import uploads
 from stream_app.board.uploads import TooManyUploads, Upload, Uploads
-from stream_app.client.publish.leads import Checker, PublishOptions, Ready, Refusal, announced
-from stream_app.client.publish.rows import open_csv
-from stream_app.config import Settings, load_settings
+from stream_app.client.publish.leads import PublishOptions, announced
+from stream_app.config import Settings
 from stream_app.domain.model.errors import BrokerUnavailable
 from stream_app.domain.model.messages import ImportSummary, Lead
-from tests.support.config import one_way
-from tests.support.kafka import until
 from tests.support.pace import BUSY
-
-NOW_MS = 1_790_000_000_000
-ADA = b"E-Mail,Vorname,Notes\nada@example.com,Ada,fine\n"
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    path = tmp_path / "stream_app.toml"
-    path.write_text(one_way(people="acme", firms="globex"))
-    return load_settings(path, {}, ())
-
-
-@pytest.fixture
-async def kept(settings: Settings) -> AsyncIterator[Uploads]:
-    with_them = Uploads(settings, lambda names, now_ms: {}, lambda: NOW_MS)
-    yield with_them
-    with_them.close()
-
-
-async def add(kept: Uploads, raw: bytes) -> Upload:
-    file = tempfile.TemporaryFile()  # noqa: SIM115 (its upload closes it)
-    file.write(raw)
-    return await kept.add(file, "leads.csv", len(raw), "kfdwzp", "jane")
-
-
-async def checked(kept: Uploads, raw: bytes) -> Upload:
-    upload = await add(kept, raw)
-    kept.check(upload, upload.names, PublishOptions("acme", import_id=upload.import_id))
-    return await settled(upload)
-
-
-async def settled(upload: Upload) -> Upload:
-    await until(lambda: upload.state not in ("checking", "sending"), 60)
-    return upload
-
-
-async def test_the_columns_are_guessed_as_the_command_does(kept: Uploads) -> None:
-    upload = await add(kept, ADA)
-    assert upload.titles == ["E-Mail", "Vorname", "Notes"]
-    assert upload.names == open_csv(io.BytesIO(ADA), {}).names == ["email", "first_name", "Notes"]
-    assert upload.import_id == "2026-09-21-kfdwzp"
-    assert upload.file == "leads.csv"
-    assert upload.state == "columns"
-    assert (await add(kept, b"email,E-Mail,email\n")).names == ["email", "", ""], (
-        "of one name the second is left out"
-    )
-    upload = await checked(kept, "\ufeffE-Mail;Name\r\nada@example.com;Ada, L\r\n".encode())
-    assert upload.names == ["email", "full_name"], "semicolons of a spreadsheet"
-    assert upload.summary.ready == 1, "semicolons of a spreadsheet"
-
-
-async def test_the_leads_are_those_that_the_command_makes(
-    kept: Uploads,
-    settings: Settings,
-) -> None:
-    raw = ADA + 'b@example.com,Bo,naïve\nnot one,,\nc@example.com,<b>C</b>,"a\nb"\n'.encode()
-    upload = await checked(kept, raw)
-    options = PublishOptions("acme", import_id=upload.import_id)
-    checker = Checker(settings, options)
-    expected = [
-        answer
-        for row in open_csv(io.BytesIO(raw), {}).rows
-        if isinstance(answer := checker.check(row), Ready)
-    ]
-    assert upload._batch is not None
-    assert list(upload._batch) == expected
-    assert upload.summary.rows == 4
-    assert upload.summary.ready == 3
-    assert upload.summary.refused == 1
-    assert upload.share == 1
-
-
-async def test_half_of_the_rows_are_refused_and_can_be_downloaded(kept: Uploads) -> None:
-    raw = b"email,note\n" + b"".join(
-        b"a%d@example.com,x\n=bad %d,y\n" % (n, n) for n in range(5_000)
-    )
-    upload = await checked(kept, raw)
-    assert upload.summary.ready == 5_000
-    assert upload.summary.refused == 5_000
-    rows = list(csv.reader(io.StringIO(b"".join(upload.rejected_rows()).decode())))
-    assert rows[0] == ["line", "reason", "text", "row"]
-    assert len(rows) == 5_001
-    assert rows[1][:2] == ["3", "bad_email"]
-    assert rows[1][3] == "'=bad 0,y"
-    assert len(upload.rejects) == uploads.SHOWN_REJECTS
-    assert {reject.row for reject in upload.rejects} == {""}
-
-
-@pytest.mark.parametrize(
-    ("raw", "text"),
-    [
-        (b"", "the file is empty"),
-        ("email\n".encode("utf-16"), "the header is not UTF-8"),
-        (b"PK\x03\x04\x14\x00\x06\x00", "it is a spreadsheet, an archive or a document"),
-        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "it is a spreadsheet, an archive or a document"),
-        (b'{"email": "ada@example.com"}\n', "it is JSON, not CSV"),
-        (b",".join(b"c%d" % n for n in range(201)), "the header has 201 columns"),
-        (b'"never closed\n' + b"x\n" * 200, "the header cannot be read as CSV"),
-    ],
-)
-async def test_a_file_that_is_no_csv_is_refused_in_words(
-    kept: Uploads,
-    raw: bytes,
-    text: str,
-) -> None:
-    with pytest.raises(ValueError, match=text):
-        await add(kept, raw)
-    kept.make_room()
+from tests.support.uploads import ADA, NOW_MS, Views, add, checked, settled
 
 
 async def test_no_other_operator_sees_a_file(kept: Uploads) -> None:
@@ -143,6 +28,27 @@ async def test_no_other_operator_sees_a_file(kept: Uploads) -> None:
     assert kept.get(upload.id, "jane") is upload
     assert kept.get(upload.id, "sam") is None
     assert kept.get("x", "jane") is None
+
+
+async def test_there_are_never_too_many_files(kept: Uploads) -> None:
+    for _ in range(uploads.MAX_UPLOADS):
+        await add(kept, ADA)
+    with pytest.raises(TooManyUploads, match="8 files are being published on this board"):
+        await add(kept, ADA)
+
+
+async def test_files_that_come_at_one_time_are_never_too_many(kept: Uploads) -> None:
+    """The room is looked for again when the header was read, since others came meanwhile."""
+    many = await asyncio.gather(*(add(kept, ADA) for _ in range(11)), return_exceptions=True)
+    assert sum(isinstance(upload, Upload) for upload in many) == uploads.MAX_UPLOADS == 8
+    assert {str(error) for error in many if isinstance(error, TooManyUploads)} == {
+        "8 files are being published on this board: finish or discard one, or wait 30 minutes",
+    }
+    unread = io.BytesIO(ADA)
+    unread.seek(5)
+    with pytest.raises(TooManyUploads):
+        await kept.add(unread, "leads.csv", 9, "kfdwzp", "jane")
+    assert unread.tell() == 5, "a file without room is not read"
 
 
 async def test_a_file_is_deleted_after_its_time(
@@ -157,19 +63,227 @@ async def test_a_file_is_deleted_after_its_time(
     assert list(upload.rejected_rows()) == []
 
 
-async def test_there_are_never_too_many_files(kept: Uploads) -> None:
-    for _ in range(uploads.MAX_UPLOADS):
-        await add(kept, ADA)
-    with pytest.raises(TooManyUploads, match="8 files are being published on this board"):
-        await add(kept, ADA)
+async def test_a_file_is_deleted_when_its_time_is_over_and_no_page_asks_for_it(
+    kept: Uploads,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    later: list[tuple[float, Any]] = []
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(loop, "call_later", lambda *call: later.append(call))
+    file = io.BytesIO(ADA)
+    monkeypatch.setattr(asyncio, "to_thread", AsyncMock(return_value=(["email"], [[]])))
+    upload = await kept.add(file, "leads.csv", len(ADA), "kfdwzp", "jane")
+    ((delay_s, sweep),) = later
+    assert delay_s == uploads.UPLOAD_KEPT_S + 1 == 1_801
+    now_s = upload.began_s + uploads.UPLOAD_KEPT_S
+    monkeypatch.setattr(uploads, "time", SimpleNamespace(monotonic=lambda: now_s))
+    sweep()
+    assert not file.closed
+    now_s += 0.001
+    sweep()
+    assert file.closed
 
 
-async def test_a_header_of_50_000_columns_is_refused_before_it_is_compared(kept: Uploads) -> None:
-    header = b",".join(b"email%d" % (number % 25_000) for number in range(50_000))
-    began = time.process_time()
-    with pytest.raises(ValueError, match="the header has 50000 columns, and this page shows 200"):
-        await add(kept, header + b"\n")
-    assert time.process_time() - began < 1, "comparing them all took 25 s"
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (OSError(28, "No space left"), "No space left"),
+        (ValueError("the header changed"), "the header changed"),
+        (KeyError("ada@example.com"), "a bug (KeyError): the log of the board says where"),
+    ],
+)
+async def test_a_check_that_fails_gives_the_columns_back(
+    kept: Uploads,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: Exception,
+    says: str,
+) -> None:
+    """Also after a bug the next file is worked on, and no personal data is told."""
+
+    async def fails(*_: Any, **__: Any) -> None:
+        raise error
+
+    with monkeypatch.context() as broken:
+        broken.setattr(uploads, "check_rows", fails)
+        upload = await checked(kept, ADA)
+    assert upload.state == "columns"
+    assert says in upload.problem
+    assert "ada@example.com" not in upload.problem
+    logged = "".join(capsys.readouterr())
+    assert ("upload_failed" in logged) is isinstance(error, KeyError)
+    assert "ada@example.com" not in logged
+    kept.check(upload, upload.names, PublishOptions("acme", import_id=upload.import_id))
+    await settled(upload)
+    assert upload.state == "checked"  # type: ignore[comparison-overlap]  # it was checked again
+    assert upload.problem == ""
+    assert upload.share == 1
+
+
+async def test_a_full_folder_is_told_with_what_to_do(
+    kept: Uploads,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(uploads, "check_rows", full)
+    upload = await checked(kept, ADA)
+    assert upload.problem == (
+        "the temporary folder has no room for the leads (No space left on device): "
+        "set TMPDIR to a larger one"
+    )
+
+
+async def test_a_bug_is_logged_with_its_place(
+    kept: Uploads,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    logged: list[tuple[str, dict[str, Any]]] = []
+    log = SimpleNamespace(error=lambda event, **more: logged.append((event, more)))
+    monkeypatch.setattr(kept, "_log", log)
+
+    def broken(*_: object, **__: object) -> None:
+        raise KeyError("ada@example.com")
+
+    monkeypatch.setattr(uploads, "check_rows", broken)
+    upload = await checked(kept, ADA)
+    assert upload.problem == "a bug (KeyError): the log of the board says where"
+    line = broken.__code__.co_firstlineno + 1
+    assert logged == [("upload_failed", {"error": "KeyError", "at": f"{__file__}:{line}"})]
+
+
+async def test_a_file_that_is_discarded_while_it_is_checked_is_deleted_by_its_thread(
+    kept: Uploads,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    resting = threading.Event()
+    discarded = threading.Event()
+
+    def rest(_: float) -> None:
+        resting.set()
+        assert discarded.wait(30 * BUSY)
+
+    monkeypatch.setattr(
+        uploads,
+        "time",
+        SimpleNamespace(sleep=rest, monotonic=time.monotonic),
+    )
+    upload = await add(kept, b"email\n" + b"ada@example.com\n" * 60 + b"no\n")
+    kept.check(upload, upload.names, PublishOptions("acme"))
+    assert await asyncio.to_thread(resting.wait, 30 * BUSY)
+    kept.discard(upload)
+    assert kept.get(upload.id, "jane") is None
+    assert not upload._source.closed, "its thread still reads it"
+    discarded.set()
+    await settled(upload)
+    assert upload.state == "failed"
+    assert upload.summary.rows == 50, "the rows behind are not read"
+    assert upload._source.closed
+    assert upload._rejected is None
+
+
+async def test_the_page_has_its_turn_while_a_file_is_worked_on(
+    kept: Uploads,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The thread would hold the interpreter, so it rests twice in 100 rows, and tells its share."""
+    raw = b"email\n" + b"ada@example.com\n" * 1_120
+    rests: list[tuple[float, int, float]] = []
+    upload = await add(kept, raw)
+
+    def rest(seconds: float) -> None:
+        rests.append((seconds, upload.summary.rows, upload.share))
+
+    monkeypatch.setattr(
+        uploads,
+        "time",
+        SimpleNamespace(sleep=rest, monotonic=time.monotonic),
+    )
+    kept.check(upload, upload.names, PublishOptions("acme"))
+    await settled(upload)
+    assert upload.summary.ready == 1_120
+    assert [seconds for seconds, _, _ in rests] == [uploads._REST_S] * 22
+    # A row is read before the one before it is counted.
+    read = {500: 6 + 16 * 500, 1_000: 6 + 16 * 1_000}
+    assert {(rows, share) for _, rows, share in rests[10:]} == {
+        (rows, read[rows // 500 * 500] / len(raw)) for rows in {rows for _, rows, _ in rests[10:]}
+    }
+    rests.clear()
+    Publisher(monkeypatch)
+    assert kept.send(upload, upload.digest)
+    await settled(upload)
+    assert len(rests) == 22
+    assert upload.published == 1_120
+
+
+async def test_the_button_knows_all_that_its_page_has_shown(kept: Uploads) -> None:
+    """Whatever the page says of a publication, the button of another page does not publish it."""
+    upload = await checked(kept, ADA)
+    digests = {upload.digest}
+    shown = upload.names, upload.options
+    for names, options in (
+        ([*upload.names[:-1], ""], upload.options),
+        (upload.names, PublishOptions("globex", import_id=upload.import_id)),
+        (upload.names, PublishOptions("acme", import_id="another")),
+    ):
+        kept.check(upload, names, options)
+        await settled(upload)
+        digests.add(upload.digest)
+    assert len(digests) == 4
+    kept.check(upload, *shown)
+    await settled(upload)
+    assert upload.digest in digests, "the same file, columns and options"
+    assert re.fullmatch("[0-9a-f]{32}", upload.digest)
+    other = await checked(kept, ADA)
+    assert other.digest not in digests, "another upload of the same file"
+
+
+async def test_a_file_without_a_valid_row_is_not_published(
+    kept: Uploads,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    publisher = Publisher(monkeypatch)
+    upload = await checked(kept, b"email\nno\n")
+    assert upload.state == "checked"
+    assert not kept.send(upload, upload.digest)
+    upload = await add(kept, ADA)
+    assert not kept.send(upload, upload.digest), "its cost was not shown"
+    assert publisher.options == []
+
+
+TWO = ADA + b"bob@example.com,Bob,\n"
+
+
+class Publisher:
+    """Stands in for what sends leads: acknowledges one, then fails as often as it is told to."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, fails: int = 0) -> None:
+        self.fails = fails
+        self.programs: list[str] = []
+        self.options: list[PublishOptions] = []
+        monkeypatch.setattr(uploads, "send_batch", self._send)
+        monkeypatch.setattr(uploads, "kafka_ready", self._ready)
+
+    async def _ready(self, settings: Settings, program: str) -> None:
+        self.programs.append(program)
+
+    async def _send(
+        self,
+        batch: Any,
+        settings: Settings,
+        options: PublishOptions,
+        acknowledged: Any,
+        summaries: Any,
+    ) -> int:
+        self.options.append(options)
+        leads = list(batch)
+        acknowledged(0, 0, 1)
+        if self.fails:
+            self.fails -= 1
+            raise BrokerUnavailable("Kafka is away")
+        acknowledged(0, 1, len(leads) - 1)
+        return len(leads)
 
 
 async def test_a_failed_publication_can_be_repeated(
@@ -216,6 +330,41 @@ async def test_a_failed_publication_can_be_repeated(
     assert not kept.send(upload, upload.digest)
 
 
+async def test_a_publication_that_is_repeated_counts_its_leads_from_the_beginning(
+    kept: Uploads,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    publisher = Publisher(monkeypatch, fails=1)
+    upload = await add(kept, TWO)
+    options = PublishOptions("acme", import_id="may", bulk=True)
+    kept.check(upload, upload.names, options)
+    await settled(upload)
+    assert kept.send(upload, upload.digest)
+    await settled(upload)
+    assert upload.state == "failed"
+    assert upload.published == 1
+    assert upload.problem == "Kafka is away"
+    kept.check(upload, ["email", "", ""], PublishOptions("globex"))
+    assert upload.state == "failed"
+    assert upload.options == options
+    assert kept.send(upload, upload.digest)
+    assert upload.problem == ""
+    await settled(upload)
+    assert upload.state == "published"  # type: ignore[comparison-overlap]  # it was sent again
+    assert upload.published == 2
+    assert publisher.programs == ["publish --bulk"] * 2
+    assert publisher.options == [options] * 2
+    assert upload._batch is not None
+    with pytest.raises(ValueError, match="closed"):
+        list(upload._batch)
+    kept.check(upload, upload.names, options)
+    assert upload.state == "published"
+    upload = await checked(kept, TWO)
+    assert kept.send(upload, upload.digest)
+    await settled(upload)
+    assert publisher.programs[2:] == ["publish"]
+
+
 async def test_a_publication_that_is_stopped_says_so_and_is_not_discarded_before(
     kept: Uploads,
     monkeypatch: pytest.MonkeyPatch,
@@ -253,370 +402,6 @@ async def test_a_publication_that_is_stopped_says_so_and_is_not_discarded_before
     kept.discard(upload)
     assert kept.get(upload.id, "jane") is None
     assert source.closed
-
-
-@pytest.mark.parametrize(
-    ("error", "says"),
-    [
-        (OSError(28, "No space left"), "No space left"),
-        (ValueError("the header changed"), "the header changed"),
-        (KeyError("ada@example.com"), "a bug (KeyError): the log of the board says where"),
-    ],
-)
-async def test_a_check_that_fails_gives_the_columns_back(
-    kept: Uploads,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    error: Exception,
-    says: str,
-) -> None:
-    """Also after a bug the next file is worked on, and no personal data is told."""
-
-    async def fails(*_: Any, **__: Any) -> None:
-        raise error
-
-    with monkeypatch.context() as broken:
-        broken.setattr(uploads, "check_rows", fails)
-        upload = await checked(kept, ADA)
-    assert upload.state == "columns"
-    assert says in upload.problem
-    assert "ada@example.com" not in upload.problem
-    logged = "".join(capsys.readouterr())
-    assert ("upload_failed" in logged) is isinstance(error, KeyError)
-    assert "ada@example.com" not in logged
-    kept.check(upload, upload.names, PublishOptions("acme", import_id=upload.import_id))
-    await settled(upload)
-    assert upload.state == "checked"  # type: ignore[comparison-overlap]  # it was checked again
-    assert upload.problem == ""
-    assert upload.share == 1
-
-
-async def test_the_button_knows_all_that_its_page_has_shown(kept: Uploads) -> None:
-    """Whatever the page says of a publication, the button of another page does not publish it."""
-    upload = await checked(kept, ADA)
-    digests = {upload.digest}
-    shown = upload.names, upload.options
-    for names, options in (
-        ([*upload.names[:-1], ""], upload.options),
-        (upload.names, PublishOptions("globex", import_id=upload.import_id)),
-        (upload.names, PublishOptions("acme", import_id="another")),
-    ):
-        kept.check(upload, names, options)
-        await settled(upload)
-        digests.add(upload.digest)
-    assert len(digests) == 4
-    kept.check(upload, *shown)
-    await settled(upload)
-    assert upload.digest in digests, "the same file, columns and options"
-    assert re.fullmatch("[0-9a-f]{32}", upload.digest)
-    other = await checked(kept, ADA)
-    assert other.digest not in digests, "another upload of the same file"
-
-
-# ----------------------------------------------------------------------- each step by its own words
-
-
-class Views:
-    """Notes whose lanes are asked for, and when."""
-
-    def __init__(self) -> None:
-        self.asked: list[tuple[dict[str, int], int]] = []
-
-    def __call__(self, names: Any, now_ms: int) -> dict[str, Any]:
-        self.asked.append((dict(names), now_ms))
-        return {}
-
-
-class Publisher:
-    """Stands in for what sends leads: acknowledges one, then fails as often as it is told to."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, fails: int = 0) -> None:
-        self.fails = fails
-        self.programs: list[str] = []
-        self.options: list[PublishOptions] = []
-        monkeypatch.setattr(uploads, "send_batch", self._send)
-        monkeypatch.setattr(uploads, "kafka_ready", self._ready)
-
-    async def _ready(self, settings: Settings, program: str) -> None:
-        self.programs.append(program)
-
-    async def _send(
-        self,
-        batch: Any,
-        settings: Settings,
-        options: PublishOptions,
-        acknowledged: Any,
-        summaries: Any,
-    ) -> int:
-        self.options.append(options)
-        leads = list(batch)
-        acknowledged(0, 0, 1)
-        if self.fails:
-            self.fails -= 1
-            raise BrokerUnavailable("Kafka is away")
-        acknowledged(0, 1, len(leads) - 1)
-        return len(leads)
-
-
-TWO = ADA + b"bob@example.com,Bob,\n"
-
-
-async def test_a_file_that_was_just_added_is_as_its_first_page_shows_it(kept: Uploads) -> None:
-    raw = b"E-Mail,Notes,\n" + b"".join(
-        b"ada%d@example.com, %s ,\n" % (n, note)
-        for n, note in enumerate((b"x" * 41, b"", b"second", b"fourth"))
-    )
-    file = tempfile.TemporaryFile()  # noqa: SIM115 (its upload closes it)
-    file.write(raw)
-    upload = await kept.add(file, "of ada@example.com.csv", 77, "kfdwzp", "jane")
-    assert upload.titles == ["E-Mail", "Notes", ""]
-    assert upload.names == ["email", "Notes", ""]
-    assert upload.samples == [
-        [f"ada{n}@example.com" for n in range(3)],
-        ["x" * 40, "second"],
-        [],
-    ]
-    assert upload.file == "of [email]", "its name may have an address"
-    assert upload.size == 77
-    assert upload.who == "jane"
-    assert upload.state == "columns"
-    assert upload.share == 0.0
-    assert upload.published == 0
-    assert upload.problem == ""
-    assert upload.rejects == []
-    assert upload.quotes == []
-    assert upload.work is None
-    assert upload.options == PublishOptions(import_id="2026-09-21-kfdwzp")
-    assert re.fullmatch(r"[\w-]{32}", upload.id), "nobody guesses it"
-    await kept.settled(upload, 30)
-    assert list(upload.rejected_rows()) == []
-
-
-async def test_a_header_beyond_the_first_bytes_has_no_samples(kept: Uploads) -> None:
-    upload = await add(kept, b'email,"' + b"x" * 70_000 + b'"\nada@example.com,1\n')
-    assert upload.samples == [[], []]
-
-
-async def test_a_header_may_have_as_many_columns_as_the_page_shows(kept: Uploads) -> None:
-    header = b",".join(b"c%d" % n for n in range(uploads.MAX_COLUMNS))
-    assert len((await add(kept, header + b"\n")).titles) == 200
-    with pytest.raises(ValueError, match="the header has 201 columns, and this page shows 200; "):
-        await add(kept, header + b",more\n")
-    with pytest.raises(ValueError, match="it is JSON, not CSV; publish JSON Lines with"):
-        await add(kept, b'  [{"email": 1}]\n')
-
-
-async def test_two_checks_of_a_file_count_each_row_once(settings: Settings) -> None:
-    views = Views()
-    kept = Uploads(settings, views, lambda: NOW_MS)
-    upload = await checked(kept, b"email,Note\nada@example.com,1\nno,=x\nbob@example.com,2\n")
-    batch = upload._batch
-    rejected = upload._rejected
-    kept.check(upload, upload.names, PublishOptions("globex", import_id="b"))
-    await settled(upload)
-    assert upload.state == "checked"
-    counts = upload.summary
-    assert counts.rows == 3
-    assert counts.ready == 2
-    assert counts.refused == 1
-    assert upload.share == 1
-    text = (
-        "Its e-mail is not an e-mail address: correct it, or leave it empty to publish the rest "
-        "of the row"
-    )
-    assert upload.rejects == [Refusal(3, "bad_email", text)]
-    assert b"".join(upload.rejected_rows()).decode() == (
-        f'line,reason,text,row\r\n3,bad_email,"{text}","no,=x"\r\n'
-    )
-    assert views.asked == [({"acme": 2}, NOW_MS), ({"globex": 2}, NOW_MS)]
-    assert [quote.workspace for quote in upload.quotes] == ["globex"]
-    assert upload._batch is not batch
-    assert rejected is not None
-    assert rejected.closed, "the rows that the first check refused"
-    kept.close()
-    assert upload._source.closed
-    assert list(upload.rejected_rows()) == []
-    assert kept.get(upload.id, "jane") is None
-
-
-async def test_the_page_has_its_turn_while_a_file_is_worked_on(
-    kept: Uploads,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """The thread would hold the interpreter, so it rests twice in 100 rows, and tells its share."""
-    raw = b"email\n" + b"ada@example.com\n" * 1_120
-    rests: list[tuple[float, int, float]] = []
-    upload = await add(kept, raw)
-
-    def rest(seconds: float) -> None:
-        rests.append((seconds, upload.summary.rows, upload.share))
-
-    monkeypatch.setattr(
-        uploads,
-        "time",
-        SimpleNamespace(sleep=rest, monotonic=time.monotonic),
-    )
-    kept.check(upload, upload.names, PublishOptions("acme"))
-    await settled(upload)
-    assert upload.summary.ready == 1_120
-    assert [seconds for seconds, _, _ in rests] == [uploads._REST_S] * 22
-    # A row is read before the one before it is counted.
-    read = {500: 6 + 16 * 500, 1_000: 6 + 16 * 1_000}
-    assert {(rows, share) for _, rows, share in rests[10:]} == {
-        (rows, read[rows // 500 * 500] / len(raw)) for rows in {rows for _, rows, _ in rests[10:]}
-    }
-    rests.clear()
-    Publisher(monkeypatch)
-    assert kept.send(upload, upload.digest)
-    await settled(upload)
-    assert len(rests) == 22
-    assert upload.published == 1_120
-
-
-async def test_a_publication_that_is_repeated_counts_its_leads_from_the_beginning(
-    kept: Uploads,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    publisher = Publisher(monkeypatch, fails=1)
-    upload = await add(kept, TWO)
-    options = PublishOptions("acme", import_id="may", bulk=True)
-    kept.check(upload, upload.names, options)
-    await settled(upload)
-    assert kept.send(upload, upload.digest)
-    await settled(upload)
-    assert upload.state == "failed"
-    assert upload.published == 1
-    assert upload.problem == "Kafka is away"
-    kept.check(upload, ["email", "", ""], PublishOptions("globex"))
-    assert upload.state == "failed"
-    assert upload.options == options
-    assert kept.send(upload, upload.digest)
-    assert upload.problem == ""
-    await settled(upload)
-    assert upload.state == "published"  # type: ignore[comparison-overlap]  # it was sent again
-    assert upload.published == 2
-    assert publisher.programs == ["publish --bulk"] * 2
-    assert publisher.options == [options] * 2
-    assert upload._batch is not None
-    with pytest.raises(ValueError, match="closed"):
-        list(upload._batch)
-    kept.check(upload, upload.names, options)
-    assert upload.state == "published"
-    upload = await checked(kept, TWO)
-    assert kept.send(upload, upload.digest)
-    await settled(upload)
-    assert publisher.programs[2:] == ["publish"]
-
-
-async def test_a_file_without_a_valid_row_is_not_published(
-    kept: Uploads,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    publisher = Publisher(monkeypatch)
-    upload = await checked(kept, b"email\nno\n")
-    assert upload.state == "checked"
-    assert not kept.send(upload, upload.digest)
-    upload = await add(kept, ADA)
-    assert not kept.send(upload, upload.digest), "its cost was not shown"
-    assert publisher.options == []
-
-
-async def test_a_file_that_is_discarded_while_it_is_checked_is_deleted_by_its_thread(
-    kept: Uploads,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    resting = threading.Event()
-    discarded = threading.Event()
-
-    def rest(_: float) -> None:
-        resting.set()
-        assert discarded.wait(30 * BUSY)
-
-    monkeypatch.setattr(
-        uploads,
-        "time",
-        SimpleNamespace(sleep=rest, monotonic=time.monotonic),
-    )
-    upload = await add(kept, b"email\n" + b"ada@example.com\n" * 60 + b"no\n")
-    kept.check(upload, upload.names, PublishOptions("acme"))
-    assert await asyncio.to_thread(resting.wait, 30 * BUSY)
-    kept.discard(upload)
-    assert kept.get(upload.id, "jane") is None
-    assert not upload._source.closed, "its thread still reads it"
-    discarded.set()
-    await settled(upload)
-    assert upload.state == "failed"
-    assert upload.summary.rows == 50, "the rows behind are not read"
-    assert upload._source.closed
-    assert upload._rejected is None
-
-
-async def test_files_that_come_at_one_time_are_never_too_many(kept: Uploads) -> None:
-    """The room is looked for again when the header was read, since others came meanwhile."""
-    many = await asyncio.gather(*(add(kept, ADA) for _ in range(11)), return_exceptions=True)
-    assert sum(isinstance(upload, Upload) for upload in many) == uploads.MAX_UPLOADS == 8
-    assert {str(error) for error in many if isinstance(error, TooManyUploads)} == {
-        "8 files are being published on this board: finish or discard one, or wait 30 minutes",
-    }
-    unread = io.BytesIO(ADA)
-    unread.seek(5)
-    with pytest.raises(TooManyUploads):
-        await kept.add(unread, "leads.csv", 9, "kfdwzp", "jane")
-    assert unread.tell() == 5, "a file without room is not read"
-
-
-async def test_a_file_is_deleted_when_its_time_is_over_and_no_page_asks_for_it(
-    kept: Uploads,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    later: list[tuple[float, Any]] = []
-    loop = asyncio.get_running_loop()
-    monkeypatch.setattr(loop, "call_later", lambda *call: later.append(call))
-    file = io.BytesIO(ADA)
-    monkeypatch.setattr(asyncio, "to_thread", AsyncMock(return_value=(["email"], [[]])))
-    upload = await kept.add(file, "leads.csv", len(ADA), "kfdwzp", "jane")
-    ((delay_s, sweep),) = later
-    assert delay_s == uploads.UPLOAD_KEPT_S + 1 == 1_801
-    now_s = upload.began_s + uploads.UPLOAD_KEPT_S
-    monkeypatch.setattr(uploads, "time", SimpleNamespace(monotonic=lambda: now_s))
-    sweep()
-    assert not file.closed
-    now_s += 0.001
-    sweep()
-    assert file.closed
-
-
-async def test_a_bug_is_logged_with_its_place(
-    kept: Uploads,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    logged: list[tuple[str, dict[str, Any]]] = []
-    log = SimpleNamespace(error=lambda event, **more: logged.append((event, more)))
-    monkeypatch.setattr(kept, "_log", log)
-
-    def broken(*_: object, **__: object) -> None:
-        raise KeyError("ada@example.com")
-
-    monkeypatch.setattr(uploads, "check_rows", broken)
-    upload = await checked(kept, ADA)
-    assert upload.problem == "a bug (KeyError): the log of the board says where"
-    line = broken.__code__.co_firstlineno + 1
-    assert logged == [("upload_failed", {"error": "KeyError", "at": f"{__file__}:{line}"})]
-
-
-async def test_a_full_folder_is_told_with_what_to_do(
-    kept: Uploads,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    async def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(uploads, "check_rows", full)
-    upload = await checked(kept, ADA)
-    assert upload.problem == (
-        "the temporary folder has no room for the leads (No space left on device): "
-        "set TMPDIR to a larger one"
-    )
 
 
 async def test_the_end_of_the_board_waits_for_its_thread_and_deletes_all(
