@@ -56,7 +56,7 @@ MEASURES = {
     # one; repeats of a change, which are folded
     "lane": {
         *("budget.used", "budget.reserved", "budget.cap", "estimate.credits", "estimate.actions"),
-        *("view.rate_per_s", "view.concurrency", "view.score", "score", "page.worst[0]"),
+        *("view.concurrency", "view.score", "score", "page.worst[0]"),
         *("view.calls", "webhook.count", "view.submissions_left[alias]"),
         *("seen.score", "seen.calls", "told.times"),
     },
@@ -98,7 +98,6 @@ MEASURES = {
             "budget.reserved",
             "budget.cap",
             "lane.view.score",
-            "lane.view.rate_per_s",
         ),
         "lane.view.submissions_left.values()|sum",
         *(
