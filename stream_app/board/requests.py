@@ -31,8 +31,8 @@ _IN_QUERY: Final = f"{_IN_PATH}?%"
 
 async def read_form(
     request: Request,
-    most_bytes: int = _MAX_FORM_BYTES,
-    most_fields: int = _MAX_FIELDS,
+    max_bytes: int = _MAX_FORM_BYTES,
+    max_fields: int = _MAX_FIELDS,
 ) -> dict[str, str]:
     """Read a small form. Raises AccessRefused if it is no form, too large, or too slow."""
     if (
@@ -45,7 +45,7 @@ async def read_form(
         async with asyncio.timeout(_FORM_WITHIN_S):
             async for chunk in request.stream():
                 body += chunk
-                if len(body) > most_bytes:
+                if len(body) > max_bytes:
                     raise AccessRefused(413, "too_large", "The form is too large: enter less text")
     except TimeoutError:
         raise AccessRefused(408, "too_slow", "The form did not arrive in time: try again") from None
@@ -54,7 +54,7 @@ async def read_form(
             parse_qsl(
                 body.decode("utf-8", "replace"),
                 keep_blank_values=True,
-                max_num_fields=most_fields,
+                max_num_fields=max_fields,
             ),
         )
     except ValueError:

@@ -58,11 +58,11 @@ class MemoryCache:
 
     def __init__(
         self,
-        most_entries: int = MAX_ENTRIES,
-        most_bytes: int = MAX_CACHE_BYTES,
+        max_entries: int = MAX_ENTRIES,
+        max_bytes: int = MAX_CACHE_BYTES,
     ) -> None:
-        self._most_entries = most_entries
-        self._most_bytes = most_bytes
+        self._max_entries = max_entries
+        self._max_bytes = max_bytes
         self._bytes = 0
         self._values: OrderedDict[str, bytes] = OrderedDict()
         self._filled_to: dict[int, int] = {}
@@ -84,7 +84,7 @@ class MemoryCache:
             self._drop(slot)
             self._values[slot] = value
             self._bytes += _size(slot, value)
-        while len(self._values) > self._most_entries or self._bytes > self._most_bytes:
+        while len(self._values) > self._max_entries or self._bytes > self._max_bytes:
             self._drop(next(iter(self._values)))
         return True
 

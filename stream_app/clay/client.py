@@ -256,14 +256,14 @@ class ClayClient:
     async def exchange(
         self,
         request: httpx.Request,
-        most_bytes: int,
+        max_bytes: int,
         give_up_at: float | None = None,
     ) -> ApiAnswer | Refused | Uncertain:
         """Send a request of the Public API, never twice, and read its answer.
 
         Args:
             request: The request, with its host and length.
-            most_bytes: The most bytes of the body that are wanted.
+            max_bytes: The most bytes of the body that are wanted.
             give_up_at: When the answer must have been read, by the event loop's clock. None: after
                 the request timeout, which also begins with the wait for a connection.
 
@@ -283,7 +283,7 @@ class ClayClient:
             async with asyncio.timeout_at(give_up_at):
                 response = await self._transport.handle_async_request(request)
                 answered = self._now()
-                end = await _read_body(response, body, most_bytes)
+                end = await _read_body(response, body, max_bytes)
         except NotSent as exc:
             return _unsent(exc.reason, _since_ms(begun), exc.detail)
         except (httpx.TransportError, TimeoutError) as exc:
@@ -385,18 +385,18 @@ def _retry_after(response: httpx.Response) -> str | None:
 async def _read_body(
     response: httpx.Response,
     body: bytearray,
-    most_bytes: int,
+    max_bytes: int,
 ) -> Literal["whole", "more"]:
-    """Read a body as it was sent, or its first `most_bytes`, into `body`.
+    """Read a body as it was sent, or its first `max_bytes`, into `body`.
 
-    The body may break off, arrive slowly or never end. One of exactly `most_bytes` is read to its
+    The body may break off, arrive slowly or never end. One of exactly `max_bytes` is read to its
     end, because a connection whose answer is not at its end cannot be used again.
     """
     stream = response.stream
     assert isinstance(stream, httpx.AsyncByteStream)
     try:
         async for chunk in stream:
-            left = most_bytes - len(body)
+            left = max_bytes - len(body)
             body += chunk[:left]
             if len(chunk) > left:
                 return "more"

@@ -208,11 +208,11 @@ class ClayApi:
         self,
         endpoint: ApiEndpoint,
         path: str,
-        most_bytes: int,
+        max_bytes: int,
         ends_at: float | None = None,
     ) -> ApiAnswer | NotAnswered:
         """Send a GET. Only an answer with a 2xx is returned as it is."""
-        answer = await self._client.exchange(api_request(endpoint, path), most_bytes, ends_at)
+        answer = await self._client.exchange(api_request(endpoint, path), max_bytes, ends_at)
         if not isinstance(answer, ApiAnswer):
             return RunUnread(answer.reason, answer.text)
         status = answer.status

@@ -48,7 +48,7 @@ async def find_unreadable(settings: Settings, record_id: str) -> UnreadableBatch
         async with Reader(connection) as reader:
             async for polled in reader.scan(
                 {place: (position, (await reader.ends([place]))[place])},
-                most=1,
+                max_records=1,
             ):
                 first = int(polled[place][0].offset)
                 break

@@ -154,7 +154,7 @@ class App(SafeApp):
         """Return a queue of Faust's that is bounded by bytes, too."""
         return BoundedBuffer(
             maxsize or 0,
-            most_bytes=self._buffer_bytes,
+            max_bytes=self._buffer_bytes,
             flow_control=self.flow_control,
             clear_on_resume=clear_on_resume,
         )

@@ -22,11 +22,11 @@ class BoundedBuffer(ThrowableQueue):  # type: ignore[misc]  # mode ships no type
     Anything that is no event, such as the batches of a stream, has no size here.
 
     Args:
-        most_bytes: From this many bytes on the pressure is high, and Faust fetches no more for it.
+        max_bytes: From this many bytes on the pressure is high, and Faust fetches no more for it.
     """
 
-    def __init__(self, maxsize: int, *, most_bytes: int, **how: Any) -> None:
-        self._most_bytes = most_bytes
+    def __init__(self, maxsize: int, *, max_bytes: int, **how: Any) -> None:
+        self._max_bytes = max_bytes
         self._bytes = 0
         self._sizes: deque[int] = deque()  # of the items in the queue
         super().__init__(maxsize, **how)
@@ -48,7 +48,7 @@ class BoundedBuffer(ThrowableQueue):  # type: ignore[misc]  # mode ships no type
 
     def in_pressure_high_state(self, callback: Callable[[], None]) -> bool:
         """Return True if the pressure has become high. `callback` is called when it has dropped."""
-        if self._bytes < self._most_bytes or callback in self._pending_pressure_drop_callbacks:
+        if self._bytes < self._max_bytes or callback in self._pending_pressure_drop_callbacks:
             return bool(super().in_pressure_high_state(callback))
         self._pending_pressure_drop_callbacks.add(callback)
         self.on_pressure_high()
@@ -58,7 +58,7 @@ class BoundedBuffer(ThrowableQueue):  # type: ignore[misc]  # mode ships no type
         """Call the callbacks if the pressure has dropped, in bytes and in records."""
         if not self._pending_pressure_drop_callbacks:
             return
-        if self.empty() or self._bytes <= self._most_bytes * self.pressure_drop_ratio:
+        if self.empty() or self._bytes <= self._max_bytes * self.pressure_drop_ratio:
             super().maybe_endorse_pressure_drop()
 
 

@@ -247,12 +247,12 @@ class Receiver:
         held for a long time. None if the peer disconnected.
         """
         body = bytearray()
-        most = self._limits.max_body_bytes
+        max_bytes = self._limits.max_body_bytes
         try:
             if table.signs:
-                refused = await self._read(request, body, min(most, _MAX_SIGNED_BYTES))
+                refused = await self._read(request, body, min(max_bytes, _MAX_SIGNED_BYTES))
                 return refused or self._verify_run(request, table, bytes(body))
-            refused = await self._read(request, body, most)
+            refused = await self._read(request, body, max_bytes)
             return refused or await self._verify_and_decode(request, table, keys, bytes(body))
         except ClientDisconnect:
             return None
@@ -328,19 +328,19 @@ class Receiver:
         self,
         request: Request,
         body: bytearray,
-        most: int,
+        max_bytes: int,
     ) -> CallbackAnswer | None:
-        """Read a body of at most `most` bytes into `body`.
+        """Read a body of at most `max_bytes` into `body`.
 
         Returns the answer that rejects it, or None. Raises ClientDisconnect.
         """
         declared = request.headers.get("content-length", "")
-        if declared.isdecimal() and (len(declared) > 18 or int(declared) > most):
+        if declared.isdecimal() and (len(declared) > 18 or int(declared) > max_bytes):
             return answers.TOO_LARGE
         try:
             async with asyncio.timeout(self._limits.read_timeout_s):
                 async for chunk in request.stream():
-                    if len(body) + len(chunk) > most:
+                    if len(body) + len(chunk) > max_bytes:
                         return answers.TOO_LARGE
                     if self._read_bytes + len(chunk) > _MAX_READ_BYTES:
                         return answers.TOO_MANY

@@ -44,8 +44,8 @@ _LZ4_BLOCK_BYTES: Final = {4: 1 << 16, 5: 1 << 18, 6: 1 << 20, 7: 1 << 22}
 class BatchTooLarge(ValueError):
     """A batch has more bytes than it may have once it is decompressed."""
 
-    def __init__(self, most: int) -> None:
-        super().__init__(f"it has more than {most >> 20} MiB once it is decompressed")
+    def __init__(self, max_bytes: int) -> None:
+        super().__init__(f"it has more than {max_bytes >> 20} MiB once it is decompressed")
 
 
 class BrokenBatch(ValueError):
@@ -53,28 +53,28 @@ class BrokenBatch(ValueError):
 
 
 class _Output(bytearray):
-    """Collects decompressed bytes up to the bound `most`."""
+    """Collects decompressed bytes up to the bound `max_bytes`."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, max_bytes: int) -> None:
         super().__init__()
-        self.most = most
+        self.max_bytes = max_bytes
 
     @property
     def room(self) -> int:
-        return self.most - len(self)
+        return self.max_bytes - len(self)
 
     def add(self, data: Any) -> None:
         if len(data) > self.room:
-            raise BatchTooLarge(self.most)
+            raise BatchTooLarge(self.max_bytes)
         self.extend(data)
 
 
-def gzip_decode(payload: Any, most: int = MAX_UNPACKED_BYTES) -> bytes:
+def gzip_decode(payload: Any, max_bytes: int = MAX_UNPACKED_BYTES) -> bytes:
     """Decompress gzip.
 
     What follows its end is ignored unless it is gzip too, as Java's GZIPInputStream does.
     """
-    output = _Output(most)
+    output = _Output(max_bytes)
     raw = bytes(payload)
     at = 0
     while True:
@@ -98,15 +98,15 @@ def _gunzip(raw: bytes, at: int, output: _Output) -> int:
             raise BrokenBatch("gzip ends too early")
         output.add(codec.decompress(piece, output.room + 1))
         if codec.unconsumed_tail:
-            raise BatchTooLarge(output.most)
+            raise BatchTooLarge(output.max_bytes)
         at += len(piece)
         size *= 2
     return at - len(codec.unused_data)
 
 
-def snappy_decode(payload: Any, most: int = MAX_UNPACKED_BYTES) -> bytes:
+def snappy_decode(payload: Any, max_bytes: int = MAX_UNPACKED_BYTES) -> bytes:
     """Decompress snappy, raw or in the blocks of snappy-java."""
-    output = _Output(most)
+    output = _Output(max_bytes)
     raw = bytes(payload)
     if not raw.startswith(_XERIAL):
         _unsnap(raw, output)
@@ -128,16 +128,16 @@ def snappy_decode(payload: Any, most: int = MAX_UNPACKED_BYTES) -> bytes:
 def _unsnap(block: bytes, output: _Output) -> None:
     # The codec writes no more than it declares.
     if cramjam.snappy.decompress_raw_len(block) > output.room:
-        raise BatchTooLarge(output.most)
+        raise BatchTooLarge(output.max_bytes)
     output.add(memoryview(cramjam.snappy.decompress_raw(block)))
 
 
-def lz4_decode(payload: Any, most: int = MAX_UNPACKED_BYTES) -> bytes:
+def lz4_decode(payload: Any, max_bytes: int = MAX_UNPACKED_BYTES) -> bytes:
     """Decompress an LZ4 frame as Kafka's KafkaLZ4BlockInputStream does.
 
     Like that class, it ignores what follows the frame.
     """
-    output = _Output(most)
+    output = _Output(max_bytes)
     raw = bytes(payload)
     try:
         at, block_bytes, checksum_bytes = _lz4_header(raw)
@@ -179,7 +179,7 @@ def _lz4_header(raw: bytes) -> tuple[int, int, int]:
     return 6 + (8 if has_size else 0) + 1, block_bytes, 4 if has_checksums else 0
 
 
-def zstd_decode(payload: Any, most: int = MAX_UNPACKED_BYTES) -> bytes:
+def zstd_decode(payload: Any, max_bytes: int = MAX_UNPACKED_BYTES) -> bytes:
     """Decompress zstd into a buffer that grows up to the bound.
 
     The codec writes no more than fits into the buffer.
@@ -187,14 +187,14 @@ def zstd_decode(payload: Any, most: int = MAX_UNPACKED_BYTES) -> bytes:
     raw = bytes(payload)
     size = max(_FIRST_TRY, 4 * len(raw))
     while True:
-        buffer = bytearray(min(size, most))
+        buffer = bytearray(min(size, max_bytes))
         try:
             length = cramjam.zstd.decompress_into(raw, buffer)
         except cramjam.DecompressionError as error:
             if "whole buffer" not in str(error):
                 raise
-            if size >= most:
-                raise BatchTooLarge(most) from None
+            if size >= max_bytes:
+                raise BatchTooLarge(max_bytes) from None
             size *= _GROWTH
         else:
             return bytes(memoryview(buffer)[:length])
@@ -208,13 +208,13 @@ _DECODERS: Final[dict[int, Callable[[Any, int], bytes]]] = {
 }
 
 
-def decompress(codec: int, payload: Any, most: int = MAX_UNPACKED_BYTES) -> bytes:
+def decompress(codec: int, payload: Any, max_bytes: int = MAX_UNPACKED_BYTES) -> bytes:
     """Decompress the records of a batch.
 
     Args:
         codec: Its number, as the attributes of the batch have it.
         payload: The compressed records.
-        most: The most bytes that they may have.
+        max_bytes: The most bytes that they may have.
 
     Raises:
         BrokenBatch: No version of Kafka has this codec, or the bytes are broken.
@@ -224,7 +224,7 @@ def decompress(codec: int, payload: Any, most: int = MAX_UNPACKED_BYTES) -> byte
     decoder = _DECODERS.get(codec)
     if decoder is None:
         raise BrokenBatch(f"its compression codec {codec} is none of Kafka's")
-    return decoder(payload, most)
+    return decoder(payload, max_bytes)
 
 
 def install() -> None:

@@ -134,7 +134,7 @@ class Reader:
         self,
         spans: Mapping[TopicPartition, OffsetSpan],
         *,
-        most: int = _MAX_RECORDS,
+        max_records: int = _MAX_RECORDS,
         on_unreadable: Callable[[UnreadableBatch], object] | None = None,
         progress: Progress | None = None,
     ) -> AsyncIterator[Records]:
@@ -145,7 +145,7 @@ class Reader:
 
         Args:
             spans: What to read, between the first and the end offset of each partition.
-            most: The largest number of records in a piece.
+            max_records: The largest number of records in a piece.
             on_unreadable: Called with each batch that cannot be read, which is then skipped. None:
                 raise it.
             progress: Called before each piece is yielded.
@@ -164,7 +164,7 @@ class Reader:
         while left:
             batches: Records = {}
             try:
-                polled = await self._poll(left, 500, most)
+                polled = await self._poll(left, 500, max_records)
             except UnreadableBatch as batch:
                 if on_unreadable is None:
                     raise
@@ -204,7 +204,7 @@ class Reader:
         starts: Mapping[TopicPartition, int],
         *,
         wait_ms: int = 500,
-        most: int = _MAX_RECORDS,
+        max_records: int = _MAX_RECORDS,
         pass_unreadable: bool = False,
     ) -> AsyncIterator[Records]:
         """Yield the records from these offsets on as they come. It does not end by itself.
@@ -212,7 +212,7 @@ class Reader:
         Args:
             starts: The first offset to read of each partition.
             wait_ms: Yield an empty piece when nothing came for this many milliseconds.
-            most: The largest number of records in a piece.
+            max_records: The largest number of records in a piece.
             pass_unreadable: Keep a batch that cannot be read in `unreadable`, try it again now and
                 then, and go on with the other partitions.
 
@@ -222,7 +222,7 @@ class Reader:
         self._assign(starts)
         while True:
             try:
-                records = await self._poll((), wait_ms, most)
+                records = await self._poll((), wait_ms, max_records)
             except UnreadableBatch:
                 if not pass_unreadable:
                     raise
@@ -241,7 +241,11 @@ class Reader:
         for tp, (begin, end) in (await self.spans(existing)).items():
             wanted = {offset for offset in offsets[tp] if begin <= offset < end}
             for span in _runs(sorted(wanted)):
-                async for polled in self.scan({tp: span}, most=_NEAR, on_unreadable=lambda _: None):
+                async for polled in self.scan(
+                    {tp: span},
+                    max_records=_NEAR,
+                    on_unreadable=lambda _: None,
+                ):
                     records += [record for record in polled[tp] if record.offset in wanted]
         return records
 
@@ -277,9 +281,18 @@ class Reader:
         for tp, offset in starts.items():
             self._consumer.seek(tp, offset)
 
-    async def _poll(self, partitions: Iterable[TopicPartition], wait_ms: int, most: int) -> Records:
+    async def _poll(
+        self,
+        partitions: Iterable[TopicPartition],
+        wait_ms: int,
+        max_records: int,
+    ) -> Records:
         with self._errors():
-            return await self._consumer.getmany(*partitions, timeout_ms=wait_ms, max_records=most)
+            return await self._consumer.getmany(
+                *partitions,
+                timeout_ms=wait_ms,
+                max_records=max_records,
+            )
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -408,10 +421,10 @@ async def waiting(
     topic: str,
     partition: int,
     offset: int,
-    most: int,
+    max_records: int,
     within_s: float,
 ) -> list[ConsumedRecord]:
-    """Read at most `most` records from `offset` to the current end.
+    """Read at most `max_records` from `offset` to the current end.
 
     Stops before a batch that cannot be read.
 
@@ -427,7 +440,7 @@ async def waiting(
                         connection,
                         TopicPartition(topic, partition),
                         offset,
-                        most,
+                        max_records,
                     )
                 except (BrokerUnavailable, KafkaRefused) as error:
                     last = error.__cause__ or error
@@ -444,7 +457,7 @@ async def _waiting(
     connection: KafkaConnection,
     tp: TopicPartition,
     offset: int,
-    most: int,
+    max_records: int,
 ) -> list[ConsumedRecord]:
     records: list[ConsumedRecord] = []
     async with Reader(connection, fetch_max_wait_ms=20) as reader:
@@ -452,13 +465,13 @@ async def _waiting(
         # A topic that ends before `offset` was created again.
         begin = (await reader.begins([tp]))[tp] if offset > end else offset
         try:
-            async for polled in reader.scan({tp: (begin, end)}, most=most):
+            async for polled in reader.scan({tp: (begin, end)}, max_records=max_records):
                 records += map(consumed, polled[tp])
-                if len(records) >= most:
+                if len(records) >= max_records:
                     break
         except UnreadableBatch:  # the group stops there too, and reports it
             pass
-    return records[:most]
+    return records[:max_records]
 
 
 class StatusFollower(Reader):

@@ -189,8 +189,8 @@ class TransactionalState:
                 self._drop()
                 raise
 
-    async def waiting(self, topic: str, offset: int, most: int) -> list[ConsumedRecord]:
-        """Return at most `most` records of this partition of another topic, to its current end.
+    async def waiting(self, topic: str, offset: int, max_records: int) -> list[ConsumedRecord]:
+        """Return at most `max_records` of this partition of another topic, to its current end.
 
         They begin at `offset`.
 
@@ -207,7 +207,7 @@ class TransactionalState:
             topic,
             self.partition,
             offset,
-            most,
+            max_records,
             self._limits.take_over_s,
         )
 

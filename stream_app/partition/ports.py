@@ -29,8 +29,8 @@ class StateStore(Protocol):
             BrokerUnavailable: Kafka cannot be reached now.
         """
 
-    async def waiting(self, topic: str, offset: int, most: int) -> list[ConsumedRecord]:
-        """Read at most `most` of the partition's committed records of a topic, from an offset on.
+    async def waiting(self, topic: str, offset: int, max_records: int) -> list[ConsumedRecord]:
+        """Read at most `max_records` of the partition's records of a topic, from `offset` on.
 
         Raises:
             BrokerUnavailable: Kafka cannot be read now.

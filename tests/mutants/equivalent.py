@@ -24,7 +24,11 @@ _EQUIVALENT: Final[dict[str, list[tuple[str, ...]]]] = {
             "min(MAX_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(self.failures - 2, 10))",
             "(min(FIRST_PAUSE_S * 2.0 ** min(self.failures - 2, 10), MAX_PAUSE_S))",
         ),
-        ("domain/limits/concurrency.py", "min(MIN_LIMIT, most)", "(min(most, MIN_LIMIT))"),
+        (
+            "domain/limits/concurrency.py",
+            "min(MIN_LIMIT, max_limit)",
+            "(min(max_limit, MIN_LIMIT))",
+        ),
     ],
     "a status below 300 was answered for before": [
         ("domain/model/outcome.py", "300 <= http_status < 500", "299 <= http_status < 500"),

@@ -111,13 +111,13 @@ async def test_a_kafka_that_is_away_at_first_delays_commands_and_the_leads_behin
         self: MemoryStateStore,
         topic: str,
         offset: int,
-        most: int,
+        max_records: int,
     ) -> list[ConsumedRecord]:
         nonlocal asked
         asked += 1
         if asked <= 2:
             raise BrokerUnavailable("no broker answers")
-        return await waiting(self, topic, offset, most)
+        return await waiting(self, topic, offset, max_records)
 
     with patch.object(MemoryStateStore, "waiting", away_at_first):
         await bench.start()

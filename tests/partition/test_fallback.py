@@ -294,10 +294,10 @@ async def test_a_lead_that_comes_during_the_bootstrap_is_not_answered_if_it_is_s
         self: MemoryStateStore,
         topic: str,
         offset: int,
-        most: int,
+        max_records: int,
     ) -> list[ConsumedRecord]:
         await asyncio.sleep(3.0)
-        return await waiting(self, topic, offset, most)
+        return await waiting(self, topic, offset, max_records)
 
     with patch.object(MemoryStateStore, "waiting", slow):
         # The topic of commands is read by the bootstrap first: the group assigns its partitions one
@@ -321,7 +321,7 @@ async def test_a_lead_that_waits_for_the_bootstrap_is_given_up_at_a_rebalance() 
         self: MemoryStateStore,
         topic: str,
         offset: int,
-        most: int,
+        max_records: int,
     ) -> list[ConsumedRecord]:
         await asyncio.Event().wait()
         return []

@@ -140,7 +140,7 @@ class MemoryStateStore:
             self._epoch = None
             raise BrokerUnavailable(f"{self.transactional_id} was not taken over in time") from None
 
-    async def waiting(self, topic: str, offset: int, most: int) -> list[ConsumedRecord]:
+    async def waiting(self, topic: str, offset: int, max_records: int) -> list[ConsumedRecord]:
         log = self._kafka.log(topic, self.partition)
         if log.read(offset) is None:
             return []  # nothing to ask for, so that a run without commands has no request more
@@ -151,7 +151,7 @@ class MemoryStateStore:
             )
         except NoAnswer:
             raise BrokerUnavailable(f"{topic}/{self.partition} was not read in time") from None
-        return records[:most]
+        return records[:max_records]
 
     async def transact(self, records: Sequence[Record]) -> None:
         epoch = self._epoch

@@ -215,7 +215,7 @@ class _Reading:
         self._records = self._reader.follow(
             starts,
             wait_ms=200,
-            most=_MAX_RECORDS,
+            max_records=_MAX_RECORDS,
             pass_unreadable=True,
         )
         await self.look(now_ms)

@@ -174,7 +174,7 @@ class WaitingLeads:
                 async with asyncio.timeout(_SEARCH_WITHIN_S):
                     async for polled in reader.scan(
                         spans,
-                        most=_MAX_RECORDS_AT_ONCE,
+                        max_records=_MAX_RECORDS_AT_ONCE,
                         on_unreadable=note,
                         progress=progress,
                     ):

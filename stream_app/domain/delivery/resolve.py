@@ -164,21 +164,21 @@ def body_of(
     lead: Lead,
     columns: Mapping[str, str],
     echo: Mapping[str, str],
-    most_bytes: int = MAX_PAYLOAD_BYTES,
+    max_bytes: int = MAX_PAYLOAD_BYTES,
 ) -> bytes | Unreadable:
     """Return the request for a webhook, or why Clay would not accept it.
 
     For `columns` and `echo` see `clay_row`.
     """
     row = clay_row(lead.fields, columns, echo)
-    return row if isinstance(row, Unreadable) else _within(most_bytes, _json.encode(row))
+    return row if isinstance(row, Unreadable) else _within(max_bytes, _json.encode(row))
 
 
 def run_body_of(
     lead: Lead,
     destination: Destination,
     key: bytes,
-    most_bytes: int = MAX_PAYLOAD_BYTES,
+    max_bytes: int = MAX_PAYLOAD_BYTES,
 ) -> bytes | Unreadable:
     """Return the request that runs a routine with one lead, or why it would not be accepted.
 
@@ -192,11 +192,11 @@ def run_body_of(
     run: dict[str, object] = {"items": [{"id": item_id(key), "inputs": inputs}]}
     if destination.run_webhook is not None:
         run["webhook_id"] = destination.run_webhook
-    return _within(most_bytes, _json.encode(run))
+    return _within(max_bytes, _json.encode(run))
 
 
-def _within(most_bytes: int, body: bytes) -> bytes | Unreadable:
-    if len(body) > most_bytes:
+def _within(max_bytes: int, body: bytes) -> bytes | Unreadable:
+    if len(body) > max_bytes:
         return Unreadable(
             "payload_oversize",
             "what Clay would be sent is larger than the 100 KB that it takes",

@@ -64,9 +64,9 @@ class Concurrency(msgspec.Struct, frozen=True, omit_defaults=True):
     held_ms: Real = 0.0
 
 
-def current(most: int, state: Concurrency) -> int:
-    """Return the present limit, `most` at most."""
-    return min(most, max(MIN_LIMIT, round(state.limit)))
+def current(max_limit: int, state: Concurrency) -> int:
+    """Return the present limit, `max_limit` at most."""
+    return min(max_limit, max(MIN_LIMIT, round(state.limit)))
 
 
 def most_per_s(limit: int, state: Concurrency) -> float:
@@ -75,7 +75,7 @@ def most_per_s(limit: int, state: Concurrency) -> float:
 
 
 def answered(
-    most: int,
+    max_limit: int,
     state: Concurrency,
     latency_ms: int,
     held_ms: int,
@@ -85,7 +85,7 @@ def answered(
     """Return the state after a call.
 
     Args:
-        most: The highest limit that the configuration allows.
+        max_limit: The highest limit that the configuration allows.
         state: The state before.
         latency_ms: From the start of the exchange to Clay's answer.
         held_ms: From the grant to the answer; 0 if this call does not show it.
@@ -97,8 +97,8 @@ def answered(
     usual_ms = state.usual_ms + (took_ms - state.usual_ms) / calls
     if calls > _FIRST_CALLS and usual_ms > 2 * took_ms:
         usual_ms *= _BACK_TO_USUAL
-    least = min(MIN_LIMIT, most)
-    limit = state.limit or float(least)
+    min_limit = min(MIN_LIMIT, max_limit)
+    limit = state.limit or float(min_limit)
     if in_flight >= limit / 2 and calls > _FIRST_CALLS:
         gradient = max(_MIN_GRADIENT, min(1.0, TOLERANCE * usual_ms / took_ms))
         limit += _SMOOTHING * (limit * gradient + _QUEUE - limit)
@@ -109,7 +109,7 @@ def answered(
         place_ms += (held_ms - place_ms) / (min(calls, _LAST_CALLS) if place_ms else 1)
     needed = _HEADROOM * rate_per_s * max(place_ms, float(held_ms), took_ms) / 1000
     return Concurrency(
-        max(float(least), min(float(most), needed, limit)),
+        max(float(min_limit), min(float(max_limit), needed, limit)),
         usual_ms,
         calls,
         place_ms,
@@ -155,7 +155,7 @@ def ended(
 
 def permit(
     trips: BreakerPolicy,
-    most: int,
+    max_limit: int,
     state: StallDetector,
     usual: Concurrency,
     now_ms: int,
@@ -163,7 +163,7 @@ def permit(
     """Return None if a request may be sent, else when to ask again if none is answered before."""
     lost_ms = state.since_ms + int(trips.probe_lease_s * 1000)  # longer than the longest request
     suspicious_ms = certain_ms(state, usual) - _SURE_MS
-    enough = min(trips.consecutive_failures, current(most, usual))
+    enough = min(trips.consecutive_failures, current(max_limit, usual))
     if state.waiting < enough or not suspicious_ms <= now_ms < lost_ms:
         return None
     if now_ms < suspicious_ms + _SURE_MS:

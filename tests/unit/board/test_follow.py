@@ -68,18 +68,18 @@ class FakeReader:
         self,
         starts: dict[TopicPartition, int],
         *,
-        most: int,
+        max_records: int,
         **_: object,
     ) -> AsyncIterator[dict[TopicPartition, list[Made]]]:
         self.starts = dict(starts)
         self._next = dict(starts)
-        return self._follow(most)
+        return self._follow(max_records)
 
-    async def _follow(self, most: int) -> AsyncIterator[dict[TopicPartition, list[Made]]]:
+    async def _follow(self, max_records: int) -> AsyncIterator[dict[TopicPartition, list[Made]]]:
         while True:
             got: dict[TopicPartition, list[Made]] = {}
             for log, begin in self._next.items():
-                entries = self.logs.get(log, [])[begin : begin + most]
+                entries = self.logs.get(log, [])[begin : begin + max_records]
                 self._next[log] = begin + len(entries)
                 got[log] = [record for record in entries if record is not None]
             yield got

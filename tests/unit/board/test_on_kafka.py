@@ -69,7 +69,7 @@ class FakeReader:
         self,
         spans: Mapping[TopicPartition, tuple[int, int]],
         *,
-        most: int,
+        max_records: int,
         on_unreadable: Callable[[UnreadableBatch], None],
         progress: Callable[[int, int], None],
     ) -> AsyncIterator[dict[TopicPartition, list[Made]]]:

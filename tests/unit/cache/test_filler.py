@@ -252,7 +252,7 @@ async def test_a_cache_that_does_not_accept_is_filled_from_the_same_place_later(
 async def test_memory_is_bounded_by_entries_and_bytes_and_keeps_what_was_used_last() -> None:
     one = CacheEntry({"title": CachedField("x" * 20, 1, "people")})
     size = fillers._ENTRY_BYTES + len("a") + len(msgspec.json.encode(one))
-    for cache in (MemoryCache(most_entries=2), MemoryCache(most_bytes=2 * size)):
+    for cache in (MemoryCache(max_entries=2), MemoryCache(max_bytes=2 * size)):
         await cache.add([("a", one), ("b", one)])
         assert len(cache) == 2
         await cache.find(["a"])
@@ -274,8 +274,8 @@ async def test_memory_is_bounded_by_entries_and_bytes_and_keeps_what_was_used_la
 async def test_the_memory_of_the_cache_counts_keys_and_objects() -> None:
     """Many small results take more for their objects than for what they say."""
     tracemalloc.start()
-    cache = MemoryCache(most_bytes=2**20)
-    most_bytes = 2**20
+    cache = MemoryCache(max_bytes=2**20)
+    max_bytes = 2**20
     before = tracemalloc.get_traced_memory()[0]
     for number in range(5_000):
         await cache.add(
@@ -289,4 +289,4 @@ async def test_the_memory_of_the_cache_counts_keys_and_objects() -> None:
     grown = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
     assert len(cache) < 5_000, "it is full"
-    assert 0.7 * most_bytes < grown < 1.2 * most_bytes
+    assert 0.7 * max_bytes < grown < 1.2 * max_bytes

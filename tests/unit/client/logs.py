@@ -76,7 +76,7 @@ class Logs(TopicReader):
         self,
         spans: Mapping[TopicPartition, OffsetSpan],
         *,
-        most: int = 500,
+        max_records: int = 500,
         on_unreadable: Callable[[UnreadableBatch], object] | None = None,
         progress: Progress | None = None,
     ) -> AsyncIterator[dict[TopicPartition, list[Any]]]:
@@ -95,11 +95,11 @@ class Logs(TopicReader):
             if progress is not None:
                 progress(len(before), end - begin)
             if before:
-                yield {place: before[:most]}
+                yield {place: before[:max_records]}
             for batch in broken:
                 if on_unreadable is None:
                     raise batch
                 on_unreadable(batch)
             behind = records[len(before) :]
             if behind:
-                yield {place: behind[:most]}
+                yield {place: behind[:max_records]}

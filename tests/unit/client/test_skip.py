@@ -83,15 +83,17 @@ class Reader:
     async def scan(
         self,
         ranges: Mapping[TopicPartition, tuple[int, int]],
-        most: int,
+        max_records: int,
     ) -> AsyncIterator[dict[TopicPartition, list[Any]]]:
-        assert most == 1, "the first record says enough"
+        assert max_records == 1, "the first record says enough"
         ((place, (position, end)),) = ranges.items()
         if Kafka.broken is not None and position >= Kafka.broken.first and place == PLACE:
             raise Kafka.broken
         if position < end:
             yield {
-                place: [SimpleNamespace(offset=number) for number in range(position, end)][:most],
+                place: [SimpleNamespace(offset=number) for number in range(position, end)][
+                    :max_records
+                ],
             }
 
 

@@ -217,7 +217,7 @@ async def test_a_count_that_takes_too_long_goes_on_where_it_stopped(
 
     async def slow(self: Reader, spans: Any, **options: Any) -> Any:
         begins.extend(begin for begin, _ in spans.values())
-        async for polled in scan(self, spans, most=1, **options):
+        async for polled in scan(self, spans, max_records=1, **options):
             yield polled
             await asyncio.sleep(0.3)
 
