@@ -47,7 +47,6 @@ from stream_app.dev.simulator.script import (
     checked,
     over,
 )
-from stream_app.domain.model.text import count
 
 
 class Controlled(Protocol):
@@ -162,7 +161,7 @@ def _completion_webhooks(sim: Controlled, body: Any) -> None:
 def _credits(sim: Controlled, body: Any) -> None:
     order = checked(Credits, body)
     sim.clay.workspace(order.workspace).credits += order.add
-    sim.clay.did(f"topped up {count(order.add, 'credit')}", order.workspace)
+    sim.clay.did(f"topped up {_counted(order.add, 'credit')}", order.workspace)
 
 
 def _month(sim: Controlled, body: Any) -> None:
@@ -192,7 +191,7 @@ def _rerun(sim: Controlled, body: Any) -> object:
     webhook = sim.clay.webhook(order.webhook)
     if order.which == "unreported":
         reported = sum(map(sim.clay.enrichment.report_again, list(webhook.rows.values())))
-        columns = count(reported, "HTTP column")
+        columns = _counted(reported, "HTTP column")
         sim.clay.did(f"ran {columns} of {order.webhook} again", webhook.workspace.name)
         return {"rows": reported}
     is_all = order.which == "all"
@@ -201,7 +200,8 @@ def _rerun(sim: Controlled, body: Any) -> object:
         for row in webhook.rows.values()
         if row.state in _FAILED or (is_all and row.state != "running")
     ]
-    sim.clay.did(f"ran {count(len(rows), 'row')} of {order.webhook} again", webhook.workspace.name)
+    told = _counted(len(rows), "row")
+    sim.clay.did(f"ran {told} of {order.webhook} again", webhook.workspace.name)
     for row in rows:
         if is_all:
             row.filled = {}
@@ -248,7 +248,7 @@ class ControlApi:
     async def _clear_faults(self, request: web.Request) -> web.Response:
         clay = self._sim.clay
         cleared = clay.timeline.clear(request.query.get("kind"))
-        clay.did(f"cleared {count(cleared, 'fault')}")
+        clay.did(f"cleared {_counted(cleared, 'fault')}")
         clay.changed.set()
         return _json({"cleared": cleared})
 
@@ -286,6 +286,10 @@ class ControlApi:
         except msgspec.ValidationError:
             return _problems([f"leads: must be one of {', '.join(get_args(Leads))}"])
         return _json(self._sim.ledger.tally.summary(leads))
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun if number == 1 else f'{noun}s'}"
 
 
 def _json(content: object, status: int = 200) -> web.Response:
