@@ -147,8 +147,7 @@ async def test_a_paused_lane_goes_on_asking() -> None:
 @virtual_time
 async def test_a_refusal_holds_the_lane_with_the_words_of_clay_and_polls_go_on(status: int) -> None:
     bench = Routines()
-    bench.clay.scripted = [RunDenied(status, "HTTP: upgrade your plan")]
-    await bench.one(for_s=5.0)
+    await bench.one(RunDenied(status, "HTTP: upgrade your plan"), for_s=5.0)
     stop = bench.lane().suspension
     assert stop is not None
     assert stop.reason == f"http_{status}"
@@ -156,7 +155,43 @@ async def test_a_refusal_holds_the_lane_with_the_words_of_clay_and_polls_go_on(s
     assert "acme-main" in stop.text
     bench.publish("id1", "p1")
     await asyncio.sleep(15.0)
+    polls = len(bench.clay.polls["run_1"])
+    assert polls > 1
+    assert len(bench.clay.posts_ms) == 1
+    bench.clay.of_run.clear()
+    await bench.settled(2, within_s=3_600.0)
+    assert len(bench.clay.polls["run_1"]) == polls + 1
+    assert len(bench.clay.posts_ms) == 2
+
+
+@pytest.mark.parametrize("status", [402, 403, 409])
+@virtual_time
+async def test_a_lane_without_leads_recovers_when_its_polls_are_answered_again(status: int) -> None:
+    """A lead would cost credits to find that out, and none may come for days."""
+    bench = Routines()
+    bench.clay.scripted = [RunDenied(status, "HTTP: upgrade your plan")] * 2
+    await bench.one(for_s=15.0)
+    stop = bench.lane().suspension
+    assert stop is not None
+    assert stop.by_poll
+    await bench.settled(1, within_s=3_600.0)
     assert bench.states(LEAD)[-1] == "enriched"
+    assert bench.lane().suspension is None
+    assert len(bench.clay.posts_ms) == 1, "no lead went as a probe"
+
+
+@virtual_time
+async def test_a_poll_that_was_refused_is_asked_again_at_the_time_of_the_probe() -> None:
+    """Each refused probe makes the interval longer, although no lead goes."""
+    bench = Routines()
+    bench.change_destination(callback_deadline_s=7_200.0)
+    bench.clay.of_run = {"run_1": RunDenied(402, "HTTP: upgrade your plan")}
+    await bench.one(for_s=5_000.0)
+    stop = bench.lane().suspension
+    assert stop is not None
+    assert stop.probe >= 2
+    first_s = bench.plan.workspaces["acme"].suspension.probe_s
+    assert stop.backoff_ms == first_s * 1_000 * 2**stop.probe
     assert len(bench.clay.posts_ms) == 1
 
 

@@ -262,9 +262,16 @@ def decide(
 
 
 class Poll(msgspec.Struct, frozen=True):
-    """Permission for one poll. `probe` is set if it is the probe of a suspension."""
+    """Permission for one poll.
+
+    Attributes:
+        probe: Set if it is the probe of a suspension.
+        through_ms: The `since_ms` of the suspension that a poll of the same destination has begun,
+            and that this one goes through; 0 if there is none.
+    """
 
     probe: suspension.Probe | None = None
+    through_ms: int = 0
 
 
 class PollHeld(msgspec.Struct, frozen=True):
@@ -288,8 +295,9 @@ def decide_poll(
     """Decide whether the results of a run of this destination may be asked for now.
 
     A result is paid for, so neither a pause nor a suspension holds a poll. If Clay refuses the
-    workspace's key, only a probe goes, because one poll shows whether the key is good again. Keep
-    the returned lane in any case.
+    workspace's key, only a probe goes, because one poll shows whether the key is good again. If it
+    refused a poll for another reason, the first one that is sent when the probe is due is that
+    probe, so that no lead is. Keep the returned lane in any case.
     """
     mode = mode_of(policy, lane)
     if mode == "open":
@@ -298,16 +306,21 @@ def decide_poll(
         return lane, PollHeld(lane.breaker.until_ms, by_breaker=True)
     suspended = lane.suspension
     probe = None
+    through_ms = 0
     if suspended is not None and suspended.reason == KEY_REFUSED:
         suspended, answer = suspension.permit(policy.suspension, suspended, now_ms)
         if isinstance(answer, Wait):
             lane = msgspec.structs.replace(lane, suspension=suspended)
             return lane, PollHeld(answer.until_ms)
         probe = answer
+    elif suspended is not None and suspended.by_poll and suspended.destination == destination.alias:
+        through_ms = suspended.since_ms
+        suspended, answer = suspension.permit(policy.suspension, suspended, now_ms)
+        probe = None if isinstance(answer, Wait) else answer
     bucket, wait = rate.take(policy.rate, lane.rate, now_ms)
     if wait is not None:
         return msgspec.structs.replace(lane, rate=bucket), PollHeld(wait.until_ms, for_token=True)
-    return msgspec.structs.replace(lane, rate=bucket, suspension=suspended), Poll(probe)
+    return msgspec.structs.replace(lane, rate=bucket, suspension=suspended), Poll(probe, through_ms)
 
 
 def would_hold(

@@ -36,8 +36,9 @@ LiftedBy = Literal["turn", "time", "probe", "callback", "event", "person"]
 
 `turn`: Nothing has to end, because the lane moves and the lead waits for its turn. `time`: The hold
 is over at its time. `probe`: The next lead after that time goes as a probe, and lifts the hold if
-Clay accepts it. `callback`: Only the callback of that probe lifts it. `event`: Something lifts it
-whose time is not known. `person`: Only an operator lifts it.
+Clay accepts it. Where a poll was refused, another poll that Clay answers lifts it, too. `callback`:
+Only the callback of that probe lifts it. `event`: Something lifts it whose time is not known.
+`person`: Only an operator lifts it.
 """
 WaitKind = Literal[
     "queue",

@@ -230,10 +230,18 @@ def polled(
         case RunDenied():
             text = f"destination {destination.alias}, asked for results: {answer.text}"
             reason = f"http_{answer.http_status}"
-            return _suspended(policy, lane, destination, reason, text, now_ms, poll.probe)
+            return _suspended(
+                policy,
+                lane,
+                destination,
+                reason,
+                text,
+                now_ms,
+                poll.probe,
+                by_poll=True,
+            )
         case RunUnfinished() | RunFinished() | RunTooLarge() | RunGone():
-            suspended = lane.suspension
-            if suspended is not None and suspension.lift(suspended, poll.probe) is None:
+            if _is_lifted_by(poll, lane.suspension):
                 return probe_succeeded(policy, lane, destination.alias, now_ms)
         case RunUnread():
             pass
@@ -241,6 +249,18 @@ def polled(
         return lane
     released = suspension.release_probe(lane.suspension, poll.probe, now_ms)
     return msgspec.structs.replace(lane, suspension=released)
+
+
+def _is_lifted_by(poll: Poll, suspended: suspension.Suspension | None) -> bool:
+    """Return True if the answer to a poll shows that the cause of a suspension is gone.
+
+    A poll that began before the suspension shows nothing.
+    """
+    if suspended is None:
+        return False
+    if suspension.lift(suspended, poll.probe) is None:
+        return True
+    return suspended.by_poll and poll.through_ms == suspended.since_ms
 
 
 def dead_letter_counted(policy: InForce, lane: Lane, grant: Grant, cause: str, now_ms: int) -> Lane:
@@ -364,6 +384,8 @@ def _suspended(
     text: str,
     now_ms: int,
     probe: Probe | None,
+    *,
+    by_poll: bool = False,
 ) -> Lane:
     fresh = suspension.begin(
         policy.suspension,
@@ -372,6 +394,7 @@ def _suspended(
         now_ms,
         destination.alias,
         destination.setup_id,
+        by_poll=by_poll,
     )
     after = suspension.suspend(policy.suspension, lane.suspension, fresh, probe)
     return msgspec.structs.replace(lane, suspension=after)

@@ -1,7 +1,9 @@
 """Suspends a lane that Clay refuses, or whose leads become dead letters in a row.
 
 No lead is lost: they wait on Kafka. One probe at a time is sent when it is due. Its success lifts
-the suspension.
+the suspension. Where the poll of a run was refused, polls go on, because results are paid for. One
+of them is the probe when it is due, since it costs nothing, and any that succeeds lifts the
+suspension, since it may be the last.
 
 The flood guard counts dead letters, because many in a row have a cause outside the leads: a column
 was renamed in Clay, or a producer sends wrong fields or a destination that does not exist. Without
@@ -55,6 +57,8 @@ class Suspension(msgspec.Struct, frozen=True, omit_defaults=True):
         setup_id: Of its token and webhooks at that time.
         one_destination: True: only its leads are held. False: all but those of `exempt`.
         exempt: Destinations that are not held.
+        by_poll: True if only polls of runs were refused, so that a poll shows that the cause is
+            gone.
     """
 
     reason: str
@@ -68,6 +72,7 @@ class Suspension(msgspec.Struct, frozen=True, omit_defaults=True):
     setup_id: str = ""
     one_destination: bool = False
     exempt: tuple[str, ...] = ()
+    by_poll: bool = False
 
 
 class Probe(msgspec.Struct, frozen=True):
@@ -87,15 +92,17 @@ def suspend(
 
     `fresh` is a new one for this refusal (see `begin`).
 
-    Only its own probe makes the interval longer: other calls in flight add no information. If only
-    one destination is held and another one is refused, all are held.
+    Only its own probe makes the interval longer: other calls in flight add no information, except
+    that a refused lead shows that more than polls are refused. If only one destination is held and
+    another one is refused, all are held.
     """
     if state is None:
         return fresh
+    by_poll = state.by_poll and fresh.by_poll
     if not holds(state, fresh.destination):
-        return msgspec.structs.replace(fresh, one_destination=False)
+        return msgspec.structs.replace(fresh, one_destination=False, by_poll=by_poll)
     if not _is_current(state, probe):
-        return state
+        return state if by_poll == state.by_poll else msgspec.structs.replace(state, by_poll=False)
     later = postpone_probe(policy, state, fresh.since_ms)
     return msgspec.structs.replace(
         fresh,
@@ -104,6 +111,7 @@ def suspend(
         backoff_ms=later.backoff_ms,
         probe=state.probe,
         one_destination=state.one_destination and fresh.reason == state.reason,
+        by_poll=by_poll,
     )
 
 
@@ -115,6 +123,7 @@ def begin(
     destination: str = "",
     setup_id: str = "",
     one_destination: bool = False,
+    by_poll: bool = False,
 ) -> Suspension:
     """Return a new suspension with its first probe after the shortest interval."""
     wait_ms = int(policy.probe_s * 1000)
@@ -129,6 +138,7 @@ def begin(
         destination,
         setup_id,
         one_destination,
+        by_poll=by_poll,
     )
 
 

@@ -69,6 +69,26 @@ def test_an_empty_bucket_says_when_its_next_token_comes() -> None:
     )
 
 
+def found_by_a_poll(**changes: Any) -> Lane:
+    stopped = msgspec.structs.replace(suspended("http_402"), by_poll=True, **changes)
+    return msgspec.structs.replace(LANE, suspension=stopped)
+
+
+def test_a_poll_goes_through_a_refusal_that_a_poll_has_found_and_one_is_its_probe() -> None:
+    """None of them is held, because results are paid for."""
+    lane = found_by_a_poll()
+    early = decide_poll(POLICY, lane, PEOPLE, NOW_MS + 1)[1]
+    assert early == Poll(None, through_ms=NOW_MS)
+    due_ms = NOW_MS + int(POLICY.suspension.probe_s * 1000)
+    after, poll = decide_poll(POLICY, lane, PEOPLE, due_ms)
+    assert poll == Poll(suspension.Probe(1, NOW_MS), through_ms=NOW_MS)
+    assert after.suspension is not None
+    assert after.suspension.lease_until_ms > due_ms, "no lead goes as a probe, too"
+    assert decide_poll(POLICY, after, PEOPLE, due_ms)[1] == Poll(None, through_ms=NOW_MS)
+    firms = msgspec.structs.replace(PEOPLE, alias="firms")
+    assert decide_poll(POLICY, lane, firms, due_ms)[1] == Poll(), "of another routine"
+
+
 def test_one_poll_is_the_probe_of_a_refused_key() -> None:
     stopped = suspended("http_401")
     due_ms = NOW_MS + int(POLICY.suspension.probe_s * 1000)

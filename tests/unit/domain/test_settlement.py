@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import pytest
 from msgspec.structs import replace
 
-from stream_app.domain.lane.admission import without_webhook
+from stream_app.domain.lane.admission import Poll, without_webhook
 from stream_app.domain.lane.lane import Lane
-from stream_app.domain.lane.settlement import Settlement, settled
+from stream_app.domain.lane.settlement import Settlement, polled, settled
 from stream_app.domain.limits import suspension, window
 from stream_app.domain.limits.breaker import Breaker, Outage
 from stream_app.domain.limits.rate import Rate
@@ -25,6 +25,7 @@ from stream_app.domain.model.outcome import (
     WebhookOut,
 )
 from stream_app.domain.model.ranges import Wait
+from stream_app.domain.model.run import RunDenied, RunGone, RunLimited, RunUnfinished, RunUnread
 from stream_app.domain.plan import Destination, InForce
 from tests.unit.domain.lanes import granted
 
@@ -264,3 +265,45 @@ def test_a_routine_that_takes_no_leads_says_what_to_do_in_clay() -> None:
         "publish it and switch its API on in Clay, or correct its id, then `stream-app lanes "
         "reload`"
     )
+
+
+# --------------------------------------------------------------------------------- answers to polls
+
+ROUTINE = Destination("people", "acme", ("function:t_1",), kind="routine", routine="x")
+REFUSED_POLL = RunDenied(402, "upgrade your plan")
+
+
+def after_poll(lane: Lane, answer: Any, poll: Poll, late_ms: int = 1) -> Lane:
+    return polled(POLICY, lane, ROUTINE, poll, answer, NOW_MS + late_ms, 0.5, 100)
+
+
+@pytest.mark.parametrize(
+    ("answer", "poll", "is_lifted"),
+    [
+        (RunUnfinished(), Poll(through_ms=NOW_MS), True),
+        (RunGone(404, "no such run"), Poll(through_ms=NOW_MS), True),
+        (RunUnfinished(), Poll(), False),  # it began before the refusal
+        (RunUnfinished(), Poll(through_ms=NOW_MS - 1), False),  # through an earlier suspension
+        (RunUnread("http_503", "busy"), Poll(through_ms=NOW_MS), False),
+        (RunLimited(None), Poll(through_ms=NOW_MS), False),
+        (REFUSED_POLL, Poll(through_ms=NOW_MS), False),
+    ],
+)
+def test_a_poll_that_clay_answers_lifts_what_a_refused_poll_began(
+    answer: Any,
+    poll: Poll,
+    is_lifted: bool,
+) -> None:
+    stopped = after_poll(Lane("acme", 0), REFUSED_POLL, Poll(), late_ms=0)
+    assert stopped.suspension is not None
+    assert stopped.suspension.by_poll
+    assert (after_poll(stopped, answer, poll).suspension is None) is is_lifted
+
+
+def test_no_poll_lifts_a_suspension_once_a_lead_is_refused_as_well() -> None:
+    lane, grant = granted(POLICY, Lane("acme", 0), ROUTINE, NOW_MS)
+    stopped = after_poll(lane, REFUSED_POLL, Poll(), late_ms=0)
+    both, _ = settled(POLICY, stopped, grant, Denied(402, 50), END_MS, 0.5)
+    assert both.suspension is not None
+    assert both.suspension.since_ms == NOW_MS
+    assert after_poll(both, RunUnfinished(), Poll(through_ms=NOW_MS)) == both
