@@ -23,6 +23,7 @@ from stream_app.board.access import PATH
 from stream_app.board.read_model.query import ListPlace
 from stream_app.client.results.answers import Cause
 from stream_app.domain.books.records import COLUMN_NAMES
+from stream_app.domain.lane.holds import time_words
 from stream_app.domain.model.messages import Status
 from stream_app.domain.model.text import rate_text
 from stream_app.domain.views.explain import Finding
@@ -241,7 +242,7 @@ FILTERS: Final[dict[str, Callable[..., str]]] = {
     "shell": shlex.quote,
 }
 FOR_TEMPLATES: Final[dict[str, Callable[..., str]]] = {
-    **{made.__name__: made for made in (count, total, noun)},
+    **{made.__name__: made for made in (count, total, noun, time_words)},
     **{
         made.__name__: made
         for made in (lane_path, lead_path, dead_path, cause_path, give_up_path, replay_path)

@@ -29,7 +29,7 @@ from stream_app.domain.commands import (
     outcome_text,
     read_entries,
 )
-from stream_app.domain.lane.holds import PROBE_DUE
+from stream_app.domain.lane.holds import PROBE_DUE, ends_by_probe, time_words
 from stream_app.domain.lane.overrides import ORDERS, OrderKind, setting_text
 from stream_app.domain.lead.identity import plain_id
 from stream_app.domain.limits.budget import METERS
@@ -206,7 +206,8 @@ def _now(lane: LaneFacts, view: LaneView, now_ms: int, zone: str, *, works: bool
             state = f"no worker runs; {state}" if view.partly else "no worker runs"
         return f"{state}{shared}"
     if view.until_ms:
-        return f"{view.holds} until {second(view.until_ms, now_ms, zone)}"
+        words = time_words(until_probe=ends_by_probe(view.holds))
+        return f"{view.holds}, {words} {second(view.until_ms, now_ms, zone)}"
     since = f"{view.holds} since {second(view.since_ms or view.at_ms, now_ms, zone)}"
     if view.paused_by is not None:
         return f"{since} by {view.paused_by.who}: {view.paused_by.why}"

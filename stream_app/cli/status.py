@@ -29,6 +29,7 @@ from stream_app.client.results.lookup import LeadSearch, find, find_imports, fin
 from stream_app.clock import Clock
 from stream_app.config import Settings
 from stream_app.domain.books.records import COLUMNS, meaning_of, name_of
+from stream_app.domain.lane.holds import time_words
 from stream_app.domain.model.text import count
 from stream_app.domain.views.explain import Finding
 from stream_app.domain.views.explain import explain as findings_of
@@ -117,9 +118,13 @@ def _lines(search: LeadSearch, *, result: bool) -> Iterator[str]:
             f"{ahead} before it"
         )
         for finding in waiting.findings:
-            until = f", until {iso(finding.until_ms)}" if finding.until_ms else ""
+            until = _until(finding.until_ms, until_probe=finding.until_probe)
             lifts = f"; lifted by: {finding.lifts}" if finding.lifts else ""
             yield f"    {_held(finding)}{finding.what}{until}{lifts}"
+
+
+def _until(at_ms: int | None, *, until_probe: bool) -> str:
+    return f", {time_words(until_probe=until_probe)} {iso(at_ms)}" if at_ms else ""
 
 
 def _held(finding: Finding) -> str:
@@ -139,7 +144,7 @@ def _history_lines(history: RecordHistory) -> Iterator[str]:
     now = history.waits[-1] if history.waits else None
     if now is not None and now.end_ms is None:
         limit = f" ({now.limit})" if now.limit else ""
-        until = f", until {iso(now.until_ms)}" if now.until_ms else ""
+        until = _until(now.until_ms, until_probe=now.until_probe)
         yield f"    WAITS for {now.name}{limit} since {iso(now.begin_ms)}{until}: {now.text}"
     if history.run is not None:
         yield f"    {_run(history.run)}"
@@ -385,7 +390,8 @@ def _show_finding(finding: Finding, now_ms: int, zone: str) -> None:
     if finding.since_ms:
         show(f"    since   {second(finding.since_ms, now_ms, zone)} ({zone})")
     if finding.until_ms:
-        show(f"    until   {second(finding.until_ms, now_ms, zone)} ({zone})")
+        words = time_words(until_probe=finding.until_probe)
+        show(f"    {words:<7} {second(finding.until_ms, now_ms, zone)} ({zone})")
     if finding.poll_ms:
         show(f"    poll at {second(finding.poll_ms, now_ms, zone)} ({zone})")
     if finding.lifts:

@@ -407,27 +407,49 @@ async def test_a_rate_reads_alike_in_every_place(tmp_path: Path) -> None:
         assert ">8.23</td>" in (await client.get("/board/lanes")).text
 
 
-async def test_until_has_seconds_in_every_place(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    state = suspension.begin(
+_TIME_MS: Final = NOW_MS + 62_000
+_SUSPENDED: Final = msgspec.structs.replace(
+    suspension.begin(
         POLICY.suspension,
         "no_callbacks",
         "nothing came back",
         NOW_MS - 1_000,
         PEOPLE.alias,
-    )
-    state = msgspec.structs.replace(state, probe_at_ms=NOW_MS + 62_000)
-    made = InTrouble(msgspec.structs.replace(NEW, suspension=state))
-    told = await _told(made.seen(NOW_MS - 500), tmp_path, monkeypatch, capsys)
-    hour_minute_second = "".join(f"{part:02}:" for part in _clock(NOW_MS + 62_000))[:-1]
-    assert told["lanes"] == f"no_callbacks until {hour_minute_second}"
-    assert f"until   {hour_minute_second}" in told["explain says"]
-    assert f"Until 2026-09-21 {hour_minute_second}" in told["now"]
-    assert f"Until 2026-09-21 {hour_minute_second}" in plain(told["lane page"])
-    assert told["api"]["until_ms"] == NOW_MS + 62_000
+    ),
+    probe_at_ms=_TIME_MS,
+)
+_DENIED: Final = msgspec.structs.replace(_SUSPENDED, reason="http_402", text="HTTP 402")
+_BLOCKED: Final = Rate(0.0, NOW_MS - 1_000, blocked_until_ms=_TIME_MS)
+
+
+@pytest.mark.parametrize(
+    ("code", "lane", "says"),
+    [
+        ("no_callbacks", msgspec.structs.replace(NEW, suspension=_SUSPENDED), "next probe at"),
+        ("http_402", msgspec.structs.replace(NEW, suspension=_DENIED), "next probe at"),
+        ("rate_limited", msgspec.structs.replace(NEW, rate=_BLOCKED), "until"),
+    ],
+)
+async def test_every_place_says_whether_the_time_of_a_hold_is_its_end_or_its_next_probe(
+    code: str,
+    lane: Lane,
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The time has seconds, because a probe may be due within a minute."""
+    told = await _told(InTrouble(lane).seen(NOW_MS - 500), tmp_path, monkeypatch, capsys)
+    hour_minute_second = "".join(f"{part:02}:" for part in _clock(_TIME_MS))[:-1]
+    assert told["lanes"] == f"{code}, {says} {hour_minute_second}"
+    line = f"    {says:<7} {hour_minute_second} (UTC)"
+    assert line in told["explain says"].splitlines()
+    assert f"{says.capitalize()} 2026-09-21 {hour_minute_second}." in told["now"]
+    assert f"{says.capitalize()} 2026-09-21 {hour_minute_second}." in plain(told["lane page"])
+    other = {"until": "next probe", "next probe at": "until 2026"}[says]
+    for place in ("lanes", "explain says", "now", "lane page", "waiting lead"):
+        assert other not in plain(told[place]).lower(), place
+    assert told["api"]["until_ms"] == _TIME_MS
 
 
 def _clock(at_ms: int) -> tuple[int, int, int]:

@@ -283,11 +283,22 @@ def lifts(code: str, workspace: str) -> str:
     return reason_of(code).lifts.format(workspace)
 
 
+def ends_by_probe(code: str) -> bool:
+    """Return True if a probe ends the hold: its time is then that of the next probe, and no end."""
+    return reason_of(code).lifted_by in ("probe", "callback")
+
+
+def time_words(*, until_probe: bool) -> str:
+    """Return the words before the time of a hold: whether it ends then, or is tried again."""
+    return "next probe at" if until_probe else "until"
+
+
 class Remains(msgspec.Struct, frozen=True):
     """A hold that is not over.
 
     Attributes:
-        until_ms: When it may end, epoch ms; 0 if no time ends it, or if that time has passed.
+        until_ms: When it ends, or when the next probe goes if a probe ends it, epoch ms; 0 if
+            neither is to come.
         probe_due: True if the time of the next probe has passed, so that the next lead goes as a
             probe.
     """
@@ -302,11 +313,9 @@ def remains(code: str, until_ms: int, now_ms: int, *, probe_due: bool = False) -
     Only a hold that time lifts is over at `until_ms`. A hold that a probe lifts lasts until a lead
     comes, so a lane without leads may be held for days beyond the time of its next probe.
     """
-    match reason_of(code).lifted_by:
-        case "probe" | "callback":
-            has_passed = 0 < until_ms <= now_ms
-            return Remains(0 if has_passed else until_ms, probe_due or has_passed)
-        case "time":
-            return None if 0 < until_ms <= now_ms else Remains(until_ms, probe_due=False)
-        case _:
-            return Remains(0, probe_due=False)
+    has_passed = 0 < until_ms <= now_ms
+    if ends_by_probe(code):
+        return Remains(0 if has_passed else until_ms, probe_due or has_passed)
+    if reason_of(code).lifted_by == "time":
+        return None if has_passed else Remains(until_ms, probe_due=False)
+    return Remains(0, probe_due=False)

@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from stream_app.domain.lane.holds import WEBHOOK_OUT, lifts, remains
+from stream_app.domain.lane.holds import WEBHOOK_OUT, ends_by_probe, lifts, remains
 from stream_app.domain.limits import yield_health
 from stream_app.domain.limits.budget import MeterName
 from stream_app.domain.limits.meters import Forecast
@@ -104,7 +104,9 @@ class Finding(msgspec.Struct, frozen=True, omit_defaults=True):
         workspace: The workspace that it concerns; '' for all.
         holds: True if it stops the leads that it concerns.
         since_ms: Since when, epoch ms; 0 if unknown.
-        until_ms: Until when, epoch ms; 0 if no time ends it.
+        until_ms: Until when, epoch ms; 0 if no time ends it. With `until_probe` it is when the next
+            probe goes, which ends the hold if it succeeds.
+        until_probe: True if a probe ends it.
         lifts: What ends it.
         waiting: Records behind it; with `at_most` an upper bound.
         in_partition: They are those of its partition, where other workspaces live, too.
@@ -122,6 +124,7 @@ class Finding(msgspec.Struct, frozen=True, omit_defaults=True):
     holds: bool = True
     since_ms: int = 0
     until_ms: int = 0
+    until_probe: bool = False
     lifts: str = ""
     waiting: int = 0
     at_most: bool = False
@@ -292,6 +295,7 @@ def _of_lane(lane: LaneFacts, facts: Facts) -> Iterator[Finding]:
             workspace=lane.workspace,
             since_ms=view.since_ms,
             until_ms=view.until_ms,
+            until_probe=ends_by_probe(view.holds),
             lifts=view.lifts,
             waiting=waiting,
             columns=_columns(view.holds, view, view.destinations),
@@ -427,6 +431,7 @@ def _in_part(part: PartHold, lane: LaneFacts, view: LaneView) -> Finding:
         workspace=lane.workspace,
         since_ms=part.since_ms,
         until_ms=part.until_ms,
+        until_probe=ends_by_probe(part.holds),
         lifts=lifts(part.holds, view.workspace),
         waiting=waiting,
         destinations=part.destinations,
@@ -465,6 +470,7 @@ def _suspended_webhooks(lane: LaneFacts, view: LaneView, now_ms: int) -> Iterato
             holds=False,
             since_ms=stopped.since_ms,
             until_ms=left.until_ms if left is not None else 0,
+            until_probe=ends_by_probe(WEBHOOK_OUT),
             lifts=lifts(WEBHOOK_OUT, view.workspace),
         )
 

@@ -45,7 +45,8 @@ class PartHold(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Attributes:
         destinations: The destinations whose leads are held.
-        until_ms: When it may end, epoch ms; 0 if no time ends it, or if that time has passed.
+        until_ms: When it ends, or when the next probe goes if a probe ends it, epoch ms; 0 if
+            neither is to come.
         bulk: True if only bulk leads are held.
         since_ms: Since when, epoch ms.
         probe_due: True if the next lead goes as a probe.
@@ -134,8 +135,8 @@ class LaneView(msgspec.Struct, frozen=True, omit_defaults=True):
         score: The health as a number from 0 to 100.
         rate_per_s: The present rate of the token bucket.
         holds: Why nothing is admitted now, a stable code; '' if the lane runs.
-        until_ms: When it may move again, epoch ms; 0 if no time ends the hold, or if that time has
-            passed.
+        until_ms: When the hold ends, or when the next probe goes if a probe ends it, epoch ms; 0 if
+            neither is to come.
         since_ms: When the trouble began that holds it, epoch ms.
         lifts: What makes it move again.
         news: The changes since the lane's last record on this topic.

@@ -11,7 +11,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from stream_app.domain.lane.holds import RATE, RATE_LIMITED, WaitKind, reason_of
+from stream_app.domain.lane.holds import RATE, RATE_LIMITED, WaitKind, ends_by_probe, reason_of
 from stream_app.domain.lane.lane import LANE_BUSY
 from stream_app.domain.plan import Actor
 from stream_app.domain.views.lane import LaneView
@@ -95,7 +95,9 @@ class RecordWait(msgspec.Struct, frozen=True):
         text: The limit in words.
         begin_ms: Epoch ms.
         end_ms: Null: it waits now.
-        until_ms: When the limit ends, if that is known, epoch ms.
+        until_ms: When the limit ends, if that is known, epoch ms. With `until_probe` it is when the
+            next probe of its lane goes, which ends the hold if it succeeds.
+        until_probe: True if a probe ends it.
     """
 
     kind: WaitKind
@@ -104,6 +106,7 @@ class RecordWait(msgspec.Struct, frozen=True):
     begin_ms: int
     end_ms: int | None
     until_ms: int | None
+    until_probe: bool = False
 
     @property
     def name(self) -> str:
@@ -164,9 +167,17 @@ def held_now(wait: RecordWait, destination: str, view: LaneView, now_ms: int) ->
         if view.at_ms <= wait.begin_ms:  # the lane has published nothing since
             return wait
         text = "its lane runs again, and its turn has not come yet"
-        return msgspec.structs.replace(wait, limit=RATE, text=text, until_ms=None)
+        return msgspec.structs.replace(
+            wait, limit=RATE, text=text, until_ms=None, until_probe=False
+        )
     limit, text, until_ms = next((hold for hold in holds if hold[0] == wait.limit), holds[0])
-    return msgspec.structs.replace(wait, limit=limit, text=text, until_ms=until_ms or None)
+    return msgspec.structs.replace(
+        wait,
+        limit=limit,
+        text=text,
+        until_ms=until_ms or None,
+        until_probe=ends_by_probe(limit),
+    )
 
 
 RESUME_REPLAYS: Final = "stream-app replay resume"
@@ -189,6 +200,7 @@ def held_by_pause(wait: RecordWait, by: Actor) -> RecordWait:
         limit="replay_paused",
         text=replays_paused(by),
         until_ms=None,
+        until_probe=False,
     )
 
 
@@ -217,6 +229,8 @@ def _after(event: HistoryEvent, begin_ms: int, end_ms: int | None) -> RecordWait
         begin_ms,
         end_ms,
         event.due_at_ms if end_ms is None else None,
+        # A deferred lead comes back at its time, whatever holds its lane.
+        until_probe=event.status == reason_of(limit).status and ends_by_probe(limit),
     )
 
 

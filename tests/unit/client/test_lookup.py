@@ -99,6 +99,7 @@ def test_status_says_where_the_time_went_and_what_holds_the_lead(
         limit="breaker_open",
         text="5 failures",
         until_ms=9_000,
+        until_probe=True,
     )
     history = RecordHistory(
         "leads/0/1",
@@ -120,9 +121,10 @@ def test_status_says_where_the_time_went_and_what_holds_the_lead(
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
     assert "waited        2.0 s  POST to Clay, 2 times" in lines
     since = iso(5_000)
-    until = iso(9_000)
+    probe = iso(9_000)
     assert (
-        f"WAITS for outage of Clay (breaker_open) since {since}, until {until}: 5 failures" in lines
+        f"WAITS for outage of Clay (breaker_open) since {since}, next probe at {probe}: 5 failures"
+        in lines
     )
 
 

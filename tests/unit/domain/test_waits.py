@@ -173,6 +173,32 @@ def test_what_the_lane_says_now_counts_more_than_the_event() -> None:
     assert held_now(HELD, "people", forced, NOW_MS).until_ms is None, "an operator ends it"
 
 
+@pytest.mark.parametrize(
+    ("status", "reason", "is_probed"),
+    [
+        ("held_outage", "breaker_open", True),
+        ("held_paused", "http_402", True),
+        ("held_paused", "no_callbacks", True),
+        ("held_budget", "budget_credits_day", False),
+        ("deferred", "breaker_open", False),
+        ("refused", "http_503", False),
+        ("accepted", "", False),
+    ],
+)
+def test_the_time_of_a_wait_is_a_probe_where_one_ends_the_hold_of_its_lane(
+    status: Status,
+    reason: str,
+    is_probed: bool,
+) -> None:
+    (now,) = waits([event(status, 1_000, reason, due_at_ms=5_000)], moves=True)
+    assert now.until_ms == 5_000
+    assert now.until_probe is is_probed
+    part = PartHold(("people",), "no_callbacks", "of people", 8_000)
+    held = held_now(HELD, "people", msgspec.structs.replace(LANE, partly=(part,)), NOW_MS)
+    assert held.until_probe is True
+    assert held_now(held, "people", LANE, NOW_MS).until_probe is False
+
+
 def test_a_lead_whose_lane_moves_again_waits_for_its_turn() -> None:
     now = held_now(HELD, "people", LANE, NOW_MS)
     assert now.limit == "rate"
