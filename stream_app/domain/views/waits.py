@@ -168,7 +168,11 @@ def held_now(wait: RecordWait, destination: str, view: LaneView, now_ms: int) ->
             return wait
         text = "its lane runs again, and its turn has not come yet"
         return msgspec.structs.replace(
-            wait, limit=RATE, text=text, until_ms=None, until_probe=False
+            wait,
+            limit=RATE,
+            text=text,
+            until_ms=None,
+            until_probe=False,
         )
     limit, text, until_ms = next((hold for hold in holds if hold[0] == wait.limit), holds[0])
     return msgspec.structs.replace(
