@@ -149,7 +149,7 @@ class KeyLock:
     needs: KeysNow
     order: tuple[bool, int]
     keys: tuple[bytes, ...] = ()
-    holds: bool = False
+    holds: bool = field(init=False)
     granted: asyncio.Future[None] = field(init=False)
 
     async def __aenter__(self) -> None:

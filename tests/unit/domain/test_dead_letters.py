@@ -8,11 +8,12 @@ import pytest
 from stream_app.domain.dead_letter.causes import (
     DeadLetterTally,
     Filter,
+    LetterKind,
     addressed_to,
     headers_of,
     kind_of,
 )
-from stream_app.domain.dead_letter.orders import Fate, fate, pace
+from stream_app.domain.dead_letter.orders import Fate, can_be_given_up, fate, pace
 from stream_app.domain.dead_letter.replay import SuppressionList
 from stream_app.domain.delivery.state_machine import Delivery
 from stream_app.domain.delivery.suppression import Suppression, erased_row, person_row
@@ -180,6 +181,31 @@ def test_the_fate_of_a_dead_letter_follows_from_its_row(
         "only who names them resends uncertain leads"
     )
     assert fate("poison", seq, row_now, uncertain=False) == "as_input"
+
+
+@pytest.mark.parametrize(
+    ("kind", "origin", "seq", "row_now", "end"),
+    [
+        ("failed", "leads/0/1", 7, row("dead_lettered"), "goes"),
+        ("failed", "leads/0/1", 7, row("parked", sends=1), "goes"),
+        ("poison", "leads/0/1", 7, row("rejected_invalid", final=True), "goes"),
+        ("failed", "leads/0/1", 6, row("dead_lettered"), "later_dead_letter"),
+        ("failed", "leads/0/0", 7, row("dead_lettered"), "replaced"),
+        ("failed", "leads/0/1", 7, row("enriched"), "delivered"),
+        ("failed", "leads/0/1", 7, row("suppressed", final=True), "ended"),
+        ("failed", "leads/0/1", 7, row("replayed"), "under_way"),
+        ("failed", "leads/0/1", 7, None, "no_row"),
+        ("foreign", "leads/0/1", 7, None, "goes"),
+    ],
+)
+def test_a_dead_letter_is_given_up_while_its_lead_has_come_to_nothing_else(
+    kind: LetterKind,
+    origin: str,
+    seq: int,
+    row_now: Delivery | None,
+    end: Fate,
+) -> None:
+    assert can_be_given_up(kind, origin, seq, row_now) == end
 
 
 def test_a_deferred_lead_comes_sooner_only_while_it_is_deferred() -> None:
