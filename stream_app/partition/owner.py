@@ -201,7 +201,6 @@ class PartitionOwner:
         """Drop everything at once: the partition is no longer ours, or the process ends."""
         # First, so that nothing changes a lane or uses the store during the lines below.
         await self.runner.close(self._owning)
-        self._owning = None
         self.state.lanes.report_gone()
         await self._store.close()
 

@@ -95,10 +95,9 @@ async def test_a_cause_leads_to_a_plan_with_its_price_and_to_one_replay(
     assert command["plan"]["dead_letters"] == 167
     assert command["plan"]["credits"] == 1_002
     assert command["plan"]["ends"] == {"0": 231}
-    assert (
-        "no replay process has answered yet"
-        in (await operator.get(answer.headers["location"])).text
-    )
+    queued = plain((await operator.get(answer.headers["location"])).text)
+    assert "no replay process has answered yet" in queued
+    assert "if one runs within 10 minutes of the plan" in queued
 
 
 async def test_an_import_leads_to_a_plan_of_what_failed_of_it(

@@ -13,7 +13,7 @@ _EQUIVALENT: Final[dict[str, list[tuple[str, ...]]]] = {
     "what is searched for is not ASCII": [
         ("client/results/export.py", "text if text.isascii() else", "text if (False) else"),
     ],
-    "neither a sum nor the smaller of two depends on their order": [
+    "neither a sum nor the smaller or larger of two depends on their order": [
         (
             "domain/limits/suspension.py",
             "no_later(state.lease_until_ms, now_ms, lease_ms)",
@@ -29,11 +29,22 @@ _EQUIVALENT: Final[dict[str, list[tuple[str, ...]]]] = {
             "min(MIN_LIMIT, max_limit)",
             "(min(max_limit, MIN_LIMIT))",
         ),
+        (
+            "domain/limits/rate.py",
+            "max(sent / (now_ms - state.limited_ms), (sent - policy.burst) / state.quiet_ms)",
+            "(max((sent - policy.burst) / state.quiet_ms, sent / (now_ms - state.limited_ms)))",
+        ),
+        (
+            "domain/model/text.py",
+            "max(width, len(indent) + 1)",
+            "(max(len(indent) + 1, width))",
+        ),
     ],
     "a status below 300 was answered for before": [
         ("domain/model/outcome.py", "300 <= http_status < 500", "299 <= http_status < 500"),
     ],
     "only a debugger looks at a repr": [
+        ("partition/in_flight.py", "repr=False", "repr=True"),
         ("partition/runner.py", "repr=False", "repr=True"),
     ],
     "no result is of the first millisecond of 1970": [
@@ -229,7 +240,45 @@ _EQUIVALENT: Final[dict[str, list[tuple[str, ...]]]] = {
     ],
     "it is a context or True": [("clay/__init__.py", "self.tls is True", "self.tls == True")],
     "of an id that Kafka does not know only the state is looked at": [
-        ("kafka/takeover/steps.py", "started_ms: int = -1", "started_ms: int = - 0"),
+        (
+            "kafka/takeover/steps.py",
+            "started_ms: int = -1",
+            "started_ms: int = - 0",
+            "started_ms: int = ~1",
+        ),
+    ],
+    "a part that begins at the last characters is too short to be one": [
+        (
+            "domain/model/seen.py",
+            "range(len(name) - _SHORT)",
+            "range((len(name) - _SHORT + 1))",
+        ),
+    ],
+    "a copy that is equal is as good": [
+        ("domain/lane/lane.py", "if lane.destinations[alias] is health", "if (False)"),
+    ],
+    "a lane that is only looked at sends nothing whose age could count": [
+        ("domain/views/lane_now.py", "destination, now_ms, 0, hot", "destination, now_ms, -1, hot"),
+    ],
+    "dead letters are looked for where there are none": [
+        (
+            "board/read_model/account.py",
+            "self._has_letters = False",
+            "self._has_letters = True",
+        ),
+    ],
+    "all changes have as many columns": [
+        ("board/read_model/account.py", "len(changes[0])", "len(changes[ -1])"),
+    ],
+    "a checksum may begin with any number that follows from the record": [
+        (
+            "board/read_model/store.py",
+            "record.timestamp & 0xFFFFFFFF",
+            "record.timestamp - 0xFFFFFFFF",
+        ),
+    ],
+    "a whole number of seconds is equal to a number with a point": [
+        ("board/site.py", "moment.now_ms // 1000 //", "moment.now_ms / 1000 //"),
     ],
 }
 """By reason: file, a part of its line, and what that part may be as well."""
@@ -242,6 +291,7 @@ _TUNING: Final[dict[str, dict[str, str]]] = {
         "partition/lane_timer.py": "_MAX_TIMER_S",
         "partition/lanes.py": "_LOOK_EVERY_S",
         "partition/owner.py": "_LOOK_EVERY_S",
+        "partition/results.py": "_GONE_AGAIN_MS",
         "partition/timeout.py": "_MAX_SLEEP_S _RETRY_AFTER_S _LISTENED_EVERY_MS",
         "clay/client.py": "_HOST_WITHIN_S",
         "cache/filler.py": "_TRY_AGAIN_S",

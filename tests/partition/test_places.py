@@ -11,6 +11,7 @@ from stream_app.domain.plan import DeliveryPolicy
 from stream_app.partition.ack_tracker import AckTracker
 from stream_app.partition.in_flight import InFlight
 from stream_app.partition.places import MAX_UNDER_WAY_BYTES, MAX_WAITING_BYTES, Limiter, TakenAhead
+from tests.support.partition.bench import Bench
 from tests.support.partition.virtual import CommitsAtOnce, RecordingStream, consumed, virtual_time
 
 
@@ -73,6 +74,17 @@ async def test_records_are_taken_ahead_up_to_a_number_and_to_bytes(records: int,
         assert ahead._some.is_set() is (number < records)
     ahead.leave(taken[0].size)
     assert ahead._some.is_set()
+
+
+@virtual_time
+async def test_a_partition_of_one_workspace_reads_no_lead_behind_one_that_waits() -> None:
+    bench = await Bench.started()
+    await bench.order("pause")
+    for number in range(5):
+        email = f"ada{number}@example.com"
+        bench.produce({"lead_id": f"id{number}", "fields": {"email": email}})
+    await asyncio.sleep(1.0)
+    assert len(bench.partition.runner._unfinished) == 1
 
 
 def test_a_failed_transaction_is_repeated_at_once_and_further_ones_after_longer_and_longer() -> (

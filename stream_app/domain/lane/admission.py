@@ -223,7 +223,7 @@ def decide(
         now_ms + int(open_s * 1000),
     )
     if isinstance(reserved, budget.BudgetRefused):
-        return lane, _no_room(policy, lane, destination, reserved, now_ms, hot)
+        return lane, _no_room(policy, lane, destination, reserved, now_ms)
     bucket, wait = rate.take(policy.rate, lane.rate, now_ms)
     if wait is not None:
         hold = held(RATE, "waits for the rate limit", wait.until_ms)
@@ -477,12 +477,11 @@ def _no_room(
     destination: Destination,
     refused: budget.BudgetRefused,
     now_ms: int,
-    hot: bool,
 ) -> Held:
     cost = destination.ceiling
-    share = policy.budget.hot_share and not hot
     name = refused.reason
-    hot_goes = share and not isinstance(
+    # Only a bulk lead can be refused where a hot one is not.
+    hot_goes = not isinstance(
         budget.reserve(policy.budget, lane.budget, cost, now_ms),
         budget.BudgetRefused,
     )
@@ -500,6 +499,6 @@ def _no_room(
         f"budget_{name}",
         text,
         refused.until_ms,
-        bulk_only=bool(hot_goes),
+        bulk_only=hot_goes,
         back_ms=refused.back_ms,
     )

@@ -322,10 +322,7 @@ def book_callback(
         budget=after,
         estimates={**lane.estimates, destination.alias: learned},
     )
-    if not cost.exceeds(destination.ceiling) or suspension.holds(
-        lane.suspension,
-        destination.alias,
-    ):
+    if not cost.exceeds(destination.ceiling):
         return lane
     text = (
         f"a lead of destination {destination.alias} cost "

@@ -277,7 +277,7 @@ def _whole(
     # A suspension may end before an operator lets the breaker decide again.
     if mode_of(policy, lane) == "open":
         return Held(BREAKER_OPEN, why_open(lane), 0)
-    if held.reason == BREAKER_OPEN and lane.breaker.phase == "half_open":
+    if held.reason == BREAKER_OPEN:
         return Held(BREAKER_OPEN, held.text, breaker.due_ms(lane.breaker))
     return held
 

@@ -128,6 +128,8 @@ def test_blank_values_are_dropped_and_text_stays_text() -> None:
         ("nan", None),
         (True, None),
         ([7], None),
+        (1_000_000, 1_000_000),
+        (1_000_000.5, None),
         (10**30, None),
         ("9" * 400, None),
     ],

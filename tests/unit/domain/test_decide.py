@@ -291,6 +291,13 @@ def test_an_order_changes_the_lane_and_says_how(
     assert answer.lane != was
 
 
+def test_a_breaker_that_is_forced_is_in_that_phase_at_once() -> None:
+    closed = obey(POLICY, lane(**TRIPPED), controls.Close(), BY, {}).lane
+    opened = obey(POLICY, lane(), controls.Trip(), BY, {}).lane
+    assert closed.breaker.phase == "closed"
+    assert opened.breaker.phase == "open"
+
+
 def test_an_order_that_is_in_force_already_changes_nothing() -> None:
     paused = lane(pause=BY)
     same = controls.ChangeBudget({"credits_per_day": 100})

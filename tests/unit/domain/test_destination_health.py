@@ -12,9 +12,10 @@ from stream_app.domain.lane.holds import BREAKER_OPEN, DESTINATION_FAILS
 from stream_app.domain.lane.lane import Lane, reconfigured
 from stream_app.domain.lane.overrides import Reset, obey
 from stream_app.domain.lane.settlement import Settlement, settled
-from stream_app.domain.limits import window
-from stream_app.domain.limits.breaker import BreakerPolicy
+from stream_app.domain.limits import destination_health, window
+from stream_app.domain.limits.breaker import BreakerPolicy, Permit
 from stream_app.domain.limits.concurrency import NOTHING
+from stream_app.domain.limits.destination_health import DestinationHealth, recorded
 from stream_app.domain.limits.rate import RatePolicy
 from stream_app.domain.model.outcome import (
     Accepted,
@@ -27,6 +28,7 @@ from stream_app.domain.model.outcome import (
 from stream_app.domain.plan import Actor, Destination, Workspace
 from stream_app.domain.views.lane import LaneView
 from stream_app.domain.views.lane_now import view
+from tests.support.narrow import of_type
 
 NOW_MS: Final = 1_796_083_140_000
 NAMES: Final = ("people", "firms", "jobs")
@@ -219,6 +221,31 @@ def test_a_configuration_adds_and_removes_destinations() -> None:
     assert after.destinations.keys() == {"people", "jobs"}
     assert after.destinations["people"] == lane.lane.destinations["people"]
     assert reconfigured(policy, after, tables[:1], lane.now_ms).destinations == {}
+
+
+def test_a_failure_of_the_lane_and_a_call_without_a_permit_leave_a_destinations_breaker() -> None:
+    policy = ACME.breaker
+    closed = DestinationHealth()
+    _, permit = destination_health.permit(policy, closed, NOW_MS, "auto")
+    granted = of_type(Permit, permit)
+
+    def after(given: Permit | None, failure: str, *, alone: bool) -> DestinationHealth:
+        return recorded(
+            policy,
+            closed,
+            given,
+            NOW_MS,
+            0.5,
+            "auto",
+            failure=failure,
+            slow=False,
+            alone=alone,
+        )
+
+    assert after(granted, "http_503", alone=True).breaker != closed.breaker
+    assert after(granted, "http_503", alone=False).breaker == closed.breaker
+    assert after(None, "", alone=False).breaker == closed.breaker
+    assert after(None, "http_503", alone=True).breaker == closed.breaker
 
 
 def test_an_operator_resets_and_forces_all_breakers() -> None:

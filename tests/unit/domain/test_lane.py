@@ -289,6 +289,16 @@ def test_more_than_the_ceiling_is_booked_in_full_and_stops_the_lane() -> None:
     assert "cost 500 credits and 1 Action, more than its ceiling of 20 and 5" in held.text
 
 
+def test_a_lane_that_is_held_for_a_costly_lead_keeps_that_hold_when_the_next_one_comes() -> None:
+    lane, first = _entry(LANE)
+    lane, second = _entry(lane)
+    held = book_callback(POLICY, lane, PEOPLE, first.reservation, Cost(500, 1), NOW_MS)
+    later_ms = NOW_MS + 60_000
+    both = book_callback(POLICY, held, PEOPLE, second.reservation, Cost(900, 1), later_ms)
+    assert both.suspension == held.suspension
+    assert both.budget.days[-1].credits_spent == 1_400
+
+
 def test_a_hold_began_when_it_was_first_seen() -> None:
     policy = msgspec.structs.replace(POLICY, budget=BudgetPolicy(credits_per_day=30))
     lane, _ = _entry(LANE, policy)

@@ -230,6 +230,14 @@ def test_names_of_a_command_have_at_most_64_characters(what: str, length: int, r
     assert [answer[2] for answer in rows.answers] == [reason]
 
 
+def test_a_replay_that_is_started_has_at_most_64_characters_in_its_name() -> None:
+    rows = Rows()
+    long = "x" * 65
+    rows.put(msgspec.structs.replace(start(long), id=long))
+    rows.apply()
+    assert [answer[2] for answer in rows.answers] == ["unreadable"]
+
+
 def ordered(its: ReplayPlan, sent: int = 0) -> ReplayProgress:
     return ReplayProgress(
         "r-1",

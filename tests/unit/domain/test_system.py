@@ -84,7 +84,7 @@ def test_another_form_of_lead_ids_is_refused(began: bool, what: str) -> None:
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [(b"l/acme", b"{}"), (b"k/c1", None), (None, None), NO_VERSION],
+    [(b"l/acme", b"{}"), (b"k/c1", None), (SYSTEM_KEY, None), (None, None), NO_VERSION],
 )
 def test_rows_without_the_row_of_the_system_are_of_an_earlier_build(
     key: bytes | None,

@@ -1,6 +1,7 @@
 """A fall of the yield is told soon, and a list that is hard to find is none."""
 
 from collections.abc import Callable
+from random import Random
 
 import msgspec
 import pytest
@@ -84,6 +85,23 @@ def test_a_fall_says_what_it_was_is_and_has_cost() -> None:
         f"Clay finds work_email for {fall.now * 100:.0f} % of the leads of people, and found it "
         f"for 60 %: the leads since then have cost {fall.credits:,} credits"
     )
+
+
+def test_a_fall_is_told_at_six_tenths_of_the_usual_level_at_most() -> None:
+    usual = answers({}, 0.6, 1_000)
+    told: list[ColumnYieldHealth] = []
+    for seed in range(60):
+        rng = Random(seed)
+        state = usual
+        for _ in range(400):
+            has = rng.random() < 0.6 * 0.62
+            state, _ = record_answer(state, "people", HAS if has else LACKS, 1, 6, NOW_MS)
+            column = state["people"]["work_email"]
+            if column.fell_ms:
+                told.append(column)
+                break
+    assert len(told) > 20
+    assert max(column.now / column.was for column in told) <= 0.6
 
 
 def test_a_list_that_is_hard_to_find_is_no_fall_where_lists_differ() -> None:
