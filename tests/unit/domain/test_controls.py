@@ -71,6 +71,9 @@ def test_a_forced_open_breaker_holds_at_any_time_and_ends_in_probes() -> None:
     forced = _done(LANE, controls.Trip())
     held = of_type(Held, decide(forced.in_force(POLICY), forced, PEOPLE, NOW_MS + 86_400_000, 0)[1])
     assert held.text == "the circuit breaker was forced open by anna: maintenance"
+    seen = view(POLICY, forced, [PEOPLE], NOW_MS + 5_000)
+    assert seen.holds == "forced_open"
+    assert seen.since_ms == NOW_MS
     tripped = LANE
     for _ in range(5):
         tripped = _call(tripped, REFUSED)

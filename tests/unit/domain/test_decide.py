@@ -189,8 +189,12 @@ def test_a_grant_takes_a_token_a_reservation_and_a_submission_and_names_its_prob
 def test_a_stalled_clay_holds_and_so_does_a_full_line_until_it_surely_has_stalled() -> None:
     usual = lane(concurrency=USUAL)
     text = "5 requests went out and Clay has answered none of them: no more go before one has ended"
-    stalled = decide(POLICY, usual, PEOPLE, NOW_MS, 0, True, StallDetector(NOW_MS - 60_000, 5))
+    unanswered = StallDetector(NOW_MS - 60_000, 5)
+    stalled = decide(POLICY, usual, PEOPLE, NOW_MS, 0, True, unanswered)
     assert stalled == (usual, Held("no_answer", text, NOW_MS + 5_000, "held_outage"))
+    seen = view(POLICY, usual, [PEOPLE], NOW_MS, stall=unanswered)
+    assert seen.holds == "no_answer"
+    assert seen.since_ms == NOW_MS - 60_000
     assert at_limit(POLICY, usual, StallDetector(NOW_MS - 100, 2), NOW_MS) == Held(
         "in_flight",
         "",
