@@ -13,6 +13,7 @@ from stream_app.board.access import STRANGER
 from stream_app.board.read_model.board_query import BoardQueries
 from stream_app.board.read_model.follow import ProjectionLag
 from stream_app.board.site import Moment, Site
+from stream_app.config.model import Board
 from stream_app.domain.model.topics import Retention, TopicNames
 from stream_app.domain.views.backlog import Place
 from stream_app.domain.views.explain import ConsumerGroup
@@ -39,6 +40,7 @@ def site_of(queries: Any, **settings: object) -> Site:
     usual = {
         "names": TopicNames("test."),
         "topics": Retention(dlq_days=3, parked_days=5),
+        "board": Board(operator_token_env="OPERATOR_TOKEN"),
         "workspaces": {},
         "destinations": {},
     }

@@ -170,6 +170,29 @@ async def test_a_reload_goes_to_every_partition(operator: Client, outbox: Outbox
     assert answer.headers["location"].startswith("/board/system?command=c-")
 
 
+@pytest.mark.parametrize("workspace", ["acme", ""])
+async def test_an_audit_without_commands_names_the_buttons_that_give_them(
+    workspace: str,
+    tmp_path: Path,
+) -> None:
+    path = f"/board/lanes/{workspace}" if workspace else "/board/lanes"
+    link = f'<a href="{path}">{"its page" if workspace else "the page of a lane"}</a>'
+    url = f"/board/audit?workspace={workspace}"
+    line = f"lanes pause {workspace or 'WORKSPACE'} --why"
+    with board_with(tmp_path, token=True, operator=True) as client:
+        await client.login()
+        assert f"with the buttons on {link} (log in to act)" in (await client.get(url)).text
+        await client.login(OPERATOR_TOKEN)
+        acting = (await client.get(url)).text
+        assert f"with the buttons on {link}, such as Pause, or on the command line:" in acting
+        assert line in acting
+    with board_with(tmp_path, token=True) as client:
+        await client.login()
+        text = (await client.get(url)).text
+        assert "buttons" not in text, "a board without operators has none"
+        assert line in text
+
+
 async def test_a_form_shows_the_rate_in_force_which_an_operator_changed(operator: Client) -> None:
     assert re.search(r'class="was">6 ', (await operator.get("/board/lanes/acme/act/rate")).text)
 

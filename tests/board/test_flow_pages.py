@@ -298,6 +298,8 @@ def test_all_of_the_page_of_commands(count: int, monkeypatch: pytest.MonkeyPatch
         "people": ["each who"],
         "rows": [(orders[1], f"outcome of {name}") for name, orders in list(answers.items())[:50]],
         "after": "951.c.49" if count > 50 else "",
+        "lane": "",
+        "has_buttons": True,
     }
     assert [asked.args for asked in outcome.mock_calls] == [
         (site, name, orders) for name, orders in list(answers.items())[:50]

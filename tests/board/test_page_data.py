@@ -31,6 +31,7 @@ from stream_app.domain.views.lane import LaneChange, LaneView
 from stream_app.domain.views.waits import RecordWait
 from stream_app.kafka.backlog import Waiting
 from stream_app.kafka.groups import Consumption
+from tests.board.asked import site_of
 
 HOUR_S = 3_600
 DAY_S = 86_400
@@ -415,8 +416,7 @@ def test_the_commands_of_a_page_begin_after_the_last_one_of_the_page_before(
 ) -> None:
     commands = Mock(return_value=[])
     queries = SimpleNamespace(commands=commands, words_of_commands=lambda word: [word])
-    site: Any = SimpleNamespace(queries=queries)
-    page = audit_page(site, moment(None), {"after": after, "who": "jane"})
+    page = audit_page(site_of(queries), moment(None), {"after": after, "who": "jane"})
     commands.assert_called_once_with(CommandFilter(who="jane"), begins, 51)
     assert page["rows"] == []
     assert page["after"] == ""

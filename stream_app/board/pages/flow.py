@@ -241,6 +241,9 @@ def audit_page(site: Site, moment: Moment, query: Query) -> PageData:
     return {
         "id": "",
         "filter": wanted,
+        # The page with the buttons that give a command; '' for no workspace, or one that is gone.
+        "lane": wanted.workspace if wanted.workspace in site.settings.workspaces else "",
+        "has_buttons": site.settings.board.operator_token_env is not None,
         "kinds": queries.words_of_commands("kind"),
         "people": queries.words_of_commands("who"),
         # The last answer of a worker has the kind of the command.
