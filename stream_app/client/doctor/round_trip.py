@@ -6,6 +6,7 @@ It checks webhook, table, callback and token together.
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
@@ -20,6 +21,7 @@ from stream_app.domain.model.errors import BrokerUnavailable, SettingsError, Str
 from stream_app.domain.model.messages import Lead, Scalar, Status, StatusEvent
 from stream_app.domain.model.seen import TEST_ID
 from stream_app.domain.model.text import count
+from stream_app.domain.plan import Destination
 from stream_app.kafka.connection import silent
 from stream_app.kafka.readers import StatusFollower
 
@@ -119,8 +121,9 @@ async def round_trip(
 ) -> RoundTrip:
     """Publish a test lead and follow it until its callback is matched, or cannot come any more.
 
-    Without a callback the lead is cancelled, unless Clay has it. Nothing is sent or paid for after
-    this returns.
+    Once Clay has the lead, `say` gets a line with what is awaited and until when. Without a
+    callback the lead is cancelled, unless Clay has it. Nothing is sent or paid for after this
+    returns.
 
     `number` makes the test person unique. `who` is the operator in the audit log, if the lead is
     cancelled.
@@ -149,10 +152,14 @@ async def round_trip(
             await publish([lead], settings, on_refused=lambda refusal: refused.append(refusal.text))
             if refused:
                 raise StreamAppError(f"the test lead was refused: {refused[0]}")
+            ends_ms = Clock().now_ms() + int(within_s * 1000)
             with suppress(TimeoutError):
                 async with asyncio.timeout(within_s):
                     async for event in follower.events([lead_id]):
                         on_event(event)
+                        is_new = last is None or event.status != last.status
+                        if is_new and event.status == "accepted":
+                            say(_awaited(settings.destinations[alias], ends_ms))
                         last = event
                         if event.status in BACK | OVER:
                             break
@@ -169,6 +176,16 @@ async def round_trip(
     if last is None or last.status not in _DONE:
         text = f"{text}. {await _cancelled(settings, workspace, lead_id, who)}"
     return RoundTrip(lead_id, ok=False, text=text)
+
+
+def _awaited(destination: Destination, ends_ms: int) -> str:
+    """Say what comes next and until when it is awaited, because it may be minutes."""
+    answer = "its callback"
+    if destination.kind == "routine":
+        first_s = destination.poll_after_s[0]
+        answer = f"the result of its run, which is first asked for {first_s:g} s after the POST"
+    ends = datetime.fromtimestamp(ends_ms / 1000, UTC)
+    return f"Clay has it: waiting until {ends:%Y-%m-%d %H:%M:%S} UTC for {answer}"
 
 
 async def _cancelled(settings: Settings, workspace: str, lead_id: str, who: str) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Collection
 from typing import Any, Self
+from unittest.mock import Mock
 
 import msgspec
 import pytest
@@ -15,6 +16,7 @@ from stream_app.clock import Clock
 from stream_app.config import Kafka, Settings
 from stream_app.domain.commands import Command, CommandAnswer
 from stream_app.domain.lead.identity import identify
+from stream_app.domain.model.addresses import DestinationKind
 from stream_app.domain.model.errors import BrokerUnavailable, SettingsError, StreamAppError
 from stream_app.domain.model.messages import Lead, Status, StatusEvent
 from stream_app.domain.plan import Destination, Workspace
@@ -157,6 +159,33 @@ async def test_without_a_callback_it_says_why_and_cancels_what_clay_does_not_hav
     assert system.followed == [3], "the partition of its workspace only"
 
 
+@pytest.mark.parametrize(
+    ("kind", "awaited"),
+    [
+        ("table", "its callback"),
+        ("workflow", "its callback"),
+        ("routine", "the result of its run, which is first asked for 20 s after the POST"),
+    ],
+)
+async def test_once_clay_has_it_one_line_says_what_it_waits_for_and_until_when(
+    monkeypatch: pytest.MonkeyPatch,
+    kind: DestinationKind,
+    awaited: str,
+) -> None:
+    monkeypatch.setattr(module, "Clock", lambda: Mock(now_ms=lambda: 1_796_083_200_000))
+    people = msgspec.structs.replace(SETTINGS.destinations["people"], kind=kind)
+    settings = msgspec.structs.replace(SETTINGS, destinations={"people": people})
+    steps: list[tuple[Status, str, str]] = [("sending", "", ""), ("accepted", "", "")]
+    told: list[str] = []
+    system = System(*steps, ("accepted", "", ""), ("enriched", "", ""))
+    went = await trip(monkeypatch, system, told, within_s=300, settings=settings)
+    assert went.ok
+    assert told == [f"Clay has it: waiting until 2026-12-01 00:05:00 UTC for {awaited}"]
+    told.clear()
+    await trip(monkeypatch, System(("sending", "", ""), ("parked", "", "")), told)
+    assert told == [], "Clay does not have it"
+
+
 @pytest.mark.parametrize("status", ["enriched", "partial", "no_data", "enrich_error"])
 async def test_a_callback_ends_it_at_once(monkeypatch: pytest.MonkeyPatch, status: Status) -> None:
     """Also one that brings no data shows that the line works."""
@@ -205,7 +234,8 @@ async def test_a_broker_that_goes_away_leaves_no_lead_behind(
     with pytest.raises(BrokerUnavailable, match="the broker is away"):
         await trip(monkeypatch, system, told)
     assert system.cancels == ([CANCEL] if is_cancelled else [])
-    assert told == ([NO_ANSWER] if is_cancelled else [])
+    ends = [text for text in told if not text.startswith("Clay has it: waiting until ")]
+    assert ends == ([NO_ANSWER] if is_cancelled else [])
 
 
 async def test_a_refused_lead_is_told_and_not_followed(monkeypatch: pytest.MonkeyPatch) -> None:
