@@ -37,7 +37,7 @@ from stream_app.kafka.readers import fetch, waiting
 from stream_app.kafka.takeover.refusals import Refusals
 from stream_app.kafka.takeover.requests import KafkaTransactions, ended
 from stream_app.kafka.takeover.steps import take_over
-from stream_app.kafka.takeover.view import ClusterView
+from stream_app.kafka.takeover.view import NO_LEADER, ClusterView
 from stream_app.kafka.topics import KnownTopics
 from stream_app.tasks import causes, finish, retrieve
 
@@ -487,7 +487,10 @@ async def commit(producer: AIOKafkaProducer, batches: Sequence[Batch]) -> None:
     await producer.begin_transaction()
     sent: dict[asyncio.Future[Any], str] = {}
     for builder, topic, partition in batches:
-        future = await producer.send_batch(builder, topic, partition=partition)
+        try:
+            future = await producer.send_batch(builder, topic, partition=partition)
+        except errors.UnknownTopicOrPartitionError as unknown:  # It names no topic.
+            raise errors.KafkaError(f"{topic}/{partition} {NO_LEADER}") from unknown
         future.add_done_callback(retrieve)
         sent[future] = f"{topic}/{partition}"
     # aiokafka commits a transaction even if some of its batches failed. Only these futures show the

@@ -11,7 +11,11 @@ from unittest.mock import AsyncMock
 
 import pytest
 from aiokafka import TopicPartition
-from aiokafka.errors import CoordinatorNotAvailableError, NotLeaderForPartitionError
+from aiokafka.errors import (
+    CoordinatorNotAvailableError,
+    NotLeaderForPartitionError,
+    UnknownTopicOrPartitionError,
+)
 from aiokafka.protocol.transaction import EndTxnRequest
 
 from stream_app.domain.model.errors import Aborted, Fenced
@@ -232,3 +236,34 @@ async def test_after_a_freeze_a_failed_transaction_is_taken_for_fenced(
     with pytest.raises(error):
         await store.transact([Record("state", b"a", b"1")])
     producer.abort_transaction.assert_awaited_once_with()
+
+
+async def test_a_transaction_to_a_missing_topic_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where `request_s` ends before `transact_s`, aiokafka says only that a topic is unknown."""
+
+    async def end(*_: object) -> None:
+        pass
+
+    monkeypatch.setattr(transactional_state, "end", end)
+    taken = asyncio.get_running_loop().create_future()
+    producer = AsyncMock(
+        create_batch=lambda: SimpleNamespace(append=lambda **_: True),
+        _sender=SimpleNamespace(sender_task=None),
+    )
+    producer.send_batch.side_effect = [taken, UnknownTopicOrPartitionError()]
+    store = TransactionalState(
+        KafkaConnection("127.0.0.1:9"),
+        "state-3",
+        "state",
+        3,
+        writes_to=[("leads.status", 1)],
+    )
+    store._producer = producer
+    cluster = SimpleNamespace(leader_for_partition=lambda place: 0)
+    store._refusals.watch(SimpleNamespace(send=None, cluster=cluster))
+    with pytest.raises(Aborted, match=r"leads.status/1 has no leader: look at whether it exists"):
+        await store.transact(
+            [Record("state", b"a", b"1"), Record("leads.status", b"a", b"1", partition=1)],
+        )
+    producer.abort_transaction.assert_awaited_once_with()
+    producer.commit_transaction.assert_not_awaited()
