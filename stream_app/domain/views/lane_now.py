@@ -380,9 +380,6 @@ def _since_ms(
         began_ms[PAUSED] = lane.pause.at_ms
     if lane.suspension is not None:
         began_ms[lane.suspension.reason] = lane.suspension.since_ms
-    if lane.forced is not None and lane.forced.mode == "open":
-        # The order holds the lane, however long its breaker had been open before.
-        began_ms[BREAKER_OPEN] = lane.forced.by.at_ms
     return began_ms.get(reason, now_ms)
 
 

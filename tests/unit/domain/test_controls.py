@@ -17,6 +17,7 @@ from stream_app.domain.lane.admission import Grant, Held, decide
 from stream_app.domain.lane.lane import Lane, reconfigured
 from stream_app.domain.lane.overrides import Order, obey
 from stream_app.domain.lane.settlement import book_callback, settled
+from stream_app.domain.limits.breaker import Breaker
 from stream_app.domain.limits.budget import Budget, BudgetPolicy, Cost, Period
 from stream_app.domain.limits.rate import Rate, on_429
 from stream_app.domain.model.outcome import Accepted, Outcome, Refused
@@ -71,9 +72,11 @@ def test_a_forced_open_breaker_holds_at_any_time_and_ends_in_probes() -> None:
     forced = _done(LANE, controls.Trip())
     held = of_type(Held, decide(forced.in_force(POLICY), forced, PEOPLE, NOW_MS + 86_400_000, 0)[1])
     assert held.text == "the circuit breaker was forced open by anna: maintenance"
-    seen = view(POLICY, forced, [PEOPLE], NOW_MS + 5_000)
+    outage = Breaker("open", 1, outage_ms=NOW_MS - 60_000)
+    failing = msgspec.structs.replace(LANE, breaker=outage)
+    seen = view(POLICY, _done(failing, controls.Trip()), [PEOPLE], NOW_MS + 5_000)
     assert seen.holds == "forced_open"
-    assert seen.since_ms == NOW_MS
+    assert seen.since_ms == NOW_MS, "the order holds it, and Clay failed before that"
     tripped = LANE
     for _ in range(5):
         tripped = _call(tripped, REFUSED)
