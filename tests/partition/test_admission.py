@@ -184,6 +184,30 @@ async def test_a_lead_whose_task_was_cancelled_is_not_admitted_in_the_same_turn(
 
 
 @virtual_time
+async def test_a_bug_while_a_timer_admits_leads_ends_the_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = Queueing(Setup(rate_per_s=1.0, burst=1))
+    alarms: list[BaseException] = []
+    bench.queue._alarm = alarms.append
+    await bench.send(in_flight(0))
+    waiting = asyncio.create_task(bench.send(in_flight(1)))
+    await asyncio.sleep(0.1)
+    bug = RuntimeError("a bug")
+
+    def broken(*_: object, **__: object) -> None:
+        raise bug
+
+    monkeypatch.setattr(admission, "decide", broken)
+    await asyncio.sleep(2.0)
+    assert alarms == [bug]
+    monkeypatch.undo()
+    bench.queue.pump_lane("acme")
+    assert not waiting.done(), "nothing is sent any more: the shutdown would make it uncertain"
+    waiting.cancel()
+
+
+@virtual_time
 async def test_a_waiting_lead_expires_on_time() -> None:
     bench = Queueing(Setup(rate_per_s=8.0))
     began = now_ms()

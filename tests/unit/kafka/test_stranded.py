@@ -109,6 +109,15 @@ def test_any_other_time_out_has_no_verdict(timeout_ms: int, epoch: int) -> None:
     assert LastTransaction("Empty", 1, epoch, timeout_ms).verdict is None
 
 
+@pytest.mark.parametrize(
+    ("epoch", "timeout_ms"),
+    [(0, 600_001), (7, 600_015), (255, 600_511), (256, 600_001), (511, 600_511)],
+)
+def test_a_verdict_is_on_kafka_as_every_version_has_written_it(epoch: int, timeout_ms: int) -> None:
+    assert timeout_with_verdict(epoch, committed=True) == timeout_ms
+    assert timeout_with_verdict(epoch, committed=False) == timeout_ms - 1
+
+
 def test_a_refusal_is_one_line_with_what_to_do() -> None:
     unknown = refusal(UNKNOWN, "app-3", {("state", 3): 7, ("leads.status", 3): 4711})
     assert unknown.startswith(
