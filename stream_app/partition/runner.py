@@ -248,7 +248,7 @@ class RecordRunner:
         key = in_flight.consumed.key or b""
         # Records without a value are in one sequence, whatever their keys are, so that those of a
         # run are concluded in their order.
-        shares = in_flight.source in PRIORITY and self._lanes.shared and in_flight.empty_run is None
+        shares = self._lanes.shared and in_flight.empty_run is None
         return (
             key
             if shares and key.decode(errors="replace") in self._plan.residents(self._number)

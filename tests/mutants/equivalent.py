@@ -58,7 +58,11 @@ _EQUIVALENT: Final[dict[str, list[tuple[str, ...]]]] = {
     "a key has no more than three parts": [
         ("client/people.py", "len(parts) < 3", "len(parts) != 3", "len(parts) is not 3"),
     ],
+    "what a function remembers changes no answer": [
+        ("partition/open_runs.py", "self._routines[prefix] = routine", "pass"),
+    ],
     "it grows by one": [
+        ("board/read_model/on_kafka.py", "searched >= _MAX_RECORDS", "searched == _MAX_RECORDS"),
         (
             "client/results/export.py",
             "len(self._fields) < MAX_FIELD_COLUMNS",
@@ -286,12 +290,13 @@ _EQUIVALENT: Final[dict[str, list[tuple[str, ...]]]] = {
 _TUNING: Final[dict[str, dict[str, str]]] = {
     "a second or a millisecond more or less of a wait delays a step, and changes none": {
         "partition/admission.py": "_RECORD_HOLD_AFTER_MS",
+        "partition/announcements.py": "_PAUSES_S",
         "partition/commits.py": "MAX_PAUSE_S",
         "partition/deadlines.py": "_AGAIN_MS",
         "partition/lane_timer.py": "_MAX_TIMER_S",
         "partition/lanes.py": "_LOOK_EVERY_S",
         "partition/owner.py": "_LOOK_EVERY_S",
-        "partition/results.py": "_GONE_AGAIN_MS",
+        "partition/results.py": "_GONE_AGAIN_MS _MAX_HOLD_MS",
         "partition/timeout.py": "_MAX_SLEEP_S _RETRY_AFTER_S _LISTENED_EVERY_MS",
         "clay/client.py": "_HOST_WITHIN_S",
         "cache/filler.py": "_TRY_AGAIN_S",

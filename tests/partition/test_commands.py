@@ -22,6 +22,7 @@ from stream_app.partition.in_flight import InFlight
 from stream_app.partition.places import Limiter
 from tests.simulation.client import MemoryStateStore, PlainLink
 from tests.simulation.schedule import Setup
+from tests.support.narrow import present
 from tests.support.partition.bench import Bench
 from tests.support.partition.virtual import run, virtual_time
 
@@ -42,6 +43,9 @@ async def test_a_pause_holds_every_lead_after_its_answer_until_a_resume() -> Non
     held = bench.events()[-1]
     assert held.status == "held_paused", "no time ends a pause"
     assert held.due_at_ms is None, "no time ends a pause"
+    paused_by = present(bench.lane().pause)
+    assert paused_by.who == "jane"
+    assert paused_by.why == "because"
     await bench.order("resume", "c2", for_s=0.5)
     assert len(bench.clay.bodies) == 2
     first, second = bench.answers()

@@ -157,6 +157,20 @@ async def test_a_dead_letter_that_is_not_the_latest_of_its_lead_ends_nothing(
 
 
 @virtual_time
+async def test_an_old_dead_letter_of_a_lead_does_not_give_its_latest_one_up() -> None:
+    bench = await with_lead(*[Refused("http_503", 1)] * 3, Uncertain("reset", 1))
+    old = bench.dlq()[0]
+    await bench.come_back(old, returning(read_envelope(old), old.record_id))
+    await bench.grace_ends()
+    latest = bench.row()
+    assert latest.state == "parked"
+    await bench.give_up(old)
+    assert bench.row() == latest
+    await bench.give_up(bench.dead_letters(bench.plan.topics.parked)[-1])
+    assert bench.row().state == "suppressed"
+
+
+@virtual_time
 async def test_a_lead_that_was_published_again_is_not_given_up_with_its_old_dead_letter() -> None:
     bench = await with_lead(*[Refused("http_503", 1)] * 3)
     bench.publish("id0", "p0")

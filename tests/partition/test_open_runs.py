@@ -68,6 +68,15 @@ async def test_a_new_owner_remembers_the_runs_that_were_settled_last(
     assert known == ["run-3", "run-4", "run-now"]
 
 
+async def test_a_new_owner_takes_no_run_for_settled_whose_lead_is_open_or_gone() -> None:
+    keys = [delivery_key("acme", "acme-main", f"id{number}") for number in range(2)]
+    accepted = Delivery(ROW_VERSION, "accepted", LEAD, 3, 1, 1, "t", run="run-0")
+    rows = {keys[0]: msgspec.json.encode(accepted)}
+    runs = OpenRuns(plan_of(ROUTINE))
+    await runs.load(keys, rows.get)
+    assert runs.is_settled(RoutinePlace("acme", "acme-main"), "run-0") is False
+
+
 def settled_row(run: str) -> bytes:
     row = Delivery(ROW_VERSION, "enriched", LEAD, 3, 1, 1, "t", final=True, run=run)
     return msgspec.json.encode(row)

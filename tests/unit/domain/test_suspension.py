@@ -101,6 +101,18 @@ def test_only_its_own_probe_ends_it_or_makes_its_interval_longer() -> None:
     assert suspension.probe_now(STATE, "new", 7) == changed(setup_id="new", probe_at_ms=7)
 
 
+def test_only_polls_were_refused_until_a_lead_is() -> None:
+    polls = changed(by_poll=True, one_destination=True)
+    refused_poll = replace(FRESH, by_poll=True)
+    elsewhere = replace(refused_poll, destination="firms")
+    assert suspension.suspend(POLICY, polls, refused_poll, ITS).by_poll
+    assert suspension.suspend(POLICY, polls, elsewhere).by_poll
+    assert not suspension.suspend(POLICY, changed(one_destination=True), elsewhere).by_poll
+    for probe in (ITS, *OTHERS):
+        assert not suspension.suspend(POLICY, polls, FRESH, probe).by_poll
+        assert not suspension.suspend(POLICY, STATE, refused_poll, probe).by_poll
+
+
 @pytest.mark.parametrize("new_is_one", [True, False])
 @pytest.mark.parametrize(("reason", "stays_one"), [("http_401", True), ("http_403", False)])
 def test_a_hold_of_one_destination_becomes_one_of_all_where_another_cause_or_destination_is_refused(
