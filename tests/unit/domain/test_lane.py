@@ -240,10 +240,12 @@ def test_a_destination_that_is_suspended_alone_is_held_and_its_lane_runs() -> No
     assert alone.partly == ()
 
 
-def test_a_suspended_webhook_is_probed_at_once_after_a_reconfiguration() -> None:
+@pytest.mark.parametrize("setup_id", ["0", "two"])
+def test_a_suspended_webhook_is_probed_at_once_after_a_reconfiguration(setup_id: str) -> None:
     lane = _call(LANE, GONE)
     assert reconfigured(POLICY, lane, [PEOPLE], NOW_MS + 5) == lane
-    lane = reconfigured(POLICY, lane, [msgspec.structs.replace(PEOPLE, setup_id="two")], NOW_MS + 5)
+    renewed = msgspec.structs.replace(PEOPLE, setup_id=setup_id)
+    lane = reconfigured(POLICY, lane, [renewed], NOW_MS + 5)
     assert _entry(lane, now_ms=NOW_MS + 5)[1].webhook_id == "hook1"
 
 

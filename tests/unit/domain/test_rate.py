@@ -325,6 +325,7 @@ def test_the_429s_of_one_block_are_one_step_of_the_backoff() -> None:
     for _in_flight in range(5):
         state = rate.on_429(POLICY, state, NOW_MS, None, 1.0)
     assert state.blocked_until_ms == NOW_MS + 1_000
+    assert state.tokens == 0
     state = rate.on_429(POLICY, state, NOW_MS + 1_000, None, 1.0)
     assert state.blocked_until_ms == NOW_MS + 3_000
 

@@ -198,6 +198,17 @@ def test_a_topic_may_have_more_than_planned_and_not_less(
     assert lines(topic.config[key]) == ([], [])
 
 
+@pytest.mark.parametrize(("partitions", "replication"), [(1, 3), (3, 3), (2, 2), (2, 4)])
+def test_a_topic_has_exactly_as_many_partitions_and_replicas_as_planned(
+    partitions: int,
+    replication: int,
+) -> None:
+    (topic, *_) = plan(TopicNames(), 2, 3, Retention(), TIERS_S)
+    existing = {topic.name: ExistingTopic(partitions, replication, {**topic.config})}
+    (line,) = differences([topic], existing)
+    assert "the config says" in line
+
+
 def test_all_that_a_topic_lacks_is_one_line_and_topics_alike_share_it() -> None:
     topics = plan(TopicNames(), 2, 1, Retention(), TIERS_S)[:2]
     existing = {
