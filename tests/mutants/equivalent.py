@@ -237,7 +237,12 @@ _EQUIVALENT: Final[dict[str, list[tuple[str, ...]]]] = {
     ],
     "epochs are only told apart": [("domain/lane/overrides.py", "epoch + 1", "epoch + 2")],
     "each grace has a tier: it is a second at least": [
-        ("partition/conclusions.py", "replay.tiers_s[0]", "replay.tiers_s[ 1]"),
+        (
+            "partition/conclusions.py",
+            "replay.tiers_s[0]",
+            "replay.tiers_s[ 1]",
+            "replay.tiers_s[ -1]",
+        ),
     ],
     "bits are only told apart": [
         ("domain/dead_letter/replay.py", "bit = 1 << partition", "bit =  2 << partition"),

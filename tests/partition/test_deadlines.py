@@ -56,6 +56,18 @@ def waiting(rows: Rows, loaded: dict[bytes, bytes]) -> tuple[DeadlineQueue, int]
 
 
 @virtual_time
+async def test_a_new_owner_finds_the_leads_that_wait_among_those_that_do_not() -> None:
+    done = Delivery(1, "enriched", "leads/0/0", 4, 0, 0, "t", final=True)
+    others = {key(number): msgspec.json.encode(done) for number in (1, 3)}
+    (first,) = values(2).items()
+    (second,) = values(4).items()
+    rows = dict(sorted([*others.items(), first, second]))
+    awaiting, wait_ms = waiting(Rows(0, 10**12), rows)
+    await awaiting.load()
+    assert awaiting.pop_due(wait_ms + 5, AT_ONCE) == [key(2), key(4)]
+
+
+@virtual_time
 async def test_only_the_heads_of_the_queues_are_read() -> None:
     rows = Looks(0, 10**12)
     awaiting, wait_ms = waiting(rows, values())

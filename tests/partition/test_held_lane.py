@@ -12,6 +12,7 @@ from stream_app.partition.intake import Intake
 from stream_app.partition.lanes import HostWatch, Lanes
 from stream_app.partition.ports import Observer
 from tests.simulation.schedule import Setup, plan_of
+from tests.support.narrow import present
 from tests.support.partition.bench import Bench
 from tests.support.partition.clay import NoClay, SlowClay
 from tests.support.partition.virtual import VirtualClock, now_ms, virtual_time
@@ -126,6 +127,18 @@ async def test_hot_leads_go_first_too_when_an_operator_lets_waiting_leads_go() -
     await asyncio.sleep(1.0)
     await bench.order("resume", "c2", for_s=5.0)
     assert bench.clay.lead_ids == hot + bulk
+
+
+@virtual_time
+async def test_a_lead_is_deferred_until_a_reservation_may_be_settled_and_not_to_tomorrow() -> None:
+    bench = await SeveralLanes.started(Setup(lanes=1, credits_per_day=20))
+    bench.lead("acme")
+    second = bench.lead("acme")
+    await asyncio.sleep(SOON_S)
+    assert bench.history(second)[-1] == "deferred"
+    (deferred,) = [event for event in bench.events() if event.status == "deferred"]
+    deadline_s = bench.plan.destinations["acme-main"].callback_deadline_s
+    assert 0 < present(deferred.due_at_ms) - now_ms() <= deadline_s * 1000
 
 
 @virtual_time
