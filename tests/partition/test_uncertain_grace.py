@@ -9,7 +9,7 @@ import pytest
 
 from stream_app.domain.delivery.state_machine import Delivery
 from stream_app.domain.limits.budget import Reservation
-from stream_app.domain.model.outcome import Uncertain
+from stream_app.domain.model.outcome import Refused, Uncertain
 from stream_app.partition.lanes import Lanes
 from tests.simulation.schedule import Setup
 from tests.support.partition.bench import Bench
@@ -83,3 +83,17 @@ async def test_a_lead_that_is_sent_again_gives_its_reservation_away_in_one_turn(
     assert row is not None
     assert row.state == "replayed"
     assert row.reservation is None
+
+
+@virtual_time
+async def test_an_uncertain_send_after_a_refused_one_keeps_the_time_of_the_first_failure() -> None:
+    bench = Bench()
+    bench.clay.first = [Refused("http_503", 1), Uncertain("reset", 1)]
+    bench.publish("id0", "p0")
+    await bench.serve_for(30.0)
+    refused, uncertain = [
+        event.at_ms for event in bench.events() if event.status in ("refused", "send_uncertain")
+    ]
+    assert refused < uncertain
+    assert bench.row().state == "send_uncertain"
+    assert bench.row().failed_at_ms == refused

@@ -222,6 +222,7 @@ def test_a_dead_letter_belongs_to_the_import_that_its_first_event_names(value: b
 )
 def test_the_import_of_a_dead_letter_is_in_its_value(value: bytes | None, import_id: str) -> None:
     assert import_id_in(value) == import_id
+    assert import_of(read_lead(value, b"acme"))[0] == import_id
 
 
 @patient
