@@ -584,6 +584,8 @@ async def test_doctor_runs_a_routine_for_a_test_lead_only_if_the_answer_at_the_t
             "send one test lead to Clay through w0-crm, which costs about 6 credits and 1 action, "
             "at most 20 credits and 5 actions, and leaves its run in Clay? [y/N]" in question
         )
+        # The simulator writes its ledger to the file a moment after it answered.
+        await line.until(lambda: line.polls(200).total() > 0, 30, "the poll is in the ledger")
         [run] = line.requests()
         assert isinstance(run, Run)
         assert run.accepted
