@@ -65,6 +65,8 @@ WORDS: Final[dict[CallbackOutcome, frozenset[str]]] = {
 }
 """Values of `status`. Case, blanks and hyphens do not matter. Any other value is ignored."""
 
+MAX_COST: Final = 1_000_000
+"""The most credits, and the most Actions, that a callback may say a lead has cost."""
 MAX_FIELDS: Final = 500
 """The most values of one callback. A Clay table has far fewer columns, and each becomes a column of
 an export.
@@ -79,7 +81,6 @@ _LEAD_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 # Names of columns in double braces, with no word or number beside them.
 _TEMPLATE: Final = re.compile(r"(?:[^\w{}]*+\{\{[^{}]*+\}\})+[^\w{}]*+")
 _WORDS_OR_NUMBERS: Final = ("status", "credits", "credits_used", "actions", "attempt")
-_MAX_COST: Final = 1_000_000
 _CHEAP_CHARACTERS: Final = 16_384
 _MAX_REPAIR_CHARACTERS: Final = 65_536
 _VALUE: Final = re.compile(r'\s*+:\s*+("[^"]{0,1024}+"|\{\{[^{}]{0,200}+\}\}|[^\s",{}]*+)')
@@ -426,7 +427,7 @@ def cost_of(value: object) -> int | None:
         number = float(value)
     except (ValueError, OverflowError):
         return None
-    return math.ceil(number) if 0 <= number <= _MAX_COST else None
+    return math.ceil(number) if 0 <= number <= MAX_COST else None
 
 
 def _id(callback: Callback) -> str:

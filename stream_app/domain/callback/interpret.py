@@ -5,6 +5,7 @@ from typing import Final
 
 import msgspec
 
+from stream_app.domain.callback.body import MAX_COST
 from stream_app.domain.delivery.state_machine import Delivery, Reason
 from stream_app.domain.lane.holds import CREDITS_OUT, OVER_CEILING, reason_of
 from stream_app.domain.lane.lane import Lane
@@ -31,7 +32,6 @@ from stream_app.domain.plan import Destination, InForce, Plan
 
 # Well below the topic's limit, so that no callback can block a partition.
 _MAX_RESULT_BYTES: Final = 900_000
-_MAX_COST: Final = 1_000_000
 _decoder: Final = msgspec.json.Decoder(Callback)
 _announcement_decoder: Final = msgspec.json.Decoder(RunNotification)
 _json: Final = msgspec.json.Encoder()
@@ -231,7 +231,7 @@ def unsaid(callback: Callback) -> tuple[Meter, ...]:
 
 
 def _bounded(reported: int | None, estimated: int) -> int:
-    return estimated if reported is None else min(max(0, reported), _MAX_COST)
+    return estimated if reported is None else min(max(0, reported), MAX_COST)
 
 
 def result_of(

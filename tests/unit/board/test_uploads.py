@@ -153,22 +153,32 @@ async def test_a_bug_is_logged_with_its_place(
     assert logged == [("upload_failed", {"error": "KeyError", "at": f"{__file__}:{line}"})]
 
 
-async def test_a_file_that_is_discarded_while_it_is_checked_is_deleted_by_its_thread(
-    kept: Uploads,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def long_rest(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Event]:
+    """Make the next rest of a thread that works on a file last as long as the test wants.
+
+    Returns:
+        What is set when the thread rests, and what the test sets to end the rest.
+    """
     resting = threading.Event()
-    discarded = threading.Event()
+    goes_on = threading.Event()
 
     def rest(_: float) -> None:
         resting.set()
-        assert discarded.wait(30 * BUSY)
+        assert goes_on.wait(30 * BUSY)
 
     monkeypatch.setattr(
         uploads,
         "time",
         SimpleNamespace(sleep=rest, monotonic=time.monotonic),
     )
+    return resting, goes_on
+
+
+async def test_a_file_that_is_discarded_while_it_is_checked_is_deleted_by_its_thread(
+    kept: Uploads,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    resting, discarded = long_rest(monkeypatch)
     upload = await add(kept, b"email\n" + b"ada@example.com\n" * 60 + b"no\n")
     kept.check(upload, upload.names, PublishOptions("acme"))
     assert await asyncio.to_thread(resting.wait, 30 * BUSY)
@@ -409,18 +419,7 @@ async def test_the_end_of_the_board_waits_for_its_thread_and_deletes_all(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     kept = Uploads(settings, Views(), lambda: NOW_MS)
-    resting = threading.Event()
-    goes_on = threading.Event()
-
-    def rest(_: float) -> None:
-        resting.set()
-        assert goes_on.wait(30 * BUSY)
-
-    monkeypatch.setattr(
-        uploads,
-        "time",
-        SimpleNamespace(sleep=rest, monotonic=time.monotonic),
-    )
+    resting, goes_on = long_rest(monkeypatch)
     long = b"email\n" + b"ada@example.com\n" * 5_000
     first = await add(kept, long)
     second = await add(kept, long)
