@@ -232,7 +232,7 @@ def imports(
 
 def _imports_table(publications: list[FoundImport]) -> Table:
     def at_rest(publication: FoundImport) -> str:
-        return f"{publication.at_rest:,} {publication.share} %"
+        return f"{publication.at_rest:,} {publication.percent_at_rest} %"
 
     return table_of(
         publications,
@@ -271,7 +271,7 @@ def _import_lines(publication: FoundImport) -> Iterator[str]:
             f"  {count(publication.records, 'record')}: {count(publication.leads, 'lead')} and "
             f"{count(publication.duplicates, 'duplicate')}"
         )
-    full = publication.share * _BAR // 100
+    full = publication.percent_at_rest * _BAR // 100
     yield (
         f"  [{'#' * full}{'.' * (_BAR - full)}] {publication.at_rest:,} of "
         f"{count(publication.leads, 'lead')} at rest"

@@ -114,7 +114,7 @@ def test_each_column_of_an_import_has_its_colour_and_its_group() -> None:
     shown = row["publication"]
     assert shown.leads == leads - columns["duplicate"]
     assert shown.at_rest == at_rest
-    assert shown.share == at_rest * 100 // (leads - columns["duplicate"])
+    assert shown.percent_at_rest == at_rest * 100 // (leads - columns["duplicate"])
     assert row["groups"] == [
         (
             "At rest",
@@ -147,7 +147,7 @@ def test_an_import_is_done_only_when_all_of_its_leads_are(
     columns: dict[str, int],
     share: int,
 ) -> None:
-    assert publication(**columns).share == share
+    assert publication(**columns).percent_at_rest == share
 
 
 def record(workspace: str, partition: int, offset: int) -> FoundRecord:

@@ -141,7 +141,7 @@ def test_an_import_is_a_bar_of_its_columns() -> None:
     ]
     enriched, held, newer = row["parts"]
     assert row["publication"].at_rest == 2
-    assert row["publication"].share == 66
+    assert row["publication"].percent_at_rest == 66
     assert row["groups"] == [
         ("At rest", "at-rest", 2, [enriched, newer]),
         ("Not at rest", "moving", 1, [held]),
@@ -149,7 +149,7 @@ def test_an_import_is_a_bar_of_its_columns() -> None:
     empty: Any = row_of(FoundImport("march", "acme", 0, 0, "", "", None, None, None, {}, 0))
     assert empty["parts"] == []
     assert empty["publication"].at_rest == 0
-    assert empty["publication"].share == 0
+    assert empty["publication"].percent_at_rest == 0
 
 
 def day(days_ago: int, *numbers: int, workspace: str = "", destination: str = "") -> Day:

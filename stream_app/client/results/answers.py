@@ -463,7 +463,7 @@ class FoundImport(msgspec.Struct, frozen=True):
         return self.leads - self.moving
 
     @property
-    def share(self) -> int:
+    def percent_at_rest(self) -> int:
         """Percent of the leads that are at rest."""
         if not self.leads:
             return 100 if self.duplicates else 0
