@@ -23,6 +23,7 @@ from stream_app.board.site import (
     remedy_of,
 )
 from stream_app.client.results.answers import StatusCount
+from stream_app.domain.lane.holds import REASONS
 from stream_app.domain.limits.budget import Budget
 from stream_app.domain.limits.suspension import Suspension
 from stream_app.domain.limits.webhook_quota import Webhook
@@ -309,6 +310,34 @@ def test_each_state_of_a_lane(
         [remedies[one.code] for one in findings if one.code in remedies] if view else [],
         meters=CONFIGURED if view is None else view.meters,
     )
+
+
+REPAIRED_OUTSIDE: Final = {
+    "no_webhook",
+    "webhook_out",
+    "no_callbacks",
+    "over_ceiling",
+    "credits_exhausted_suspected",
+    "yield_fell",
+    "flood_guard",
+    "destination_fails",
+    "budget_clock",
+    "http_*",
+}
+"""The holds behind which something is broken that no lane mends: Clay's table, a token, a clock."""
+
+
+@pytest.mark.parametrize("code", [*REASONS, "http_401"])
+def test_a_hold_is_red_only_where_somebody_must_repair_something(
+    code: str,
+    explained: Mock,
+) -> None:
+    """An outage that ends by itself, a limit, and what an operator wanted are no fault."""
+    finding = Finding(code, "in words", "acme")
+    facts = LaneFacts("acme", 4, VIEW, {})
+    lane = lane_of(site_over(asked_queries(), "acme"), facts, [finding], moment_of())
+    must_repair = code in REPAIRED_OUTSIDE or code.startswith("http_")
+    assert lane.tone == ("bad" if must_repair else "warn")
 
 
 def test_nothing_is_claimed_of_a_lane_that_cannot_be_read(explained: Mock) -> None:

@@ -21,6 +21,7 @@ from stream_app.domain.model.run import (
     RunUnfinished,
     RunUnread,
 )
+from stream_app.partition.results import ResultPipeline
 from tests.simulation.schedule import Setup
 from tests.support.partition.announced import HELD_NOW, ROUTINE, RoutineBench
 from tests.support.partition.bench import LEAD, PAID, Bench
@@ -182,6 +183,35 @@ async def test_what_cannot_be_read_is_asked_again_for_some_minutes_and_then_repo
     # A key that Clay refuses is not tried again and again.
     assert len(bench.at_clay.asked) == (1 if reason == "run_denied" else 6)
     assert bench.streams["callback"].committed() == 1
+
+
+@virtual_time
+async def test_while_clay_refuses_the_key_an_announced_run_is_answered_as_clay_would(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The lane knows already that its key is refused, so it answers instead of Clay."""
+    answers: list[RunAnswer] = []
+    ask = ResultPipeline.ask
+
+    async def noted(self: ResultPipeline, alias: str, run: str) -> RunAnswer:
+        answers.append(await ask(self, alias, run))
+        return answers[-1]
+
+    monkeypatch.setattr(ResultPipeline, "ask", noted)
+    bench = RoutineBench()
+    bench.leave_row("send_uncertain", sends=1)
+    bench.at_clay.last["run-1"] = RunDenied(401, "no such key")
+    bench.announce("run-1")
+    await bench.serve_for(300.0)
+    first, *held = answers
+    assert first == RunDenied(401, "no such key")
+    assert held == [RunDenied(401, "Clay refuses the key of the workspace")] * 5
+    assert len(bench.at_clay.asked) == 1, "the lane is held, so that Clay is not asked"
+    [event] = bench.events(f"{bench.plan.topics.callbacks}/0/0")
+    assert event.reason == "run_denied"
+    assert event.text == (
+        "Clay did not let us read this run: Clay refuses the key of the workspace"
+    )
 
 
 @pytest.mark.parametrize(

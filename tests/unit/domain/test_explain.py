@@ -558,6 +558,25 @@ def test_what_waits_takes_as_long_as_its_budget_allows(
     assert new_day.what.endswith("takes about 1 s" if cap != 9 else "too small for one lead")
 
 
+@pytest.mark.parametrize(("cap", "used"), [(9, 0), (100, 99), (100, 100)])
+def test_without_an_estimate_what_waits_takes_as_long_as_the_rate_says(
+    cap: int,
+    used: int,
+) -> None:
+    """What a lead costs is not known, so nothing says for how many leads the budget has room."""
+    day = Meter("2026-09-21", NOW_MS + 7_200_000, cap, used)
+    actions = Meter("2026-09-21", NOW_MS + 7_200_000, 1)
+    view = msgspec.structs.replace(
+        MOVING,
+        meters={"credits_day": day, "actions_day": actions},
+        estimates={},
+    )
+    assert (
+        only(explain(facts(view, 800))).what
+        == "runs at up to 8 a second, its rate; what waits takes about 100 s"
+    )
+
+
 FALL = Fall("firms", "work_email", NOW_MS - 60_000, 0.6, 0.2, 36)
 
 
