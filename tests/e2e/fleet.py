@@ -236,7 +236,7 @@ class Fleet(Pipeline):
 
     def requests(self) -> list[Request]:
         """Return all requests to Clay so far, from the simulator's ledger file."""
-        with (self.directory / "ledger.jsonl").open("rb") as file:
+        with self.ledger_file().open("rb") as file:
             file.seek(self._ledger_read)
             for line in file:
                 if not line.endswith(b"\n"):

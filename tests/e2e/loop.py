@@ -69,9 +69,7 @@ class Loop(Fleet):
         return credits_
 
     def ledger(self) -> list[dict[str, Any]]:
-        return [
-            json.loads(line) for line in (self.directory / "ledger.jsonl").read_bytes().splitlines()
-        ]
+        return [json.loads(line) for line in self.ledger_file().read_bytes().splitlines()]
 
     async def until_clay_rests(self, within_s: float) -> None:
         """Wait until no row runs and no callback is due: no further event can come."""

@@ -69,6 +69,7 @@ _COMPLETION_WEBHOOK: Final = """
 url = "http://127.0.0.1:{port}/callbacks/{name}/{name}-crm/run"
 secret = "whsec_{name}"
 """
+_BEYOND_ALL_LINES: Final = 10**12
 READS: Final = "a token that reads the boards of one pipeline"
 _ENOUGH: Final = 1_000_000_000
 """Credits a month: more than any test spends. A worker sends for no workspace without a cap, and
@@ -144,6 +145,7 @@ class Pipeline:
         self._lead_of_item: dict[str, str] = {}
         self.names = [f"w{number}" for number in range(workspaces)]
         self._config = self.directory / "stream_app.toml"
+        self._ledger = self.directory / "ledger.jsonl"
         self._script = script
         self.routines = routines
         self._pool = pool
@@ -237,7 +239,7 @@ read_model_path = "{self.directory}/model.sqlite"
                 "--script",
                 str(script),
                 "--ledger",
-                str(self.directory / "ledger.jsonl"),
+                str(self._ledger),
             ]
             log = self._log("sim")
             fork_process(self.children, argv, log)
@@ -500,6 +502,20 @@ read_model_path = "{self.directory}/model.sqlite"
             timeout=30 * BUSY,
         ) as answer:
             return dict(json.load(answer))
+
+    def ledger_file(self) -> Path:
+        """Return the file of the simulator's ledger, complete up to now.
+
+        The simulator answers before it writes its lines to the file, and collects them for 50 ms.
+        Where it is asked for lines over HTTP, it writes all of them first. So the file has every
+        request that was answered before this call, and a request that it lacks was not made.
+        """
+        with urllib.request.urlopen(
+            f"{self._control}/ledger?since={_BEYOND_ALL_LINES}",
+            timeout=30 * BUSY,
+        ) as answer:
+            answer.read()
+        return self._ledger
 
     def control(self, method: str, path: str, body: Any = None) -> Any:
         """Send a control request to the simulator; see `stream-app sim --help`."""

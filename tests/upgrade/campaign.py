@@ -354,7 +354,7 @@ async def _judge(
 
 def _overcharged(line: Fleet) -> list[Finding]:
     charged: Counter[str] = Counter()
-    for text in (line.directory / "ledger.jsonl").read_bytes().splitlines():
+    for text in line.ledger_file().read_bytes().splitlines():
         row = json.loads(text)
         if row["kind"] in ("charge", "refund"):
             charged[row["workspace"]] += row.get("credits", 0) * (

@@ -3,11 +3,14 @@
 import asyncio
 import json
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 
+from stream_app.dev.simulator import Simulator, parse_script
+from stream_app.dev.simulator import ledger as module
 from tests.support.kafka import until
 from tests.support.raw_server import RawServer
 from tests.unit.simulator.conftest import SimulatorBench, Start
@@ -106,6 +109,27 @@ async def test_a_seed_decides_everything_under_any_interleaving(start: Start) ->
         ledgers.append(without_times((await bench.lines())[1:]))
     assert ledgers[0] == ledgers[1]
     assert ledgers[0] != ledgers[2]
+
+
+async def test_the_file_has_every_answered_request_once_the_ledger_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """A reader of the file asks first for lines beyond the last one, and then misses nothing."""
+    monkeypatch.setattr(module, "FLUSH_AFTER_S", 3_600.0)
+    file = tmp_path / "ledger.jsonl"
+    sim = Simulator(parse_script(""), ledger=file)
+    await sim.start()
+    try:
+        async with aiohttp.ClientSession() as session:
+            bench = SimulatorBench(sim, session)
+            assert await bench.post({"lead_id": "a"}) == 200
+            assert "request" not in file.read_text()
+            assert await bench.lines(f"since={10**12}") == []
+            requests = [line for line in file.read_text().splitlines() if '"request"' in line]
+            assert [json.loads(line)["lead_id"] for line in requests] == ["a"]
+    finally:
+        await sim.stop()
 
 
 async def test_no_secret_and_no_personal_data_in_ledger_or_state(
