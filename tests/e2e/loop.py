@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from tests.e2e.fleet import Fleet
 from tests.e2e.pipeline import ANSWERED, CALLBACK
+from tests.support.pace import BUSY
 
 TABLE: Final = (
     """
@@ -23,12 +24,12 @@ phone = "{{phone}}"
 """
 )
 """A table whose callback has what its row cost."""
-CONFIG: Final = """
+CONFIG: Final = f"""
 [delivery]
-connect_timeout_s = 1
-request_timeout_s = 4
+connect_timeout_s = {BUSY}
+request_timeout_s = {BUSY + 1}
 max_request_start_age_s = 2
-uncertain_grace_s = 8
+uncertain_grace_s = {BUSY + 4}
 [replay]
 backoff_base_s = 1
 backoff_cap_s = 10
