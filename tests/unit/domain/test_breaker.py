@@ -339,3 +339,12 @@ def test_a_share_trips_the_breaker_where_it_is_reached_and_the_flood_guard_above
         assert (state.phase == "open") is (bad >= percent)
         flooded = suspension.flooded(guard, FloodGuard(), WindowTotals(100 - bad, dead_letters=bad))
         assert bool(flooded) is (bad > percent)
+
+
+@pytest.mark.parametrize(("after_ms", "calls"), [(60_000, 4), (60_001, 1)])
+def test_a_failure_within_a_minute_of_the_last_one_is_of_the_same_outage(
+    after_ms: int,
+    calls: int,
+) -> None:
+    outage = breaker.Outage("http_503", 1_000, 2_000, 3)
+    assert breaker.record_failure(outage, "reset", "", 2_000 + after_ms).calls == calls

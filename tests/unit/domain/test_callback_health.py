@@ -106,6 +106,12 @@ def test_times_without_an_owner_are_known() -> None:
     assert unowned_ms == [9_995_000 + 9_000_000, 9_994_999 + 9_000_000, 8_000_000, 0, 0]
 
 
+def test_an_absence_of_more_than_five_seconds_is_time_without_an_owner() -> None:
+    state = callback_health.record_owner(callback_health.CallbackHealth(), 1_000)
+    assert callback_health.taken_over(state, 6_000).gaps == ()
+    assert callback_health.taken_over(state, 6_001).gaps == ((1_000, 6_001),)
+
+
 def test_time_without_an_owner_is_no_waiting() -> None:
     lane = Lane(
         "acme",

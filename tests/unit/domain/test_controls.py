@@ -102,6 +102,23 @@ def test_shadow_decides_and_counts_and_holds_nothing() -> None:
     assert seen.shadow_breaker == 3
 
 
+@pytest.mark.parametrize(("block_ms", "is_told"), [(0, False), (1, True)])
+def test_reset_tells_of_a_retry_after_as_long_as_it_blocks(
+    block_ms: int,
+    *,
+    is_told: bool,
+) -> None:
+    lane = replace(LANE, rate=Rate(10.0, NOW_MS, blocked_until_ms=NOW_MS + block_ms))
+    answer = obey(POLICY, lane, controls.Reset(), BY)
+    assert ("still in force: Clay's Retry-After" in answer.text) is is_told
+
+
+def test_the_id_of_a_webhook_has_at_most_64_characters() -> None:
+    assert controls.ChangeQuota("w" * 64, count=1).webhook == "w" * 64
+    with pytest.raises(ValueError, match="never by its URL"):
+        controls.ChangeQuota("w" * 65, count=1)
+
+
 def test_reset_clears_failures_but_neither_a_pause_nor_a_retry_after() -> None:
     lane = LANE
     for _ in range(5):

@@ -54,6 +54,17 @@ def used(spent: int, reserved: int = 0, day: str = "2026-11-30") -> Budget:
     return Budget((Period(day, spent, reserved),), (Period(day[:7], spent, reserved),))
 
 
+@pytest.mark.parametrize(("block_ms", "reason"), [(0, "rate"), (1, "rate_limited")])
+def test_a_lane_is_called_limited_by_clay_as_long_as_the_retry_after_blocks(
+    block_ms: int,
+    reason: str,
+) -> None:
+    """At its end, the lane waits for its own rate only: the bucket did not fill meanwhile."""
+    blocked = lane(rate=Rate(0.0, NOW_MS, blocked_until_ms=NOW_MS + block_ms))
+    _, answer = decide(POLICY, blocked, PEOPLE, NOW_MS, 0)
+    assert of_type(Held, answer).reason == reason
+
+
 @pytest.mark.parametrize(
     ("changes", "held"),
     [

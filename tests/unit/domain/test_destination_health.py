@@ -115,6 +115,12 @@ def test_destinations_that_fail_one_after_the_other_are_all_named() -> None:
     assert seen.probe_due, "the next lead of people goes"
 
 
+def test_a_destination_fails_alone_if_no_other_failed_in_the_last_minute() -> None:
+    failing = destination_health.noted((), "firms", False, NOW_MS)
+    assert not destination_health.fails_alone(failing, "people", NOW_MS + 60_000)
+    assert destination_health.fails_alone(failing, "people", NOW_MS + 60_001)
+
+
 def test_a_sick_destination_does_not_stop_one_that_was_idle() -> None:
     lane = LaneOf("people", "firms")
     for _ in range(100):

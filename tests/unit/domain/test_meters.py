@@ -93,6 +93,15 @@ def steady(earlier: Meter, now: Meter) -> list[Sample]:
     ]
 
 
+def test_a_forecast_ends_with_its_day() -> None:
+    samples = steady(meter(1_000), meter(1_100))
+    ends_ms = 24 * HOUR_MS
+    later_ms = ends_ms - MINUTE_MS - NOON_MS
+    late = [replace(sample, at_ms=sample.at_ms + later_ms) for sample in samples]
+    assert forecast(late, ends_ms - 1) is not None
+    assert forecast(late, ends_ms) is None
+
+
 def test_the_first_hour_of_a_day_and_the_first_day_of_a_month_have_no_forecast() -> None:
     """40 leads in its first minutes would be said to use up any month, and one file on its first
     day, too.

@@ -155,6 +155,39 @@ def test_the_first_429_in_ten_minutes_waits_and_cuts_nothing() -> None:
     assert rate.current(POLICY, rate.on_429(POLICY, state, NOW_MS + 20_000, None, 0.5)) < 6.0
 
 
+@pytest.mark.parametrize(("after_ms", "rate_per_s"), [(600_000, 6.0), (600_001, 8.0)])
+def test_a_429_is_spared_only_when_the_last_block_ended_more_than_ten_minutes_ago(
+    after_ms: int,
+    rate_per_s: float,
+) -> None:
+    state = msgspec.structs.replace(FULL, blocked_until_ms=NOW_MS - after_ms)
+    limited = rate.on_429(POLICY, state, NOW_MS, 1_000, 0.5)
+    assert rate.current(POLICY, limited) == rate_per_s
+
+
+@pytest.mark.parametrize(
+    ("after_ms", "sent", "run"),
+    [(60_000, 1, 4), (60_001, 1, 0), (1_000, 10, 4), (1_000, 11, 0)],
+)
+def test_the_backoff_goes_on_for_a_minute_and_a_burst_and_then_begins_again(
+    after_ms: int,
+    sent: int,
+    run: int,
+) -> None:
+    state = msgspec.structs.replace(
+        FULL,
+        blocked_until_ms=NOW_MS - after_ms,
+        sent=sent,
+        run=3,
+    )
+    assert rate.on_429(POLICY, state, NOW_MS, None, 0.5).run == run
+
+
+def test_a_retry_after_of_64_characters_is_read_and_a_longer_one_is_not() -> None:
+    assert rate.parse_retry_after("7".rjust(64, "0"), NOW_MS) == 7_000
+    assert rate.parse_retry_after("7".rjust(65, "0"), NOW_MS) is None
+
+
 def test_the_rate_recovers_fast_to_near_the_last_limit_then_slowly_then_ever_faster() -> None:
     state = rate.on_429(POLICY, AFTER_ONE, NOW_MS, 1_000, 0.5)
     rates = []

@@ -154,6 +154,12 @@ def test_an_operator_accepts_the_low_level_and_a_probe_does_not(
     assert len(list(falls(answers(state, 0.2, 400), NOW_MS))) == falls_again
 
 
+@pytest.mark.parametrize(("after_ms", "many"), [(LASTS_MS - 1, 1), (LASTS_MS, 0)])
+def test_the_first_answer_a_day_after_a_fall_forgets_it(after_ms: int, many: int) -> None:
+    state = answers(fallen(), 0.2, 1, at_ms=NOW_MS + after_ms)
+    assert len(list(falls(state, NOW_MS))) == many
+
+
 def test_a_probe_must_have_each_column_that_fell() -> None:
     state = fallen()
     assert has_fallen_columns(state, "people", HAS)
