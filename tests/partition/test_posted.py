@@ -123,6 +123,40 @@ async def test_a_post_that_was_never_started_is_not_uncertain() -> None:
     assert day.credits_spent == CREDITS
 
 
+@pytest.mark.parametrize(
+    ("late_ms", "states"),
+    [
+        (10_000, ["received", "sending", "accepted"]),
+        (10_001, ["received", "sending", "refused", "sending", "accepted"]),
+    ],
+)
+@virtual_time
+async def test_a_post_does_not_start_later_after_its_grant_than_it_may(
+    late_ms: int,
+    states: list[str],
+) -> None:
+    """Another worker may own the partition by then. Nothing was sent, so the lead has its turn."""
+    bench = Bench(Setup(callbacks=False), clay_takes_s=0.1)
+    assert bench.plan.delivery.max_request_start_age_s == 10.0
+    real = bench.store.transact
+    commits = 0
+
+    async def transact(records: Any) -> None:
+        nonlocal commits
+        commits += 1
+        if commits == 1:  # the write-ahead
+            await asyncio.sleep(late_ms / 1_000)
+        await real(records)
+
+    bench.store.transact = transact  # type: ignore[method-assign]  # a slow Kafka
+    bench.publish("id0", "p0")
+    await bench.serve_for(60.0)
+    assert bench.states() == states
+    assert len(bench.clay.bodies) == 1
+    refusals = {event.reason for event in bench.events() if event.status == "refused"}
+    assert refusals <= {"started_too_late"}
+
+
 @virtual_time
 async def test_a_post_under_way_is_uncertain_after_any_outcome_of_the_one_before() -> None:
     """Another lead's transaction is lost while this one's second POST is under way."""
