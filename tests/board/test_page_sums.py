@@ -152,6 +152,23 @@ def test_an_import_is_a_bar_of_its_columns() -> None:
     assert empty["publication"].percent_at_rest == 0
 
 
+def test_the_shares_of_an_import_are_of_its_leads_without_the_duplicates() -> None:
+    columns = {"enriched": 3, "held": 1, "duplicate": 6}
+    row: Any = row_of(FoundImport("march", "acme", 0, 0, "", "", None, None, None, columns, 0))
+    assert [(part["column"], part["width"]) for part in row["parts"]] == [
+        ("enriched", 75.0),
+        ("held", 25.0),
+    ]
+    assert row["publication"].percent_at_rest == 75
+
+
+def test_an_import_of_duplicates_alone_has_no_bar() -> None:
+    publication = FoundImport("may", "acme", 0, 0, "", "", None, None, None, {"duplicate": 2}, 0)
+    row: Any = row_of(publication)
+    assert row["parts"] == []
+    assert [parts for _, _, _, parts in row["groups"]] == [[], []]
+
+
 def day(days_ago: int, *numbers: int, workspace: str = "", destination: str = "") -> Day:
     return Day(workspace, destination, DAY_BEGIN_S - days_ago * DAY_S, *numbers)
 

@@ -24,7 +24,6 @@ _COLOURS: Final = {
     "served_from_cache": "cache",
     "served_locally": "cache",
     "rejected": "refused",
-    "duplicate": "nodata",
     "parked": "failed",
     "held": "held",
     "under_way": "moving",
@@ -78,14 +77,15 @@ def import_page(site: Site, moment: Moment, query: Query) -> PageData:
 def row_of(publication: FoundImport) -> PageData:
     """Return an import with its bar.
 
-    The parts of the bar are in percent of all rows. Those of leads are grouped by whether the leads
-    are at rest.
+    The parts of the bar are in percent of the leads, and are grouped by whether the leads are at
+    rest. Duplicates are no leads, so the bar has none.
     """
     parts: list[dict[str, object]] = []
     x = 0.0
     for name in (*COLUMNS, *sorted(set(publication.columns) - set(COLUMNS))):
-        if leads := publication.columns.get(name, 0):
-            width = leads / publication.records * 100
+        leads = publication.columns.get(name, 0)
+        if leads and name != "duplicate":
+            width = leads / publication.leads * 100
             part = {
                 "column": name,
                 "meaning": meaning_of(name),
@@ -94,7 +94,7 @@ def row_of(publication: FoundImport) -> PageData:
             }
             parts.append({**part, "x": round(x, 2), "width": round(width, 2)})
             x += width
-    resting = [part for part in parts if part["column"] not in {*MOVING, "duplicate"}]
+    resting = [part for part in parts if part["column"] not in MOVING]
     moving = [part for part in parts if part["column"] in MOVING]
     groups = [
         ("At rest", "at-rest", publication.at_rest, resting),
