@@ -216,9 +216,11 @@ def unreported(row: Delivery) -> Cost:
     Besides the open costs it has the estimate of each meter that a partial answer does not name,
     which the next answer replaces. The row of a lead whose last answer has come keeps no cost.
     """
-    costs = row.unsettled if row.booked is None else (*row.unsettled, row.booked)
-    guesses = list(map(_guessed, costs))
-    return Cost(sum(cost.credits for cost in guesses), sum(cost.actions for cost in guesses))
+    total = NO_COST if row.booked is None else _guessed(row.booked)
+    for earlier in row.unsettled:
+        guess = _guessed(earlier)
+        total = Cost(total.credits + guess.credits, total.actions + guess.actions)
+    return total
 
 
 def _guessed(cost: Reservation) -> Cost:

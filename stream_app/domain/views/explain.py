@@ -347,7 +347,7 @@ def outlook(
 ) -> Outlook | None:
     """Return what becomes of a budget: what admission decided, else the forecast.
 
-    None if nothing is known.
+    It is None if nothing is known.
     """
     view = view.at(now_ms)
     meter = view.meters[name].at(now_ms)
