@@ -82,9 +82,9 @@ def row_of(publication: FoundImport) -> PageData:
     """
     parts: list[dict[str, object]] = []
     x = 0.0
-    for name in (*COLUMNS, *sorted(set(publication.columns) - set(COLUMNS))):
-        leads = publication.columns.get(name, 0)
-        if leads and name != "duplicate":
+    columns = publication.columns_of_leads
+    for name in (*COLUMNS, *sorted(set(columns) - set(COLUMNS))):
+        if leads := columns.get(name, 0):
             width = leads / publication.leads * 100
             part = {
                 "column": name,

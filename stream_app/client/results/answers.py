@@ -443,9 +443,14 @@ class FoundImport(msgspec.Struct, frozen=True):
         return self.columns.get("duplicate", 0)
 
     @property
+    def columns_of_leads(self) -> dict[str, int]:
+        """What has become of its leads: `columns` without the duplicates, which are no leads."""
+        return {name: rows for name, rows in self.columns.items() if name != "duplicate"}
+
+    @property
     def leads(self) -> int:
         """Rows that are no duplicates."""
-        return self.records - self.duplicates
+        return sum(self.columns_of_leads.values())
 
     @property
     def has_neighbours(self) -> bool:
