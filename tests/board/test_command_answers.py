@@ -28,6 +28,20 @@ POLLS = 'hx-trigger="every 1s"'
 _WHY = {"why": "table is being rebuilt"}
 
 
+def resumed(command: str, at_ms: int) -> Made:
+    """Return the record of a worker's answer that it has resumed the lane of acme."""
+    answer = CommandAnswer(
+        command,
+        applied=True,
+        at_ms=at_ms,
+        partition=0,
+        kind="resume",
+        workspace="acme",
+        text="resumed",
+    )
+    return Made(NAMES.audit, b"acme", msgspec.json.encode(answer))
+
+
 async def test_the_page_follows_the_answer(folder: Path, tmp_path: Path) -> None:
     settings = settings_of(folder, operator=True)
     path = tmp_path / "model.sqlite"
@@ -155,16 +169,7 @@ async def test_an_answer_is_asked_for_each_second_and_comes_with_the_state_after
         assert f'<span class="pill idle">{state}</span>' in text, url
         assert says in text, url
         assert (POLLS in text) == polls, url
-    answer = CommandAnswer(
-        command.id,
-        applied=True,
-        at_ms=NOW_MS - 700,
-        partition=0,
-        kind="resume",
-        workspace="acme",
-        text="resumed",
-    )
-    take(model, Made(NAMES.audit, b"acme", msgspec.json.encode(answer)))
+    take(model, resumed(command.id, NOW_MS - 700))
     text = (await client.get(at_once)).text
     assert "applied" not in plain(text), "the lane below it is still that of before"
     assert POLLS in text
@@ -188,15 +193,7 @@ async def test_an_answer_is_shown_though_its_lane_is_never_published(
     client = Client(board_of(settings, path, outbox=outbox))
     await client.login(OPERATOR_TOKEN)
     page = (await send(client, "/board/lanes/acme/act/resume", **_WHY)).headers["location"]
-    answer = CommandAnswer(
-        outbox.commands[-1].id,
-        applied=True,
-        at_ms=NOW_MS - 5_001,
-        partition=0,
-        kind="resume",
-        workspace="acme",
-    )
-    take(model, Made(NAMES.audit, b"acme", msgspec.json.encode(answer)))
+    take(model, resumed(outbox.commands[-1].id, NOW_MS - 5_001))
     assert '<span class="pill ok">applied</span>' in (await client.get(page)).text
     model.close()
     client.board.close()

@@ -42,7 +42,7 @@ from stream_app.dev.process import LOOPBACK, ChildProcesses, end, free_port
 from stream_app.domain.model.messages import Callback
 from stream_app.domain.model.tokens import sign
 from stream_app.kafka.topics import create_topics
-from tests.e2e.pipeline import read_topic
+from tests.support.kafka import read_topic
 from tests.support.nginx import Nginx
 from tests.support.pace import BUSY
 

@@ -252,6 +252,15 @@ class Fleet(Pipeline):
         self._unnamed = [run for run in self._unnamed if run.lead_id == run.delivery_id]
         return self._requests
 
+    async def requests_after(self, at_ms: float) -> list[Request]:
+        """Return the requests to Clay after this time (epoch ms), once leads had 2 s to go.
+
+        A lane of 10 leads a second that is not held sends some 20 in these 2 s, so an empty list
+        shows that it is held.
+        """
+        await self.until(lambda: now_ms() > at_ms + 2_000, 30, "time in which leads could go")
+        return [request for request in self.requests() if request.at_ms > at_ms]
+
     async def first_request(
         self,
         workspaces: Iterable[str],

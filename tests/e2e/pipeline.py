@@ -31,6 +31,7 @@ from stream_app.kafka.connection import kafka_producer
 from stream_app.kafka.consumer import Consumer
 from stream_app.kafka.topics import create_topics
 from tests.support.commands import fork_process, run_command
+from tests.support.kafka import read_topic
 from tests.support.legal import follows
 from tests.support.pace import BUSY
 
@@ -584,7 +585,7 @@ read_model_path = "{self.directory}/model.sqlite"
         raise AssertionError(f"the simulator did not start: {await asyncio.to_thread(_lines, log)}")
 
     async def _follow(self) -> None:
-        consumer = _consumer(self.bootstrap)
+        consumer = Consumer(bootstrap_servers=self.bootstrap)
         await consumer.start()
         try:
             topic = self.settings.names.status
@@ -605,33 +606,6 @@ read_model_path = "{self.directory}/model.sqlite"
                         history.insert(0 if event.status == "rerouted" else len(history), event)
         finally:
             await consumer.stop()
-
-
-async def read_topic(
-    bootstrap: str,
-    topic: str,
-    partitions: int,
-    inputs: frozenset[str] = frozenset(),
-) -> list[Any]:
-    """Return all committed records of a topic. `inputs`: the topics to which producers write."""
-    consumer = _consumer(bootstrap, inputs)
-    await consumer.start()
-    try:
-        tps = [TopicPartition(topic, number) for number in range(partitions)]
-        consumer.assign(tps)
-        await consumer.seek_to_beginning()
-        ends = await consumer.end_offsets(tps)
-        read: list[Any] = []
-        while any([await consumer.position(tp) < ends[tp] for tp in tps]):
-            for records in (await consumer.getmany(timeout_ms=500)).values():
-                read.extend(records)
-        return read
-    finally:
-        await consumer.stop()
-
-
-def _consumer(bootstrap: str, inputs: frozenset[str] = frozenset()) -> Consumer:
-    return Consumer(bootstrap_servers=bootstrap, inputs=inputs)
 
 
 def _variable(number: int, place: int, of: str = "WEBHOOK") -> str:

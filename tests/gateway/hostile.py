@@ -42,11 +42,10 @@ from rich.table import Table
 from stream_app.dev.kafka import Broker, LocalKafka
 from stream_app.dev.process import ChildProcesses, free_port
 from stream_app.domain.model.messages import Callback
-from tests.e2e.pipeline import read_topic
 from tests.gateway.attacks import ATTACKS
 from tests.gateway.support import NEW_KEY, OLD_KEY, URL, good
 from tests.support.doctor import settings_for
-from tests.support.kafka import create_planned
+from tests.support.kafka import create_planned, read_topic
 from tests.support.nginx import Nginx
 from tests.support.pace import BUSY
 

@@ -24,9 +24,8 @@ from stream_app.domain.model.messages import Lead
 from stream_app.domain.plan import Destination, Workspace
 from stream_app.domain.views.lane import LaneView
 from stream_app.kafka.connection import KafkaConnection
-from tests.e2e.pipeline import read_topic
 from tests.support.config import one_way, settings_in
-from tests.support.kafka import create_planned
+from tests.support.kafka import create_planned, read_topic
 
 
 def settings_for(bootstrap: str, namespace: str) -> Settings:

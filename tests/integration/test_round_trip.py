@@ -21,10 +21,9 @@ from stream_app.domain.lead.read import read_lead
 from stream_app.domain.model.errors import SettingsError
 from stream_app.domain.model.messages import Lead, Status, StatusEvent
 from stream_app.ops.http import serve_http
-from tests.e2e.pipeline import read_topic
 from tests.gateway.support import NEW_KEY, OLD_KEY, Gateway
 from tests.support.doctor import in_groups, settings_for
-from tests.support.kafka import create_planned
+from tests.support.kafka import create_planned, read_topic
 from tests.support.pace import BUSY, slowness
 
 

@@ -13,6 +13,7 @@ from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.kafka import topics
 from stream_app.kafka.connection import kafka_admin
+from stream_app.kafka.consumer import Consumer
 from tests.support.pace import BUSY
 
 
@@ -162,3 +163,26 @@ async def read_committed(
     finally:
         await consumer.stop()
     return seen
+
+
+async def read_topic(
+    bootstrap: str,
+    topic: str,
+    partitions: int,
+    inputs: frozenset[str] = frozenset(),
+) -> list[Any]:
+    """Return all committed records of a topic. `inputs`: the topics to which producers write."""
+    consumer = Consumer(bootstrap_servers=bootstrap, inputs=inputs)
+    await consumer.start()
+    try:
+        tps = [TopicPartition(topic, number) for number in range(partitions)]
+        consumer.assign(tps)
+        await consumer.seek_to_beginning()
+        ends = await consumer.end_offsets(tps)
+        read: list[Any] = []
+        while any([await consumer.position(tp) < ends[tp] for tp in tps]):
+            for records in (await consumer.getmany(timeout_ms=500)).values():
+                read.extend(records)
+        return read
+    finally:
+        await consumer.stop()
