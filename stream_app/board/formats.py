@@ -25,7 +25,7 @@ from stream_app.client.results.answers import Cause
 from stream_app.domain.books.records import COLUMN_NAMES
 from stream_app.domain.lane.holds import time_words
 from stream_app.domain.model.messages import Status
-from stream_app.domain.model.text import rate_text
+from stream_app.domain.model.text import amount_text, rate_text
 from stream_app.domain.views.explain import Finding
 
 _UNITS: Final = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
@@ -68,9 +68,7 @@ _GOOD: Final[tuple[Status, ...]] = (
 
 def amount(value: float | None) -> str:
     """Format a number: 1,240; a fraction with at most one decimal; "-" for None."""
-    if value is None:
-        return "-"
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.1f}".removesuffix(".0")
+    return "-" if value is None else amount_text(value)
 
 
 def count(value: int, href: str) -> Markup:

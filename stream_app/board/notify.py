@@ -202,7 +202,7 @@ def _price_text(row: ColumnYield) -> str:
     """Return the credits for each value of a column of late; '' without an answer in that time."""
     if not row.hour.answered:
         return ""
-    now = f"each {row.column} has cost {row.hour.price} credits"
+    now = f"each {row.column} has cost {row.hour.price_in_credits}"
     if not row.hour.filled:
         now = f"no {row.column} came for {count(row.hour.credits, 'credit')}"
     before = f", and {row.before.price} in the seven days before" if row.before.price else ""

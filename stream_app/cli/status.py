@@ -280,10 +280,11 @@ def _import_lines(publication: FoundImport) -> Iterator[str]:
         if leads := publication.columns.get(name):
             yield f"  {name_of(name)}: {leads:,} ({meaning_of(name)})"
     for row in publication.yields:
-        price = row.until_now.price
+        counted = row.until_now
+        price = f", {counted.price_in_credits} each" if counted.filled else ""
         yield (
-            f"  {row.column} of {row.destination}: {yield_text(row.until_now)} answers"
-            f"{f', {price} credits each' if price else ''}"
+            f"  {row.column} of {row.destination}: {counted.percent} of "
+            f"{count(counted.answered, 'answer')}{price}"
         )
     yield f"  {count(publication.credits, 'credit')} so far; last event {iso(publication.last_ms)}"
 

@@ -15,7 +15,7 @@ def yield_texts(yields: Yields) -> Shown:
     return {
         place: (
             f"{100 * filled / answered:.1f} % of {answered}",
-            f"{credits_ / filled:.1f}" if filled else "-",
+            f"{credits_ / filled:,.1f}".removesuffix(".0") if filled else "-",
         )
         for place, (answered, filled, credits_) in yields.items()
     }

@@ -8,7 +8,7 @@ import msgspec
 from stream_app.domain.books.bill import BilledDay
 from stream_app.domain.books.records import MOVING
 from stream_app.domain.model.messages import Meter, Scalar
-from stream_app.domain.model.text import count, percent
+from stream_app.domain.model.text import amount_text, count, percent
 from stream_app.domain.views.explain import Finding
 from stream_app.domain.views.lane import LaneView
 from stream_app.domain.views.waits import RecordWait
@@ -332,8 +332,16 @@ class Yield(msgspec.Struct, frozen=True):
 
     @property
     def price(self) -> str:
-        """The credits for each value, for people; '' without a value."""
-        return "" if self.credits_each is None else f"{self.credits_each:,.1f}"
+        """The credits for each value, for people; '' without a value.
+
+        It is computed from the counts: from `credits_each`, which is rounded, 1.4545 might be 1.4.
+        """
+        return amount_text(self.credits / self.filled) if self.filled else ""
+
+    @property
+    def price_in_credits(self) -> str:
+        """The price with its noun, such as `1 credit`; '' without a value."""
+        return f"{self.price} {'credit' if self.price == '1' else 'credits'}" if self.price else ""
 
 
 def yield_of(answered: int, filled: int, credits_: int) -> Yield:

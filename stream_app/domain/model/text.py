@@ -32,6 +32,11 @@ def count(number: float, one: str, many: str = "") -> str:
     return f"{written} {one if written == '1' else many or f'{one}s'}"
 
 
+def amount_text(value: float) -> str:
+    """Return an amount that is not counted: 1,240; a fraction with at most one decimal: 10.4."""
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.1f}".removesuffix(".0")
+
+
 def rate_text(per_s: float) -> str:
     """Return a rate per second with all its digits, as the view of a lane has it: 8.23."""
     return f"{per_s:,.10g}"

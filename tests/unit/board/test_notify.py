@@ -130,12 +130,17 @@ COLUMN = ("people", "work_email")
             "before. ",
         ),
         (
+            yield_of(9, 3, 3),
+            "In the last hour each work_email has cost 1 credit, and 12.4 in the seven days "
+            "before. ",
+        ),
+        (
             yield_of(9, 0, 1),
             "In the last hour no work_email came for 1 credit, and 12.4 in the seven days before. ",
         ),
         (NO_YIELD, ""),
     ],
-    ids=["some", "none", "no answer"],
+    ids=["some", "one credit each", "none", "no answer"],
 )
 def test_a_yield_that_fell_is_told_with_its_column_and_what_a_value_costs(
     hour: Yield,

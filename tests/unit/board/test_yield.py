@@ -161,6 +161,31 @@ def test_a_share_is_rounded_once_where_it_is_shown() -> None:
     assert yield_text(NO_YIELD) == ""
 
 
+@pytest.mark.parametrize(
+    ("filled", "credits_", "price", "in_credits"),
+    [
+        (20, 20, "1", "1 credit"),
+        (50, 51, "1", "1 credit"),
+        (10, 104, "10.4", "10.4 credits"),
+        (2, 4, "2", "2 credits"),
+        (11, 16, "1.5", "1.5 credits"),
+        (8, 3, "0.4", "0.4 credits"),
+        (20, 0, "0", "0 credits"),
+        (1, 1_240, "1,240", "1,240 credits"),
+        (0, 20, "", ""),
+    ],
+)
+def test_a_price_is_an_amount_and_agrees_with_its_noun(
+    filled: int,
+    credits_: int,
+    price: str,
+    in_credits: str,
+) -> None:
+    counted = yield_of(50, filled, credits_)
+    assert counted.price == price
+    assert counted.price_in_credits == in_credits
+
+
 def test_what_is_kept_is_bounded(model: ReadModel, path: Path) -> None:
     columns = [f"c{number}" for number in range(MAX_YIELD_COLUMNS + 5)]
     take(model, *answered(0, filled=columns, import_id="march"))

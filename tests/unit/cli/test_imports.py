@@ -10,7 +10,15 @@ import pytest
 from stream_app.cli import status as command
 from stream_app.cli.main import main
 from stream_app.cli.status import _unknown
-from stream_app.client.results.answers import FoundImport, ImportsAnswer, WaitingAnswer, WaitingLead
+from stream_app.client.results.answers import (
+    FoundImport,
+    ImportsAnswer,
+    ImportYield,
+    WaitingAnswer,
+    WaitingLead,
+    Yield,
+    yield_of,
+)
 from stream_app.client.results.lookup import LeadSearch
 from tests.support.config import one_way
 
@@ -97,6 +105,28 @@ def test_rows_are_leads_and_their_duplicates(
     (shown,) = json.loads(capsys.readouterr().out)["imports"]
     assert shown["rows"] - shown["refused"] == sum(shown["columns"].values())
     assert shown["columns"]["duplicate"] == 4
+
+
+@pytest.mark.parametrize(
+    ("counted", "says"),
+    [
+        (yield_of(40, 20, 20), "50.0 % of 40 answers, 1 credit each"),
+        (yield_of(40, 10, 104), "25.0 % of 40 answers, 10.4 credits each"),
+        (yield_of(40, 0, 104), "0.0 % of 40 answers"),
+        (yield_of(1, 1, 2), "100.0 % of 1 answer, 2 credits each"),
+    ],
+)
+def test_what_clay_found_agrees_with_its_nouns(
+    counted: Yield,
+    says: str,
+    config: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    of_emails = ImportYield("people", "work_email", counted)
+    answers(monkeypatch, msgspec.structs.replace(MARCH, yields=[of_emails]))
+    assert main(["imports", "march"]) == 0
+    assert f"  work_email of people: {says}" in capsys.readouterr().out.splitlines()
 
 
 def test_what_is_not_known_is_not_shown(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from stream_app.domain.model.text import count, rate_text
+from stream_app.domain.model.text import amount_text, count, rate_text
 
 
 @pytest.mark.parametrize(
@@ -21,6 +21,23 @@ from stream_app.domain.model.text import count, rate_text
 )
 def test_a_count_and_its_noun_agree(number: float, says: str) -> None:
     assert count(number, "credit") == says
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (0, "0"),
+        (1_240, "1,240"),
+        (-1_240, "-1,240"),
+        (1.0, "1"),
+        (1_240.04, "1,240"),
+        (1_240.06, "1,240.1"),
+        (10.0, "10"),
+        (0.5, "0.5"),
+    ],
+)
+def test_an_amount_has_at_most_one_decimal(value: float, says: str) -> None:
+    assert amount_text(value) == says
 
 
 @pytest.mark.parametrize(
