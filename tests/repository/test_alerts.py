@@ -232,8 +232,14 @@ def test_an_alert_fires_for_its_cause_alone_whenever_its_process_restarts(tmp_pa
 @pytest.mark.promtool
 @pytest.mark.parametrize(
     ("filled", "price"),
-    [("21", "In the last hour each has cost 24.3 credits. "), ("0", ""), (None, "")],
-    ids=["some", "none", "without the board"],
+    [
+        ("21", "In the last hour each has cost 24.3 credits. "),
+        ("510", "In the last hour each has cost 1 credit. "),
+        ("51", "In the last hour each has cost 10 credits. "),
+        ("0", ""),
+        (None, ""),
+    ],
+    ids=["some", "one credit each", "ten credits each", "none", "without the board"],
 )
 def test_a_yield_that_fell_names_its_column_and_what_a_value_costs(
     tmp_path: Path,
