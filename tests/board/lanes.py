@@ -3,14 +3,21 @@
 from collections.abc import Iterator
 from typing import Any, Final
 
+from stream_app.domain.lane.holds import BREAKER_OPEN
 from stream_app.domain.limits.balance import Booked, Reading
-from stream_app.domain.limits.breaker import Outage
+from stream_app.domain.limits.breaker import OPENED_BECAUSE, Outage
 from stream_app.domain.limits.meters import Estimate, Meter
 from stream_app.domain.limits.suspension import Suspension
 from stream_app.domain.limits.webhook_quota import Webhook
 from stream_app.domain.model.topics import TopicNames
 from stream_app.domain.plan import Actor, Change
-from stream_app.domain.views.lane import DestinationView, LaneChange, PartHold, RunsView
+from stream_app.domain.views.lane import (
+    AS_PROBE,
+    DestinationView,
+    LaneChange,
+    PartHold,
+    RunsView,
+)
 from tests.board.clock import DAY_MS, HOUR_MS, MINUTE_MS, NOW_MS
 from tests.board.model_records import Made, lane
 
@@ -130,7 +137,6 @@ def lanes() -> Iterator[Made]:
         meters=_meters(3_980, 4_000, 70_000, None, 20),
         estimates={"globex-people": Estimate(6.1, 1.0, 400)},
     )
-    outage = Outage("http_503", NOW_MS - 9 * MINUTE_MS, NOW_MS - MINUTE_MS, 47)
     for number, (name, score, rate, p95, day, cap, breaker) in enumerate(
         (
             ("hooli", 100.0, 9.8, 160, 6_480, 8_000, "closed"),
@@ -146,7 +152,7 @@ def lanes() -> Iterator[Made]:
             "breaker": breaker,
         }
         if breaker == "half_open":
-            more |= {"outage": outage, "health": "degraded"}
+            more |= _held_between_probes()
         if name == "hooli":
             more |= _held_in_part()
             (part,) = more["partly"]
@@ -197,6 +203,20 @@ def lanes() -> Iterator[Made]:
         meters=_meters(5_140, 10_000, 61_900, 150_000, 150),
         **_of("initech"),
     )
+
+
+def _held_between_probes() -> dict[str, Any]:
+    """The breaker is half open and no probe is in flight, so the next lead goes as one."""
+    outage = Outage("http_503", NOW_MS - 9 * MINUTE_MS, NOW_MS - MINUTE_MS, 47)
+    return {
+        "health": "degraded",
+        "outage": outage,
+        "holds": BREAKER_OPEN,
+        "text": f"the circuit breaker is half open: {OPENED_BECAUSE['consecutive_failures']}",
+        "since_ms": outage.since_ms,
+        "turns": {"umbrella-people": AS_PROBE},
+        "probe_due": True,
+    }
 
 
 def _held_in_part() -> dict[str, Any]:

@@ -66,11 +66,12 @@ async def test_an_import_without_a_csv_points_to_no_command_that_is_not_there(
 async def test_now_says_first_which_lanes_are_held(local: Client) -> None:
     text = (await local.get("/board")).text
     assert '<span class="banner">production</span>' in text
-    heading = r'<h1 class="bad">.*2</a> of .*6</a> lanes are held, .*1</a> more in part</h1>'
+    heading = r'<h1 class="bad">.*3</a> of .*6</a> lanes are held, .*1</a> more in part</h1>'
     assert re.search(heading, text)
     assert "Clay refuses its token (401)" in text
     assert "1,240 records wait on Kafka" in plain(text)
-    cards = [text.index(f"{name}</strong>") for name in ("acme", "hooli", "globex")]
+    assert "Clay answers 503; 47 calls have failed; the circuit breaker is half open" in plain(text)
+    cards = [text.index(f"{name}</strong>") for name in ("acme", "hooli", "globex", "umbrella")]
     assert cards == sorted(cards), (
         "what needs a person comes first, and a whole lane before one that is held in part, "
         "although more waits for that"
@@ -88,13 +89,13 @@ async def test_no_worker_is_the_first_thing_to_know(client_of: ClientOf) -> None
     text = (await client.get("/board")).text
     assert "Nothing is sent: no worker runs" in text
     cards = re.findall(r'<div class="notice[^>]*>.*?</a></div>', text, re.DOTALL)
-    assert ["no worker runs" in card for card in cards] == [True, False, False, False], (
+    assert ["no worker runs" in card for card in cards] == [True, False, False, False, False], (
         "one card says so"
     )
     assert all('class="facts"' in card for card in cards), "and none is empty"
     consumers.now = None
     text = (await client.get("/board")).text
-    assert "2 of 6 lanes are held, 1 more in part" in plain(text), (
+    assert "3 of 6 lanes are held, 1 more in part" in plain(text), (
         "nothing is claimed of workers when Kafka does not answer"
     )
     assert "Kafka does not answer" in text

@@ -42,7 +42,7 @@ async def test_who_changes_something_sees_what_comes_of_it(client_of: ClientOf) 
     client = client_of(consumers=consumers, shared_s=3_600)
     for worker in (ConsumerGroup("Stable", 2), ConsumerGroup("Empty", 0)):
         consumers.now = Consumption(worker, ConsumerGroup("Stable", 1), {})
-        assert "2 of 6 lanes are held, 1 more in part" in plain(
+        assert "3 of 6 lanes are held, 1 more in part" in plain(
             (await client.get("/board")).text,
         ), "others share what was read"
     await client.ask("POST", "/board/leads", data={"text": "crm-17"}, headers=OWN)

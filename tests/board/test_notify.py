@@ -40,7 +40,12 @@ async def test_they_are_those_of_the_page_now(site: Site) -> None:
         *(finding for lane in shown.lanes for finding in lane.findings),
     ]
     alerts = [alert.key for finding in findings if (alert := alert_of(finding, NOW_MS)) is not None]
-    assert alerts == [("http_401", "acme"), ("webhook_out", "acme"), ("no_callbacks", "hooli")]
+    assert alerts == [
+        ("http_401", "acme"),
+        ("webhook_out", "acme"),
+        ("no_callbacks", "hooli"),
+        ("breaker_open", "umbrella"),
+    ]
 
 
 async def test_nothing_is_known_of_lanes_while_kafka_is_away_or_the_model_is_behind(
