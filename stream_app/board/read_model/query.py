@@ -447,6 +447,7 @@ class Queries:
                 (*values, limit + 1),
             ).fetchall()
             imports: list[answers.FoundImport] = []
+            last: ListPlace | None = None
             counts = """SELECT destination, status, leads
                         FROM import_counts
                         WHERE import = ? AND leads > 0"""
@@ -467,6 +468,7 @@ class Queries:
                 if (waiting := (published or 0) - arrived) > 0:
                     columns["waiting"] = waiting
                 name, of, first_ms, last_ms, who, file, file_rows, refused = facts
+                last = ListPlace(first_ms, number)
                 imports.append(
                     answers.FoundImport(
                         import_id=name,
@@ -484,9 +486,7 @@ class Queries:
                         repeats=repeats,
                     ),
                 )
-            return imports, ListPlace(rows[limit - 1][5], rows[limit - 1][0]) if len(
-                rows,
-            ) > limit else None
+            return imports, last if len(rows) > limit else None
 
     def dead_letters(self, topic: str, workspace: str | None = None) -> answers.DeadLetters:
         """Return the dead letters of a topic by cause: of one workspace, or of all for None."""
