@@ -28,7 +28,7 @@ from stream_app.client.results.answers import (
 from stream_app.client.results.lookup import LeadSearch, find, find_imports, find_yields
 from stream_app.clock import Clock
 from stream_app.config import Settings
-from stream_app.domain.books.records import COLUMNS, meaning_of, name_of
+from stream_app.domain.books.records import meaning_of, name_of
 from stream_app.domain.lane.holds import time_words
 from stream_app.domain.model.text import count
 from stream_app.domain.views.explain import Finding
@@ -269,16 +269,15 @@ def _import_lines(publication: FoundImport) -> Iterator[str]:
     if publication.duplicates:
         yield (
             f"  {count(publication.records, 'record')}: {count(publication.leads, 'lead')} and "
-            f"{count(publication.duplicates, 'duplicate')}"
+            f"{count(publication.duplicates, 'duplicate')} ({meaning_of('duplicate')})"
         )
     full = publication.percent_at_rest * _BAR // 100
     yield (
         f"  [{'#' * full}{'.' * (_BAR - full)}] {publication.at_rest:,} of "
         f"{count(publication.leads, 'lead')} at rest"
     )
-    for name in (*COLUMNS, "unknown"):
-        if leads := publication.columns.get(name):
-            yield f"  {name_of(name)}: {leads:,} ({meaning_of(name)})"
+    for name, leads in publication.columns_of_leads.items():
+        yield f"  {name_of(name)}: {leads:,} ({meaning_of(name)})"
     for row in publication.yields:
         counted = row.until_now
         price = f", {counted.price_in_credits} each" if counted.filled else ""

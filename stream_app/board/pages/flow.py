@@ -82,18 +82,16 @@ def row_of(publication: FoundImport) -> PageData:
     """
     parts: list[dict[str, object]] = []
     x = 0.0
-    columns = publication.columns_of_leads
-    for name in (*COLUMNS, *sorted(set(columns) - set(COLUMNS))):
-        if leads := columns.get(name, 0):
-            width = leads / publication.leads * 100
-            part = {
-                "column": name,
-                "meaning": meaning_of(name),
-                "colour": _COLOURS.get(name, "nodata"),
-                "leads": leads,
-            }
-            parts.append({**part, "x": round(x, 2), "width": round(width, 2)})
-            x += width
+    for name, leads in publication.columns_of_leads.items():
+        width = leads / publication.leads * 100
+        part = {
+            "column": name,
+            "meaning": meaning_of(name),
+            "colour": _COLOURS.get(name, "nodata"),
+            "leads": leads,
+        }
+        parts.append({**part, "x": round(x, 2), "width": round(width, 2)})
+        x += width
     resting = [part for part in parts if part["column"] not in MOVING]
     moving = [part for part in parts if part["column"] in MOVING]
     groups = [

@@ -6,7 +6,7 @@ from typing import Final
 import msgspec
 
 from stream_app.domain.books.bill import BilledDay
-from stream_app.domain.books.records import MOVING
+from stream_app.domain.books.records import COLUMNS, MOVING
 from stream_app.domain.model.messages import Meter, Scalar
 from stream_app.domain.model.text import amount_text, count, percent
 from stream_app.domain.views.explain import Finding
@@ -452,8 +452,14 @@ class FoundImport(msgspec.Struct, frozen=True):
 
     @property
     def columns_of_leads(self) -> dict[str, int]:
-        """What has become of its leads: `columns` without the duplicates, which are no leads."""
-        return {name: rows for name, rows in self.columns.items() if name != "duplicate"}
+        """What has become of its leads: `columns` without the duplicates, which are no leads.
+
+        They are in the order of the books. Those of a newer version come last, and a column without
+        a lead is left out.
+        """
+        names = (*COLUMNS, *sorted(self.columns.keys() - set(COLUMNS)))
+        leads = {name: self.columns.get(name, 0) for name in names if name != "duplicate"}
+        return {name: many for name, many in leads.items() if many}
 
     @property
     def leads(self) -> int:

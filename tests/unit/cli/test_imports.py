@@ -95,8 +95,9 @@ def test_rows_are_leads_and_their_duplicates(
     lines = capsys.readouterr().out.splitlines()
     assert lines[1:3] == [
         "  153 rows in the file, 3 refused; 150 published to acme",
-        "  150 records: 146 leads and 4 duplicates",
+        "  150 records: 146 leads and 4 duplicates (another record of the same lead counts)",
     ]
+    assert sum("duplicate" in line for line in lines) == 1
     assert main(["imports"]) == 0
     titles, cells = (re.split("  +", line.strip()) for line in capsys.readouterr().out.splitlines())
     assert titles[3:7] == ["rows", "refused", "duplicates", "leads"]
@@ -127,6 +128,32 @@ def test_what_clay_found_agrees_with_its_nouns(
     answers(monkeypatch, msgspec.structs.replace(MARCH, yields=[of_emails]))
     assert main(["imports", "march"]) == 0
     assert f"  work_email of people: {says}" in capsys.readouterr().out.splitlines()
+
+
+def test_columns_of_a_newer_version_are_shown_so_that_the_leads_add_up(
+    config: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    columns = {
+        "set_aside": 3,
+        "waiting": 5,
+        "unknown": 2,
+        "enriched": 1_090,
+        "asked_again": 4,
+        "parked": 0,
+    }
+    answers(monkeypatch, msgspec.structs.replace(MARCH, columns=columns))
+    assert main(["imports", "march"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].endswith(" 1,099 of 1,104 leads at rest")
+    assert lines[3:-1] == [
+        "  enriched: 1,090 (Clay has answered, whatever it found)",
+        "  waiting: 5 (on Kafka, not taken yet)",
+        "  asked again: 4 (a status of a newer version)",
+        "  set aside: 3 (a status of a newer version)",
+        "  unknown: 2 (a status of a newer version)",
+    ]
 
 
 def test_what_is_not_known_is_not_shown(
