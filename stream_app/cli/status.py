@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from stream_app.cli.base import COMMON, NO, OK, Common
-from stream_app.cli.lanes import second, waiting_text
+from stream_app.cli.lane_tables import second, waiting_text
 from stream_app.cli.options import VIEW, View, WorkspaceName, iso
 from stream_app.cli.output import say, show, show_json
 from stream_app.cli.tables import Column, Table, table_of

@@ -23,7 +23,7 @@ from stream_app.board.app import BoardRoutes
 from stream_app.board.lookup import Lookup
 from stream_app.board.notify import alert_of
 from stream_app.board.read_model.follow import ProjectionLag
-from stream_app.cli.lanes import lane_tables
+from stream_app.cli.lane_tables import lane_tables
 from stream_app.cli.status import _show_finding
 from stream_app.client.doctor import checks as doctor
 from stream_app.domain.lane.holds import REASONS

@@ -20,7 +20,7 @@ from stream_app.board.notify import alert_of
 from stream_app.board.read_model.board_query import BoardQueries
 from stream_app.board.read_model.follow import ProjectionLag
 from stream_app.board.site import Moment, Site, overview
-from stream_app.cli.lanes import lane_tables
+from stream_app.cli.lane_tables import lane_tables
 from stream_app.config import Kafka, Settings
 from stream_app.domain.lane.holds import PROBE_DUE, reason_of
 from stream_app.domain.lane.lane import Lane

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_app.cli.lanes import lane_tables, second
+from stream_app.cli.lane_tables import lane_tables, second
 from stream_app.cli.status import _show_finding
 from stream_app.cli.tables import Column, Table, lines_of
 from stream_app.domain.limits.budget import MeterName

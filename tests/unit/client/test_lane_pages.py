@@ -6,7 +6,7 @@ from collections import Counter
 
 import msgspec
 
-from stream_app.cli.lanes import lane_tables
+from stream_app.cli.lane_tables import lane_tables
 from stream_app.client.lanes.commands import answers_in
 from stream_app.client.lanes.views import LanesReport, _lane, page, views_in
 from stream_app.config import Kafka, Settings
