@@ -13,7 +13,7 @@ from stream_app.client.results.answers import Bill
 from stream_app.client.results.lookup import find_bills
 from stream_app.domain.books.bill import COMPARE_BY_HAND, UNEXPLAINED
 from stream_app.domain.books.money import BooksReport
-from stream_app.domain.books.records import COLUMN_MEANING, COLUMNS, books_line, name_of
+from stream_app.domain.books.records import books_line, meaning_of, name_of
 from stream_app.domain.model.text import count
 
 _NOT_LEADS: Final[dict[str, str]] = {
@@ -184,9 +184,8 @@ def books_table(report: BooksReport) -> Table:
         title="The books",
     )
     table.add("in", report.leads, report.records, "", "on leads, leads.retry and leads.bulk")
-    for name in COLUMNS:
-        counts = report.columns[name]
-        table.add(name_of(name), counts.leads, counts.records, counts.rows, COLUMN_MEANING[name])
+    for name, counts in report.columns.items():
+        table.add(name_of(name), counts.leads, counts.records, counts.rows, meaning_of(name))
     return table
 
 

@@ -16,7 +16,7 @@ import pydantic  # noqa: F401 - where a process has imported it, cyclopts checks
 import pytest
 
 from stream_app.cli.base import confirm
-from stream_app.cli.books import show_report
+from stream_app.cli.books import books_table, show_report
 from stream_app.cli.main import main, parse
 from stream_app.client.lanes.commands import SentCommand, new_command
 from stream_app.client.people import StoredLead
@@ -30,7 +30,7 @@ from stream_app.client.results.answers import (
 from stream_app.client.results.export import Export, ResultFilter
 from stream_app.config import Settings
 from stream_app.domain.books.money import BooksReport, OpenCost
-from stream_app.domain.books.records import COLUMNS, StatusTotals
+from stream_app.domain.books.records import COLUMNS, BookTotals, StatusTotals
 from stream_app.domain.commands import Command, Resolve, read_arguments
 from stream_app.domain.dead_letter.causes import DeadLetterTally
 from stream_app.domain.lane import overrides as controls
@@ -415,6 +415,18 @@ def test_the_books_name_the_leads_whose_cost_is_not_known(
     assert "stream-app dlq resolve ID --workspace NAME --at-clay --credits N --why TEXT" in output
     assert "  acme/people crm-17: 20 credits and 5 actions on 2026-11-24" in output
     assert "  and 1 more; --limit names more of them" in output
+
+
+def test_the_books_show_leads_with_a_status_of_a_newer_version_so_that_they_add_up() -> None:
+    totals = BookTotals()
+    totals.add("set_aside", 2, 3, 1, final=False)
+    totals.add("enriched", 5, 5, 5, final=False)
+    report = BooksReport(columns=totals.columns, records=8, leads=7)
+    first, *rows = books_table(report).rows
+    assert first[1:3] == ["7", "8"]
+    assert rows[-1] == ["unknown", "2", "3", "1", "a status of a newer version"]
+    for place in (1, 2):
+        assert sum(int(row[place]) for row in rows) == int(first[place])
 
 
 @pytest.mark.parametrize("answers", [True, False])
