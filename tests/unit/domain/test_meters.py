@@ -38,6 +38,8 @@ def meter(
             Forecast(600.0, NOON_MS + int(4_400 / 600 * HOUR_MS)),
         ),
         (meter(0), meter(10), Forecast(60.0)),  # the day ends first
+        (meter(0, 0, 730), meter(10, 0, 730), Forecast(60.0)),  # the day ends just then
+        (meter(0, 0, 729), meter(10, 0, 729), Forecast(60.0, 24 * HOUR_MS - MINUTE_MS)),
         (meter(0, 0, None), meter(10, 0, None), Forecast(60.0)),  # nothing is capped
         (meter(6_000), meter(6_000), Forecast(0.0, NOON_MS)),  # used up
         (meter(10), meter(10), Forecast(0.0)),
@@ -61,18 +63,34 @@ def test_a_budget_is_forecast_to_end_at_the_rate_of_the_last_minutes(
 
 @pytest.mark.parametrize(
     "booked",
-    [(30, 30, 30), (0, 30, 30), (0, 0, 30), (30, 30, 31), (0, 1, 30), (1, 1, 30)],
+    [(30, 30, 30), (0, 30, 30), (0, 0, 30), (30, 30, 31), (0, 1, 30), (1, 1, 30), (0, 0, 1)],
 )
 def test_a_burst_has_no_pace(booked: tuple[int, int, int]) -> None:
     """`booked`: after each third of the time.
 
     One file was sent, and nothing says that more will come.
     """
+    assert forecast(in_thirds(*booked), NOON_MS) is None
+
+
+def test_what_was_booked_by_the_end_of_a_third_is_booked_in_it() -> None:
+    assert forecast(in_thirds(10, 20, 30), NOON_MS) == Forecast(150.0)
+
+
+def in_thirds(*booked: int) -> list[Sample]:
+    """What was seen of a meter at the end of each third of twelve minutes."""
     samples = [Sample(NOON_MS - 12 * MINUTE_MS, meter(0))]
     samples += [
         Sample(NOON_MS - (8 - 4 * n) * MINUTE_MS, meter(spent)) for n, spent in enumerate(booked)
     ]
-    assert forecast(samples, NOON_MS) is None
+    return samples
+
+
+def test_what_another_day_has_booked_takes_nothing_from_the_pace_of_this_one() -> None:
+    """A day begins in the middle of the day before if the time zone of the budget is changed."""
+    of_today = steady(meter(0), meter(10))
+    of_yesterday = Sample(of_today[0].at_ms - MINUTE_MS, meter(5_000, period="2026-11-23"))
+    assert forecast([of_yesterday, *of_today], NOON_MS) == Forecast(60.0)
 
 
 def test_a_pace_needs_no_booking_in_each_minute() -> None:
