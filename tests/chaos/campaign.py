@@ -51,7 +51,6 @@ CLOSING_S: Final = 20.0
 CONFIG: Final = """
 [delivery]
 request_timeout_s = 7
-connect_timeout_s = 1
 max_request_start_age_s = 3
 commit_timeout_s = 4
 uncertain_grace_s = 11

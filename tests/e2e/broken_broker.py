@@ -27,7 +27,6 @@ ENDED_S = 30
 CONFIG = """
 [delivery]
 request_timeout_s = 7
-connect_timeout_s = 1
 max_request_start_age_s = 4
 commit_timeout_s = 2
 uncertain_grace_s = 12

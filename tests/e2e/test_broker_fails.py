@@ -107,7 +107,7 @@ async def test_records_are_too_large(broker: ProxiedKafka, namespace: str) -> No
 QUICK = """
 [delivery]
 request_timeout_s = 3
-connect_timeout_s = 1
+connect_timeout_s = 1            # must be below request_timeout_s; no lead is sent here
 max_request_start_age_s = 2
 commit_timeout_s = 2
 uncertain_grace_s = 6

@@ -28,7 +28,6 @@ LEADS: Final = 2_400
 CONFIG: Final = """
 [delivery]
 request_timeout_s = 7
-connect_timeout_s = 1
 max_request_start_age_s = 3
 commit_timeout_s = 8
 uncertain_grace_s = 11

@@ -28,7 +28,6 @@ SESSION_S = 6.0
 CONFIG = """
 [delivery]
 request_timeout_s = 7
-connect_timeout_s = 1
 max_request_start_age_s = 4
 commit_timeout_s = 5
 uncertain_grace_s = 12

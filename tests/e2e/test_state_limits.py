@@ -32,7 +32,7 @@ pytestmark = pytest.mark.timeout(120)
 QUICK = """
 [delivery]
 request_timeout_s = 3
-connect_timeout_s = 1
+connect_timeout_s = 1            # must be below request_timeout_s; no lead is sent here
 max_request_start_age_s = 1
 commit_timeout_s = 3
 uncertain_grace_s = 5

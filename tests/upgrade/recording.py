@@ -25,11 +25,13 @@ another one.
 """
 MAX_RECORDING_BYTES: Final = 100_000
 
+# Each second of the grace is a record in the recording for each uncertain lead, so the request, which
+# bounds the connection, is short too.
 _CONFIG: Final = """
 [delivery]
 max_attempts = 1
 request_timeout_s = 4
-connect_timeout_s = 1
+connect_timeout_s = 3
 max_request_start_age_s = 2
 commit_timeout_s = 1
 uncertain_grace_s = 7

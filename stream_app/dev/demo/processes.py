@@ -53,7 +53,6 @@ session_timeout_s = 10
 [delivery]
 max_attempts = 1               # so that the demo has dead letters to show
 request_timeout_s = 7
-connect_timeout_s = 1
 max_request_start_age_s = 2
 uncertain_grace_s = 10
 
