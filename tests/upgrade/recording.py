@@ -25,8 +25,8 @@ another one.
 """
 MAX_RECORDING_BYTES: Final = 100_000
 
-# Each second of the grace is a record in the recording for each uncertain lead, so the request, which
-# bounds the connection, is short too.
+# For each second of the grace the recording has a record of each uncertain lead. So the grace is
+# short, and with it the request and its connection.
 _CONFIG: Final = """
 [delivery]
 max_attempts = 1
