@@ -9,6 +9,7 @@ from stream_app.domain.delivery.state_machine import Delivery, delivery_key
 from stream_app.partition.poll_queue import OpenRun, PollQueue
 from stream_app.partition.rows import Rows
 from tests.simulation.schedule import POLL_AFTER_S, Setup, plan_of
+from tests.support.narrow import present
 from tests.support.partition.virtual import virtual_time
 
 MANY: Final = 20_000
@@ -114,6 +115,26 @@ async def test_an_announced_run_is_due_now_and_again_if_it_was_asked_for_just_th
     queue.put_back(opened, 50_000)
     assert queue.due("acme", 3) is None
     queue.hasten(key_of(7), 3)
+
+
+@virtual_time
+async def test_an_announced_run_that_is_due_already_keeps_its_turn() -> None:
+    queue, _ = queue_of(0, 1_000)
+    queue.hasten(key_of(0), 10_000)
+    assert due(queue, 10_000).run == "run_0"
+
+
+@virtual_time
+async def test_a_run_settles_no_lead_whose_row_or_destination_is_gone() -> None:
+    queue, rows = queue_of(0)
+    opened = due(queue, 10_000)
+    found = present(queue.find(opened))
+    assert found.row.run == "run_0"
+    assert found.destination.alias == "acme-main"
+    not_configured = msgspec.structs.replace(plan_of(Setup(routines=True)), destinations={})
+    assert PollQueue(not_configured, rows).find(opened) is None
+    rows.load({})
+    assert queue.find(opened) is None
 
 
 @virtual_time

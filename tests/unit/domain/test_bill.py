@@ -275,6 +275,22 @@ def test_what_was_booked_while_clay_was_asked_may_be_in_its_answer_or_not() -> N
         assert billed_days([first, then])[0].verdict == "agrees"
 
 
+@pytest.mark.parametrize(
+    ("reserved", "cost", "least", "most"),
+    [(20, 0, 0, 20), (20, 1, 0, 20), (20, 8, 7, 20), (5, 8, 4, 8)],
+)
+def test_between_which_limits_the_cost_of_a_booked_lead_lies(
+    reserved: int,
+    cost: int,
+    least: int,
+    most: int,
+) -> None:
+    """The last lead cost more than its ceiling, and only its ceiling was seen in flight."""
+    before = Booked(100, 90, 110, 10)
+    assert before.reported(reserved, cost) == Booked(100 + cost, 90 + least, 110 + cost, 10)
+    assert before.unreported(reserved, cost) == Booked(100 + cost, 90, 110 + most, 10 + most)
+
+
 def test_an_operators_correction_of_a_day_explains_what_others_took() -> None:
     booked = Booked(10, 10, 10).elsewhere(7)
     [day] = billed_days([Reading(BEGIN_MS, 100), Reading(BEGIN_MS + HOUR_MS, 83, booked)])

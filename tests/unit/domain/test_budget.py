@@ -291,6 +291,8 @@ def test_a_clock_that_steps_back_again_and_again_is_refused_before_anything_is_f
     assert len(granted) == 9
     assert [day.id for day in state.days] == sorted(granted)
     assert {day.credits_reserved for day in state.days} == {6}
+    state, reservation = _reserved(policy, state, ms_of("2026-11-25T12:00"))
+    assert reservation.day == "2026-11-25", "a clock that goes on is not behind"
 
 
 def test_stepping_back_into_a_day_never_used_or_forgotten_is_refused_until_time_passes() -> None:
@@ -305,7 +307,11 @@ def test_stepping_back_into_a_day_never_used_or_forgotten_is_refused_until_time_
     state = budget.settle(state, Reservation("2026-11-25", "2026-11", 6, 1), ONE)
     state, _ = _reserved(policy, state, now_ms + 3 * DAY_MS)
     assert state.days_folded == "2026-11-26"
-    assert isinstance(budget.reserve(policy, state, ONE, now_ms), BudgetRefused)
+    for forgotten_ms in (now_ms, now_ms + DAY_MS):
+        assert budget.reserve(policy, state, ONE, forgotten_ms) == BudgetRefused(
+            "clock",
+            forgotten_ms + 1_000,
+        )
 
 
 def test_without_a_cap_a_clock_behind_holds_nothing_and_the_newest_period_takes_the_lead() -> None:

@@ -12,7 +12,7 @@ from stream_app.domain.lane.admission import Grant, decide
 from stream_app.domain.lane.lane import Lane, for_new_owner, lifted
 from stream_app.domain.lane.settlement import probe_succeeded, settled
 from stream_app.domain.limits import callback_health, suspension
-from stream_app.domain.limits.budget import Reservation
+from stream_app.domain.limits.budget import Budget, Period, Reservation
 from stream_app.domain.limits.rate import RatePolicy
 from stream_app.domain.limits.webhook_quota import Quota, Webhook
 from stream_app.domain.model.messages import AnsweredColumns, Callback
@@ -164,6 +164,7 @@ def test_the_likely_causes_come_in_order_with_their_evidence() -> None:
         < text.index("the gateway")
     )
     assert "no count yet" in text
+    assert "then run the rows in Clay again" in text
     assert "silently" not in text
     assert (
         "3 leads of people are overdue and no callback of it came since 1970-01-01 00:00:01 UTC"
@@ -179,6 +180,8 @@ def test_the_likely_causes_come_in_order_with_their_evidence() -> None:
     assert "49,900 were submitted here" in text
     begun = msgspec.structs.replace(lane, quota=Quota({"w1": Webhook(1)}))
     assert "1 was submitted here" in why_missing(ACME, begun, THERE, 10_000)
+    spent = msgspec.structs.replace(begun, budget=Budget(months=(Period("1970-01", 4_321),)))
+    assert "(booked here this month: 4321)" in why_missing(ACME, spent, THERE, 10_000)
     emptied = msgspec.structs.replace(THERE, quota_lifetime=0)
     text = why_missing(ACME, full, emptied, 10_000)
     assert text.index("credits") < text.index("50,000 rows"), "auto-delete empties its table"

@@ -277,6 +277,9 @@ def test_how_long_a_call_takes_its_place_is_the_mean_of_the_last_twenty() -> Non
         state = concurrency.answered(MAX_LIMIT, state, 100, held_ms, 1, 10.0)
         means_ms.append(state.held_ms)
     assert means_ms == pytest.approx([600, 450, 400, 400, 388]), "the mean of those that show it"
+    of_an_earlier_version = Concurrency(5.0, 100.0, 600)
+    first = concurrency.answered(MAX_LIMIT, of_an_earlier_version, 100, 600, 1, 10.0)
+    assert first.held_ms == 600, "whatever number of calls did not show it"
     later = _after(state, 400, 900)
     assert later.held_ms == pytest.approx(1_000, abs=1), "what was before is forgotten"
     assert concurrency.answered(MAX_LIMIT, later, 900, 3_000, 1, 10.0).held_ms == pytest.approx(
@@ -309,9 +312,10 @@ def test_ten_calls_show_what_is_usual_before_the_limit_grows() -> None:
     usual = Concurrency(5.0, 400.0, 99)
     assert _after(usual, 1, 199).usual_ms == pytest.approx(400 - 2.01), "half is not fast"
     assert _after(usual, 1, 198).usual_ms == pytest.approx((400 - 2.02) * 0.95)
-    assert _after(Concurrency(5.0, 400.0, 8), 1, 40).usual_ms == pytest.approx(360), (
-        "too few are known"
-    )
+    assert _after(Concurrency(5.0, 23.0, 11), 1, 11).usual_ms == 22, "half of the mean is not fast"
+    for calls, mean_ms in ((8, 360), (9, 364), (10, (400 - 360 / 11) * 0.95)):
+        known = Concurrency(5.0, 400.0, calls)
+        assert _after(known, 1, 40).usual_ms == pytest.approx(mean_ms), "ten are too few"
     assert _after(Concurrency(20.0, 400.0, 99), 1, 1_000).limit == pytest.approx(20.048), (
         "slow, and not twice so"
     )
@@ -322,6 +326,20 @@ def test_slow_calls_do_not_shrink_a_limit_that_is_not_used() -> None:
     assert _after(usual, 50, 3_000, in_flight=3).limit == _after(usual, 50, 300, in_flight=3).limit
     odd = msgspec.structs.replace(usual, limit=7.0)
     assert [_after(odd, 1, 3_000, in_flight=used).limit == 7.0 for used in (3, 4)] == [True, False]
+    even = msgspec.structs.replace(usual, limit=20.0)
+    assert [_after(even, 1, 3_000, in_flight=used).limit == 20 for used in (9, 10)] == [True, False]
+
+
+def test_one_call_moves_the_limit_by_little_however_long_it_took() -> None:
+    known = Concurrency(20.0, 400.0, 99)
+    assert _after(known, 1, 30_000).limit == pytest.approx(18.8), "by a tenth of it, and 0.8 back"
+    assert _after(known, 1, 0).limit == pytest.approx(20.8), "within the same millisecond"
+
+
+def test_the_first_slow_call_shrinks_a_limit_that_had_grown_to_its_highest() -> None:
+    grown = _after(Concurrency(99.9, 400.0, 99), 50, 400)
+    assert grown.limit == MAX_LIMIT
+    assert concurrency.current(MAX_LIMIT, _after(grown, 1, 30_000)) == 91
 
 
 def test_a_clay_that_queues_beyond_its_capacity_is_not_pressed() -> None:
@@ -396,10 +414,14 @@ def test_no_more_go_than_trip_the_breaker_once_nothing_was_answered_for_longer_t
         True,
     ]
     assert permit(out(5), 800) == Unanswered(NOW_MS + 1_800, "in_flight")
+    one_by_one = out(1, out(4), NOW_MS + 700)
+    assert permit(one_by_one, 800) == permit(out(5), 800), "as long as the first of them waits"
     held = present(permit(out(5), 1_800))
     assert held.reason == "no_answer"
     assert held.until_ms == NOW_MS + 6_800
     assert held.text[:19] == "5 requests went out"
+    late = present(permit(out(5), 118_000))
+    assert late.until_ms == NOW_MS + 120_000, "no longer than a request may take"
 
 
 def test_fewer_are_enough_if_no_more_may_be_in_flight() -> None:
@@ -409,6 +431,16 @@ def test_fewer_are_enough_if_no_more_may_be_in_flight() -> None:
         NOW_MS + 1_800,
         "in_flight",
     )
+
+
+def test_as_many_as_the_present_limit_are_enough_where_the_breaker_needs_more() -> None:
+    usual = Concurrency(limit=6.0, usual_ms=400.0, calls=100)
+    slow_to_trip = BreakerPolicy(consecutive_failures=20, open_s=5, probe_lease_s=120)
+    held = [
+        concurrency.permit(slow_to_trip, MAX_LIMIT, out(count), usual, NOW_MS + 1_800) is not None
+        for count in (5, 6)
+    ]
+    assert held == [False, True]
 
 
 def test_the_usual_latency_needs_ten_calls_and_has_a_minimum() -> None:

@@ -261,6 +261,32 @@ def test_a_lane_that_had_nothing_to_send_has_measured_nothing(why: str) -> None:
     before_per_s = rate.current(POLICY, rate.take(POLICY, state, now_ms)[0])
     state = rate.on_429(POLICY, state, now_ms, 1_000, 0.5)
     assert rate.current(POLICY, state) == pytest.approx(0.75 * before_per_s)
+    assert state.limit_per_s == pytest.approx(0.9 * before_per_s)
+
+
+@pytest.mark.parametrize(
+    ("changes", "accepted", "limit_per_s"),
+    [
+        ({}, 100, 5.0),
+        ({"sent": 2}, 1, 0.05),
+        # More calls that were under way at the last 429 were refused, too, than went since.
+        ({"sent": -2}, 0, 7.2),
+        ({"quiet_ms": 0}, 0, 7.2),
+        # The clock was set back.
+        ({"limited_ms": NOW_MS}, 0, 7.2),
+        ({"limited_ms": NOW_MS + 1}, 0, 7.2),
+    ],
+)
+def test_a_429_measures_only_a_time_in_which_clay_took_calls(
+    changes: dict[str, int],
+    accepted: int,
+    limit_per_s: float,
+) -> None:
+    before = Rate(at_ms=NOW_MS, limited_ms=NOW_MS - 20_000, sent=101, quiet_ms=20_000)
+    before = msgspec.structs.replace(before, **changes)
+    state = rate.on_429(POLICY, before, NOW_MS, 1_000, 0.5)
+    assert state.accepted == accepted
+    assert state.limit_per_s == pytest.approx(limit_per_s)
 
 
 def _with_clay(limit_per_s: float, jitter_ms: int) -> tuple[int, int]:
