@@ -214,6 +214,34 @@ async def test_while_clay_refuses_the_key_an_announced_run_is_answered_as_clay_w
     )
 
 
+@virtual_time
+async def test_an_open_breaker_is_named_as_what_kept_an_announced_run_from_being_read() -> None:
+    bench = RoutineBench()
+    bench.leave_row("send_uncertain", sends=1)
+    bench.at_clay.finish("run-1", bench.key)
+    await bench.serve()
+    await bench.order("trip", for_s=1.0)
+    bench.announce("run-1")
+    await asyncio.sleep(300.0)
+    assert bench.at_clay.asked == []
+    [event] = bench.events(f"{bench.plan.topics.callbacks}/0/0")
+    assert event.reason == "breaker_open"
+    assert "the circuit breaker is open" in event.text
+    assert bench.streams["callback"].committed() == 1
+
+
+@virtual_time
+async def test_an_announced_run_does_not_wait_for_the_end_of_a_long_retry_after() -> None:
+    bench = RoutineBench()
+    bench.leave_row("send_uncertain", sends=1)
+    bench.at_clay.last["run-1"] = RunLimited("3600")
+    bench.announce("run-1")
+    await bench.serve_for(300.0)
+    assert len(bench.at_clay.asked) == 1, "its lane is blocked for an hour"
+    assert bench.unmatched(0) == [("callback_unmatched", "run_limited")]
+    assert bench.streams["callback"].committed() == 1
+
+
 @pytest.mark.parametrize(
     "first",
     [
