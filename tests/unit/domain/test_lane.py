@@ -6,11 +6,11 @@ import msgspec
 import pytest
 
 from stream_app.domain.lane.admission import Grant, Held, decide
-from stream_app.domain.lane.lane import Lane, reconfigured
+from stream_app.domain.lane.lane import Lane, for_new_owner, lifted, reconfigured
 from stream_app.domain.lane.settlement import book_callback, charged, settled
 from stream_app.domain.limits import webhook_quota as quota
 from stream_app.domain.limits.breaker import BreakerPolicy, Outage
-from stream_app.domain.limits.budget import BudgetPolicy, Cost
+from stream_app.domain.limits.budget import Budget, BudgetPolicy, Cost, Period
 from stream_app.domain.limits.meters import Estimate, Meter
 from stream_app.domain.limits.rate import Rate, RatePolicy
 from stream_app.domain.limits.suspension import FloodGuardPolicy, Suspension, begin
@@ -72,6 +72,21 @@ def test_a_probe_decides_whether_the_flood_is_over() -> None:
     assert _call(over, BAD, BAD, BAD, BAD, now_ms=first_ms + 600_000).suspension is None, (
         "the count begins again"
     )
+
+
+def test_an_operator_who_lifts_a_flood_has_its_share_counted_anew() -> None:
+    policy = msgspec.structs.replace(POLICY, flood_guard=FloodGuardPolicy(run=1_000, share=0.5))
+    stopped = _call(LANE, *[BAD] * 100, policy=policy)
+    assert stopped.suspension is not None
+    assert _call(lifted(stopped), *[BAD] * 99, policy=policy).suspension is None
+
+
+def test_an_operator_who_lifts_another_suspension_forgets_no_dead_letters() -> None:
+    refused = begin(POLICY.suspension, "http_401", "refused", NOW_MS, "people")
+    lane = msgspec.structs.replace(_call(LANE, *[BAD] * 4), suspension=refused)
+    stopped = _call(lifted(lane), BAD).suspension
+    assert stopped is not None
+    assert stopped.reason == "flood_guard"
 
 
 def test_a_refused_token_stops_the_lane_and_says_whose_it_is() -> None:
@@ -247,6 +262,31 @@ def test_a_suspended_webhook_is_probed_at_once_after_a_reconfiguration(setup_id:
     renewed = msgspec.structs.replace(PEOPLE, setup_id=setup_id)
     lane = reconfigured(POLICY, lane, [renewed], NOW_MS + 5)
     assert _entry(lane, now_ms=NOW_MS + 5)[1].webhook_id == "hook1"
+
+
+def test_a_lower_cap_reaches_its_soft_limits_at_once() -> None:
+    spent = Budget(months=(Period("2026-11", 60),))
+    lane = msgspec.structs.replace(LANE, budget=spent)
+    capped = msgspec.structs.replace(POLICY, budget=BudgetPolicy(credits_per_month=100))
+    [month] = reconfigured(capped, lane, [PEOPLE], NOW_MS).budget.months
+    assert month.credits_warned == 50
+
+
+@pytest.mark.parametrize(
+    ("known_ms", "blocked_until_ms"),
+    [(None, 5_000), (4_000, 5_000), (9_000, 9_000)],
+)
+def test_a_new_owner_keeps_to_the_later_retry_after_of_its_row_and_its_memory(
+    known_ms: int | None,
+    blocked_until_ms: int,
+) -> None:
+    """What the process knew of the lane was perhaps not committed."""
+    row = msgspec.structs.replace(LANE, rate=Rate(blocked_until_ms=NOW_MS + 5_000))
+    known = None
+    if known_ms is not None:
+        known = msgspec.structs.replace(LANE, rate=Rate(blocked_until_ms=NOW_MS + known_ms))
+    lane = for_new_owner(row, NOW_MS, known)
+    assert lane.rate.blocked_until_ms == NOW_MS + blocked_until_ms
 
 
 def test_a_probe_that_the_budget_refuses_keeps_its_turn() -> None:
