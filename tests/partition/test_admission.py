@@ -150,6 +150,22 @@ async def test_a_lead_that_must_not_wait_for_a_held_lane_waits_for_a_short_stall
 
 
 @virtual_time
+async def test_a_patient_lead_asks_again_as_soon_as_the_stall_is_over() -> None:
+    """The lane counts requests as lost once they have taken longer than any may take."""
+    bench = Queueing(Setup(trips_after=5, max_in_flight=100, hold="degrade", patience_s=3_600.0))
+    many = Concurrency(limit=50.0, usual_ms=100.0, calls=600)
+    bench.lanes["acme"] = msgspec.structs.replace(bench.lanes["acme"], concurrency=many)
+    for offset in range(5):
+        await bench.send(in_flight(offset))
+    lost_s = bench.lanes.policy("acme").breaker.probe_lease_s
+    sixth = asyncio.create_task(bench.send(in_flight(5)))
+    await asyncio.sleep(lost_s - 5.0)
+    assert not sixth.done()
+    await asyncio.sleep(10.0)
+    assert isinstance(sixth.result(), Grant)
+
+
+@virtual_time
 async def test_a_suspension_gives_up_leads_of_its_own_stream_only() -> None:
     bench = Queueing(Setup(rate_per_s=1.0, burst=1))
     suspended = asyncio.Event()

@@ -291,6 +291,26 @@ def test_between_which_limits_the_cost_of_a_booked_lead_lies(
     assert before.unreported(reserved, cost) == Booked(100 + cost, 90, 110 + most, 10 + most)
 
 
+def test_clay_may_have_taken_the_cost_of_before_or_that_of_a_correction() -> None:
+    before = Booked(100, 90, 110, 10)
+    assert before.corrected(20, 8) == Booked(88, 90, 130, 10)
+    assert before.corrected(6, 9) == Booked(103, 90, 119, 10)
+
+
+def test_leads_that_are_still_open_from_the_day_before_may_be_in_a_reading() -> None:
+    days = (Period("2026-12-01", credits_reserved=20), Period("2026-12-02", credits_reserved=40))
+    assert balance_reading(None, BEGIN_MS, 50, Booked(), Booked(), Budget(days)).open == 60
+
+
+def test_a_balance_that_stays_has_not_risen() -> None:
+    last = Reading(BEGIN_MS, 50, rises=2)
+    rises = [
+        balance_reading(last, BEGIN_MS, credits_, Booked(), Booked(), Budget()).rises
+        for credits_ in (49, 50, 50.5)
+    ]
+    assert rises == [2, 2, 3]
+
+
 def test_an_operators_correction_of_a_day_explains_what_others_took() -> None:
     booked = Booked(10, 10, 10).elsewhere(7)
     [day] = billed_days([Reading(BEGIN_MS, 100), Reading(BEGIN_MS + HOUR_MS, 83, booked)])
