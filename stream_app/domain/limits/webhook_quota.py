@@ -107,6 +107,9 @@ class Webhook(msgspec.Struct, frozen=True, omit_defaults=True):
         return self.suspension is not None and self.suspension.reason == _FULL
 
 
+_UNUSED: Final = Webhook()
+
+
 class Picked(msgspec.Struct, frozen=True):
     """The webhook for one lead; `probe` is set if it is suspended."""
 
@@ -272,7 +275,7 @@ def count(state: Quota, webhook_id: str) -> Quota:
 
 def of(state: Quota, webhook_id: str) -> Webhook:
     """Return the state of a webhook."""
-    return state.webhooks.get(webhook_id) or Webhook()
+    return state.webhooks.get(webhook_id, _UNUSED)
 
 
 def _changed(state: Quota, webhook_id: str, **changes: object) -> Quota:

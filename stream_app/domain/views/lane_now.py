@@ -20,8 +20,7 @@ from stream_app.domain.limits.breaker import OF_FAILURES
 from stream_app.domain.limits.concurrency import NOTHING, STALLED, StallDetector
 from stream_app.domain.limits.meters import first_estimate, meters
 from stream_app.domain.limits.suspension import Suspension
-from stream_app.domain.limits.webhook_quota import Webhook
-from stream_app.domain.limits.window import WindowTotals
+from stream_app.domain.limits.webhook_quota import Webhook, WebhookLimits
 from stream_app.domain.model.ranges import Wait
 from stream_app.domain.plan import Destination, InForce, Workspace
 from stream_app.domain.views.lane import AS_PROBE, DestinationView, LaneView, PartHold, RunsView
@@ -43,18 +42,24 @@ def view(
     latency = window.latency(window.FIVE_MINUTES, lane.health, now_ms) or window.Latency(0, 0, 0)
     pace = _pace(policy, lane)
     holds = _holds(policy, lane, destinations, now_ms, stall)
+    limits = {destination.alias: policy.limits(destination) for destination in destinations}
     pool = {
-        name: policy.limits(destination)
+        name: limits[destination.alias]
         for destination in destinations
         for name in destination.webhook_ids
     }
+    health = DestinationView(
+        round(window.score(counts), 1),
+        window.status(counts, before.health if before else None),
+        counts.calls,
+    )
     seen = LaneView(
         workspace=lane.workspace,
         partition=lane.partition,
         at_ms=now_ms,
         breaker=lane.breaker.phase,
-        health=window.status(counts, before.health if before else None),
-        score=round(window.score(counts), 1),
+        health=health.health,
+        score=health.score,
         rate_per_s=pace.rate_per_s,
         holds=holds.whole.reason,
         text=holds.whole.text,
@@ -82,11 +87,11 @@ def view(
         held_ms=pace.held_ms,
         shadow_breaker=lane.shadowed,
         shadow_budget=sum(period.shadowed for period in lane.budget.days),
-        submissions_left=_submissions_left(policy, lane, destinations),
+        submissions_left=_submissions_left(lane, destinations, limits),
         outage=lane.outage if lane.breaker.cause in OF_FAILURES else None,
         partly=holds.partly,
         turns=holds.turns,
-        destinations=_healths(lane, destinations, counts, now_ms, before),
+        destinations=_healths(lane, destinations, health, now_ms, before),
         falls=tuple(yield_health.falls(lane.yields, now_ms)),
         reading=lane.reading,
         runs=runs,
@@ -108,7 +113,7 @@ def held_since(seen: LaneView) -> dict[str, int]:
 def _healths(
     lane: Lane,
     destinations: Sequence[Destination],
-    of_lane: WindowTotals,
+    of_lane: DestinationView,
     now_ms: int,
     before: LaneView | None,
 ) -> dict[str, DestinationView]:
@@ -117,13 +122,16 @@ def _healths(
     for destination in destinations:
         alias = destination.alias
         own = lane.destinations.get(alias)
-        counts = window.totals(window.FIVE_MINUTES, own.calls, now_ms) if own else of_lane
+        if own is None:
+            healths[alias] = of_lane
+            continue
+        counts = window.totals(window.FIVE_MINUTES, own.calls, now_ms)
         known = before.destinations.get(alias) if before is not None else None
         healths[alias] = DestinationView(
             round(window.score(counts), 1),
             window.status(counts, known.health if known is not None else None),
             counts.calls,
-            own.breaker.phase if own else "closed",
+            own.breaker.phase,
         )
     return healths
 
@@ -242,9 +250,11 @@ def _answer(
         own = lane.destinations[destination.alias]
         # The next lead goes, and only as a probe.
         return failing_alone(destination, own, breaker.due_ms(own.breaker))
+    if answer.webhook_probe is None:
+        return None
     pool = destination.webhook_ids
     limits = policy.limits(destination)
-    if answer.webhook_probe is None or quota.has_one_in_use(limits, lane.quota, pool):
+    if quota.has_one_in_use(limits, lane.quota, pool):
         return None
     # The next lead goes, and only as a probe.
     return without_webhook(
@@ -384,14 +394,17 @@ def _since_ms(
 
 
 def _submissions_left(
-    policy: InForce,
     lane: Lane,
     destinations: Sequence[Destination],
+    limits: Mapping[str, WebhookLimits],
 ) -> dict[str, int]:
-    """Return how many submissions each destination has left, without those that have no end."""
+    """Return how many submissions each destination has left, without those that have no end.
+
+    `limits`: those of the webhooks of each destination, by its alias.
+    """
     left = {
         destination.alias: quota.left(
-            policy.limits(destination),
+            limits[destination.alias],
             lane.quota,
             destination.webhook_ids,
         )
