@@ -235,8 +235,7 @@ class AdmissionQueue:
             has_slot: True if the partition was not taken over again since the lead was admitted.
         """
         name = grant.destination.workspace
-        some_wait = bool(self._queues.get(name))
-        others_wait = isinstance(outcome, Refused) and some_wait
+        queue = self._queues.open(name)
         now = self._clock.now()
         self._lanes[name], settlement = settled(
             self._lanes.policy(name),
@@ -246,12 +245,11 @@ class AdmissionQueue:
             now.epoch_ms,
             self._clock.rand(),
             # It includes this POST, whose slot is freed below.
-            self.in_flight_of(name),
-            others_wait,
+            queue.in_flight,
+            bool(queue),
             now.boot_ms - grant.at_boot_ms if has_slot else 0,
         )
         if has_slot:
-            queue = self._queues.open(name)
             stalls = self._lanes.stalls
             queue.in_flight -= 1
             stalls[name] = concurrency.ended(
@@ -260,7 +258,7 @@ class AdmissionQueue:
                 queue.in_flight,
                 now.epoch_ms,
             )
-        if some_wait:
+        if queue:
             self.pump_soon(name)
         return settlement
 

@@ -110,7 +110,9 @@ class Rows:
         self.suppressing = sum(key[:2] in _SUPPRESSING for key in values)
         self._erased = {key for key in values if key[:2] == b"e/"}
         self.parked = Counter(
-            lead_of(key)[0] for key, value in values.items() if _is_parked(key, value)
+            lead_of(key)[0]
+            for key, value in values.items()
+            if key[:2] == b"d/" and _is_parked(value)
         )
 
     def __len__(self) -> int:
@@ -165,7 +167,7 @@ class Rows:
             kind = key[:2]
             before = values.get(key)
             if kind == b"d/":
-                if change := _is_parked(key, value) - _is_parked(key, before):
+                if change := _is_parked(value) - _is_parked(before):
                     self.parked[lead_of(key)[0]] += change
                 if self._runs is not None:
                     self._runs.note(key, value)
@@ -274,13 +276,9 @@ class Rows:
             self._marked.setdefault(record_id[0], deque()).append(record_id[2])
 
 
-def _is_parked(key: bytes, value: bytes | None) -> bool:
-    """True if the row is parked: its state is the first string in it, so it is not decoded."""
-    return (
-        value is not None
-        and key[:2] == b"d/"
-        and value.startswith(b'parked"', value.find(b'"') + 1)
-    )
+def _is_parked(row: bytes | None) -> bool:
+    """True if a lead's row is parked: its state is its first string, so it is not decoded."""
+    return row is not None and row.startswith(b'parked"', row.find(b'"') + 1)
 
 
 def read_lane(key: bytes, raw: bytes) -> Lane:

@@ -114,9 +114,9 @@ def take(policy: RatePolicy, state: Rate, now_ms: int) -> tuple[Rate, Wait | Non
 
 def current(policy: RatePolicy, state: Rate) -> float:
     """Return the present rate in calls per second."""
-    left_per_s = max(min(FLOOR_PER_S, policy.rate_per_s), policy.rate_per_s - state.cut_per_s)
     if not state.cut_per_s:
-        return left_per_s
+        return policy.rate_per_s
+    left_per_s = max(min(FLOOR_PER_S, policy.rate_per_s), policy.rate_per_s - state.cut_per_s)
     limit_per_s = max(left_per_s, min(policy.rate_per_s, state.limit_per_s))
     quiet_s = state.quiet_ms / 1000
     steady_s = (limit_per_s - left_per_s) / _RECOVER_PER_S
