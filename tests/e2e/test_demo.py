@@ -182,7 +182,9 @@ def test_keep_leaves_everything_up_until_ctrl_c_and_then_closes_the_books(
                     match := re.search(r"The board, live while the demo runs: (\S+)", line)
                 ) is not None:
                     board = match[1]
-                    assert httpx.get(board).status_code == 200
+                    stranger = httpx.get(board, follow_redirects=True)
+                    assert stranger.status_code == 200
+                    assert stranger.url.path == "/board/login", "without a ticket nobody reads it"
                 if (match := re.search(r"log in with this token: (\S+)\.", line)) is not None:
                     token = match[1]
                     break
