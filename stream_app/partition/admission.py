@@ -37,7 +37,7 @@ from stream_app.domain.lane.admission import (
 from stream_app.domain.lane.holds import BREAKER_OPEN
 from stream_app.domain.lane.settlement import Settlement, settled
 from stream_app.domain.limits import concurrency
-from stream_app.domain.model.outcome import Outcome, Refused
+from stream_app.domain.model.outcome import Outcome
 from stream_app.domain.plan import Destination, Plan
 from stream_app.partition.commits import Commits
 from stream_app.partition.in_flight import InFlight, Recalled, StreamSuspended
