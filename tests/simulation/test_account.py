@@ -14,7 +14,7 @@ from unittest.mock import patch
 import msgspec
 import pytest
 
-from stream_app.cli import lanes
+from stream_app.cli import lane_tables
 from stream_app.domain.lane import holds
 from stream_app.domain.views import explain
 from stream_app.domain.views import lane as view
@@ -155,7 +155,7 @@ _IN_PART: Final = explain._in_part
         patch.object(LaneView, "at", _as_published),
         patch.object(lane_states, "explain", lambda facts: []),
         patch.object(explain, "_in_part", _as_the_whole),
-        patch.object(lanes, "_held_in_part", lambda view: "running"),
+        patch.object(lane_tables, "_held_in_part", lambda view: "running"),
     ],
     ids=[
         "a probe that is due is no hold",
