@@ -128,9 +128,9 @@ async def test_an_announced_run_that_is_due_already_keeps_its_turn() -> None:
 async def test_a_run_settles_no_lead_whose_row_or_destination_is_gone() -> None:
     queue, rows = queue_of(0)
     opened = due(queue, 10_000)
-    found = present(queue.find(opened))
-    assert found.row.run == "run_0"
-    assert found.destination.alias == "acme-main"
+    waiting = present(queue.find(opened))
+    assert waiting.row.run == "run_0"
+    assert waiting.destination.alias == "acme-main"
     not_configured = msgspec.structs.replace(plan_of(Setup(routines=True)), destinations={})
     assert PollQueue(not_configured, rows).find(opened) is None
     rows.load({})
