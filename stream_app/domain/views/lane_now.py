@@ -21,6 +21,7 @@ from stream_app.domain.limits.concurrency import NOTHING, STALLED, StallDetector
 from stream_app.domain.limits.meters import first_estimate, meters
 from stream_app.domain.limits.suspension import Suspension
 from stream_app.domain.limits.webhook_quota import Webhook, WebhookLimits
+from stream_app.domain.limits.window import WindowTotals
 from stream_app.domain.model.ranges import Wait
 from stream_app.domain.plan import Destination, InForce, Workspace
 from stream_app.domain.views.lane import AS_PROBE, DestinationView, LaneView, PartHold, RunsView
@@ -48,11 +49,7 @@ def view(
         for destination in destinations
         for name in destination.webhook_ids
     }
-    health = DestinationView(
-        round(window.score(counts), 1),
-        window.status(counts, before.health if before else None),
-        counts.calls,
-    )
+    health = _health_of(counts, before)
     seen = LaneView(
         workspace=lane.workspace,
         partition=lane.partition,
@@ -127,13 +124,22 @@ def _healths(
             continue
         counts = window.totals(window.FIVE_MINUTES, own.calls, now_ms)
         known = before.destinations.get(alias) if before is not None else None
-        healths[alias] = DestinationView(
-            round(window.score(counts), 1),
-            window.status(counts, known.health if known is not None else None),
-            counts.calls,
-            own.breaker.phase,
-        )
+        healths[alias] = _health_of(counts, known, own.breaker.phase)
     return healths
+
+
+def _health_of(
+    counts: WindowTotals,
+    before: LaneView | DestinationView | None,
+    phase: breaker.Phase = "closed",
+) -> DestinationView:
+    """Return the health of the leads whose calls were counted. `before`: the last view of it."""
+    return DestinationView(
+        round(window.score(counts), 1),
+        window.status(counts, before.health if before is not None else None),
+        counts.calls,
+        phase,
+    )
 
 
 class _Pace(msgspec.Struct, frozen=True):
