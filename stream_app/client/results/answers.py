@@ -341,7 +341,7 @@ class Yield(msgspec.Struct, frozen=True):
     @property
     def price_in_credits(self) -> str:
         """The price with its noun, such as `1 credit`; '' without a value."""
-        return f"{self.price} {'credit' if self.price == '1' else 'credits'}" if self.price else ""
+        return count(round(self.credits / self.filled, 1), "credit") if self.filled else ""
 
 
 def yield_of(answered: int, filled: int, credits_: int) -> Yield:
