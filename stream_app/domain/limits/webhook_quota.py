@@ -72,7 +72,7 @@ class QuotaPolicy(Policy, frozen=True):
         return _limits_of(self.warn_at, self.rotate_at, lifetime)
 
 
-@lru_cache(256)  # a view of a lane asks for them ten times
+@lru_cache(256)  # each admission and each view asks for those of its destinations
 def _limits_of(warn_at: int | None, rotate_at: int | None, lifetime: int) -> WebhookLimits:
     if not lifetime:
         return WebhookLimits(math.inf, math.inf)
@@ -259,12 +259,11 @@ def used_up(state: Quota, pool: tuple[str, ...]) -> str:
 
 def left(limits: WebhookLimits, state: Quota, pool: tuple[str, ...]) -> int | None:
     """Return how many submissions the pool still accepts; None if it has no end."""
-    webhooks = (of(state, webhook_id) for webhook_id in pool)
-    submissions = sum(
-        max(0, limits.rotate_at - webhook.count)
-        for webhook in webhooks
-        if not (webhook.dead or webhook.is_full)
-    )
+    submissions = 0.0
+    for webhook_id in pool:
+        webhook = of(state, webhook_id)
+        if not (webhook.dead or webhook.is_full):
+            submissions += max(0.0, limits.rotate_at - webhook.count)
     return None if submissions == math.inf else int(submissions)
 
 
