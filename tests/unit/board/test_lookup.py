@@ -259,7 +259,7 @@ async def test_an_address_is_no_id(api: Api) -> None:
         answer = await api.get(url)
         assert answer.status_code == 400
         assert answer.json()["error"] == "no_id"
-        assert "example.com" not in answer.text
+        assert "ada" not in answer.text
 
 
 async def test_the_leads_of_a_person(api: Api) -> None:

@@ -233,6 +233,7 @@ def test_nothing_of_a_request_is_in_a_text_about_the_gateway() -> None:
     assert repr(bound) == object.__repr__(bound), "it has up to 100,000 leads"
     gateway = small()
     assert repr(gateway.receiver) == object.__repr__(gateway.receiver), "it has all of these"
-    record = Record("leads.callbacks", b"acme", b"ada@example.com", (), 0)
+    # Not "ada": the repr ends with an address in hexadecimal, which may spell it.
+    record = Record("leads.callbacks", b"acme", b"lovelace@example.com", (), 0)
     place = holding._Place("c-1", record, 0.0)
-    assert "example.com" not in repr(place), "a mark that no address in memory can spell"
+    assert "lovelace" not in repr(place)

@@ -247,7 +247,7 @@ async def test_logs_are_bounded_and_hold_no_data_of_the_lead() -> None:
         await gateway.post(good())
     assert len(lines) == 1
     assert lines[0]["because"] == "wrong_token"
-    assert "lovelace" not in str(lines)
+    assert "ada" not in str(lines)
 
 
 def of_globex(keys: Keys = KEYS) -> dict[str, Any]:
