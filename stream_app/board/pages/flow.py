@@ -81,10 +81,10 @@ def row_of(publication: FoundImport) -> PageData:
     rest. Duplicates are no leads, so the bar has none.
     """
     parts: list[dict[str, object]] = []
-    of_import = publication.leads
+    total = publication.leads
     x = 0.0
     for name, leads in publication.columns_of_leads.items():
-        width = leads / of_import * 100
+        width = leads / total * 100
         part = {
             "column": name,
             "meaning": meaning_of(name),
