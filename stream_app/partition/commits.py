@@ -3,9 +3,9 @@
 A step applies to memory at once and is written by the next transaction, in the order of submission.
 The first transaction of a partition begins with the row that says what its namespace began with
 (domain/model/system.py). A step is never split over two transactions. The lanes' rows are a
-snapshot of the moment at which the steps are collected. If a transaction fails, none of it is
-committed, and every step in it and after it fails. Memory is then ahead of Kafka, until
-`PartitionState.load` replaces it.
+snapshot of the moment at which the steps are collected, and rows that nobody needs any more are
+deleted at that moment. If a transaction fails, none of it is committed, and every step in it and
+after it fails. Memory is then ahead of Kafka, until `PartitionState.load` replaces it.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from attrs import define, field
 from stream_app.clock import Clock
 from stream_app.domain.delivery.recorder import WriteBatch
 from stream_app.domain.model.errors import StateStoreError
-from stream_app.domain.model.records import Record
+from stream_app.domain.model.records import Record, RowChanges
 from stream_app.partition.deadlines import DeadlineQueue
 from stream_app.partition.in_flight import PRIORITY, InFlight
 from stream_app.partition.intake import Intake
@@ -73,11 +73,7 @@ class Commits:
         """
         if in_flight is not None:
             self._intake.take(in_flight)
-        # Before `apply`, which then deletes these markers in memory, too.
-        step.rows.extend(self._rows.drop_passed(self._group_offset))
         self._rows.apply(step.rows)
-        # After `apply`, because the step may renew a row that would expire.
-        step.rows.extend(self._rows.expire(self._clock.now_ms()))
         if step.events:
             self._deadlines.note(step)
         future: asyncio.Future[None] = self._loop.create_future()
@@ -194,14 +190,29 @@ class Commits:
         self._submitted.clear()
         self._intake.begin_transaction()
         records = [self.opening] if self.opening is not None else []
+        changes: RowChanges = []
         lanes: set[str] = set()
         for step, _ in batch:
-            records.extend(Record(self._state_topic, key, value) for key, value in step.rows)
-            records.extend(step.records)
+            changes += step.rows
+            records += step.records
             if step.workspace:
                 lanes.add(step.workspace)
+        # After the steps, because one of them may have renewed a row that would expire.
+        changes += self._drop_old_rows(len(batch))
+        records.extend(Record(self._state_topic, key, value) for key, value in changes)
         records.extend(self._lanes.records(lanes))
         return batch, records
+
+    def _drop_old_rows(self, steps: int) -> RowChanges:
+        """Delete markers that were passed, and rows that have expired, in memory.
+
+        Returns:
+            The changes, which the transaction of these steps is to write.
+        """
+        changes = self._rows.drop_passed(self._group_offset)
+        self._rows.apply(changes)
+        changes += self._rows.expire(self._clock.now_ms(), steps)
+        return changes
 
     def _fail(
         self,

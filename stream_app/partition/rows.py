@@ -2,7 +2,7 @@
 
 A final row is deleted after the freshness window, with the aliases that point to it. An open row
 does not expire. Expiry does not scan the rows: their keys are in a queue, in the order in which
-they were added, and each step looks at the head of the queue.
+they were added, and each transaction looks at a few heads of the queue for each of its steps.
 
 A marker is a row that says that a record without a delivery row is concluded. It is deleted once
 the group's committed offset has passed its record. A worker that was cut off meanwhile may still
@@ -42,7 +42,8 @@ from stream_app.domain.model.records import ConsumedRecord, RowChanges
 from stream_app.partition.open_runs import OpenRuns
 
 _NEXT_LOOK_MS: Final = 50
-_LOOKED_AT: Final = 4  # Heads for each step: more than a step adds, so that the queue gets shorter.
+_LOOKED_AT: Final = 4
+"""Heads for each step. A step adds fewer, so that the queue gets shorter."""
 _ALIASES: Final = (b"f/", b"p/")
 _AGING: Final = (b"d/", b"k/", *_ALIASES)
 _LONG_AGO_MS: Final = -(10**15)
@@ -186,8 +187,8 @@ class Rows:
             if kind in _SUPPRESSING:
                 self.suppressing += (value is not None) - (before is not None)
 
-    def expire(self, now_ms: int) -> RowChanges:
-        """Delete a few rows that have expired, from the head of the queue.
+    def expire(self, now_ms: int, steps: int) -> RowChanges:
+        """Delete a few rows that have expired for each of these steps, from the head of the queue.
 
         Returns:
             The deletions, which are to be written, too.
@@ -195,7 +196,7 @@ class Rows:
         gone: RowChanges = []
         if now_ms < self._look_again_ms:
             return gone
-        for _ in range(min(_LOOKED_AT, len(self._aging))):
+        for _ in range(min(_LOOKED_AT * steps, len(self._aging))):
             key = self._aging[0]
             if key not in self._values:
                 self._aging.popleft()
@@ -211,7 +212,7 @@ class Rows:
                 gone.append((key, None))
         if gone:
             self.apply(gone)
-        else:  # No head has expired, so they are not decoded again for each step.
+        else:  # No head has expired, so they are not decoded again for each transaction.
             self._look_again_ms = max(self._look_again_ms, now_ms + _NEXT_LOOK_MS)
         return gone
 

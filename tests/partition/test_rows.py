@@ -64,7 +64,7 @@ def test_a_row_expires_after_its_lead_has_been_final_for_long_enough(
             ],
         ),
     )
-    changes = [held.expire(NOW_MS - early_ms) for _ in range(3)]
+    changes = [held.expire(NOW_MS - early_ms, steps=1) for _ in range(3)]
     assert ((keys[name][0], None) in [change for some in changes for change in some]) is gone
     assert (held.get(keys[name][0]) is None) is gone
 
@@ -78,20 +78,22 @@ def test_a_row_that_is_open_is_kept_and_lets_others_go() -> None:
     held.apply([(ADA, key("open") + b" " + key("old")), (STRAY, key("never"))])
     gone: Changes = []
     for step in range(5):
-        gone += held.expire(NOW_MS + step * 60_000)
+        gone += held.expire(NOW_MS + step * 60_000, steps=1)
     assert gone == [(key("old"), None), (STRAY, None)]
     held.apply([(key("open"), row("enriched", NOW_MS))])
     for step in range(5):
-        gone += held.expire(NOW_MS + FRESH_MS + 1 + step * 60_000)
+        gone += held.expire(NOW_MS + FRESH_MS + 1 + step * 60_000, steps=1)
     assert {name for name, _ in gone} == {key("old"), key("open"), ADA, STRAY}
 
 
-def test_a_step_reads_only_a_few_rows() -> None:
+def test_a_transaction_reads_only_a_few_rows_for_each_step() -> None:
     held = Rows(0, FRESH_MS)
     held.load({key(f"{number}"): row("enriched", 0) for number in range(10_000)})
-    assert [len(held.expire(NOW_MS + 50 * step)) for step in range(2_500)] == [4] * 2_500
+    assert [len(held.expire(NOW_MS + 50 * step, steps=1)) for step in range(2_500)] == [4] * 2_500
+    held.load({key(f"{number}"): row("enriched", 0) for number in range(10)})
+    assert [len(held.expire(NOW_MS, steps=2)) for _ in range(3)] == [8, 2, 0]
     held.load({STRAY: key("never")})
-    assert held.expire(0) == [(STRAY, None)]
+    assert held.expire(0, steps=1) == [(STRAY, None)]
 
 
 def test_heads_are_not_looked_at_again_before_one_can_expire(
@@ -101,9 +103,9 @@ def test_heads_are_not_looked_at_again_before_one_can_expire(
     looks = Mock(side_effect=held.delivery)
     monkeypatch.setattr(held, "delivery", looks)
     for at_ms in (NOW_MS, NOW_MS + 1, NOW_MS + FRESH_MS - 1):
-        assert held.expire(at_ms) == []
+        assert held.expire(at_ms, steps=1) == []
     assert looks.call_count == 1
-    assert held.expire(NOW_MS + FRESH_MS + 1) == [(key("a"), None)]
+    assert held.expire(NOW_MS + FRESH_MS + 1, steps=1) == [(key("a"), None)]
 
 
 def test_parked_leads_are_counted_by_workspace_from_the_take_over_on() -> None:
@@ -151,7 +153,7 @@ def test_suppressions_are_counted_and_erasures_listed() -> None:
     assert held.suppressing == 4
     assert list(held.erasures()) == [("acme", 7)] * 2
     assert held.suppression(person) == Suppression("suppressed", 7, "c-1", "jane")
-    assert held.expire(NOW_MS) == [], (
+    assert held.expire(NOW_MS, steps=1) == [], (
         "a deferred lead may come back later than the freshness window"
     )
     held.apply([(person, None), (lead, None), (erased, None), (other, None)])
