@@ -341,7 +341,8 @@ class Yield(msgspec.Struct, frozen=True):
     @property
     def price_in_credits(self) -> str:
         """The price with its noun, such as `1 credit`; '' without a value."""
-        return count(round(self.credits / self.filled, 1), "credit") if self.filled else ""
+        price = self.price
+        return price and f"{price} {'credit' if price == '1' else 'credits'}"
 
 
 def yield_of(answered: int, filled: int, credits_: int) -> Yield:
