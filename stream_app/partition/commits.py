@@ -197,7 +197,7 @@ class Commits:
             records += step.records
             if step.workspace:
                 lanes.add(step.workspace)
-        # After the steps, because one of them may have renewed a row that would expire.
+        # After the rows of the steps: memory, which says what is old, has the steps already.
         changes += self._drop_old_rows(len(batch))
         records.extend(Record(self._state_topic, key, value) for key, value in changes)
         records.extend(self._lanes.records(lanes))
