@@ -170,3 +170,13 @@ async def test_steps_that_follow_a_transaction_within_the_spacing_share_the_next
     await asyncio.sleep(0.4)
     await asyncio.gather(second, commits.submit(_step("c")))
     assert len(store.committed) == 2
+
+
+@virtual_time
+async def test_a_row_that_has_expired_is_deleted_after_the_step_that_writes_it() -> None:
+    store = SlowStateStore()
+    row = b'{"at_ms": 0}'
+    step = WriteBatch([(b"k/c-1", row)], [], [], "")
+    await Committing(store).commits.submit(step)
+    [committed] = store.committed
+    assert [record.value for record in committed if record.key == b"k/c-1"] == [row, None]
