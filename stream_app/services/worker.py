@@ -4,6 +4,7 @@ The parts are closed in reverse order.
 """
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -117,6 +118,9 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
             say_at_start(connection, f"{names.worker_app}-clock", names.audit, clock),
             _restarted(cache_filler(settings, worker, cache).run),
         )
+        # What exists now lasts as long as the process, so no collection need visit it. One that
+        # visits it takes 70 ms, in which no lead is sent.
+        gc.freeze()
         logger.info(
             "worker_started",
             version=__version__,
