@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from benchmarks import copies, dead_letters, failover, goodput, line, safety, waiting
+from benchmarks import copies, dead_letters, failover, goodput, line, pairs, safety, waiting
 from benchmarks.dead_letters import Counted
 from benchmarks.goodput import Outage, Steady
 from benchmarks.peers import __main__ as peers
@@ -75,6 +75,8 @@ def ours(lost: int = 0, twice: int = 0, letters: int = 0) -> list[str]:
         (lead(cpu_us=271.0), ["costs the worker 2.71 times the bare loop"]),
         (lead(cpu_us=271.0, bare_us=101.0), []),
         (lead(fresh_mb=94.0), ["16 MB more than a fresh one"]),
+        (pairs.missed([(130.0, 100.0), (109.0, 100.0), (218.0, 200.0)], 1.1), []),
+        (pairs.missed([(111.0, 100.0), (100.0, 100.0), (222.0, 200.0)], 1.1), ["costs 1.11 times"]),
         (outage(), []),
         (outage(failed_calls=21), ["21 calls failed"]),
         (outage(recovery_s=2.1), ["back after 2.10 s"]),

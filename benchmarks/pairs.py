@@ -1,0 +1,217 @@
+"""What a lead costs the worker of this checkout, beside the worker of another checkout.
+
+`python -m benchmarks.pairs CHECKOUT [--leads 20000] [--rounds 5] [--at-most 1.1] [--json]`, for
+example after `git worktree add ../before v0.1.0`. Real Kafka, an instant target for each worker,
+topics of its own for each. It needs Linux.
+
+The pace of a machine changes by half within minutes, so that the figures of two runs in turn say
+nothing about a few percent. Here both workers run at the same moment on the same core, where they
+meet the same pace, and the ratio of one round is within a few percent of that of the next. Both
+figures are higher than those of `benchmarks.line`, because each worker finds the caches of the core
+as the other one left them.
+
+It fails when the median of the ratios is above `--at-most`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+# In the process of a checkout these are its own, so they must be names that it has, too.
+from benchmarks.line import LANES, configure, count, measure, publish
+from stream_app.dev.kafka import kafka_for, unused
+from stream_app.dev.process import ChildProcesses, last_words
+from stream_app.domain.model.addresses import WEBHOOK_PATH
+
+HERE = Path(__file__).resolve().parents[1]
+SIDE = "--side"
+IN_FLIGHT = 800
+END_WITHIN_S = 60
+AT_MOST = 1.1
+
+
+class _Side:
+    """The worker of one checkout, in a process that imports from this checkout."""
+
+    def __init__(self, checkout: Path, bootstrap: str, leads: int, core: int) -> None:
+        self._checkout = checkout
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, SIDE, bootstrap, str(leads), str(core)],
+            cwd=checkout,
+            env={**os.environ, "PYTHONPATH": str(checkout)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def heard(self) -> str:
+        """Return its next line. Raises SystemExit if it has ended."""
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit(f"the worker of {self._checkout} was not measured: see above")
+        return line
+
+    def go(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write("go\n")
+        self._process.stdin.flush()
+
+    def close(self) -> None:
+        # Its input ends. A process that waits for "go" ends by that.
+        self._process.communicate(timeout=END_WITHIN_S)
+
+
+def run_pair(other: Path, bootstrap: str, leads: int) -> tuple[float, float]:
+    """Run both workers once. Returns the CPU of a lead in us, of this checkout and the other."""
+    core = min(os.sched_getaffinity(0))
+    sides = [_Side(checkout, bootstrap, leads, core) for checkout in (HERE, other)]
+    try:
+        for side in sides:
+            side.heard()  # its leads are published
+        for side in sides:
+            side.go()
+        this_us, other_us = (float(side.heard()) for side in sides)
+        return this_us, other_us
+    finally:
+        for side in sides:
+            side.close()
+
+
+def run_side(bootstrap: str, leads: int, core: int) -> None:
+    """Publish the leads, wait for a line, run the worker, and print the CPU of a lead in us."""
+    children = ChildProcesses("pairs")
+    target = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.baselines", "target"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert target.stdout is not None
+        port = int(target.stdout.readline())
+        url = f"http://127.0.0.1:{port}{WEBHOOK_PATH}"
+        directory = children.directory
+        config, webhooks, _ = configure(
+            directory,
+            unused("pairs"),
+            bootstrap,
+            IN_FLIGHT,
+            url,
+            LANES,
+        )
+        asyncio.run(publish(config, webhooks, leads, LANES))
+        _say("ready")
+        if not sys.stdin.readline():
+            return
+        log = directory / "worker.log"
+        with log.open("wb") as output:
+            worker = subprocess.Popen(
+                [sys.executable, "-m", "stream_app", "worker", "--config", str(config)],
+                env={**os.environ, **webhooks},
+                stdout=output,
+                stderr=output,
+            )
+        try:
+            psutil.Process(worker.pid).cpu_affinity([core])
+            row = measure(worker, lambda: count(port), leads)
+        except SystemExit as error:
+            raise SystemExit(f"{error}; its last words: {last_words(log)}") from error
+        finally:
+            worker.terminate()
+            worker.wait(END_WITHIN_S)
+        _say(str(row["cpu_us_per_lead"]))
+    finally:
+        target.kill()
+        children.close()
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+def main() -> None:
+    """Run all rounds, print a table or JSON, and exit with 1 when this checkout costs too much."""
+    # topics this new have no leader for a moment
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    if sys.argv[1:2] == [SIDE]:
+        bootstrap, leads, core = sys.argv[2:]
+        run_side(bootstrap, int(leads), int(core))
+        return
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.pairs",
+        description=(__doc__ or "").split("\n")[0],
+    )
+    parser.add_argument("checkout", type=Path, help="the folder of the other checkout")
+    parser.add_argument("--leads", type=int, default=20_000, help="leads for each worker")
+    parser.add_argument("--rounds", type=int, default=5, help="how often both run")
+    parser.add_argument(
+        "--at-most",
+        type=float,
+        default=AT_MOST,
+        help="the highest median of the ratios that passes",
+    )
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    other = arguments.checkout.resolve()
+    if not (other / "benchmarks" / "line.py").is_file():
+        parser.error(f"{arguments.checkout} has no benchmarks/line.py: name another checkout")
+    console = Console(stderr=True)
+    rounds: list[tuple[float, float]] = []
+    with kafka_for(console.print) as kafka:
+        for number in range(arguments.rounds):
+            console.print(f"round {number + 1} of {arguments.rounds} ...")
+            rounds.append(run_pair(other, kafka.bootstrap, arguments.leads))
+    if arguments.json:
+        this_us, other_us = zip(*rounds, strict=True)
+        figures = {"this_us": this_us, "other_us": other_us, "ratio": ratio_of(rounds)}
+        Console().print_json(data=figures)
+    else:
+        _show(rounds)
+    if problem := missed(rounds, arguments.at_most):
+        raise SystemExit(problem)
+
+
+def ratio_of(rounds: list[tuple[float, float]]) -> float:
+    """Return the median, over the rounds, of the cost here divided by the cost in the other."""
+    return statistics.median(this_us / other_us for this_us, other_us in rounds)
+
+
+def missed(rounds: list[tuple[float, float]], at_most: float) -> str:
+    """Why this checkout costs too much, in words; "" if it does not."""
+    ratio = ratio_of(rounds)
+    if ratio <= at_most:
+        return ""
+    return f"a lead costs {ratio:.2f} times what it costs the other checkout, the goal is {at_most}"
+
+
+def _show(rounds: list[tuple[float, float]]) -> None:
+    table = Table(title="CPU of one lead, on one core")
+    table.add_column("round")
+    for column in ("this us", "other us", "ratio"):
+        table.add_column(column, justify="right")
+    for number, (this_us, other_us) in enumerate(rounds, 1):
+        table.add_row(
+            str(number),
+            f"{this_us:.0f}",
+            f"{other_us:.0f}",
+            f"{this_us / other_us:.3f}",
+        )
+    table.add_row("median", "", "", f"{ratio_of(rounds):.3f}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
