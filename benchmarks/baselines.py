@@ -8,11 +8,30 @@ URL`.
 from __future__ import annotations
 
 import asyncio
+import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
+
+
+@contextmanager
+def instant_target() -> Iterator[int]:
+    """Run a target in a process of its own until the block ends. Yields its port on 127.0.0.1."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.baselines", "target"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        try:
+            yield int(process.stdout.readline())
+        finally:
+            process.kill()
 
 
 class _Target(asyncio.Protocol):

@@ -43,6 +43,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.baselines import instant_target
 from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import kafka_for, unused
 from stream_app.dev.process import ChildProcesses, free_port
@@ -110,15 +111,7 @@ class _Bench:
         """Publish, start the case's process, and measure it from the first tenth to the end."""
         directory = self._children.directory
         peers = [sys.executable, "-m", "benchmarks.baselines"]
-        target = subprocess.Popen(
-            [*peers, "target"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        try:
-            assert target.stdout is not None
-            port = int(target.stdout.readline())
+        with instant_target() as port:
             url = f"http://127.0.0.1:{port}{WEBHOOK_PATH}"
             namespace = unused(case)
             config, environment, metrics = configure(
@@ -157,8 +150,6 @@ class _Bench:
             if case in WORKERS:
                 row["rss_mb_of_a_fresh_one"] = _fresh_mb(command, environment, metrics, rows)
             return row
-        finally:
-            target.kill()
 
 
 def configure(

@@ -22,14 +22,17 @@ import os
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
 from rich.console import Console
 from rich.table import Table
 
-# In the process of a checkout these are its own, so they must be names that it has, too.
-from benchmarks.line import LANES, configure, count, measure, publish
+# In the process of a checkout, all of these are its own, and an old one lacks newer names. What
+# only this checkout needs is therefore imported where it is used.
+from benchmarks.line import LANES, TIME_LIMIT_S, configure, count, measure, publish
 from stream_app.dev.kafka import kafka_for, unused
 from stream_app.dev.process import ChildProcesses, last_words
 from stream_app.domain.model.addresses import WEBHOOK_PATH
@@ -42,12 +45,15 @@ AT_MOST = 1.1
 
 
 class _Side:
-    """The worker of one checkout, in a process that imports from this checkout."""
+    """The worker of one checkout, in a process that imports from this checkout.
 
-    def __init__(self, checkout: Path, bootstrap: str, leads: int, core: int) -> None:
+    The process runs this file by its path, because the other checkout may not have it.
+    """
+
+    def __init__(self, checkout: Path, *arguments: str) -> None:
         self._checkout = checkout
         self._process = subprocess.Popen(
-            [sys.executable, __file__, SIDE, bootstrap, str(leads), str(core)],
+            [sys.executable, __file__, SIDE, *arguments],
             cwd=checkout,
             env={**os.environ, "PYTHONPATH": str(checkout)},
             stdin=subprocess.PIPE,
@@ -55,8 +61,8 @@ class _Side:
             text=True,
         )
 
-    def heard(self) -> str:
-        """Return its next line. Raises SystemExit if it has ended."""
+    def read_line(self) -> str:
+        """Return the next line of its output. Raises SystemExit if it has ended."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
@@ -69,46 +75,41 @@ class _Side:
         self._process.stdin.flush()
 
     def close(self) -> None:
-        # Its input ends. A process that waits for "go" ends by that.
-        self._process.communicate(timeout=END_WITHIN_S)
+        # A process that waits for "go" ends because its input ends. One that measures ends by its
+        # own limit, and must stop its worker before.
+        self._process.communicate(timeout=TIME_LIMIT_S + END_WITHIN_S)
 
 
-def run_pair(other: Path, bootstrap: str, leads: int) -> tuple[float, float]:
-    """Run both workers once. Returns the CPU of a lead in us, of this checkout and the other."""
+def run_pair(checkouts: Sequence[Path], bootstrap: str, leads: int) -> list[float]:
+    """Run the workers of the checkouts once. Returns what a lead costs each, in us of CPU."""
+    from benchmarks.baselines import instant_target
+
     core = min(os.sched_getaffinity(0))
-    sides = [_Side(checkout, bootstrap, leads, core) for checkout in (HERE, other)]
-    try:
+    with ExitStack() as stack:
+        sides: list[_Side] = []
+        for checkout in checkouts:
+            port = stack.enter_context(instant_target())
+            side = _Side(checkout, bootstrap, str(port), str(leads), str(core))
+            stack.callback(side.close)
+            sides.append(side)
         for side in sides:
-            side.heard()  # its leads are published
+            side.read_line()  # its leads are published
         for side in sides:
             side.go()
-        this_us, other_us = (float(side.heard()) for side in sides)
-        return this_us, other_us
-    finally:
-        for side in sides:
-            side.close()
+        return [float(side.read_line()) for side in sides]
 
 
-def run_side(bootstrap: str, leads: int, core: int) -> None:
+def run_side(bootstrap: str, port: int, leads: int, core: int) -> None:
     """Publish the leads, wait for a line, run the worker, and print the CPU of a lead in us."""
     children = ChildProcesses("pairs")
-    target = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.baselines", "target"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
     try:
-        assert target.stdout is not None
-        port = int(target.stdout.readline())
-        url = f"http://127.0.0.1:{port}{WEBHOOK_PATH}"
         directory = children.directory
         config, webhooks, _ = configure(
             directory,
             unused("pairs"),
             bootstrap,
             IN_FLIGHT,
-            url,
+            f"http://127.0.0.1:{port}{WEBHOOK_PATH}",
             LANES,
         )
         asyncio.run(publish(config, webhooks, leads, LANES))
@@ -133,7 +134,6 @@ def run_side(bootstrap: str, leads: int, core: int) -> None:
             worker.wait(END_WITHIN_S)
         _say(str(row["cpu_us_per_lead"]))
     finally:
-        target.kill()
         children.close()
 
 
@@ -147,8 +147,8 @@ def main() -> None:
     # topics this new have no leader for a moment
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     if sys.argv[1:2] == [SIDE]:
-        bootstrap, leads, core = sys.argv[2:]
-        run_side(bootstrap, int(leads), int(core))
+        bootstrap, port, leads, core = sys.argv[2:]
+        run_side(bootstrap, int(port), int(leads), int(core))
         return
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.pairs",
@@ -173,11 +173,15 @@ def main() -> None:
     with kafka_for(console.print) as kafka:
         for number in range(arguments.rounds):
             console.print(f"round {number + 1} of {arguments.rounds} ...")
-            rounds.append(run_pair(other, kafka.bootstrap, arguments.leads))
+            # The one that starts first has a small advantage, so they take turns.
+            if number % 2 == 0:
+                this_us, other_us = run_pair([HERE, other], kafka.bootstrap, arguments.leads)
+            else:
+                other_us, this_us = run_pair([other, HERE], kafka.bootstrap, arguments.leads)
+            rounds.append((this_us, other_us))
     if arguments.json:
-        this_us, other_us = zip(*rounds, strict=True)
-        figures = {"this_us": this_us, "other_us": other_us, "ratio": ratio_of(rounds)}
-        Console().print_json(data=figures)
+        figures = [{"this_us": this_us, "other_us": other_us} for this_us, other_us in rounds]
+        Console().print_json(data={"rounds": figures, "ratio": ratio_of(rounds)})
     else:
         _show(rounds)
     if problem := missed(rounds, arguments.at_most):

@@ -21,6 +21,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.baselines import instant_target
 from benchmarks.line import configure, count, publish
 from stream_app.dev.kafka import kafka_for, unused
 from stream_app.dev.process import ChildProcesses
@@ -51,15 +52,7 @@ def _children_s() -> float:
 
 def _worker(bootstrap: str, directory: Path) -> Cost:
     """Start a worker whose leads wait, until the target has the first one."""
-    serve = [sys.executable, "-m", "benchmarks.baselines", "target"]
-    with subprocess.Popen(
-        serve,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as target:
-        assert target.stdout is not None
-        port = int(target.stdout.readline())
+    with instant_target() as port:
         url = f"http://127.0.0.1:{port}{WEBHOOK_PATH}"
         config, environment, _ = configure(directory, unused("start"), bootstrap, IN_FLIGHT, url)
         asyncio.run(publish(config, environment, LEADS))
@@ -79,7 +72,6 @@ def _worker(bootstrap: str, directory: Path) -> Cost:
         finally:
             process.terminate()
             process.wait(TIME_LIMIT_S)
-            target.kill()
 
 
 def measure(bootstrap: str, directory: Path, rounds: int) -> dict[str, Cost]:

@@ -14,12 +14,13 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from typing import Final
 
 import msgspec
 
 from benchmarks import line as whole_line
+from benchmarks.baselines import instant_target
 from benchmarks.peers import server
 from benchmarks.peers.systems import BARE, OURS, System
 from stream_app.dev.kafka import unused
@@ -98,15 +99,7 @@ class Hot(msgspec.Struct):
 def cpu(bootstrap: str, candidate: Candidate, leads: int) -> Cpu:
     """Run through leads with an instant target, in a process of its own."""
     children = ChildProcesses("peers")
-    target = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.baselines", "target"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert target.stdout is not None
-        port = int(target.stdout.readline())
+    with closing(children), instant_target() as port:
         url = f"http://127.0.0.1:{port}{WEBHOOK_PATH}"
         namespace = unused("peers")
         config, secrets, _ = whole_line.configure(
@@ -139,9 +132,6 @@ def cpu(bootstrap: str, candidate: Candidate, leads: int) -> Cpu:
         finally:
             process.terminate()
             process.wait(60)
-    finally:
-        target.kill()
-        children.close()
     return Cpu(
         measured["cpu_us_per_lead"],
         measured["leads_per_s"],
