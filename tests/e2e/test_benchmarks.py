@@ -25,6 +25,7 @@ SMALL: Final = {
     "line": "--leads 2000 --rounds 1",
     "many_workspaces": "--workspaces 100",
     "neighbours": "--lanes 2 --seconds 4",
+    "pairs": ". --leads 2000 --rounds 1",
     "publish": "--rows 2000",
     "read_model": "--leads 2000",
     "results": "--leads 2000",
