@@ -167,10 +167,12 @@ def _checked(lead: Lead, workspace: str) -> Lead | Unreadable:
                 "A number has more than 64 bits: send it as text",
                 workspace,
             )
-    if has_too_many_marks(lead.fields):
+    fields = normalise(lead.fields)
+    # `normalise` leaves a value with too many marks out, so they are looked for only then.
+    if len(fields) < len(lead.fields) and has_too_many_marks(lead.fields):
         text = f"A field has more than {MAX_MARKS} combining marks (accents) in a row: remove them"
         return Unreadable("too_many_marks", text, workspace)
-    cleaned = msgspec.structs.replace(lead, workspace=workspace, fields=normalise(lead.fields))
+    cleaned = msgspec.structs.replace(lead, workspace=workspace, fields=fields)
     if not says_who(cleaned):
         missing = (
             "No identity: give linkedin_url, email, domain + first_name + last_name, or lead_id "
