@@ -48,9 +48,11 @@ class BoundedBuffer(ThrowableQueue):  # type: ignore[misc]  # mode ships no type
 
     def in_pressure_high_state(self, callback: Callable[[], None]) -> bool:
         """Return True if the pressure has become high. `callback` is called when it has dropped."""
-        if self._bytes < self._max_bytes or callback in self._pending_pressure_drop_callbacks:
-            return bool(super().in_pressure_high_state(callback))
-        self._pending_pressure_drop_callbacks.add(callback)
+        pending = self._pending_pressure_drop_callbacks
+        is_high = self._bytes >= self._max_bytes or self.qsize() >= self.pressure_high_size
+        if not is_high or callback in pending:
+            return False
+        pending.add(callback)
         self.on_pressure_high()
         return True
 
