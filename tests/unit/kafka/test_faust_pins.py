@@ -51,6 +51,7 @@ REWRITTEN = {
         "c2701bfc3e6f6cad"
     ),
     "mode.services.Service.wait_first": "feade6a31f8a6789",
+    "mode.utils.queues.FlowControlQueue.in_pressure_high_state": "3165f14880191c41",
 }
 
 
