@@ -168,7 +168,8 @@ def _checked(lead: Lead, workspace: str) -> Lead | Unreadable:
                 workspace,
             )
     fields = normalise(lead.fields)
-    # `normalise` leaves a value with too many marks out, so they are looked for only then.
+    # A value with too many marks is left out by `normalise`, so a lead that has kept all its values
+    # has none of them.
     if len(fields) < len(lead.fields) and has_too_many_marks(lead.fields):
         text = f"A field has more than {MAX_MARKS} combining marks (accents) in a row: remove them"
         return Unreadable("too_many_marks", text, workspace)
