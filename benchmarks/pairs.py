@@ -6,10 +6,10 @@ topics of its own for each. It needs Linux.
 
 The pace of a machine changes by half within minutes, so that the figures of two runs in turn say
 nothing about a few percent. Here both workers run at the same moment on the same core, where they
-meet the same pace, and the ratios of two rounds are within one percent of each other. With 20,000
-leads they are within six: the window is short, and a worker may have read most of these leads
-before it begins. Both figures are higher than those of `benchmarks.line`, because each worker finds
-the caches of the core as the other one left them.
+meet the same pace, and the ratios of two rounds differ by about one percent. With 20,000 leads they
+differ by up to six, because the measurement is short and begins at the first tenth of the leads,
+when a worker may have read most of the others already. The figures are higher than those of
+`benchmarks.line`, because each worker finds the caches of the core as the other one left them.
 
 It fails when the median of the ratios is above `--at-most`.
 """
@@ -24,7 +24,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import psutil
@@ -43,8 +43,10 @@ SIDE = "--side"
 IN_FLIGHT = 800
 END_WITHIN_S = 60
 AT_MOST = 1.1
-PUBLISHED = 1.25
-"""The leads that are published, for each one that is measured."""
+PUBLISHED_FOR_EACH = 1.25
+"""Leads that are published for each measured one, so that the faster worker has something to do
+until the slower one is measured.
+"""
 
 
 class _Side:
@@ -107,8 +109,7 @@ def run_side(bootstrap: str, port: int, leads: int, core: int) -> None:
 
     The worker runs until the input ends.
     """
-    children = ChildProcesses("pairs")
-    try:
+    with closing(ChildProcesses("pairs")) as children:
         directory = children.directory
         config, webhooks, _ = configure(
             directory,
@@ -118,7 +119,7 @@ def run_side(bootstrap: str, port: int, leads: int, core: int) -> None:
             f"http://127.0.0.1:{port}{WEBHOOK_PATH}",
             LANES,
         )
-        asyncio.run(publish(config, webhooks, int(leads * PUBLISHED), LANES))
+        asyncio.run(publish(config, webhooks, int(leads * PUBLISHED_FOR_EACH), LANES))
         _say("ready")
         if not sys.stdin.readline():
             return
@@ -142,8 +143,6 @@ def run_side(bootstrap: str, port: int, leads: int, core: int) -> None:
         finally:
             worker.terminate()
             worker.wait(END_WITHIN_S)
-    finally:
-        children.close()
 
 
 def _say(line: str) -> None:
@@ -164,7 +163,7 @@ def main() -> None:
         description=(__doc__ or "").split("\n")[0],
     )
     parser.add_argument("checkout", type=Path, help="the folder of the other checkout")
-    parser.add_argument("--leads", type=int, default=100_000, help="leads for each worker")
+    parser.add_argument("--leads", type=int, default=100_000, help="measured leads of each worker")
     parser.add_argument("--rounds", type=int, default=3, help="how often both run")
     parser.add_argument(
         "--at-most",

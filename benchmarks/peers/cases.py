@@ -98,8 +98,7 @@ class Hot(msgspec.Struct):
 
 def cpu(bootstrap: str, candidate: Candidate, leads: int) -> Cpu:
     """Run through leads with an instant target, in a process of its own."""
-    children = ChildProcesses("peers")
-    with closing(children), instant_target() as port:
+    with closing(ChildProcesses("peers")) as children, instant_target() as port:
         url = f"http://127.0.0.1:{port}{WEBHOOK_PATH}"
         namespace = unused("peers")
         config, secrets, _ = whole_line.configure(
