@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import tomllib
+import urllib.error
 import urllib.request
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -154,6 +155,7 @@ class Pipeline:
         self.bootstrap = bootstrap
         self._logs: list[Path] = []
         self.logs: dict[int, Path] = {}
+        self._started: list[subprocess.Popen[bytes]] = []
         self.ports: dict[int, int] = {}
         # Called in each command before it does anything.
         self.change_commands: Callable[[], object] | None = None
@@ -325,6 +327,7 @@ read_model_path = "{self.directory}/model.sqlite"
             process = self.children.spawn([sys.executable, *program, *argv], log=log)
         else:
             process = fork_process(self.children, argv, log, change)
+        self._started.append(process)
         self.logs[process.pid] = log
         self.ports[process.pid] = port
         return process
@@ -466,12 +469,17 @@ read_model_path = "{self.directory}/model.sqlite"
         return [self.lead(number, self.names[number % len(self.names)]) for number in range(count)]
 
     async def until(self, done: Callable[[], bool], timeout_s: float, what: str) -> None:
-        """Wait for the condition, or fail with the statuses that were seen."""
+        """Wait for the condition.
+
+        Raises AssertionError with the statuses that were seen, and with the state of each process.
+        """
         deadline = time.monotonic() + timeout_s * BUSY
         while not done():
             if time.monotonic() > deadline:
+                states = await asyncio.gather(*map(self._describe, self._started))
                 raise AssertionError(
-                    f"{what}: not within {timeout_s * BUSY} s; seen {dict(self.last())}",
+                    f"{what}: not within {timeout_s * BUSY} s; seen {dict(self.last())}; "
+                    + "; ".join(states),
                 )
             if self._follower is not None and self._follower.done():
                 self._follower.result()
@@ -559,6 +567,19 @@ read_model_path = "{self.directory}/model.sqlite"
         return self._lead_of_item.get(name, name)
 
     # ------------------------------------------------------------------------------------ internals
+
+    async def _describe(self, process: subprocess.Popen[bytes]) -> str:
+        """Return whether a process runs and is ready, and why not."""
+        log = self.logs[process.pid]
+        if process.poll() is not None:
+            return f"{log.stem} ended with {process.returncode}: {_lines(log)[-1:]}"
+        try:
+            await self.get(process, "/readyz")
+        except urllib.error.HTTPError as error:
+            return f"{log.stem} is not ready: {error.read().decode().strip()}"
+        except OSError as error:
+            return f"{log.stem} does not answer: {error}"
+        return f"{log.stem} is ready"
 
     def _names_item(self, event: StatusEvent) -> None:
         """Take which item of a run a lead is. A forced one is an item of its own."""
