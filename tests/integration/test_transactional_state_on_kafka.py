@@ -36,11 +36,12 @@ from stream_app.domain.model.records import Record
 from stream_app.kafka.bounded_client import BoundedClient
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.protocol import DescribeProducers, DescribeTransactions
+from stream_app.kafka.takeover import refusals
 from stream_app.kafka.takeover.view import NewestLeaders
 from stream_app.kafka.transactional_state import StateStoreLimits, TransactionalState
 from stream_app.tasks import cancel
 from tests.support.kafka import create_topics, publish
-from tests.support.pace import slowness
+from tests.support.pace import BUSY, slowness
 from tests.support.proxy import ProxiedKafka
 from tests.support.state_stores import KafkaHarness, on
 
@@ -109,6 +110,8 @@ async def test_a_refusal_that_aiokafka_hides_is_reported_until_the_same_request_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """aiokafka retries and reports nothing, so that a refusal looks like an unavailable broker."""
+    # Here it means refused requests, and the broker of a busy machine is slow to answer the others.
+    monkeypatch.setattr(refusals, "_SILENT_S", BUSY * refusals._SILENT_S)
     refusing = _answer_for_the_broker(monkeypatch)
     store = on_kafka.store()
     await store.take_over()
