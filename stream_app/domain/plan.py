@@ -336,7 +336,7 @@ def in_force(configured: Workspace, changes: tuple[Change, ...]) -> InForce:
         table: msgspec.structs.replace(getattr(configured, table), **values)
         for table, values in tables.items()
     }
-    return msgspec.structs.replace(configured, **changed).unchanged
+    return msgspec.structs.replace(configured.unchanged, **changed)
 
 
 class DeliveryPolicy(msgspec.Struct, frozen=True):
