@@ -39,9 +39,11 @@ def news_of(
         yield LaneChange(f"health_{now.health}", text)
     if now.holds != before.holds:
         yield _held("held", now.holds, now.text) if now.holds else _moves(before.holds)
-    yield from _of_suspended(before, now)
+    if now.partly != before.partly:
+        yield from _of_suspended(before, now)
     yield from _of_meters(before, now)
-    yield from _of_yields(before, now)
+    if now.falls != before.falls:
+        yield from _of_yields(before, now)
     yield from _of_webhooks(before, now, pool)
 
 

@@ -95,7 +95,8 @@ def view(
     ).at(now_ms)
     if before is None:
         return seen
-    return msgspec.structs.replace(seen, news=tuple(news_of(configured, before, seen, pool)))
+    news = tuple(news_of(configured, before, seen, pool))
+    return msgspec.structs.replace(seen, news=news) if news else seen
 
 
 def held_since(seen: LaneView) -> dict[str, int]:
