@@ -110,7 +110,8 @@ async def test_a_refusal_that_aiokafka_hides_is_reported_until_the_same_request_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """aiokafka retries and reports nothing, so that a refusal looks like an unavailable broker."""
-    # Here it means refused requests, and the broker of a busy machine is slow to answer the others.
+    # Silence hides a refusal, and on a busy machine the broker is slow to answer the requests that
+    # are not refused here.
     monkeypatch.setattr(refusals, "_SILENT_S", BUSY * refusals._SILENT_S)
     refusing = _answer_for_the_broker(monkeypatch)
     store = on_kafka.store()
