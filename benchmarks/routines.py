@@ -35,8 +35,9 @@ from rich.table import Table
 from benchmarks.goodput import check_sent_once
 from stream_app.dev.kafka import kafka_for, unused
 from stream_app.domain.plan import Destination
-from tests.e2e.fleet import Member, now_ms
+from tests.e2e.fleet import now_ms
 from tests.e2e.loop import TABLE as CALLING_BACK
+from tests.e2e.member import Member
 from tests.e2e.routine_line import RoutineLine
 
 LANES: Final = 4
@@ -118,8 +119,8 @@ async def cost(line: RoutineLine, leads: int) -> Cost:
     last, cpu_last_s, last_ms = await _reached(line, worker, leads)
     polls = line.polls().total()
     check_sent_once(line)
-    for process in (worker.process, gateway):
-        await line.stop(process)
+    for process in (worker, gateway):
+        await process.stop()
     return Cost(
         leads,
         (cpu_last_s - cpu_first_s) / (last - first) * 1e6,

@@ -4,7 +4,6 @@ of each fault. The gateway beside them is left in peace.
 
 import asyncio
 import random
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Coroutine
@@ -12,7 +11,8 @@ from typing import Any, Final
 
 from tests.chaos.brokers import BrokerFaults
 from tests.chaos.schedule import SESSION_S, Fault
-from tests.e2e.fleet import Fleet, Member
+from tests.e2e.fleet import Fleet
+from tests.e2e.member import Member
 from tests.support.local_cluster import LocalCluster
 from tests.support.proxy import ProxiedKafka, Proxy
 
@@ -58,14 +58,14 @@ class Team:
         self._rng = random.Random(seed)
         self._slots: list[Member] = []
         self._replay: Member | None = None
-        self._gateway: subprocess.Popen[bytes] | None = None
+        self._gateway: Member | None = None
         self._expected: set[Member] = set()
         self._lasting: set[asyncio.Task[None]] = set()
         self._watching: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         self._slots = [self._join(slot) for slot in range(WORKERS)]
-        self._replay = self._line.member(self._line.start("replay"))
+        self._replay = self._line.start("replay")
         self._gateway = self._line.start("gateway")
         self._watching = asyncio.create_task(self._watch())
 
@@ -87,10 +87,10 @@ class Team:
             await asyncio.gather(self._watching, return_exceptions=True)
         self._expected |= set(self._slots)
         members = self._slots + ([self._replay] if self._replay is not None else [])
-        processes = [member.process for member in members if member.alive]
+        ending = [member for member in members if member.alive]
         if self._gateway is not None:
-            processes.append(self._gateway)
-        codes = await asyncio.gather(*(self._line.stop(process, _TERM_S) for process in processes))
+            ending.append(self._gateway)
+        codes = await asyncio.gather(*(member.stop(_TERM_S) for member in ending))
         self.untidy += [f"ended with {code} after SIGTERM" for code in codes if code]
         for member in self._line.members:
             self._look_at_words(member)
@@ -157,7 +157,7 @@ class Team:
     async def _terminate(self, member: Member) -> None:
         self._expected.add(member)
         began = time.monotonic()
-        await self._line.stop(member.process, _TERM_S)
+        await member.stop(_TERM_S)
         if time.monotonic() - began >= _TERM_S:
             self.untidy.append(f"a worker did not end within {_TERM_S:.0f} s of SIGTERM")
 
@@ -174,7 +174,7 @@ class Team:
         try:
             await asyncio.sleep(lasts_s)
         finally:
-            await self._line.stop(member.process, _TERM_S)
+            await member.stop(_TERM_S)
 
     async def _restart_broker(self, *, hard: bool) -> None:
         assert isinstance(self._kafka, ProxiedKafka)
@@ -228,7 +228,7 @@ class Team:
                     self._count_end(member)
                     self._slots[slot] = self._join(slot)
             if self._replay is not None and not self._replay.alive:
-                self._replay = self._line.member(self._line.start("replay"))
+                self._replay = self._line.start("replay")
             await asyncio.sleep(_LOOK_S)
 
     def _count_end(self, member: Member) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.chaos.team import Team
-from tests.e2e.fleet import Member
+from tests.e2e.member import Member
 
 NOTHING: Any = None
 

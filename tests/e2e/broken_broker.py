@@ -17,8 +17,9 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from stream_app.dev.kafka import LocalKafka
 from stream_app.dev.process import LOOPBACK, free_port
-from tests.e2e.fleet import Fleet, Member
+from tests.e2e.fleet import Fleet
 from tests.e2e.load import Load
+from tests.e2e.member import Member
 from tests.support.kafka import admin, committed
 from tests.support.pace import BUSY, slowness
 
@@ -69,7 +70,7 @@ async def loaded(
         assert worker.alive, worker.output()[-5:]
         for member in line.members:
             if member.alive:
-                assert await line.stop(member.process) == 0, member.output()[-5:]
+                assert await member.stop() == 0, member.output()[-5:]
                 tells(member)
         reported = [because for member in line.members for because in recoveries(member)]
         assert any(re.search(says, because) for because in reported) or not says, reported

@@ -3,31 +3,18 @@ Clay was.
 """
 
 import asyncio
-import json
-import re
-import signal
-import socket
-import subprocess
 import time
-import urllib.request
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-import psutil
 
-from stream_app.dev.process import LOOPBACK
+from tests.e2e.member import Member
 from tests.e2e.pipeline import OVER, Pipeline
 from tests.support.pace import BUSY
 
-_SENT: Final = re.compile(
-    r'^stream_app_lead_events_total\{.*status="sending",workspace="([^"]+)"\} ([0-9.e+]+)',
-    re.M,
-)
 _POLL_S: Final = 0.05
-_ANSWER_WITHIN_S: Final = 2 * BUSY
 REFUSED: Final = frozenset({*range(300, 500), 503}) - {408}
 """Statuses that say that Clay did not take a lead; any other failure leaves it uncertain."""
 
@@ -67,101 +54,6 @@ class Run(Request, tag_field="kind", tag="run"):
 _request: Final = msgspec.json.Decoder(Request | Run)
 
 
-class Member:
-    """A worker process of the fleet."""
-
-    def __init__(self, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-        self.process = process
-        self.port = port
-        self.log = log
-
-    @property
-    def alive(self) -> bool:
-        return self.process.poll() is None
-
-    @property
-    def frozen(self) -> bool:
-        return self.alive and psutil.Process(self.process.pid).status() == psutil.STATUS_STOPPED
-
-    def kill(self) -> None:
-        """Send SIGKILL."""
-        self.process.kill()
-        self.process.wait(10 * BUSY)
-
-    def freeze(self) -> None:
-        self.process.send_signal(signal.SIGSTOP)
-        while self.alive and not self.frozen:  # a busy process stops some time after the signal
-            time.sleep(0.01)
-
-    def thaw(self) -> None:
-        self.process.send_signal(signal.SIGCONT)
-
-    async def ended(self, within_s: float) -> int:
-        """Wait for its end. Return its exit code."""
-        return await asyncio.to_thread(self.process.wait, within_s)
-
-    def output(self) -> list[str]:
-        """Return the lines of its stderr."""
-        return self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
-
-    def logged(self) -> list[dict[str, Any]]:
-        """Return its log events, without the lines for people."""
-        return [json.loads(line) for line in self.output() if line.startswith("{")]
-
-    def last_words(self) -> list[str]:
-        """Return its lines for people; each log event is a line of JSON."""
-        return [line for line in self.output() if not line.startswith("{")]
-
-    def answers(self) -> bool:
-        """True if it serves its metrics."""
-        with socket.socket() as probe:
-            return probe.connect_ex((LOOPBACK, self.port)) == 0
-
-    def ready(self) -> bool:
-        """True if it has partitions and serves them."""
-        try:
-            with urllib.request.urlopen(
-                f"http://{LOOPBACK}:{self.port}/readyz",
-                timeout=_ANSWER_WITHIN_S,
-            ) as answer:
-                return bool(answer.status == 200)
-        except OSError:
-            return False
-
-    async def joined(self, within_s: float) -> None:
-        """Wait until its partitions are assigned: it reports that it is ready."""
-        deadline = time.monotonic() + within_s * BUSY
-        while not await asyncio.to_thread(self.ready):
-            assert time.monotonic() < deadline, (
-                f"no partition within {within_s * BUSY:g} s: {self.output()[-3:]}"
-            )
-            await asyncio.sleep(0.1)
-
-    def sent(self) -> dict[str, float] | None:
-        """Return the leads that it wrote ahead, by workspace, from its metrics.
-
-        None if it does not answer.
-        """
-        try:
-            with urllib.request.urlopen(
-                f"http://{LOOPBACK}:{self.port}/metrics",
-                timeout=_ANSWER_WITHIN_S,
-            ) as answer:
-                return {name: float(count) for name, count in _SENT.findall(answer.read().decode())}
-        except OSError:
-            return None
-
-    def describe(self) -> str:
-        """Return what is known of it, as text."""
-        if not self.alive:
-            state = f"has ended with {self.process.returncode}"
-        elif self.ready():
-            state = "is ready"
-        else:
-            state = "is not ready"
-        return f"{self.log.name} {state}, has sent {self.sent()}, and wrote {self.output()[-3:]}"
-
-
 class Fleet(Pipeline):
     """A pipeline with several workers. `members` has all that ever ran."""
 
@@ -174,12 +66,8 @@ class Fleet(Pipeline):
 
     def join(self, **how: Any) -> Member:
         """Start another worker, as `start` does."""
-        self.members.append(self.member(self.start("worker", **how)))
+        self.members.append(self.start("worker", **how))
         return self.members[-1]
-
-    def member(self, process: subprocess.Popen[bytes]) -> Member:
-        """Wrap a process that was started here."""
-        return Member(process, self.ports[process.pid], self.logs[process.pid])
 
     async def owners(self, within_s: float = 10) -> dict[str, Member]:
         """Return which member sends the leads of each workspace: its count rises.

@@ -5,11 +5,9 @@ Clay's ledger.
 import asyncio
 import json
 import os
-import subprocess
 import sys
 import time
 import tomllib
-import urllib.error
 import urllib.request
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,7 +21,7 @@ from aiokafka import TopicPartition
 
 from stream_app.config import Settings, load_settings
 from stream_app.config.kafka_access import connection_of
-from stream_app.dev.process import ChildProcesses, end, free_port
+from stream_app.dev.process import ChildProcesses, free_port
 from stream_app.dev.simulator.routines import API
 from stream_app.domain.delivery.state_machine import delivery_key, item_id
 from stream_app.domain.model.messages import Lead, Scalar, Status, StatusEvent
@@ -31,6 +29,7 @@ from stream_app.domain.model.records import Record
 from stream_app.kafka.connection import kafka_producer
 from stream_app.kafka.consumer import Consumer
 from stream_app.kafka.topics import create_topics
+from tests.e2e.member import Member
 from tests.support.commands import fork_process, run_command
 from tests.support.kafka import read_topic
 from tests.support.legal import follows
@@ -154,9 +153,7 @@ class Pipeline:
         self._follower: asyncio.Task[None] | None = None
         self.bootstrap = bootstrap
         self._logs: list[Path] = []
-        self.logs: dict[int, Path] = {}
-        self._started: list[subprocess.Popen[bytes]] = []
-        self.ports: dict[int, int] = {}
+        self.started: list[Member] = []
         # Called in each command before it does anything.
         self.change_commands: Callable[[], object] | None = None
         self.gateway_port = free_port()
@@ -300,7 +297,7 @@ read_model_path = "{self.directory}/model.sqlite"
         bootstrap: str = "",
         program: Sequence[str] = (),
         change: Callable[[], object] | None = None,
-    ) -> subprocess.Popen[bytes]:
+    ) -> Member:
         """Start `stream-app worker`, `replay`, `gateway` or `board` as a process with ports of its
         own.
 
@@ -327,40 +324,13 @@ read_model_path = "{self.directory}/model.sqlite"
             process = self.children.spawn([sys.executable, *program, *argv], log=log)
         else:
             process = fork_process(self.children, argv, log, change)
-        self._started.append(process)
-        self.logs[process.pid] = log
-        self.ports[process.pid] = port
-        return process
+        self.started.append(Member(process, port, log))
+        return self.started[-1]
 
-    async def stop(self, process: subprocess.Popen[bytes], grace_s: float = 40) -> int:
-        """Send SIGTERM. Return the exit code."""
-        await asyncio.to_thread(end, process, grace_s=grace_s * BUSY)
-        return process.returncode
-
-    async def get(self, process: subprocess.Popen[bytes], path: str) -> str:
-        """Return what a process answers on its port for operations.
-
-        Raises OSError for any status but 200.
-        """
-
-        def ask() -> str:
-            with urllib.request.urlopen(
-                f"http://127.0.0.1:{self.ports[process.pid]}{path}",
-                timeout=10 * BUSY,
-            ) as answer:
-                return str(answer.read().decode())
-
-        return await asyncio.to_thread(ask)
-
-    async def ready(self, *processes: subprocess.Popen[bytes]) -> None:
-        """Wait until these are ready: a worker or replay process is when it has its partitions."""
-        async with asyncio.timeout(60 * BUSY):
-            for process in processes:
-                while True:
-                    with suppress(OSError):
-                        await self.get(process, "/readyz")
-                        break
-                    await asyncio.sleep(0.2)
+    async def ready(self, *members: Member) -> None:
+        """Wait until all of these are ready."""
+        for member in members:
+            await member.joined(60)
 
     async def receives(self) -> None:
         """Wait until a gateway takes callbacks."""
@@ -419,10 +389,10 @@ read_model_path = "{self.directory}/model.sqlite"
         assert code == 0, books
         return dict(books)
 
-    async def end_balanced(self, *processes: subprocess.Popen[bytes]) -> None:
+    async def end_balanced(self, *members: Member) -> None:
         """Stop these processes in this order. They must end well, and the books balance."""
-        for process in processes:
-            assert await self.stop(process) == 0
+        for member in members:
+            assert await member.stop() == 0
         await self.books_balance()
 
     # ----------------------------------------------------------------------------------- in and out
@@ -476,10 +446,14 @@ read_model_path = "{self.directory}/model.sqlite"
         deadline = time.monotonic() + timeout_s * BUSY
         while not done():
             if time.monotonic() > deadline:
-                states = await asyncio.gather(*map(self._describe, self._started))
+                described = [await asyncio.to_thread(member.describe) for member in self.started]
                 raise AssertionError(
-                    f"{what}: not within {timeout_s * BUSY} s; seen {dict(self.last())}; "
-                    + "; ".join(states),
+                    "\n  ".join(
+                        [
+                            f"{what}: not within {timeout_s * BUSY} s; seen {dict(self.last())}",
+                            *described,
+                        ],
+                    ),
                 )
             if self._follower is not None and self._follower.done():
                 self._follower.result()
@@ -559,27 +533,14 @@ read_model_path = "{self.directory}/model.sqlite"
 
     def check_logs(self) -> None:
         """Check that no process wrote an address of its leads to its log."""
-        for log in self.logs.values():
-            assert not [line for line in _lines(log) if "@example.com" in line], log.name
+        for member in self.started:
+            assert not [line for line in member.output() if "@example.com" in line], member.log.name
 
     def lead_of(self, name: str) -> str:
         """Return the lead that the ledger means: of a run it has the id of the lead's item."""
         return self._lead_of_item.get(name, name)
 
     # ------------------------------------------------------------------------------------ internals
-
-    async def _describe(self, process: subprocess.Popen[bytes]) -> str:
-        """Return whether a process runs and is ready, and why not."""
-        log = self.logs[process.pid]
-        if process.poll() is not None:
-            return f"{log.stem} ended with {process.returncode}: {_lines(log)[-1:]}"
-        try:
-            await self.get(process, "/readyz")
-        except urllib.error.HTTPError as error:
-            return f"{log.stem} is not ready: {error.read().decode().strip()}"
-        except OSError as error:
-            return f"{log.stem} does not answer: {error}"
-        return f"{log.stem} is ready"
 
     def _names_item(self, event: StatusEvent) -> None:
         """Take which item of a run a lead is. A forced one is an item of its own."""

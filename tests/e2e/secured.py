@@ -3,10 +3,10 @@ its own.
 """
 
 import asyncio
-import subprocess
 from pathlib import Path
 from typing import Final
 
+from tests.e2e.member import Member
 from tests.e2e.pipeline import CALLBACK, Pipeline
 from tests.support.commands import fork_process, run_command
 from tests.support.every import on_its_own
@@ -75,13 +75,13 @@ endpoint = "http://127.0.0.1:1/v1/traces"
         program: str = "",
         *,
         operators: bool = False,
-    ) -> subprocess.Popen[bytes]:
+    ) -> Member:
         """Start a process, as the user of `program` if it is given."""
         config = self.config_of(program or name, operators=operators)
         log = self._log(program or name)
         started = fork_process(self.children, [name, "--config", str(config)], log)
-        self.logs[started.pid] = log
-        return started
+        self.started.append(Member(started, 0, log))
+        return self.started[-1]
 
     async def command(self, program: str, argv: list[str], namespace: str = "") -> tuple[int, str]:
         """Run it. Return its exit code and its output."""

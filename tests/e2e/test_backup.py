@@ -173,16 +173,16 @@ async def test_the_state_is_gone(systems: Systems) -> None:
         await line.shell(f"export STREAM_APP_CONFIG=old.toml\n{note}")
         state = line.settings.names.state
         await delete_topics(line.bootstrap, state)
-        assert await asyncio.to_thread(line.old[1].wait, 60 * BUSY) == 1
-        assert f"{state}: the topic was deleted" in line.logs[line.old[1].pid].read_text()
+        assert await line.old[1].ended(60 * BUSY) == 1
+        assert f"{state}: the topic was deleted" in line.old[1].log.read_text()
         await line.publish([line.lead(4, "w0")])  # it waits on Kafka, so it was not sent
-        await line.stop(line.old[0])
+        await line.old[0].stop()
         await line.shell(write_down)
         worker = line.start("worker")
-        assert await asyncio.to_thread(worker.wait, 60 * BUSY) == 1
+        assert await worker.ended(60 * BUSY) == 1
         assert (
             f"{state}/0: it is empty, and {line.settings.names.lanes}/0 is not"
-            in line.logs[worker.pid].read_text()
+            in worker.log.read_text()
         )
         code, text = await line.run("suppress", "list")
         assert code == 1

@@ -193,8 +193,8 @@ async def test_bad_input_does_not_stop_the_good_leads(kafka: Broker, namespace: 
             40,
             "they came home",
         )
-        assert await line.get(worker, "/healthz") == "ok\n"
-        await line.stop(worker)
+        assert await worker.get("/healthz") == "ok\n"
+        await worker.stop()
 
         line.check_histories()
         ends = {name: line.histories[origin][-1] for name, origin in origins.items()}
@@ -219,7 +219,7 @@ async def test_bad_input_does_not_stop_the_good_leads(kafka: Broker, namespace: 
         books = await line.books_balance()
         assert books["without_value"] == 2
         assert books["records"] + books["without_value"] == len(line.histories)
-        _check_log(line.logs[worker.pid].read_text(), ends)
+        _check_log(worker.log.read_text(), ends)
         await _check_dead_letters(line, origins, ends)
         for reason in ("unknown_workspace", "unknown_destination"):
             reported = ends[reason].text.partition("then: stream-app ")[2].replace("select", "plan")

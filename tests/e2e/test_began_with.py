@@ -7,7 +7,8 @@ import asyncio
 import pytest
 
 from stream_app.dev.kafka import Broker
-from tests.e2e.fleet import Fleet, Member
+from tests.e2e.fleet import Fleet
+from tests.e2e.member import Member
 from tests.support.kafka import add_partitions
 from tests.support.pace import BUSY
 
@@ -31,7 +32,7 @@ class Namespace(Fleet):
 
     async def refused(self, *programs: str) -> list[str]:
         """Start these processes; return what each says when it ends."""
-        return [await ends(self.member(self.start(program))) for program in programs]
+        return [await ends(self.start(program)) for program in programs]
 
 
 async def ends(member: Member) -> str:
@@ -71,9 +72,7 @@ async def test_a_namespace_keeps_the_pepper_and_the_partitions_that_it_began_wit
         assert why in text, text
         line.configure(pepper, "[gateway]\n")
 
-        members |= {
-            name: line.member(line.start(name)) for name in ("replay", "gateway", "board", "trace")
-        }
+        members |= {name: line.start(name) for name in ("replay", "gateway", "board", "trace")}
         await line.until(
             lambda: all(member.answers() for member in members.values()),
             60,

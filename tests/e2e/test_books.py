@@ -34,7 +34,7 @@ async def test_an_open_transaction_is_no_alarm_and_a_skipped_lead_is_one(
         await line.publish(line.leads(2))
         worker = line.start("worker")
         await line.until_over(2, 60)
-        await line.stop(worker)
+        await worker.stop()
         producer = AIOKafkaProducer(
             bootstrap_servers=kafka.bootstrap,
             transactional_id=f"{namespace}stranger",
@@ -127,7 +127,7 @@ async def test_a_lead_that_clay_does_not_have_is_sent_again_and_booked_once(
         assert after["open_costs"] == []
         assert after["possible_doubles"] == {"w0": 1}
         metric = 'stream_app_possible_double_spends_total{destination="w0-crm",workspace="w0"} 1.0'
-        assert metric in await line.get(worker, "/metrics")
+        assert metric in await worker.get("/metrics")
         assert set(line.summary()["leads"].values()) == {1}
         code, output = await line.run(*about)
         assert code == 1, output
@@ -139,5 +139,5 @@ async def test_a_lead_that_clay_does_not_have_is_sent_again_and_booked_once(
         assert "w0: 399 credits of today are left" in output, (
             "400 are in force, and not the 12 of the configuration"
         )
-        await line.stop(replay)
-        await line.stop(worker)
+        await replay.stop()
+        await worker.stop()

@@ -26,7 +26,8 @@ from tests.e2e.broken_broker import (
     replicate,
     second_broker,
 )
-from tests.e2e.fleet import Fleet, Member
+from tests.e2e.fleet import Fleet
+from tests.e2e.member import Member
 from tests.support.pace import BUSY, slowness
 from tests.support.proxy import ProxiedKafka
 
@@ -53,7 +54,7 @@ async def test_a_broker_is_frozen_for_longer_than_the_session(
         await line.spread([worker, other], 30)
         broker.freeze()
         try:
-            code, _ = await asyncio.gather(line.stop(other.process), asyncio.sleep(FROZEN_S))
+            code, _ = await asyncio.gather(other.stop(), asyncio.sleep(FROZEN_S))
         finally:
             broker.thaw()
         assert code == 0, other.output()[-3:]
@@ -131,7 +132,7 @@ async def test_idle_processes_are_healthy_and_end_cleanly_together_with_kafka(
     """
     monkeypatch.setenv("STREAM_PROCESSING_TIMEOUT", "1")
     async with Fleet(broker.bootstrap, namespace, 1) as line:
-        members = {name: line.member(line.start(name)) for name in ("worker", "replay", "gateway")}
+        members = {name: line.start(name) for name in ("worker", "replay", "gateway")}
         for name in ("worker", "replay"):
             await members[name].joined(60)
         await line.until(
@@ -148,7 +149,7 @@ async def test_idle_processes_are_healthy_and_end_cleanly_together_with_kafka(
         await asyncio.to_thread(broker.kill)
         try:
             codes = await asyncio.gather(
-                *(line.stop(member.process) for member in members.values()),
+                *(member.stop() for member in members.values()),
             )
         finally:
             await asyncio.to_thread(broker.restart)
@@ -165,7 +166,7 @@ async def test_an_idle_process_notices_that_kafka_is_gone(
     namespace: str,
 ) -> None:
     async with Fleet(broker.bootstrap, namespace, 1, config=QUICK) as line:
-        members = [line.join(), line.member(line.start("replay"))]
+        members = [line.join(), line.start("replay")]
         for member in members:
             await member.joined(40)
         await asyncio.sleep(2)  # rows are read
@@ -182,8 +183,8 @@ async def test_an_idle_process_notices_that_kafka_is_gone(
 
 async def until(members: list[Member], *, ready: bool, within_s: float) -> None:
     deadline = time.monotonic() + within_s * slowness()
-    while any([await asyncio.to_thread(member.ready) is not ready for member in members]):
-        assert time.monotonic() < deadline, [member.output()[-3:] for member in members]
+    while any([bool(await asyncio.to_thread(member.not_ready)) is ready for member in members]):
+        assert time.monotonic() < deadline, [member.describe() for member in members]
         await asyncio.sleep(0.2)
 
 
@@ -218,13 +219,13 @@ async def test_a_gateway_that_starts_while_kafka_is_away_listens_and_holds(
         broker.proxy() as proxy,
     ):
         proxy.cut()
-        gateway = line.member(line.start("gateway", bootstrap=proxy.address))
+        gateway = line.start("gateway", bootstrap=proxy.address)
         await line.receives()
-        await line.ready(gateway.process)
+        await line.ready(gateway)
         calling = asyncio.create_task(asyncio.to_thread(called_back, line, "lead-1"))
         async with asyncio.timeout(30 * BUSY):
             while True:
-                metrics = await line.get(gateway.process, "/metrics")
+                metrics = await gateway.get("/metrics")
                 if "stream_app_callbacks_held 1.0" in metrics:
                     break
                 await asyncio.sleep(0.1)
@@ -233,9 +234,9 @@ async def test_a_gateway_that_starts_while_kafka_is_away_listens_and_holds(
             proxy.repair()
             status, text = await calling
             assert status == 200, text
-            assert await line.stop(gateway.process) == 0
+            assert await gateway.stop() == 0
         else:
-            assert await line.stop(gateway.process) == 0
+            assert await gateway.stop() == 0
             status, text = await calling
             assert status == 429
             assert text.startswith("Held in memory"), text

@@ -60,7 +60,7 @@ async def test_no_lane_stops_while_each_broker_fails_in_turn(
     ) as line:
         names = line.settings.names
         workers = [line.join(), line.join()]
-        replay = line.member(line.start("replay"))
+        replay = line.start("replay")
         await line.publish(line.leads(LEADS))
         await line.spread(workers, 60)
         # The one that coordinates the worker's group comes first, then those that are left.
@@ -97,7 +97,7 @@ async def test_no_lane_stops_while_each_broker_fails_in_turn(
         ]
         await line.publish(faster)
         await line.until_rest(LEADS, LEADS / PER_S / LANES + 60)
-        assert [await line.stop(member.process) for member in (*workers, replay)] == [0, 0, 0]
+        assert [await member.stop() for member in (*workers, replay)] == [0, 0, 0]
         for member in (*workers, replay):
             assert not [text for text in member.output() if "Traceback" in text]
 
@@ -125,7 +125,7 @@ async def test_processes_and_commands_start_while_a_broker_hangs(
         broker.freeze()
         try:
             worker = line.join()
-            replay = line.member(line.start("replay"))
+            replay = line.start("replay")
             asked = await asyncio.gather(line.run("lanes", "--json"), line.run("dlq", "--json"))
             assert [code for code, _ in asked] == [0, 0], asked
             await asyncio.gather(worker.joined(60), replay.joined(60))
@@ -133,7 +133,7 @@ async def test_processes_and_commands_start_while_a_broker_hangs(
             await line.until_rest(40, 60)
         finally:
             broker.thaw()
-        assert [await line.stop(member.process) for member in (worker, replay)] == [0, 0]
+        assert [await member.stop() for member in (worker, replay)] == [0, 0]
         await all_in_sync(
             cluster.bootstrap,
             [topic.name for topic in line.settings.topic_plan()],

@@ -12,6 +12,7 @@ import pytest
 from stream_app import find_lead, follow_status, read_books, read_results_sync
 from stream_app.dev.kafka import Broker
 from tests.e2e.behind import eventually
+from tests.e2e.member import Member
 from tests.e2e.pipeline import CALLBACK, Pipeline
 from tests.support.pace import BUSY, slowness
 
@@ -87,15 +88,15 @@ async def test_every_example_runs(kafka: Broker, namespace: str) -> None:
         ]
         assert sorted(result["lead_id"] for result in results) == ["crm-17", "crm-18"]
         await by_the_api(line)
-        await eventually(lambda: lags(line, board), 60)
-        assert await line.stop(board) == 0
-        log = line.logs[board.pid].read_text()
+        await eventually(lambda: lags(board), 60)
+        assert await board.stop() == 0
+        log = board.log.read_text()
         assert not [word for word in ("CEO", "ada@", "Ada") if word in log]
 
 
-async def lags(line: Pipeline, board: subprocess.Popen[bytes]) -> str:
+async def lags(board: Member) -> str:
     """Return the metrics of a board whose read model does not have everything yet."""
-    metrics = await line.get(board, "/metrics")
+    metrics = await board.get("/metrics")
     return "" if "stream_app_read_model_lag 0.0" in metrics else metrics
 
 

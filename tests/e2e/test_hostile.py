@@ -20,6 +20,7 @@ from aiokafka import AIOKafkaProducer
 from stream_app.dev.kafka import Broker
 from stream_app.domain.model.records import Record
 from tests.e2e.behind import eventually
+from tests.e2e.member import Member
 from tests.e2e.pipeline import Pipeline
 from tests.support.kafka import committed
 from tests.support.odd_batches import gzip_with_more_behind_it, lz4_with_a_wrong_checksum
@@ -106,8 +107,8 @@ async def test_hostile_leads_stop_nothing_but_themselves(kafka: Broker, namespac
         assert line.last() == {"accepted": 7, "rejected_invalid": 4}
         for name, (_, reason) in HOSTILE.items():
             assert line.histories[origins[name]][-1].reason == reason, name
-        assert await line.get(worker, "/healthz") == "ok\n"
-        await line.stop(worker)
+        assert await worker.get("/healthz") == "ok\n"
+        await worker.stop()
         assert set(line.summary()["leads"].values()) == {1}, "none was POSTed twice"
 
 
@@ -125,8 +126,8 @@ async def test_batches_that_are_large_once_decompressed_are_concluded_and_take_l
         await line.publish([home])
         worker = line.start("worker")
         await line.until_over(1, 60)
-        usual_mb = rss_mb(worker.pid)
-        await line.stop(worker)
+        usual_mb = rss_mb(worker.process.pid)
+        await worker.stop()
         for _ in range(8):
             await publish_batch(
                 kafka.bootstrap,
@@ -141,14 +142,14 @@ async def test_batches_that_are_large_once_decompressed_are_concluded_and_take_l
 
         board = line.start("board")
         await line.ready(board)
-        before = rss_mb(board.pid)
+        before = rss_mb(board.process.pid)
         code, output = await line.run("status", "no-such-lead")
         assert code == 1, output
-        assert rss_mb(board.pid) - before < MAX_GROWTH_MB, "it has searched what waits"
-        assert await line.get(board, "/healthz") == "ok\n"
+        assert rss_mb(board.process.pid) - before < MAX_GROWTH_MB, "it has searched what waits"
+        assert await board.get("/healthz") == "ok\n"
 
         worker = line.start("worker")
-        with Peak(worker.pid) as peak:
+        with Peak(worker.process.pid) as peak:
             await line.until_last(
                 {"accepted": 2, "rejected_invalid": 10, "without_value": 1},
                 110,
@@ -186,8 +187,8 @@ async def test_batches_that_are_large_once_decompressed_are_concluded_and_take_l
         assert f"180 records of the batch written; next: stream-app publish {file}" in output
         await line.done("publish", str(file), "--yes")
         await line.until(lambda: line.last()["accepted"] == 182, 90, "the leads of the batch")
-        await line.stop(worker)
-        await line.stop(board)
+        await worker.stop()
+        await board.stop()
         assert set(line.summary()["leads"].values()) == {1}, "none was POSTed twice"
         await line.books_balance()
 
@@ -213,7 +214,7 @@ async def test_a_batch_with_a_broken_checksum_holds_its_partition_until_it_is_sk
 
         worker = line.start("worker")
         await line.until_over(2, 60)
-        await eventually(lambda: _logged(line, worker.pid, says), 20)
+        await eventually(lambda: _logged(worker, says), 20)
         await eventually(lambda: _explained(line, f"w1: HELD, {says}"), 20)
         code, books = await line.ask("books")
         assert code == 1, "all but what cannot be read"
@@ -239,8 +240,8 @@ async def test_a_batch_with_a_broken_checksum_holds_its_partition_until_it_is_sk
         )
         await line.publish([line.lead(22, "w1")])
         await line.until_over(3, 40)
-        assert worker.poll() is None, "the same worker"
-        await line.stop(worker)
+        assert worker.alive, "the same worker"
+        await worker.stop()
         assert line.last() == {"accepted": 3}
         assert set(line.summary()["leads"].values()) == {1}, "none was POSTed twice"
 
@@ -304,8 +305,8 @@ class Peak:
             await asyncio.sleep(0.1)
 
 
-async def _logged(line: Pipeline, pid: int, text: str) -> str:
-    return "" if text in line.logs[pid].read_text() else f"the log does not say {text!r}"
+async def _logged(member: Member, text: str) -> str:
+    return "" if text in member.log.read_text() else f"the log does not say {text!r}"
 
 
 async def _explained(line: Pipeline, text: str) -> str:

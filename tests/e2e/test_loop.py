@@ -2,7 +2,6 @@
 or not at all.
 """
 
-import asyncio
 import time
 from collections import Counter
 from typing import Final
@@ -16,7 +15,7 @@ from tests.e2e.cached_outage import filled
 from tests.e2e.fleet import now_ms
 from tests.e2e.loop import CONFIG, TABLE, Loop
 from tests.e2e.pipeline import ANSWERED
-from tests.support.pace import BUSY, slowness
+from tests.support.pace import slowness
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -78,7 +77,6 @@ async def test_every_lead_ends_once_despite_bad_callbacks_and_kills(
         worker = line.join()
         await line.until(lambda: line.answered() >= 100, 60, "another worker goes on")
         gateway.kill()
-        await asyncio.to_thread(gateway.wait, 10 * BUSY)
         gateway = line.start("gateway")
         await line.receives()
         await line.report_again()  # those whose callback met no gateway, with Clay's defaults
@@ -156,8 +154,8 @@ async def test_every_lead_ends_once_despite_bad_callbacks_and_kills(
         assert any(history[-1].status in ANSWERED for history in late), (
             "an answer after the deadline counts"
         )
-        for process in (worker.process, gateway, replay):
-            assert await line.stop(process) == 0
+        for process in (worker, gateway, replay):
+            assert await process.stop() == 0
         await line.books_balance()
 
 
@@ -244,6 +242,6 @@ async def test_a_lane_without_callbacks_is_suspended(
         await line.until(lambda: line.charged() == line.booked(), 30, "each cost is booked")
         line.check_histories()
         assert not line.posted_again()
-        for process in (worker.process, gateway):
-            assert await line.stop(process) == 0
+        for process in (worker, gateway):
+            assert await process.stop() == 0
         await line.books_balance()

@@ -4,7 +4,6 @@ the board, in the commands, in the API and in the metrics alike.
 
 import os
 import re
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
@@ -23,6 +22,7 @@ from tests.board.client import plain
 from tests.board.yields import Yields, shown_yields, yield_texts
 from tests.e2e.behind import eventually
 from tests.e2e.loop import CONFIG, Loop
+from tests.e2e.member import Member
 from tests.e2e.on_board import signed_in
 from tests.e2e.pipeline import CALLBACK, READS
 from tests.e2e.replaying import DOWN, LANE
@@ -111,7 +111,7 @@ class Counted(NamedTuple):
 class Day(Loop):
     """A pipeline of three destinations, whose processes have a clock of their own."""
 
-    async def begin(self, after_s: float) -> list[subprocess.Popen[bytes]]:
+    async def begin(self, after_s: float) -> list[Member]:
         """Start all processes so long after midnight, and wait until they are ready.
 
         Commands have the same clock.
@@ -254,7 +254,7 @@ async def test_after_a_messy_day_every_number_is_the_ledgers_wherever_it_is_show
         line.control("DELETE", "/control/faults")
         await line.read_twice()
         for process in evening:
-            assert await line.stop(process) == 0
+            assert await process.stop() == 0
 
         night = line.ledger()[-1]["seq"]
         _, board, worker, _ = await line.begin(NIGHT_S)
@@ -353,12 +353,12 @@ def _word(day: str) -> str:
 
 async def _missing_in_metrics(
     line: Day,
-    board: subprocess.Popen[bytes],
-    worker: subprocess.Popen[bytes],
+    board: Member,
+    worker: Member,
     counted: Counted,
 ) -> dict[str, object]:
     """Return what the metrics say and what was counted, by metric, where they are not equal."""
-    texts = [await line.get(process, "/metrics") for process in (board, worker)]
+    texts = [await process.get("/metrics") for process in (board, worker)]
     samples = [
         sample
         for text in texts

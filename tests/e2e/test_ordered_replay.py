@@ -61,7 +61,6 @@ async def test_a_killed_replay_process_is_continued_and_sends_each_dead_letter_o
         await asyncio.to_thread(select.wait, 30 * BUSY)
 
         replay.kill()
-        await asyncio.to_thread(replay.wait, 30 * BUSY)
         replay = line.start("replay")
         after_kill = await sent(line, (await state(line))["sent"] + 3)
 
@@ -88,8 +87,8 @@ async def test_a_killed_replay_process_is_continued_and_sends_each_dead_letter_o
         assert "a look first" in output, "the audit has both"
         line.check_histories()
         assert set(line.summary()["leads"].values()) == {1}
-        assert await line.stop(replay) == 0
-        assert await line.stop(worker) == 0
+        assert await replay.stop() == 0
+        assert await worker.stop() == 0
         await line.books_balance()
 
 

@@ -16,9 +16,10 @@ from stream_app.domain.model.records import Record
 from stream_app.domain.model.topics import COMPACTED
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.transactional_state import TransactionalState
-from tests.e2e.fleet import Fleet, Member, now_ms
+from tests.e2e.fleet import Fleet, now_ms
 from tests.e2e.freezing import STATIONS, install
 from tests.e2e.load import Load
+from tests.e2e.member import Member
 from tests.support.kafka import admin
 from tests.support.pace import BUSY, slowness
 from tests.support.proxy import ProxiedKafka
@@ -108,7 +109,7 @@ async def test_a_worker_frozen_at_any_step_sends_no_lead_of_its_successor(
         late = {request.lead_id for request in line.requests() if request.at_ms >= thawed_ms}
         assert leads["before_age_check"] not in late, "its age check lets no POST start so late"
         _check_ends(line, leads)
-        assert await line.stop(successor.process) == 0
+        assert await successor.stop() == 0
 
 
 @pytest.mark.long
@@ -141,7 +142,7 @@ async def test_a_worker_without_its_broker_sends_no_lead_of_its_successor(
             assert other.alive, other.output()[-3:]
         await line.until_rest(load.count, 40)
         _check_words(how, alone, code)
-        assert await line.stop(other.process) == 0
+        assert await other.stop() == 0
 
 
 @pytest.mark.long
@@ -170,12 +171,12 @@ async def test_compaction_removes_no_row_that_a_guarantee_needs(
         worker = line.join()
         await line.until_rest(600, 40)
         assert line.last()["parked"] > 0, "some were at Clay when the worker was killed"
-        assert await line.stop(worker.process) == 0
+        assert await worker.stop() == 0
         await _force_cleaner(line)
         worker = line.join()
         await line.publish(leads)
         await line.until_rest(1_200, 40, duplicates=600)
-        assert await line.stop(worker.process) == 0
+        assert await worker.stop() == 0
 
 
 async def _fence(line: Fleet) -> None:
@@ -247,7 +248,7 @@ async def _end_of(member: Member, within_s: float) -> int | None:
         return await member.ended(within_s * slowness())
     except subprocess.TimeoutExpired:
         deadline = time.monotonic() + within_s * BUSY
-        while member.alive and not await asyncio.to_thread(member.ready):
+        while member.alive and bool(await asyncio.to_thread(member.not_ready)):
             assert time.monotonic() < deadline, member.describe()
             await asyncio.sleep(0.1)
         return member.process.returncode

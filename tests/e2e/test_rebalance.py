@@ -6,8 +6,9 @@ import time
 import pytest
 
 from stream_app.dev.kafka import Broker
-from tests.e2e.fleet import Fleet, Member, now_ms
+from tests.e2e.fleet import Fleet, now_ms
 from tests.e2e.load import Load
+from tests.e2e.member import Member
 from tests.support.pace import BUSY, slowness
 
 pytestmark = pytest.mark.timeout(120)
@@ -44,7 +45,7 @@ async def test_workers_join_and_leave_under_load(kafka: Broker, namespace: str) 
                 owners = await line.spread(team, 30)
                 left_ms = now_ms()
                 moving = asyncio.create_task(_moved(line, owners, leaving, left_ms, 10))
-                assert await line.stop(leaving.process) == 0, leaving.output()[-3:]
+                assert await leaving.stop() == 0, leaving.output()[-3:]
                 assert await moving < (5 + MAX_REQUEST_S) * slowness()
                 team[number] = line.join()
         await line.until_rest(load.count, 40)
@@ -111,7 +112,7 @@ async def test_a_held_lead_blocks_neither_a_rebalance_nor_sigterm(
             assert request["w2"] < 10_000 * slowness()
             for member in (first, second, third):
                 began = time.monotonic()
-                assert await line.stop(member.process) == 0, member.output()[-3:]
+                assert await member.stop() == 0, member.output()[-3:]
                 assert time.monotonic() - began < (10 + MAX_REQUEST_S) * slowness()
             line.control("DELETE", "/control/faults")
         assert not line.posted_again()

@@ -20,6 +20,7 @@ from stream_app.domain.model.topics import TopicNames
 from tests.e2e.behind import behind, caught_up, eventually
 from tests.e2e.commands import answer, command
 from tests.e2e.forgetting import forget
+from tests.e2e.member import Member
 from tests.e2e.pipeline import Pipeline
 from tests.e2e.replaying import CONFIG, DOWN, LANE
 
@@ -65,7 +66,7 @@ async def test_price_select_redrive_rewind_and_pause(kafka: Broker, namespace: s
         await line.until(lambda: line.last()["parked"] == 30, 40, "30 parked")
 
         await caught_up(line)
-        assert 'stream_app_parked_leads{workspace="w0"} 30.0' in await line.get(worker, "/metrics")
+        assert 'stream_app_parked_leads{workspace="w0"} 30.0' in await worker.get("/metrics")
 
         # Nothing moves while an operator has paused it.
         assert (await line.ask("replay", "pause", "--why", "a test"))[1] == {
@@ -100,7 +101,7 @@ async def test_price_select_redrive_rewind_and_pause(kafka: Broker, namespace: s
         assert plan["fates"] == {"sent_back": done - 1, "goes": 30 - done, "replaced": 1}
 
         # The rest by a rewind, which the pause holds back until it is lifted.
-        assert await line.stop(replay) == 0
+        assert await replay.stop() == 0
         rewind = documented_rewind(kafka, names)
         ran = await asyncio.to_thread(
             subprocess.run,
@@ -116,7 +117,7 @@ async def test_price_select_redrive_rewind_and_pause(kafka: Broker, namespace: s
         assert (await line.ask("replay", "resume"))[1]["was_paused_by"]
         ends = {"accepted": 30, "replaced": 1}
         await line.until(lambda: line.last() == ends, 40, "all accepted")
-        await line.stop(replay)
+        await replay.stop()
 
         # Kafka may forget where the group stood: the process has its own record, so nothing comes
         # back once more.
@@ -127,8 +128,8 @@ async def test_price_select_redrive_rewind_and_pause(kafka: Broker, namespace: s
         ends["accepted"] += 1
         await line.until(lambda: line.last() == ends, 40, "that one")
         await caught_up(line)
-        await line.stop(replay)
-        await line.stop(worker)
+        await replay.stop()
+        await worker.stop()
         line.check_histories()
         assert line.last() == ends
         assert set(line.summary()["leads"].values()) == {1}
@@ -230,8 +231,8 @@ async def test_deferred_leads_are_shown_and_sent_sooner(kafka: Broker, namespace
         code, sent = await line.ask(*select)
         assert code == 1, "not twice"
         assert sent["sent"] == 0, "not twice"
-        await line.stop(replay)
-        await line.stop(worker)
+        await replay.stop()
+        await worker.stop()
         line.check_histories()
         assert line.last() == {"accepted": 17, "deferred": 3, "erased": 1}
         assert set(line.summary()["leads"].values()) == {1}
@@ -343,11 +344,11 @@ async def test_open_dead_letters_are_given_up_and_nothing_waits_for_a_person(
 
         await eventually(waits, 60)
         await eventually(
-            lambda: lacks(line, board, 'dead_letters_kept{state="open",topic="dlq"} 0.0'),
+            lambda: lacks(board, 'dead_letters_kept{state="open",topic="dlq"} 0.0'),
             60,
         )
         await eventually(
-            lambda: lacks(line, board, 'dead_letters_kept{state="given_up",topic="dlq"} 4.0'),
+            lambda: lacks(board, 'dead_letters_kept{state="given_up",topic="dlq"} 4.0'),
             60,
         )
         log = await line.done("lanes", "log")
@@ -360,9 +361,9 @@ async def test_open_dead_letters_are_given_up_and_nothing_waits_for_a_person(
         assert books["records"] == 4
         line.check_histories()
         for process in (replay, worker, board):
-            await line.stop(process)
+            await process.stop()
 
 
-async def lacks(line: Pipeline, process: subprocess.Popen[bytes], sample: str) -> bool:
+async def lacks(member: Member, sample: str) -> bool:
     """True while a metric has another value."""
-    return f"stream_app_{sample}" not in await line.get(process, "/metrics")
+    return f"stream_app_{sample}" not in await member.get("/metrics")

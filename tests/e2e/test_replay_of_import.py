@@ -77,6 +77,6 @@ async def test_an_import_of_100_with_7_dead_letters_sends_exactly_7(
         await line.until_last({"accepted": 100, "dead_lettered": 3, "suppressed": 5}, 60)
         line.check_histories()
         assert set(line.summary()["leads"].values()) == {1}
-        assert await line.stop(replay) == 0
-        assert await line.stop(worker) == 0
+        assert await replay.stop() == 0
+        assert await worker.stop() == 0
         await line.books_balance()

@@ -63,7 +63,7 @@ async def test_results_come_back_by_polling_alone_without_a_public_address(
         polls = line.polls()
         assert polls.keys() == {f"lead-{number}" for number in range(60)}
         assert polls.total() <= 3 * 60
-        await line.end_balanced(worker.process)
+        await line.end_balanced(worker)
 
 
 async def test_a_notification_makes_it_one_poll_a_lead(kafka: Broker, namespace: str) -> None:
@@ -87,7 +87,7 @@ async def test_a_notification_makes_it_one_poll_a_lead(kafka: Broker, namespace:
         # Clay notes an announcement once the gateway has answered it. The worker may be sooner.
         await line.until(lambda: line.told().total() >= 60, 30, "Clay noted its announcements")
         assert line.polls() == line.told() == {f"lead-{number}": 1 for number in range(60)}
-        await line.end_balanced(worker.process, gateway)
+        await line.end_balanced(worker, gateway)
 
 
 async def test_a_lost_answer_settles_itself_by_its_notification(
@@ -112,7 +112,7 @@ async def test_a_lost_answer_settles_itself_by_its_notification(
         assert len(line.uncertain()) == 10
         assert len(line.requests()) == 10
         assert line.charged() == line.booked()
-        await line.end_balanced(worker.process, gateway)
+        await line.end_balanced(worker, gateway)
 
 
 async def test_a_lost_answer_without_a_notification_waits_for_a_person(
@@ -147,7 +147,7 @@ async def test_a_lost_answer_without_a_notification_waits_for_a_person(
         again = frozenset(f"lead-{number}" for number in range(3))
         await line.check_account(again=again)
         assert Counter(line.runs().values()) == dict.fromkeys(again, 2)
-        await line.end_balanced(worker.process, replay)
+        await line.end_balanced(worker, replay)
 
 
 async def test_a_storm_of_429_on_polls_delays_results_and_loses_none(
@@ -175,7 +175,7 @@ async def test_a_storm_of_429_on_polls_delays_results_and_loses_none(
         await line.until(lambda: line.answered() >= 40, 90, "all results are fetched")
         await line.check_account()
         assert not [request for request in line.requests() if not request.accepted]
-        await line.end_balanced(worker.process)
+        await line.end_balanced(worker)
 
 
 @pytest.mark.slow
@@ -203,7 +203,7 @@ async def test_kafka_is_away_while_results_are_asked_for(
         await line.check_account()
         parked = [event for event in line.ended().values() if event.status == "parked"]
         assert {event.reason for event in parked} <= {"uncertain"}
-        await line.end_balanced(worker.process, replay)
+        await line.end_balanced(worker, replay)
 
 
 @pytest.mark.slow
@@ -245,7 +245,7 @@ async def test_killed_workers_lose_no_run_and_start_none_twice(
             for event in history
             if event.status == "send_uncertain"
         )
-        await line.end_balanced(worker.process, gateway, replay)
+        await line.end_balanced(worker, gateway, replay)
 
 
 async def test_an_erased_lead_gets_no_result(kafka: Broker, namespace: str) -> None:
@@ -271,7 +271,7 @@ async def test_an_erased_lead_gets_no_result(kafka: Broker, namespace: str) -> N
         ]
         assert [record.key for record in results] == [b"w0/w0-crm/lead-1"]
         assert line.charged() == line.booked(), "the erased one is paid for all the same"
-        await line.end_balanced(worker.process)
+        await line.end_balanced(worker)
 
 
 @pytest.mark.slow
@@ -313,7 +313,7 @@ async def test_without_credits_a_backlog_is_held_and_not_burnt(
         await line.until(lambda: len(line.ended()) >= leads, 90, "the rest is run")
         await line.check_account()
         assert line.last()["enriched"] + line.last()["partial"] > leads / 3
-        await line.end_balanced(worker.process, gateway)
+        await line.end_balanced(worker, gateway)
 
 
 @pytest.mark.slow
@@ -332,7 +332,7 @@ async def test_results_that_are_gone_are_named_and_booked(kafka: Broker, namespa
         worker = line.join()
         await line.publish(line.leads(5))
         await line.until_last({"accepted": 5}, 60)
-        assert await line.stop(worker.process) == 0
+        assert await worker.stop() == 0
         await line.until_clay_rests(30)
         line.control("POST", "/control/limits", {"results_kept_s": 0})
         worker = line.join()
@@ -341,7 +341,7 @@ async def test_results_that_are_gone_are_named_and_booked(kafka: Broker, namespa
         assert {event.reason for event in last} == {"result_gone"}
         assert sum(line.booked().values()) == 5 * 9, "at most so much was paid"
         assert line.polls(404).total() <= 3 * 5
-        await line.end_balanced(worker.process)
+        await line.end_balanced(worker)
 
 
 async def test_posts_and_polls_together_keep_to_the_rate(kafka: Broker, namespace: str) -> None:
@@ -361,7 +361,7 @@ async def test_posts_and_polls_together_keep_to_the_rate(kafka: Broker, namespac
         began_s = time.monotonic()
         await line.until(lambda: line.answered() >= 60, 90, "results come back")
         took_s = time.monotonic() - began_s
-        assert await line.stop(worker.process) == 0
+        assert await worker.stop() == 0
         assert line.most_a_minute("w0") <= 4 * min(took_s, 60) + 5 + 1
         ledger = line.ledger()
         assert not [row for row in ledger if row.get("status") == 429]
@@ -392,7 +392,7 @@ async def test_doubled_notifications_and_those_of_a_test_do_no_harm(
         await line.check_account()
         assert line.polls() == {f"lead-{number}": 1 for number in range(5)}
         assert {event.status for event in line.ended().values()} <= ANSWERED
-        await line.end_balanced(worker.process, gateway)
+        await line.end_balanced(worker, gateway)
 
 
 REFUSED: Final = {
@@ -528,8 +528,8 @@ async def test_only_a_signed_notification_has_a_result_fetched_also_after_a_kill
         assert await asyncio.to_thread(announce, line, run, "whsec_w0") == 200
         assert await asyncio.to_thread(announce, line, "run_last", "whsec_w0") == 200
         await line.until(lambda: unmatched(line)["unknown_run"] == 2, 60, "the last is reported")
-        for process in (worker.process, gateway):
-            assert await line.stop(process) == 0
+        for process in (worker, gateway):
+            assert await process.stop() == 0
         assert unmatched(line) == {"unknown_run": 2}, "the run that has settled its lead is known"
         assert line.polls() == {"lead-0": 1}
         await line.check_account()

@@ -480,8 +480,8 @@ async def test_the_documented_rights_are_enough_for_each_process_and_command(
         statuses = [line for line in deviations(recording, simulated()) if "status" in line]
         assert statuses == []
         for name, process in processes.items():
-            assert await line.stop(process) == 0, name
-            text = line.logs[process.pid].read_text()
+            assert await process.stop() == 0, name
+            text = process.log.read_text()
             assert not [word for word in REFUSED if word in text], (name, text)
         await done("skip", 1)
 
@@ -504,11 +504,11 @@ async def test_the_documented_rights_are_enough_for_operators_of_the_board(
         programs = ("gateway", "board", OPERATORS, "worker", "replay")
         await grant(secure, {user_of(program): rights[program].acls for program in programs})
         less = line.process("board", operators=True)
-        assert await asyncio.to_thread(less.wait, 60 * BUSY) == 6
+        assert await less.ended(60 * BUSY) == 6
         for topic in ("leads.commands", "leads, ", "stream-app-replay-state"):
             assert re.search(
                 rf"Write on Topic .*{re.escape(topic)}",
-                line.logs[less.pid].read_text(),
+                less.log.read_text(),
             ), topic
 
         board = line.process("board", OPERATORS, operators=True)
@@ -564,6 +564,6 @@ async def test_the_documented_rights_are_enough_for_operators_of_the_board(
                 await client.post(f"{path}/send", data={"why": "test", "digest": digest})
                 await shown(client, path, "1 of 1 lead published")
         for process in processes:
-            assert await line.stop(process) == 0
-            text = line.logs[process.pid].read_text()
+            assert await process.stop() == 0
+            text = process.log.read_text()
             assert not [word for word in REFUSED if word in text], text

@@ -1,6 +1,5 @@
 """One sick table in a lane of two: it is held alone, its neighbour goes on, and nothing is lost."""
 
-import subprocess
 from collections import Counter
 from functools import partial
 from typing import Any, Final
@@ -17,6 +16,7 @@ from tests.board.client import plain
 from tests.e2e.behind import eventually
 from tests.e2e.fleet import Fleet
 from tests.e2e.loop import CONFIG
+from tests.e2e.member import Member
 from tests.e2e.on_board import signed_in
 from tests.e2e.pipeline import READS
 
@@ -34,8 +34,8 @@ open_cap_s = 3
 class Lane(Fleet):
     """A lane with two destinations."""
 
-    board: subprocess.Popen[bytes]
-    worker: subprocess.Popen[bytes]
+    board: Member
+    worker: Member
 
     async def send(self, alias: str, first: int, count: int) -> None:
         """Publish leads for a destination."""
@@ -48,7 +48,7 @@ class Lane(Fleet):
 
     async def gauges(self) -> dict[str, float]:
         """Return the gauges of the lane: its own by name, those of a destination with its alias."""
-        families = text_string_to_metric_families(await self.get(self.worker, "/metrics"))
+        families = text_string_to_metric_families(await self.worker.get("/metrics"))
         return {
             " ".join(filter(None, (sample.name, sample.labels.get("destination")))): sample.value
             for family in families

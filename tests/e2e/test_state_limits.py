@@ -23,8 +23,9 @@ from stream_app.kafka.topics import TopicWatch
 from stream_app.partition.runner import RecordRunner
 from stream_app.replay.forward import Replay
 from tests.e2e.behind import caught_up, eventually
-from tests.e2e.fleet import Fleet, Member
+from tests.e2e.fleet import Fleet
 from tests.e2e.forgetting import forget
+from tests.e2e.member import Member
 from tests.support.kafka import committed, create_topics, delete_records, delete_topics
 from tests.support.pace import BUSY
 
@@ -86,7 +87,7 @@ async def test_an_unusable_row_stops_the_worker_and_skips_no_lead(
         line.check_histories()
         assert line.last() == {"accepted": 10}
         assert line.summary()["leads"] == {f"lead-{number}": 1 for number in range(10)}
-        assert await line.stop(worker.process) == 0
+        assert await worker.stop() == 0
         assert [
             (event["partition"], event["count"]) for event in reported(worker, "unknown_rows")
         ] == [(0, 2)]
@@ -107,14 +108,14 @@ async def test_leads_lost_to_retention_are_counted_and_logged(
         await line.publish([*leads[:20], Record(names.leads, b"w0", b"no lead", (), 0)])
         worker = line.join()
         await line.until_over(21, 30)
-        assert await line.stop(worker.process) == 0
+        assert await worker.stop() == 0
         await line.publish(leads[20:50])
         await delete_records(kafka.bootstrap, log, 33)
         worker = line.join()
         await line.until_over(39, 30)
         metrics = await asyncio.to_thread(get, worker, "/metrics")
         assert f'stream_app_expired_records_total{{topic="{log.topic}"}} 12.0' in metrics
-        assert await line.stop(worker.process) == 0
+        assert await worker.stop() == 0
         assert lost(worker) == [(log.topic, 21, 32, 12)]
         await line.publish(leads[50:])
         await delete_records(kafka.bootstrap, log, 55)
@@ -150,12 +151,12 @@ async def test_replays_lost_to_retention_are_counted_and_logged(
         ]
         dead_letters = [Record(log.topic, b"w0", b"{}", headers, 0) for headers in back]
         await line.publish(dead_letters[:5])
-        replay = line.member(line.start("replay"))
+        replay = line.start("replay")
         await eventually(lambda: missing(5), 30)
-        assert await line.stop(replay.process) == 0
+        assert await replay.stop() == 0
         await line.publish(dead_letters[5:])
         await delete_records(kafka.bootstrap, log, 12)
-        replay = line.member(line.start("replay"))
+        replay = line.start("replay")
         await eventually(lambda: missing(20), 30)
         metrics = await asyncio.to_thread(get, replay, "/metrics")
         assert f'stream_app_expired_records_total{{topic="{log.topic}"}} 7.0' in metrics
@@ -173,7 +174,7 @@ async def test_a_recreated_topic_stops_the_process(kafka: Broker, namespace: str
         dead_letters = [Record(names.dlq, b"w0", b"{}", POISON.to_headers(), 0)]
         await line.publish([*line.leads(50), *dead_letters])
         looks = Looks(line)
-        replay = line.member(line.start("replay", change=looks.of("replay")))
+        replay = line.start("replay", change=looks.of("replay"))
         readers = {names.leads: line.join(change=looks.of("worker")), names.dlq: replay}
         await line.until_over(50, 30)
         await caught_up(line)
@@ -198,7 +199,7 @@ async def test_a_worker_refuses_an_empty_state_where_lanes_have_sent(
         await line.publish(line.leads(3))
         looks = Looks(line)
         worker = line.join(change=looks.of("worker"))
-        replay = line.member(line.start("replay", change=looks.of("replay")))
+        replay = line.start("replay", change=looks.of("replay"))
         await line.until_over(3, 30)
         await looks.again()  # they have seen the topic
         await recreate(line, names.state)
@@ -226,7 +227,7 @@ async def test_lanes_are_written_again_after_their_topic_was_lost(
     async with Fleet(kafka.bootstrap, namespace, 1, partitions=2) as line:
         await line.publish(line.leads(3))
         looks = Looks(line)
-        members = [line.join(change=looks.of("worker")), line.member(line.start("replay"))]
+        members = [line.join(change=looks.of("worker")), line.start("replay")]
         await line.until_over(3, 30)
 
         async def lacking() -> object:
@@ -339,7 +340,7 @@ async def test_a_stall_is_reported(kafka: Broker, namespace: str) -> None:
                 Record(line.settings.names.deferred, b"w0", b"{}", back.to_headers(), 0),
             ],
         )
-        members = {name: line.member(line.start(name, change=HANGS[name][0])) for name in HANGS}
+        members = {name: line.start(name, change=HANGS[name][0]) for name in HANGS}
         await line.until(
             lambda: all(member.answers() for member in members.values()),
             30,

@@ -19,9 +19,10 @@ from tests.chaos.campaign import CONFIG as IMPATIENT
 from tests.chaos.campaign import settle
 from tests.chaos.checker import Checker, Finding, Verdict
 from tests.chaos.evidence import read_evidence
-from tests.e2e.fleet import Fleet, Member
+from tests.e2e.fleet import Fleet
 from tests.e2e.load import Load
 from tests.e2e.loop import TABLE
+from tests.e2e.member import Member
 from tests.support.pace import BUSY
 from tests.upgrade.baseline import HEAD, Program
 
@@ -194,15 +195,15 @@ class Versions:
         await asyncio.gather(
             *map(self._end, [*ending, *([self._gateway] if self._gateway is not None else [])]),
         )
-        for log in self.line.logs.values():
-            text = log.read_text(errors="replace")
+        for member in self.line.started:
+            text = "\n".join(member.output())
             if "Traceback" in text:
-                self.untidy.append(f"{log.name}: {text[text.index('Traceback') :][-600:]}")
+                self.untidy.append(f"{member.log.name}: {text[text.index('Traceback') :][-600:]}")
 
     async def _end(self, member: Member) -> None:
         if not member.alive:
             self.untidy.append(f"{member.log.name} ended by itself: {member.last_words()[-1:]}")
-        elif code := await self.line.stop(member.process, _TERM_S):
+        elif code := await member.stop(_TERM_S):
             self.untidy.append(
                 f"{member.log.name} ended with {code} after SIGTERM: {member.last_words()[-1:]}",
             )
@@ -216,7 +217,7 @@ class Versions:
         return sent
 
     def _started(self, command: str, version: str) -> Member:
-        return self.line.member(self.line.start(command, program=self._programs[version]))
+        return self.line.start(command, program=self._programs[version])
 
 
 async def run_campaign(

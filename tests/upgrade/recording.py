@@ -126,7 +126,7 @@ def to_publish(records: Iterable[ConsumedRecord]) -> list[Record]:
 async def _scenario(line: Fleet) -> None:
     """Write something of each kind, and stop while dead letters and deferred leads still wait."""
     worker = line.join()
-    replay = line.member(line.start("replay"))
+    replay = line.start("replay")
     gateway = line.start("gateway")
     await line.receives()
     await worker.joined(60)
@@ -191,9 +191,9 @@ async def _scenario(line: Fleet) -> None:
     await line.publish([_lead(line, number) for number in (40, 41)])
     await line.until(lambda: line.last()["dead_lettered"] == _TOGETHER, 15, "dead letters wait")
     line.control("DELETE", "/control/faults")
-    assert await line.stop(replay.process) == 0
-    assert await line.stop(worker.process) == 0
-    assert await line.stop(gateway) == 0
+    assert await replay.stop() == 0
+    assert await worker.stop() == 0
+    assert await gateway.stop() == 0
 
 
 def _lead(line: Fleet, number: int) -> Record:

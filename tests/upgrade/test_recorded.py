@@ -31,7 +31,8 @@ from stream_app.partition.in_flight import Source
 from stream_app.partition.owner import PartitionOwner
 from stream_app.replay.forward import Replay
 from tests.board.model_records import Made
-from tests.e2e.fleet import Fleet, Member
+from tests.e2e.fleet import Fleet
+from tests.e2e.member import Member
 from tests.simulation.client import MemoryStateStore, MemoryStream
 from tests.simulation.kafka import MemoryKafka
 from tests.support.pace import BUSY
@@ -313,7 +314,7 @@ async def test_no_dead_letter_of_0_1_0_ends_as_a_duplicate(kafka: Broker, namesp
     async with Fleet(kafka.bootstrap, namespace, 2, partitions=2) as line:
         names = line.settings.names
         await line.publish(to_publish(made.records))
-        members = [line.member(line.start(process)) for process in ("replay", "worker", "board")]
+        members = [line.start(process) for process in ("replay", "worker", "board")]
         for text in await asyncio.gather(*map(ends, members)):
             assert "it has rows that were written by an earlier build" in text
             assert "drain it with that build, or take a new kafka.namespace" in text

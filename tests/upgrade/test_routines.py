@@ -51,7 +51,7 @@ async def test_a_version_without_routines_leaves_their_rows_and_the_later_one_go
         worker = line.join()
         await line.publish([line.lead(number, "w0") for number in range(RUNS)])
         await line.until_last({"accepted": RUNS}, 60)
-        assert await line.stop(worker.process) == 0
+        assert await worker.stop() == 0
         before = line.without_routines()
         rows = await line.rows()
         assert all(row.run for row in rows.values())
@@ -59,7 +59,7 @@ async def test_a_version_without_routines_leaves_their_rows_and_the_later_one_go
         old = line.join(program=unpack(tmp_path))
         await line.publish([line.lead(RUNS, "w1")])
         await line.until_last({"accepted": RUNS + 1}, 60)
-        assert await line.stop(old.process) == 0, old.output()[-5:]
+        assert await old.stop() == 0, old.output()[-5:]
         after = await line.rows()
         assert {lead: after[lead] for lead in rows} == rows, "no row of a run was touched"
 
@@ -67,5 +67,5 @@ async def test_a_version_without_routines_leaves_their_rows_and_the_later_one_go
         worker = line.join()
         await line.until(lambda: line.answered() == RUNS, 120, "the results are fetched")
         assert line.charged() == line.booked()
-        assert await line.stop(worker.process) == 0
+        assert await worker.stop() == 0
         await line.books_balance()
