@@ -39,7 +39,8 @@ async def test_a_process_that_is_not_ready_says_why(
     async with serve(READ, NOT_READY) as server:
         member = Member(process, server.port, log)
         with pytest.raises(
-            AssertionError, match=r"worker-1 is not ready: no partition; .*no broker"
+            AssertionError,
+            match=r"worker-1 is not ready: no partition; .*no broker",
         ):
             await member.joined(0.1)
 
