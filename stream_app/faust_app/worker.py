@@ -130,7 +130,10 @@ def define_agents(app: App, topics: TopicNames, worker: Worker) -> None:
 
 
 def sources_of(topics: TopicNames) -> dict[str, Source]:
-    """Map the topic of each agent to the name of its source in metrics."""
+    """Map each topic that the worker consumes to its source.
+
+    The source of a record chooses its pipeline and its priority, and labels it in metrics.
+    """
     return {
         topics.leads: "hot",
         # dead-lettered and deferred leads that the replay app has brought back

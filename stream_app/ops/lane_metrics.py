@@ -294,8 +294,8 @@ class WaitingRecords(Collector):
             "bound, with markers.",
             labels=("source", "partition"),
         )
-        for (source, partition), count in self._look().items():
-            family.add_metric((source, str(partition)), count)
+        for (topic, partition), count in self._look().items():
+            family.add_metric((self._sources[topic], str(partition)), count)
         yield family
 
 

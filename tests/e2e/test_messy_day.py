@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, get_args
 
 import httpx
 import pytest
@@ -18,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from stream_app.board.formats import amount
 from stream_app.dev.kafka import Broker
 from stream_app.partition import balances
+from stream_app.partition.in_flight import Source
 from tests.board.client import plain
 from tests.board.yields import Yields, shown_yields, yield_texts
 from tests.e2e.behind import eventually
@@ -383,6 +384,11 @@ async def _missing_in_metrics(
         bills = values(f"bill_{kind}_credits", "workspace", "day")
         if bills != {name: bill[number] for name, bill in counted.bills.items()}:
             differing[kind] = bills, counted.bills
+    waiting = dict.fromkeys(get_args(Source), 0.0)
+    for (source, _), records in values("records_waiting", "source", "partition").items():
+        waiting[source] = waiting.get(source, 0.0) + records
+    if waiting != dict.fromkeys(get_args(Source), 0.0):
+        differing["waiting"] = waiting
     left = values("bill_balance_credits", "workspace")
     if left != {(name,): credits_ for name, credits_ in counted.balances.items()}:
         differing["balance"] = left, counted.balances

@@ -33,6 +33,7 @@ from stream_app.ops.lane_metrics import (
     LaneMetrics,
     ParkedLeads,
     RunsWithoutResults,
+    WaitingRecords,
 )
 from stream_app.ops.metrics import WorkerMetrics
 
@@ -426,3 +427,13 @@ def test_polls_are_counted_by_answer_and_open_runs_by_destination() -> None:
         about = {"destination": alias}
         assert registry.get_sample_value("stream_app_runs_open", about) == runs
         assert registry.get_sample_value("stream_app_runs_oldest_seconds", about) == age_s
+
+
+def test_records_wait_by_the_source_of_their_topic() -> None:
+    registry = CollectorRegistry()
+    waiting = {("acme.leads", 3): 7, ("acme.leads.commands", 3): 1}
+    sources = {"acme.leads": "hot", "acme.leads.commands": "command"}
+    registry.register(WaitingRecords(lambda: waiting, sources))
+    for source, records in (("hot", 7), ("command", 1)):
+        about = {"source": source, "partition": "3"}
+        assert registry.get_sample_value("stream_app_records_waiting", about) == records
