@@ -41,7 +41,7 @@ from stream_app.config import Settings, load_settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import kafka_for, unused
 from stream_app.dev.process import ChildProcesses
-from stream_app.domain.delivery.recorder import WriteBatch
+from stream_app.domain.delivery.recorder import CommitStep
 from stream_app.domain.lead.read import read_lead
 from stream_app.domain.model.outcome import Accepted, Outcome
 from stream_app.domain.model.records import Record
@@ -123,7 +123,7 @@ class _PlainStateStore(TransactionalState):
 class _NoCommits:
     """Takes the steps of admission, and writes none."""
 
-    def submit(self, _: WriteBatch, __: InFlight | None = None) -> asyncio.Future[None]:
+    def submit(self, _: CommitStep, __: InFlight | None = None) -> asyncio.Future[None]:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         done.set_result(None)
         return done

@@ -33,9 +33,9 @@ from stream_app.cache.filler import MAX_ENTRIES, MemoryCache
 from stream_app.config import Settings, load_settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.dev.kafka import kafka_for, unused
+from stream_app.domain.cached_results import entry_of, slots_of
 from stream_app.domain.lead.identity import company, identify
 from stream_app.domain.model.messages import Result
-from stream_app.domain.result import entry_of, slots_of
 from stream_app.kafka.topics import create_topics
 
 LIMITS = {"once_mb": 150.0, "email_kb": 0.9, "linkedin_kb": 1.3, "cache_mb": 100.0}

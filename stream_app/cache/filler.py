@@ -13,11 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from stream_app.domain.model.errors import BrokerUnavailable, UnreadableBatch
-from stream_app.domain.model.messages import Result
-from stream_app.domain.model.untrusted import decode
-from stream_app.domain.plan import CachePolicy
-from stream_app.domain.result import (
+from stream_app.domain.cached_results import (
     DAY_MS,
     CacheEntry,
     entry_of,
@@ -27,7 +23,11 @@ from stream_app.domain.result import (
     person_slot,
     slots_of,
 )
-from stream_app.domain.result import decode as decode_entry
+from stream_app.domain.cached_results import decode as decode_entry
+from stream_app.domain.model.errors import BrokerUnavailable, UnreadableBatch
+from stream_app.domain.model.messages import Result
+from stream_app.domain.model.untrusted import decode
+from stream_app.domain.plan import CachePolicy
 from stream_app.kafka.connection import KafkaConnection
 from stream_app.kafka.readers import TopicReader
 from stream_app.partition.ports import Cache

@@ -15,7 +15,7 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from stream_app.domain.result import NOTHING_CACHED, CacheEntry, decode, merged
+from stream_app.domain.cached_results import NOTHING_CACHED, CacheEntry, decode, merged
 
 T = TypeVar("T")
 

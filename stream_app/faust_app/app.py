@@ -45,7 +45,10 @@ class OwnedPartitions(Protocol):
         """
 
     async def revoked(self, partitions: set[int]) -> None:
-        """Drop the state of revoked partitions at once. Not called when the worker stops."""
+        """Drop the state of revoked partitions at once.
+
+        Faust does not call it when the worker stops. `run_worker` does then.
+        """
 
 
 class StateTable(faust.Table):  # type: ignore[misc]  # faust ships no types

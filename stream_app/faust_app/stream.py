@@ -77,9 +77,10 @@ class PartitionStream:
         )
 
     async def ack(self, consumed: ConsumedRecord) -> None:
-        """Mark a record as finished. The order does not matter.
+        """Mark a record as finished.
 
-        The committed offset passes the record when all before it are acked too. A record whose
+        The committed offset passes the record when all before it are acked too (`ExactOffsets`),
+        whatever the order of the acks. A record whose
         generation has ended is given up: another process may own the partition now, and a stop must
         not wait for an ack that no one takes.
         """

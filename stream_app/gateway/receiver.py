@@ -221,19 +221,20 @@ class Receiver:
         )
         if problem:
             return problem
-        callback = await self._receive(request, table, keys)
-        if isinstance(callback, _VerifiedCallback):
-            return await self._store(callback, table)
-        if not isinstance(callback, _Unusable):
-            return callback
+        received = await self._receive(request, table, keys)
+        if isinstance(received, _VerifiedCallback):
+            return await self._store(received, table)
+        if not isinstance(received, _Unusable):
+            return received
         try:
             if answers.LATE_HEADER in request.headers:
-                # Behind the proof, and counted for its lead, so that nobody else can have it wait.
-                # The body has been released.
+                # `doctor` asks for this late answer. Only a request that was proved comes here, and
+                # it counts for its lead, so that no stranger can make the gateway wait. Its body
+                # has been released.
                 await asyncio.sleep(self._limits.hold_s)
         finally:
-            self._bound.give_back(*callback.lead)
-        return callback.answer
+            self._bound.give_back(*received.lead)
+        return received.answer
 
     async def _receive(
         self,

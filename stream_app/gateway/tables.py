@@ -18,7 +18,7 @@ from stream_app.domain.model.tokens import Keys
 from stream_app.domain.model.topics import home_partition
 
 PREFIX: Final = "/callbacks/"
-"""The end of the path that the completion webhook of a routine calls."""
+"""The beginning of the path of every callback."""
 _PATH: Final = re.compile(rf"{PREFIX}([A-Za-z0-9._-]{{1,64}})/([A-Za-z0-9._-]{{1,64}})")
 
 

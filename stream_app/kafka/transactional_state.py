@@ -244,11 +244,11 @@ class TransactionalState:
             if attempt.done() and attempt.exception() is None:
                 self._refusals.committed()
                 return
-            error = await self._settle(producer, attempt)
+            error = await self._abort_attempt(producer, attempt)
         except BaseException:
             # Before the drop: Kafka keeps a transaction that is cut off open for as long as
             # `transaction_timeout_s`, and readers see nothing beyond it.
-            await finish(self._settle(producer, attempt))
+            await finish(self._abort_attempt(producer, attempt))
             self._drop(attempt)
             raise
         self._drop(attempt)
@@ -437,7 +437,7 @@ class TransactionalState:
                 batches.append((builder, record.topic, partition))
         return batches
 
-    async def _settle(
+    async def _abort_attempt(
         self,
         producer: AIOKafkaProducer,
         attempt: asyncio.Task[None],

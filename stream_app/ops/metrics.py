@@ -14,7 +14,7 @@ from structlog.typing import FilteringBoundLogger
 
 from stream_app.clock import Clock
 from stream_app.domain.commands import CommandAnswer
-from stream_app.domain.delivery.recorder import Duration, WriteBatch
+from stream_app.domain.delivery.recorder import CommitStep, Duration
 from stream_app.domain.model.messages import RESENDS, Status, StatusEvent
 from stream_app.domain.model.outcome import Outcome
 from stream_app.domain.model.run import (
@@ -227,7 +227,7 @@ class WorkerMetrics(Observer):
         self._unknown.inc(count)
         self._log.warning("unknown_rows", partition=partition, count=count)
 
-    def committed(self, steps: Sequence[WriteBatch], records: int, seconds: float) -> None:
+    def committed(self, steps: Sequence[CommitStep], records: int, seconds: float) -> None:
         """Report a transaction. `seconds` is how long it took."""
         self._steps.inc(len(steps))
         self._records.inc(records)

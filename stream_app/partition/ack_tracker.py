@@ -12,8 +12,9 @@ from stream_app.partition.ports import RecordStream
 class AckTracker:
     """The records of one stream that are not acked yet.
 
-    Only the finished prefix is acked, so a crash loses nothing: an ack of Faust commits its offset
-    even if an earlier record is unfinished (docs/reference/faust.md).
+    Only the finished prefix is acked, so a crash loses nothing, whatever the stream commits. Stock
+    Faust may commit the offset of an ack although an earlier record is unfinished
+    (docs/reference/faust.md). The worker's consumer does not, but no record depends on that alone.
     """
 
     _stream: RecordStream

@@ -95,14 +95,14 @@ class AdmissionQueue:
         self._timer = LaneTimer(self._clock, self.pump_lane, self.pump)
 
     @property
-    def in_flight(self) -> int:
+    def posts_in_flight(self) -> int:
         """How many POSTs are under way in this partition."""
-        return sum(queue.in_flight for queue in self._queues)
+        return sum(queue.posts_in_flight for queue in self._queues)
 
     def in_flight_of(self, workspace: str) -> int:
         """How many POSTs of one lane are under way."""
         queue = self._queues.get(workspace)
-        return queue.in_flight if queue is not None else 0
+        return queue.posts_in_flight if queue is not None else 0
 
     def end(self, bug: BaseException) -> None:
         """Admit no more leads, and end the process.
@@ -245,17 +245,17 @@ class AdmissionQueue:
             now.epoch_ms,
             self._clock.rand(),
             # It includes this POST, whose slot is freed below.
-            queue.in_flight,
+            queue.posts_in_flight,
             bool(queue),
             now.boot_ms - grant.at_boot_ms if has_slot else 0,
         )
         if has_slot:
             stalls = self._lanes.stalls
-            queue.in_flight -= 1
+            queue.posts_in_flight -= 1
             stalls[name] = concurrency.ended(
                 stalls[name],
                 outcome,
-                queue.in_flight,
+                queue.posts_in_flight,
                 now.epoch_ms,
             )
         if queue:
@@ -397,7 +397,7 @@ class AdmissionQueue:
                 now.boot_ms,
                 waits,
             )
-        elif queue.in_flight >= concurrency.current(policy.max_in_flight, lane.concurrency):
+        elif queue.posts_in_flight >= concurrency.current(policy.max_in_flight, lane.concurrency):
             answer = at_limit(policy, lane, stall, now.epoch_ms)
         else:
             self._lanes[name], answer = decide(
@@ -429,7 +429,7 @@ class AdmissionQueue:
         in_flight.admission.since_ms = None
         step = waiter.step_ahead(grant, now.epoch_ms)
         if not waiter.request.as_dead_letter:
-            queue.in_flight += 1
+            queue.posts_in_flight += 1
             queue.count_share(in_flight.source, self._patience.shares)
         committed = self._commits.submit(step, in_flight)
         in_flight.release_next()

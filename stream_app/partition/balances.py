@@ -11,7 +11,7 @@ import msgspec
 from attrs import define, field
 
 from stream_app.clock import Clock
-from stream_app.domain.delivery.recorder import WriteBatch
+from stream_app.domain.delivery.recorder import CommitStep
 from stream_app.domain.lane.admission import Poll
 from stream_app.domain.lane.holds import KEY_REFUSED
 from stream_app.domain.limits.balance import balance_reading
@@ -92,4 +92,4 @@ class Balances:
             lane,
             reading=balance_reading(lane.reading, now_ms, credits_, before, lane.paid, lane.budget),
         )
-        await self._commits.submit(WriteBatch([], [], [], name))
+        await self._commits.submit(CommitStep([], [], [], name))

@@ -5,7 +5,8 @@ It settles its lead, or it is reported as a duplicate or as unmatched.
     bytes -> decode -> does it settle the lead? -> lock the lead -> look again -> result
           -> book the cost -> commit -> ack
 
-The announcement of a run becomes a callback first, or nothing (`announcements.py`).
+`interpret.result_of` makes the record of `leads.enriched`. The announcement of a run becomes a
+callback first, or nothing (`announcements.py`).
 
 The row, its events, the result, the lane's budget and the callback's marker are one step. A
 callback never waits for admission. A lead that waits for admission while its callback waits for the
@@ -20,7 +21,7 @@ from attrs import define
 from stream_app.clock import Clock
 from stream_app.domain.callback.interpret import read_callback
 from stream_app.domain.delivery.envelope import Envelope
-from stream_app.domain.delivery.recorder import WriteBatch
+from stream_app.domain.delivery.recorder import CommitStep
 from stream_app.domain.delivery.state_machine import (
     CONCLUDED,
     Delivery,
@@ -102,7 +103,7 @@ class CallbackPipeline:
         if says is None:
             # What is known of the run may come from a step that is not committed yet. If that step
             # fails, the run is unknown again, so its announcement is acked after this commit only.
-            step = WriteBatch([], [], [], announced.workspace)
+            step = CommitStep([], [], [], announced.workspace)
             await self._commits.commit_last(in_flight, step)
         elif isinstance(says, Reason):
             await self._settle_nothing(in_flight, "callback_unmatched", says, announced)
@@ -144,8 +145,8 @@ class CallbackPipeline:
         # The bootstrap and the stream may both have this callback. The first of them may have
         # settled nothing, because the lead was sent only after that. Then the second one must not
         # settle the lead. Deadlines take no lock, so no await may lie between the look at the row
-        # and the submission: where `is_concluded` returns False, it has not suspended.
-        if await self._commits.is_concluded(in_flight):
+        # and the submission: where `end_if_concluded` returns False, it has not suspended.
+        if await self._commits.end_if_concluded(in_flight):
             return
         step = self._endings.settle(callback, key, row, in_flight.consumed, run)
         if isinstance(step, Reason):
@@ -168,7 +169,7 @@ class CallbackPipeline:
 
         The origin of the event is the callback's own record.
         """
-        if await self._commits.is_concluded(in_flight):
+        if await self._commits.end_if_concluded(in_flight):
             return
         envelope = Envelope(
             origin=in_flight.consumed.record_id,

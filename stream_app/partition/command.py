@@ -15,6 +15,7 @@ import msgspec
 from attrs import define
 
 from stream_app.clock import Clock
+from stream_app.domain.cached_results import tombstone
 from stream_app.domain.commands import (
     TO_ALL,
     Answered,
@@ -41,7 +42,7 @@ from stream_app.domain.delivery.parked import (
     rows_of_lead,
     settle_lead,
 )
-from stream_app.domain.delivery.recorder import WriteBatch, event_record
+from stream_app.domain.delivery.recorder import CommitStep, event_record
 from stream_app.domain.delivery.state_machine import CONCLUDED, Reason, delivery_key, mark_key
 from stream_app.domain.delivery.suppression import (
     Suppression,
@@ -56,7 +57,6 @@ from stream_app.domain.lead.identity import person_key, person_of, row_id, unlin
 from stream_app.domain.model.records import ConsumedRecord, Record, RowChanges
 from stream_app.domain.model.text import count
 from stream_app.domain.plan import Actor, Destination, Plan
-from stream_app.domain.result import tombstone
 from stream_app.partition.admission import AdmissionQueue
 from stream_app.partition.commits import Commits
 from stream_app.partition.in_flight import InFlight
@@ -87,12 +87,12 @@ class CommandPipeline:
     async def process(self, in_flight: InFlight) -> None:
         """Process one command. Returns when everything about it is committed."""
         consumed = in_flight.consumed
-        if await self._commits.is_concluded(in_flight):
+        if await self._commits.end_if_concluded(in_flight):
             return
         reloaded = await self._reload_for(consumed)
         # Second look: the bootstrap and the stream may have the same command, and the other one may
         # have concluded it during the reload.
-        if reloaded is not _NOTHING and await self._commits.is_concluded(in_flight):
+        if reloaded is not _NOTHING and await self._commits.end_if_concluded(in_flight):
             return
         # No await from here to `submit`, so the rows and the lane stay as they are read here.
         now_ms = self._clock.now_ms()
@@ -129,7 +129,7 @@ class CommandPipeline:
         # before the commit would be sent.
         if answer.kind in _FORBIDS:
             self._admission.ask_again()
-        step = WriteBatch(rows, [record, *result.records], result.events, workspace)
+        step = CommitStep(rows, [record, *result.records], result.events, workspace)
         await self._commits.commit_last(in_flight, step)
         self._observer.answered(answer)
         # After the commit: what the command changed may let the waiting leads go, or end them.

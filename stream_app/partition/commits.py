@@ -14,11 +14,11 @@ from typing import Final
 from attrs import define, field
 
 from stream_app.clock import Clock
-from stream_app.domain.delivery.recorder import WriteBatch
+from stream_app.domain.delivery.recorder import CommitStep
 from stream_app.domain.model.errors import StateStoreError
 from stream_app.domain.model.records import Record, RowChanges
 from stream_app.partition.deadlines import DeadlineQueue
-from stream_app.partition.in_flight import PRIORITY, InFlight
+from stream_app.partition.in_flight import LEAD_SOURCES, InFlight
 from stream_app.partition.intake import Intake
 from stream_app.partition.lanes import Lanes
 from stream_app.partition.ports import Observer, RecordStream, StateStore
@@ -52,7 +52,7 @@ class Commits:
     _deadlines: DeadlineQueue
     _clock: Clock
     _observer: Observer
-    _waiting: list[tuple[WriteBatch, asyncio.Future[None]]] = field(init=False, factory=list)
+    _waiting: list[tuple[CommitStep, asyncio.Future[None]]] = field(init=False, factory=list)
     _submitted: asyncio.Event = field(init=False, factory=asyncio.Event)
     streams: dict[str, RecordStream] = field(init=False, factory=dict)
     opening: Record | None = field(init=False, default=None)
@@ -62,7 +62,7 @@ class Commits:
     _batches: int = field(init=False, default=0)
     _busy: bool = field(init=False, default=False)
 
-    def submit(self, step: WriteBatch, in_flight: InFlight | None = None) -> asyncio.Future[None]:
+    def submit(self, step: CommitStep, in_flight: InFlight | None = None) -> asyncio.Future[None]:
         """Apply a step in memory, and write it with the next transaction.
 
         Steps are committed in the order of these calls. `in_flight`: the record that this step
@@ -81,7 +81,7 @@ class Commits:
         self._submitted.set()
         return future
 
-    async def commit_last(self, in_flight: InFlight, step: WriteBatch) -> None:
+    async def commit_last(self, in_flight: InFlight, step: CommitStep) -> None:
         """Commit the last step of a record. Its lock is released as soon as the step is in memory.
 
         A copy of the lead then decides by the new rows. Its step is committed with this one or
@@ -96,21 +96,23 @@ class Commits:
 
         The commit proves that this process owns the partition, so the ack after it is safe.
         """
-        await self.commit_last(in_flight, WriteBatch([(key, self._rows.get(key))], [], []))
+        await self.commit_last(in_flight, CommitStep([(key, self._rows.get(key))], [], []))
 
-    async def is_concluded(self, in_flight: InFlight, origin: str = "") -> bool:
-        """True if this record is concluded, by its marker or by the passed offset.
+    async def end_if_concluded(self, in_flight: InFlight, origin: str = "") -> bool:
+        """Return True if this record is concluded, and may be acked.
 
-        Call it right before a step, after any other await. If it returns False, it has not
-        suspended, so what was read before the call still holds.
+        If its marker shows that, the marker is committed again, as in `commit_unchanged`. Call it
+        right before a step, after any other await. If it returns False, it has not suspended, so
+        what was read before the call still holds.
         """
         marker = self._rows.marker(in_flight.consumed.record_id, origin)
         if marker is not None:
             await self.commit_unchanged(in_flight, marker)
             return True
-        # The bootstrap of a take-over reads callbacks and commands, too. The group's offset may
-        # have passed such a record since then.
-        return in_flight.source not in PRIORITY and self._rows.is_passed(in_flight.consumed)
+        # The bootstrap of a take-over reads callbacks and commands, too. If the group's offset has
+        # passed such a record since then, an ack of it changes nothing, so no commit need prove
+        # that this process still owns the partition.
+        return in_flight.source not in LEAD_SOURCES and self._rows.is_passed(in_flight.consumed)
 
     def forget(self) -> None:
         """Drop the steps that were submitted after a failure.
@@ -181,7 +183,7 @@ class Commits:
         stream = self.streams.get(topic)
         return stream.committed() if stream else None
 
-    def _collect(self) -> tuple[list[tuple[WriteBatch, asyncio.Future[None]]], list[Record]]:
+    def _collect(self) -> tuple[list[tuple[CommitStep, asyncio.Future[None]]], list[Record]]:
         """Collect all waiting steps, and the rows of their lanes."""
         # No await from here to the rows of the lanes, so that these contain the changes of these
         # steps only, and none of a later transaction.
@@ -216,7 +218,7 @@ class Commits:
 
     def _fail(
         self,
-        batch: list[tuple[WriteBatch, asyncio.Future[None]]],
+        batch: list[tuple[CommitStep, asyncio.Future[None]]],
         error: StateStoreError,
     ) -> None:
         self.failures += 1

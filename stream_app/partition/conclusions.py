@@ -34,6 +34,9 @@ class Conclusions:
     A lead with a row ends as final, open until its callback, uncertain, dead-lettered or parked. A
     record that gets no row (an invalid one, one of another partition, a duplicate) gets one event
     and a marker, so that a redelivery repeats nothing.
+
+    The methods for a record with a row may follow a change of the lane that has to be written with
+    the row. So none of them awaits anything before it submits its step.
     """
 
     _plan: Plan
@@ -248,7 +251,7 @@ class Conclusions:
         Nothing is written if the record is concluded already.
         """
         in_flight.release_next()
-        if await self._commits.is_concluded(in_flight, lead.envelope.origin):
+        if await self._commits.end_if_concluded(in_flight, lead.envelope.origin):
             return
         step = step_without_row(
             self._plan,

@@ -14,7 +14,7 @@ from itertools import chain
 from typing import Final, NamedTuple
 
 from stream_app.domain.callback.interpret import OVERDUE, WAITING, due_ms, open_run
-from stream_app.domain.delivery.recorder import WriteBatch
+from stream_app.domain.delivery.recorder import CommitStep
 from stream_app.domain.delivery.state_machine import Delivery, lead_of, read_delivery
 from stream_app.domain.model.errors import RowUnreadable
 from stream_app.domain.model.messages import Status
@@ -94,9 +94,11 @@ class DeadlineQueue:
             keys.sort()
             self._queues[name] = deque(chain((key for _, key in keys), self._queues.get(name, ())))
 
-    def note(self, step: WriteBatch) -> None:
+    def note(self, step: CommitStep) -> None:
         """Add the lead of a step that has events, if the lead waits from this step on."""
         last = step.events[-1]
+        # An accepted lead waits only if its destination calls back, and then its event has the
+        # deadline. The lead's own row is the first one of a step with events.
         if last.status in OVERDUE or (last.status in WAITING and last.due_at_ms is not None):
             self.add(step.rows[0][0], last.status)
             if last.run:

@@ -20,7 +20,7 @@ from stream_app.domain.callback.interpret import (
     unsaid,
 )
 from stream_app.domain.delivery.envelope import Envelope, lead_envelope
-from stream_app.domain.delivery.recorder import DeliveryRecorder, WriteBatch
+from stream_app.domain.delivery.recorder import CommitStep, DeliveryRecorder
 from stream_app.domain.delivery.resolve import LeadRef
 from stream_app.domain.delivery.state_machine import (
     Delivery,
@@ -60,7 +60,7 @@ class Endings:
         row: Delivery,
         consumed: ConsumedRecord,
         run: str = "",
-    ) -> WriteBatch | Reason:
+    ) -> CommitStep | Reason:
         """Settle a lead: its row, event and result, and the books of its lane.
 
         Args:
@@ -80,14 +80,14 @@ class Endings:
         if isinstance(result, Reason):
             return result
         destination = self._plan.destinations[callback.destination]
-        subject = LeadRef(
+        lead_ref = LeadRef(
             consumed,
             Envelope(origin=row.origin),
             callback.lead_id,
             destination,
             key,
         )
-        recorder = DeliveryRecorder(self._plan, subject, row)
+        recorder = DeliveryRecorder(self._plan, lead_ref, row)
         if run:
             # By this a later owner knows that the announcement of this run has settled the lead.
             recorder.amend(run=run)
@@ -96,7 +96,7 @@ class Endings:
         policy = self._lanes.policy(callback.workspace)
         lane = self._lanes[callback.workspace]
         answer = answered_columns(destination, callback)
-        self._lanes[callback.workspace], cost, spent = booked(
+        self._lanes[callback.workspace], booked_now, spent = booked(
             policy,
             lane,
             row,
@@ -114,21 +114,23 @@ class Endings:
         )
         is_erased = self._rows.is_erased(callback.workspace, callback.lead_id, row.first_at_ms)
         is_published = callback.outcome in PUBLISHED and not is_erased
-        recorder.seen = callback.seen
-        recorder.estimated = unsaid(callback) if cost is not None else ()
-        is_reported = "credits" not in recorder.estimated
+        unsaid_meters = unsaid(callback) if booked_now is not None else ()
+        is_reported = "credits" not in unsaid_meters
         may_go_on = callback.outcome == "partial"
-        if cost is not None and not may_go_on:
-            recorder.estimate = Cost(
-                0 if is_reported else cost.credits,
-                cost.actions if "actions" in recorder.estimated else 0,
-            )
+        # The next event tells what is set here. So this stands after the event `accepted` above,
+        # which would have taken it.
+        recorder.seen = callback.seen
+        recorder.estimated = unsaid_meters
         recorder.yields = answer
         kept = None
-        if cost is not None and may_go_on:
-            unnamed = recorder.estimated
-            estimated = unnamed[0] if len(unnamed) == 1 else None
-            kept = replace(cost, known=is_reported, estimated=estimated)
+        if booked_now is not None and may_go_on:
+            estimated = unsaid_meters[0] if len(unsaid_meters) == 1 else None
+            kept = replace(booked_now, known=is_reported, estimated=estimated)
+        elif booked_now is not None:
+            recorder.booked_estimate = Cost(
+                0 if is_reported else booked_now.credits,
+                booked_now.actions if "actions" in unsaid_meters else 0,
+            )
         recorder.go(
             callback.outcome,
             now_ms,
@@ -153,7 +155,7 @@ class Endings:
         destination: Destination,
         consumed: ConsumedRecord | None,
         why: Reason,
-    ) -> WriteBatch:
+    ) -> CommitStep:
         """Park a lead that Clay has and that nothing will settle. What is reserved is booked.
 
         Args:
@@ -176,8 +178,8 @@ class Endings:
             if consumed is not None
             else Envelope(origin=row.origin)
         )
-        subject = LeadRef(consumed or empty_record(row), envelope, lead_id, destination, key)
-        recorder = DeliveryRecorder(self._plan, subject, row)
+        lead_ref = LeadRef(consumed or empty_record(row), envelope, lead_id, destination, key)
+        recorder = DeliveryRecorder(self._plan, lead_ref, row)
         if row.state == "accepted":
             recorder.go("callback_overdue", now_ms, why)
         spent = self._lanes.charge(destination.workspace, row.reservation)

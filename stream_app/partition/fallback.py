@@ -23,15 +23,7 @@ import msgspec
 from attrs import define
 
 from stream_app.clock import Clock
-from stream_app.domain.delivery.recorder import DeliveryRecorder
-from stream_app.domain.delivery.resolve import ResolvedLead
-from stream_app.domain.delivery.state_machine import Delivery, Reason, next_version
-from stream_app.domain.lead.identity import identifiers
-from stream_app.domain.model.messages import FieldOrigin, Result, Scalar
-from stream_app.domain.model.records import Record
-from stream_app.domain.model.text import count
-from stream_app.domain.plan import Destination, Plan
-from stream_app.domain.result import (
+from stream_app.domain.cached_results import (
     NOTHING_CACHED,
     CacheEntry,
     CacheHit,
@@ -42,6 +34,14 @@ from stream_app.domain.result import (
     shared,
     shown,
 )
+from stream_app.domain.delivery.recorder import DeliveryRecorder
+from stream_app.domain.delivery.resolve import ResolvedLead
+from stream_app.domain.delivery.state_machine import Delivery, Reason, next_version
+from stream_app.domain.lead.identity import identifiers
+from stream_app.domain.model.messages import FieldOrigin, Result, Scalar
+from stream_app.domain.model.records import Record
+from stream_app.domain.model.text import count
+from stream_app.domain.plan import Destination, Plan
 from stream_app.partition.commits import Commits
 from stream_app.partition.in_flight import InFlight
 from stream_app.partition.ports import Cache

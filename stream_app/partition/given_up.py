@@ -13,7 +13,7 @@ from attrs import define
 from stream_app.clock import Clock
 from stream_app.domain.dead_letter.replay import given_up_text
 from stream_app.domain.delivery.envelope import Envelope
-from stream_app.domain.delivery.recorder import DeliveryRecorder, WriteBatch
+from stream_app.domain.delivery.recorder import CommitStep, DeliveryRecorder
 from stream_app.domain.delivery.resolve import LeadRef
 from stream_app.domain.delivery.state_machine import (
     CONCLUDED,
@@ -55,7 +55,7 @@ class GivenUp:
         async with self._locks.lock(in_flight, lambda: keys):
             # The rows are read under the lock only: a replay of this lead may have held it before
             # and changed the row. From here on nothing suspends until a step is submitted.
-            if await self._commits.is_concluded(in_flight):
+            if await self._commits.end_if_concluded(in_flight):
                 return
             present = ((row_key, self._rows.delivery(row_key)) for row_key in keys)
             mine = [
@@ -103,7 +103,7 @@ class GivenUp:
         """
         if envelope.disposition == "failed":
             marker = mark_key(in_flight.consumed.record_id)
-            await self._commits.commit_last(in_flight, WriteBatch([(marker, CONCLUDED)], [], []))
+            await self._commits.commit_last(in_flight, CommitStep([(marker, CONCLUDED)], [], []))
             return
         step = step_without_row(
             self._plan,

@@ -14,6 +14,8 @@ from stream_app.partition.places import Limiter
 
 Source = Literal["hot", "retry", "bulk", "command", "callback"]
 PRIORITY: Final[dict[Source, int]] = {"hot": 0, "retry": 1, "bulk": 2}
+"""The order in which a lane admits the leads of each source. A lower number goes first."""
+LEAD_SOURCES: Final = PRIORITY.keys()
 
 
 class StreamSuspended(Exception):
@@ -45,7 +47,7 @@ class Execution:
     """How far a record was started. Only `runner.py` writes it.
 
     Attributes:
-        begun: True once the record has its place in the `Limiter`. Before that it is only taken
+        begun: True once the record has its place in the `Limiter`. Before that it is only read
             ahead.
         task: The task that processes it.
     """

@@ -11,13 +11,13 @@ from typing import Final, Literal
 import msgspec
 
 from stream_app.clock import Now
-from stream_app.domain.delivery.recorder import WriteBatch
+from stream_app.domain.delivery.recorder import CommitStep
 from stream_app.domain.lane.admission import AdmissionRequest, Grant, Held
 from stream_app.domain.lane.holds import RATE, RATE_LIMITED
 from stream_app.partition.in_flight import PRIORITY, InFlight, Source
 from stream_app.partition.lane_timer import Timetable
 
-StepAhead = Callable[[Grant, int], WriteBatch]
+StepAhead = Callable[[Grant, int], CommitStep]
 """Returns the step that is written ahead of a granted POST. It is called with the grant and the
 time (epoch ms), in the turn of the event loop in which the lane grants that POST.
 """
@@ -141,14 +141,14 @@ class LaneQueue:
 
     Attributes:
         workspace: Its name.
-        in_flight: POSTs of the lane that are under way.
+        posts_in_flight: How many POSTs of the lane are under way.
         held: Why the leads of each kind are held, as it was when admission last tried them.
         wakes: From which time on (epoch ms) `pop_woken` returns a lead, by the lead's number.
     """
 
     def __init__(self, workspace: str) -> None:
         self.workspace = workspace
-        self.in_flight = 0
+        self.posts_in_flight = 0
         self.held: dict[Kind, Held] = {}
         self._waiters: dict[int, Waiter] = {}
         self.wakes: Timetable[int] = Timetable()

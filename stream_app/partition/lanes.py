@@ -18,7 +18,7 @@ import msgspec
 from attrs import define, field
 
 from stream_app.clock import Clock
-from stream_app.domain.delivery.recorder import WriteBatch
+from stream_app.domain.delivery.recorder import CommitStep
 from stream_app.domain.delivery.state_machine import lane_key
 from stream_app.domain.lane.admission import Grant
 from stream_app.domain.lane.lane import Lane, for_new_owner, host_checked, moved_text, reconfigured
@@ -250,7 +250,7 @@ class Lanes:
             self._observer.lane(shown)
         self._uncommitted.clear()
 
-    async def keep_shown(self, submit: Callable[[WriteBatch], asyncio.Future[None]]) -> None:
+    async def keep_shown(self, submit: Callable[[CommitStep], asyncio.Future[None]]) -> None:
         """Publish the views that no step of a lead publishes, until cancelled.
 
         These are the views that change with time only, those that changed within a second of the
@@ -277,7 +277,7 @@ class Lanes:
                 changed = others[:1]
             ready = [name for name in changed if not self._is_recent(name, now_ms)]
             for name in sorted(self._due)[:_VIEWS_AT_ONCE] + ready:
-                submit(WriteBatch([], [], [], name))
+                submit(CommitStep([], [], [], name))
             if len(self._due) > _VIEWS_AT_ONCE or len(ready) < len(changed):
                 self._changed.set()
 

@@ -1,6 +1,6 @@
 """What happens to one lead, from its bytes to its conclusion, top to bottom.
 
-    bytes -> decode -> resolve -> home partition? -> lock -> seen before? -> cached? -> suppressed?
+    bytes -> decode -> resolve -> home partition? -> lock -> duplicate? -> cached? -> suppressed?
           -> admit (or expire) + write ahead -> POST -> act on its outcome -> conclude
 
 The decisions are pure functions of `domain/`, and this file carries them out. Each write is one
@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from stream_app.clock import Clock
 from stream_app.domain.delivery.envelope import Envelope, lead_envelope
-from stream_app.domain.delivery.recorder import AdmittedPost, DeliveryRecorder, WriteBatch, failure
+from stream_app.domain.delivery.recorder import AdmittedPost, CommitStep, DeliveryRecorder, failure
 from stream_app.domain.delivery.resolve import ResolvedLead, dedup, find_lead_ref, resolve_lead
 from stream_app.domain.delivery.state_machine import (
     Delivery,
@@ -134,7 +134,7 @@ class LeadPipeline:
 
     async def _process_locked(self, in_flight: InFlight, resolved: ResolvedLead) -> None:
         """Find out what the rows say about this lead, and deliver it if it is to be sent."""
-        if await self._commits.is_concluded(in_flight, resolved.envelope.origin):
+        if await self._commits.end_if_concluded(in_flight, resolved.envelope.origin):
             return
         now_ms = self._clock.now_ms()
         person = person_of(resolved.aliases, self._rows.get)
@@ -265,7 +265,7 @@ class LeadPipeline:
         if await self._fallback.answer_cached_first(in_flight, recorder):
             return
 
-        def step_ahead(grant: Grant, now_ms: int) -> WriteBatch:
+        def step_ahead(grant: Grant, now_ms: int) -> CommitStep:
             """Return the step that makes the row `sending`."""
             step = recorder.write_ahead(grant, now_ms, self._rows.get)
             # Set before the commit: if the commit fails or this task is cancelled, a recovery may
@@ -292,6 +292,8 @@ class LeadPipeline:
             )
             answer = await self._admission.admit(in_flight, request, step_ahead)
             if isinstance(answer, Grant):
+                # From the write-ahead on, a suppression comes too late: the row says `sending`, and
+                # the lane has given a slot and credits for this POST.
                 post = await self._post(in_flight, recorder, answer)
                 retry_ms = await self._act_on(in_flight, recorder, post, has_slot=True)
                 if retry_ms is None:
@@ -355,12 +357,13 @@ class LeadPipeline:
         now_ms = self._clock.now_ms()
         due_ms = settlement.wait_until_ms
         counted: dict[str, object] = {}
-        recorder.seen = None if outcome is None else outcome.seen
+        recorder.seen = None if outcome is None else outcome.seen  # only of a test lead
         match outcome:
             case Accepted():
                 destination = grant.destination
                 why = Reason(http_status=outcome.http_status)
                 if destination.callbacks:
+                    # With a deadline in its event, the lead waits in `DeadlineQueue`.
                     deadline_ms = int(destination.callback_deadline_s * 1000)
                     why = replace(why, due_at_ms=now_ms + deadline_ms)
                 else:
@@ -488,7 +491,7 @@ class LeadPipeline:
         # `lead_ref` names the row. The row is read under the lock only: the lead's own record may
         # be under way and change it.
         async with self._locks.lock(in_flight, lambda: (key,)):
-            if await self._commits.is_concluded(in_flight, lead_ref.envelope.origin):
+            if await self._commits.end_if_concluded(in_flight, lead_ref.envelope.origin):
                 return
             now_ms = self._clock.now_ms()
             row = self._rows.delivery(key)
@@ -536,10 +539,10 @@ class LeadPipeline:
         consumed = in_flight.consumed
         name = lead.workspace or (consumed.key or b"").decode("utf-8", "replace")
 
-        def step(now_ms: int) -> WriteBatch:
+        def step(now_ms: int) -> CommitStep:
             return rejection(self._plan, consumed, envelope, lead, bad, now_ms, self._rows.get)
 
-        def step_ahead(grant: Grant, now_ms: int) -> WriteBatch:
+        def step_ahead(grant: Grant, now_ms: int) -> CommitStep:
             last = step(now_ms)
             # A step without an event repeats the marker of a record that was counted before.
             if last.events:

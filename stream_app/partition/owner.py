@@ -20,12 +20,12 @@ from typing import Final
 from attrs import define, field
 
 from stream_app.clock import Clock
-from stream_app.domain.delivery.recorder import WriteBatch
+from stream_app.domain.cached_results import seal
+from stream_app.domain.delivery.recorder import CommitStep
 from stream_app.domain.model.errors import Aborted, BrokerUnavailable, StateStoreError
 from stream_app.domain.model.run import RunAnswer, RunUnread
 from stream_app.domain.model.topics import ERASED_LAG_MS
 from stream_app.domain.plan import Plan
-from stream_app.domain.result import seal
 from stream_app.partition.announcements import Announcements
 from stream_app.partition.balances import Balances
 from stream_app.partition.callback import CallbackPipeline
@@ -35,19 +35,22 @@ from stream_app.partition.conclusions import Conclusions
 from stream_app.partition.endings import Endings
 from stream_app.partition.fallback import Fallback
 from stream_app.partition.given_up import GivenUp
-from stream_app.partition.in_flight import PRIORITY, InFlight, Source
+from stream_app.partition.in_flight import LEAD_SOURCES, InFlight, Source
 from stream_app.partition.lead import LeadPipeline
 from stream_app.partition.places import Limiter
 from stream_app.partition.ports import Observer, StateStore
 from stream_app.partition.results import ResultPipeline
 from stream_app.partition.rows import Rows
-from stream_app.partition.runner import ProcessRecord, RecordRunner
+from stream_app.partition.runner import RECORDS_FOR_A_POST, ProcessRecord, RecordRunner
 from stream_app.partition.state import PartitionState, WorkerParts
 from stream_app.partition.timeout import TimeoutPipeline
 from stream_app.tasks import died_of, until_failure
 
 _READ: Final = 2_000  # Records that are read at a time, so that memory is bounded.
 _PARALLEL: Final[dict[Source, int]] = {"command": 1, "callback": 200}
+"""How many records the bootstrap processes at the same time. Commands are applied in their order,
+and callbacks share transactions.
+"""
 _PAUSE_S: Final = 1.0
 _LOOK_EVERY_S: Final = 600.0
 _SEAL_AFTER_MS: Final = ERASED_LAG_MS + 3_600_000
@@ -116,15 +119,15 @@ class PartitionOwner:
             endings=endings,
             announcements=Announcements(
                 clock=state.clock,
-                runs=state.runs,
-                # Half of the places that callbacks have (`RecordRunner`).
-                most=2 * state.plan.delivery.max_in_flight,
+                runs=state.open_runs,
+                # Half of the places that callbacks and commands share in `RecordRunner`.
+                most=state.plan.delivery.max_in_flight * RECORDS_FOR_A_POST // 2,
                 ask=_no_answer if self._results is None else self._results.ask,
                 poll_now=lambda key: state.deadlines.polls.hasten(key, state.clock.now_ms()),
             ),
         )
         pipelines: dict[Source, ProcessRecord] = {
-            **dict.fromkeys(PRIORITY, _lead_pipeline(state, parts).process),
+            **dict.fromkeys(LEAD_SOURCES, _lead_pipeline(state, parts).process),
             "callback": callbacks.process,
             "command": CommandPipeline(
                 plan=state.plan,
@@ -226,7 +229,7 @@ class PartitionOwner:
     def _watch(self, owning: asyncio.Task[None]) -> None:
         """End the process if the owning task ended although the partition was not closed."""
         if (error := died_of(owning)) is not None:
-            self.runner.runs = False
+            self.runner.is_resumed = False
             self.state.admission.end(error)
 
     async def _bootstrap_then_run(self) -> None:
@@ -238,7 +241,7 @@ class PartitionOwner:
         state = self.state
         periodic = [
             self._timeouts.run(),
-            state.runs.load(state.rows.leads(), state.rows.get),
+            state.open_runs.load(state.rows.leads(), state.rows.get),
             state.lanes.keep_shown(state.commits.submit),
             self._erasures.run(),
             state.hosts.run(state.admission.pump_lane),
@@ -289,7 +292,7 @@ class PartitionOwner:
 
         Each description has a token that changes when the work progresses.
         """
-        if not self.runner.runs:
+        if not self.runner.is_resumed:
             return {f"partition {self.number} is being taken over again": self.runner.take_overs}
         seen: dict[str, Hashable] = {}
         if (committed := self.state.commits.under_way) is not None:
@@ -369,7 +372,7 @@ class Bootstrap:
         """Process the records of one topic.
 
         The stream of the topic has them, too. The first of the two to come to a record concludes
-        it, as `Commits.is_concluded` tells the other one.
+        it, as `Commits.end_if_concluded` tells the other one.
         """
         offset = self._rows.passed(topic)
         more = True
@@ -420,7 +423,7 @@ class Erasures:
         }
         if workspaces:
             await self._commits.submit(
-                WriteBatch([], [seal(self._plan.topics.enriched, min(workspaces))], []),
+                CommitStep([], [seal(self._plan.topics.enriched, min(workspaces))], []),
             )
         # After the commit: a seal whose transaction failed is written again.
         self._sealed_until_ms = due_ms

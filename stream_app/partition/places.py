@@ -13,10 +13,10 @@ MAX_WAITING_BYTES: Final = 8_388_608
 """How many bytes the records that wait for their lanes may have, in a partition that workspaces
 share.
 """
-# Records that may be taken ahead, for each lead that may wait for its lane: reading is far cheaper
+# Records that may be read ahead, for each lead that may wait for its lane: reading is far cheaper
 # than processing.
 _AHEAD: Final = 4
-_PAUSE_EVERY: Final = 32  # Taking this many records takes about a millisecond.
+_PAUSE_EVERY: Final = 32  # Reading this many records takes about a millisecond.
 _MAX_RELEASED: Final = 10  # records that may wait for a lock, for each place
 
 
@@ -71,8 +71,8 @@ class Limiter:
             self._some.clear()
 
 
-class TakenAhead:
-    """Bounds the records of one topic that were taken and have not begun, by number and bytes."""
+class ReadAhead:
+    """Bounds the records of one topic that were read and have not begun, by number and bytes."""
 
     def __init__(self, policy: DeliveryPolicy) -> None:
         self._records_left = policy.max_waiting * _AHEAD
@@ -89,7 +89,7 @@ class TakenAhead:
         self._count(1, size)
 
     async def wait(self) -> None:
-        """Wait until one more record may be taken, and let other tasks run now and then."""
+        """Wait until one more record may be read, and let other tasks run now and then."""
         self._since_pause = (self._since_pause + 1) % _PAUSE_EVERY
         if not self._since_pause:
             await asyncio.sleep(0)

@@ -5,13 +5,13 @@ import math
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Protocol
 
+from stream_app.domain.cached_results import CacheEntry
 from stream_app.domain.commands import CommandAnswer
-from stream_app.domain.delivery.recorder import WriteBatch
+from stream_app.domain.delivery.recorder import CommitStep
 from stream_app.domain.model.outcome import Outcome
 from stream_app.domain.model.records import ConsumedRecord, Record
 from stream_app.domain.model.run import RunAnswer
 from stream_app.domain.plan import Destination
-from stream_app.domain.result import CacheEntry
 from stream_app.domain.views.lane import LaneView
 
 
@@ -60,7 +60,7 @@ class StateStore(Protocol):
 class RecordStream(Protocol):
     """The records of one topic of the partition during one assignment.
 
-    Records and acks are in order.
+    Its records come in their order, and `AckTracker` acks them in that order.
     """
 
     @property
@@ -96,7 +96,7 @@ class RecordStream(Protocol):
 class Observer:
     """Is told what happened, for metrics and log. This one ignores all of it."""
 
-    def committed(self, steps: Sequence[WriteBatch], records: int, seconds: float) -> None:
+    def committed(self, steps: Sequence[CommitStep], records: int, seconds: float) -> None:
         """These steps were committed in one transaction of `records` records, in `seconds`."""
 
     def lane(self, view: LaneView) -> None:
@@ -145,7 +145,7 @@ class Runs(Protocol):
 
 
 class Cache(Protocol):
-    """The result cache: entries by key (`domain/result.py`).
+    """The result cache: entries by key (`domain/cached_results.py`).
 
     Its methods do not raise and return soon. An entry may disappear at any time.
     """

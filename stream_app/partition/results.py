@@ -22,7 +22,7 @@ from attrs import define, field
 from stream_app.clock import Clock
 from stream_app.domain.callback.interpret import MAX_FAILED_IN_A_ROW, suspend_without_credits
 from stream_app.domain.callback.routine import callback_of_run
-from stream_app.domain.delivery.recorder import WriteBatch
+from stream_app.domain.delivery.recorder import CommitStep
 from stream_app.domain.delivery.state_machine import Reason
 from stream_app.domain.lane.admission import Poll, PollHeld
 from stream_app.domain.lane.holds import BREAKER_OPEN
@@ -245,7 +245,7 @@ class ResultPipeline:
             self._admission.pump_soon(name)
             # A step of its own, because the answer may end no lead, and a successor must keep to a
             # 429, too.
-            self._commits.submit(WriteBatch([], [], [], name))
+            self._commits.submit(CommitStep([], [], [], name))
 
     async def _finish(self, opened: OpenRun, lead: RunningLead, says: Callback | Reason) -> None:
         """Settle the lead of a finished run, or park it."""
@@ -277,7 +277,7 @@ class ResultPipeline:
             step = self._endings.park(again.key, again.row, again.destination, record, why)
             await self._commit(step)
 
-    async def _commit(self, step: WriteBatch) -> None:
+    async def _commit(self, step: CommitStep) -> None:
         """Submit a step, and keep the place of its request until it is committed."""
         # `Commits.run` raises the error, too, and the partition is taken over again.
         with suppress(StateStoreError):
@@ -316,7 +316,7 @@ class ResultPipeline:
         )
         if self._lanes[name] != before:
             self._admission.pump_soon(name)
-            self._commits.submit(WriteBatch([], [], [], name))
+            self._commits.submit(CommitStep([], [], [], name))
 
 
 def _too_large(text: str) -> Reason:

@@ -16,7 +16,7 @@ from stream_app.partition.ack_tracker import AckTracker
 from stream_app.partition.admission import AdmissionQueue
 from stream_app.partition.commits import Commits
 from stream_app.partition.in_flight import (
-    PRIORITY,
+    LEAD_SOURCES,
     EmptyRun,
     InFlight,
     Recalled,
@@ -25,7 +25,7 @@ from stream_app.partition.in_flight import (
 )
 from stream_app.partition.intake import Intake
 from stream_app.partition.lanes import Lanes
-from stream_app.partition.places import Limiter, TakenAhead
+from stream_app.partition.places import Limiter, ReadAhead
 from stream_app.partition.ports import RecordStream
 from stream_app.partition.rows import Rows
 from stream_app.tasks import cancel
@@ -33,8 +33,10 @@ from stream_app.tasks import cancel
 ProcessRecord = Callable[[InFlight], Coroutine[Any, Any, None]]
 """Takes one record to its conclusion."""
 
-# Records for each POST that may be in flight. Those that wait for a commit or a lock count too.
-_UNFINISHED: Final = 4
+RECORDS_FOR_A_POST: Final = 4
+"""How many records may be under way for each POST that may be in flight. Those that wait for a
+commit or a lock count, too.
+"""
 
 
 @define(eq=False, repr=False, kw_only=True)
@@ -43,7 +45,8 @@ class RecordRunner:
 
     Attributes:
         take_overs: How often the partition was taken over. Each one starts the records again.
-        runs: False while the partition is being taken over: records are kept then, and not started.
+        is_resumed: False while the partition is being taken over. Records are kept then, and not
+            started.
     """
 
     _number: int
@@ -56,23 +59,23 @@ class RecordRunner:
     # Those of leads, callbacks and commands: see `PartitionOwner`.
     _pipelines: Mapping[Source, ProcessRecord]
     _limiters: dict[Source, Limiter] = field(init=False)
-    _ahead: dict[Source, TakenAhead] = field(init=False)
+    _ahead: dict[Source, ReadAhead] = field(init=False)
     _unfinished: dict[InFlight, AckTracker] = field(init=False, factory=dict)
     _received: dict[str, int] = field(init=False, factory=dict)
     _bootstrapped: asyncio.Event = field(init=False, factory=asyncio.Event)
     take_overs: int = field(init=False, default=0)
-    runs: bool = field(init=False, default=False)
+    is_resumed: bool = field(init=False, default=False)
 
     def __attrs_post_init__(self) -> None:
-        places = self._plan.delivery.max_in_flight * _UNFINISHED
+        places = self._plan.delivery.max_in_flight * RECORDS_FOR_A_POST
         leads = Limiter(places)
         # Callbacks have a limiter of their own: leads that wait for a callback must not take the
         # place that it needs.
         others = Limiter(places)
         self._limiters = {
-            source: leads if source in PRIORITY else others for source in self._pipelines
+            source: leads if source in LEAD_SOURCES else others for source in self._pipelines
         }
-        self._ahead = {source: TakenAhead(self._plan.delivery) for source in self._pipelines}
+        self._ahead = {source: ReadAhead(self._plan.delivery) for source in self._pipelines}
 
     # ---------------------------------------------------------------------------------- all records
 
@@ -82,7 +85,7 @@ class RecordRunner:
         Leads wait for `admit_leads`.
         """
         self.take_overs += 1
-        self.runs = True
+        self.is_resumed = True
         self._bootstrapped.clear()
         self._give_up_idle()
         previous: dict[tuple[AckTracker, bytes], asyncio.Event] = {}
@@ -105,7 +108,7 @@ class RecordRunner:
         The others wait for `resume`.
         """
         # Before the await, so that `serve` keeps a record for `resume` that it takes meanwhile.
-        self.runs = False
+        self.is_resumed = False
         await cancel([in_flight.execution.task for in_flight in self._unfinished])
         self._admission.clear()
         self._give_up_idle()
@@ -113,7 +116,7 @@ class RecordRunner:
     async def close(self, owning: asyncio.Task[None] | None) -> None:
         """Drop all records at once, and cancel the task that owns the partition."""
         # Before the await, as in `stop`.
-        self.runs = False
+        self.is_resumed = False
         await cancel([owning, *(in_flight.execution.task for in_flight in self._unfinished)])
         self._admission.clear()
         for in_flight in self._unfinished:
@@ -127,7 +130,7 @@ class RecordRunner:
         """Process the records of one topic during one assignment.
 
         A record starts when its predecessor no longer waits for admission. Where workspaces share
-        the partition, records are taken ahead, and the predecessor of a record is the one before it
+        the partition, records are read ahead, and the predecessor of a record is the one before it
         in the same workspace. So the leads of one workspace do not wait for a burst of another.
 
         What bounds what:
@@ -136,9 +139,9 @@ class RecordRunner:
           of a record lets the next one start.
         - `Limiter`: It bounds the records that have begun, by number and bytes. All topics of leads
           share one, and commands and callbacks share another. A place is taken in `_begin` and
-          given back in `_leave`. Where no record is taken ahead, the next one is not even read
+          given back in `_leave`. Where no record is read ahead, the next one is not even read
           before there is a place.
-        - `TakenAhead`: It bounds the records of this topic that were read and have not begun, by
+        - `ReadAhead`: It bounds the records of this topic that were read and have not begun, by
           number and bytes. It matters where workspaces share the partition.
         - `EmptyRun`: Consecutive input records without a value are concluded by one step.
         - `take_overs` and the passed offset: A record that was read before a recovery is not
@@ -179,12 +182,12 @@ class RecordRunner:
                 self._intake.read(in_flight)
                 ahead.enter(in_flight.size)
                 sequence = self._sequence_of(in_flight)
-                if self.runs:
+                if self.is_resumed:
                     self._start(in_flight, previous.get(sequence))
                 elif in_flight.suspended.is_set():
                     self._drop(in_flight)  # A record that is not suspended waits for `resume`.
                 previous[sequence] = in_flight.next_may_start
-                if source in PRIORITY and self._lanes.shared:
+                if source in LEAD_SOURCES and self._lanes.shared:
                     await ahead.wait()
                 else:
                     await in_flight.next_may_start.wait()
@@ -218,7 +221,7 @@ class RecordRunner:
                 raise StreamSuspended
         # Until the bootstrap has ended, a lead may not even be answered from the cache: its person
         # may be suppressed by a command that the bootstrap still has to apply.
-        if in_flight.source in PRIORITY and not self._bootstrapped.is_set():
+        if in_flight.source in LEAD_SOURCES and not self._bootstrapped.is_set():
             bootstrapped = asyncio.ensure_future(self._bootstrapped.wait())
             try:
                 if in_flight.post is None:

@@ -79,9 +79,9 @@ class PartitionState:
         self.plan = parts.plan
         self.clock = parts.clock
         self.observer = parts.observer
-        self.runs = OpenRuns(self.plan)
+        self.open_runs = OpenRuns(self.plan)
         freshness_ms = int(self.plan.delivery.freshness_days * 86_400_000)
-        self.rows = Rows(number, freshness_ms, self.runs)
+        self.rows = Rows(number, freshness_ms, self.open_runs)
         self.intake = Intake()
         self.lanes = Lanes(
             number,
@@ -124,7 +124,7 @@ class PartitionState:
         """
         self.commits.opening = self._opening(rows)
         # Before the lanes are loaded, because their views show the runs.
-        self.runs.clear()
+        self.open_runs.clear()
         self.deadlines.clear()
         if unknown := [key for key in rows if key[:2] not in KINDS]:
             self.observer.unknown_rows(self.number, len(unknown))
@@ -136,8 +136,8 @@ class PartitionState:
 
     def _runs_of(self, workspace: str) -> RunsView | None:
         """Return the open runs of a lane; None if there is none, or until they are known."""
-        number = self.runs.open_in(workspace)
-        if not number or not self.runs.are_loaded.is_set():
+        number = self.open_runs.open_in(workspace)
+        if not number or not self.open_runs.are_loaded.is_set():
             return None
         return RunsView(
             number,

@@ -26,7 +26,7 @@ from stream_app.domain.callback.interpret import (
     why_missing,
 )
 from stream_app.domain.delivery.envelope import Envelope
-from stream_app.domain.delivery.recorder import DeliveryRecorder, WriteBatch
+from stream_app.domain.delivery.recorder import CommitStep, DeliveryRecorder
 from stream_app.domain.delivery.resolve import LeadRef
 from stream_app.domain.delivery.state_machine import Reason, lead_of
 from stream_app.domain.limits.callback_health import NO_CALLBACKS
@@ -108,7 +108,7 @@ class TimeoutPipeline:
         if now_ms - self._listened_ms >= _LISTENED_EVERY_MS:
             self._listened_ms = now_ms
             for name in self._deadlines.workspaces():
-                self._commits.submit(WriteBatch([], [], [], name))
+                self._commits.submit(CommitStep([], [], [], name))
 
     def _report(self, lead: LeadWithDeadline) -> asyncio.Future[None]:
         """Report the lead as overdue, and suspend its lane if no callbacks come at all any more."""

@@ -23,12 +23,12 @@ from stream_app.clock import Clock
 from stream_app.config import Settings
 from stream_app.config.kafka_access import connection_of
 from stream_app.config.reload import NOTHING_NEW, Configuration
+from stream_app.domain.cached_results import DAY_MS
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.model.errors import BrokerUnavailable, KafkaRefused
 from stream_app.domain.model.text import count
 from stream_app.domain.model.topics import MAX_CARRIED_BYTES
 from stream_app.domain.plan import Plan
-from stream_app.domain.result import DAY_MS
 from stream_app.faust_app.app import App, build_app
 from stream_app.faust_app.run import (
     alarm_of,
@@ -72,12 +72,12 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
     """
     logger = log.get("worker")
     configuration = Configuration(settings, read)
-    names = configuration.plan.topics
+    names = settings.names
     connection = connection_of(settings)
     registry = process_registry()
     metrics = WorkerMetrics(registry, logger)
-    topics = KnownTopics(configuration.plan.partitions)
-    clock = KafkaClock(lambda text: logger.error("clock_is_off", text=text))
+    known_topics = KnownTopics(configuration.plan.partitions)
+    kafka_clock = KafkaClock(lambda text: logger.error("clock_is_off", text=text))
 
     async def refresh() -> None:
         if (reloaded := await configuration.refresh()) is not NOTHING_NEW:
@@ -94,12 +94,13 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
         clay = await stack.enter_async_context(open_clay(settings, configuration, metrics))
         cache = await stack.enter_async_context(open_cache(settings, registry))
         parts_now = shared_parts(app, configuration, clay, cache, metrics)
-        worker = Worker(partition_builder(settings, parts_now, topics, clock, view), refresh)
+        build = partition_builder(settings, parts_now, known_topics, kafka_clock, view)
+        worker = Worker(build, refresh)
         # Pushed after Clay and the cache, so that it runs before they are closed: partitions may
         # have POSTs in flight.
         stack.push_async_callback(lambda: worker.revoked(set(worker.partitions)))
         configuration.moved = partial(
-            lanes_that_move,
+            why_lanes_move,
             settings,
             configuration.plan,
             worker.partitions,
@@ -114,8 +115,8 @@ async def run_worker(settings: Settings, read: Callable[[], Settings]) -> None:
         # Run until a signal, or until one of these tasks fails.
         background = (
             *(run() for run in observers),
-            topic_watch(settings, worker, topics).run(),
-            say_at_start(connection, f"{names.worker_app}-clock", names.audit, clock),
+            topic_watch(settings, worker, known_topics).run(),
+            say_at_start(connection, f"{names.worker_app}-clock", names.audit, kafka_clock),
             _restarted(cache_filler(settings, worker, cache).run),
         )
         # What exists now lasts as long as the process, so no collection need visit it. One that
@@ -191,7 +192,7 @@ def shared_parts(
     return parts_now
 
 
-def topic_watch(settings: Settings, worker: Worker, topics: KnownTopics) -> TopicWatch:
+def topic_watch(settings: Settings, worker: Worker, known_topics: KnownTopics) -> TopicWatch:
     """Return the check of the worker's topics, whose loss ends the process.
 
     A lost topic of the lanes' views does not: the owners of the lanes write these again.
@@ -204,7 +205,7 @@ def topic_watch(settings: Settings, worker: Worker, topics: KnownTopics) -> Topi
 
     return TopicWatch(
         connection_of(settings),
-        topics,
+        known_topics,
         [*sources_of(names), names.state],
         settings.kafka.partitions,
         compacted=[names.state],
@@ -267,8 +268,8 @@ async def open_cache(settings: Settings, registry: CollectorRegistry) -> AsyncIt
 def partition_builder(
     settings: Settings,
     parts_now: Callable[[], WorkerParts],
-    topics: KnownTopics,
-    clock: KafkaClock,
+    known_topics: KnownTopics,
+    kafka_clock: KafkaClock,
     view: ClusterView,
 ) -> Callable[[int], PartitionOwner]:
     """Return a function that creates the owner of the partition with a number.
@@ -277,8 +278,8 @@ def partition_builder(
         settings: The configuration.
         parts_now: Returns what the partitions share, as the member of the group that this process
             is at that moment.
-        topics: The topics that this process has seen.
-        clock: Compares Kafka's clock with the local one.
+        known_topics: The topics that this process has seen.
+        kafka_clock: Compares Kafka's clock with the local one.
         view: The requests to Kafka that the partitions share.
     """
     names = settings.names
@@ -303,11 +304,11 @@ def partition_builder(
             names.state,
             number,
             limits,
-            known=topics,
+            known=known_topics,
             writes_to={(topic, number) for topic in own},
             # A lead that arrives elsewhere goes to the home of its workspace.
             writes_to_all_of={names.retry},
-            clock=clock,
+            clock=kafka_clock,
             view=view,
         )
         # `parts_now` is called at the assignment, so that `still_member` confirms the member to
@@ -333,7 +334,7 @@ def observe_worker(
     owned = worker.partitions
     sources = sources_of(settings.names)
     metrics.observe(
-        lambda: sum(owner.state.admission.in_flight for owner in list(owned.values())),
+        lambda: sum(owner.state.admission.posts_in_flight for owner in list(owned.values())),
         lambda: sum(len(owner.state.rows) for owner in list(owned.values())),
     )
     backlog = BacklogCount(
@@ -352,7 +353,7 @@ def observe_worker(
     )
     registry.register(
         RunsWithoutResults(
-            lambda: [owner.state.runs.open() for owner in list(owned.values())],
+            lambda: [owner.state.open_runs.open() for owner in list(owned.values())],
             Clock().now_ms,
         ),
     )
@@ -373,7 +374,7 @@ def observe_worker(
     return not_ready, [watchdog.run, kafka_answers.run, backlog.run]
 
 
-async def lanes_that_move(
+async def why_lanes_move(
     settings: Settings,
     plan: Plan,
     owned: Mapping[int, PartitionOwner],

@@ -19,7 +19,7 @@ from stream_app.cache.redis import RedisCache, redis_link
 from stream_app.client.doctor.checks import redis_answers
 from stream_app.client.doctor.gateways import CheckFailed
 from stream_app.dev.process import free_port
-from stream_app.domain.result import (
+from stream_app.domain.cached_results import (
     NOTHING_CACHED,
     CachedField,
     CacheEntry,

@@ -11,8 +11,8 @@ import pytest
 from aiokafka import AIOKafkaProducer
 
 from stream_app.dev.kafka import LocalKafka
+from stream_app.domain.cached_results import seal, tombstone
 from stream_app.domain.model.topics import RESULTS
-from stream_app.domain.result import seal, tombstone
 from tests.support.kafka import create_topics
 
 SECRET = b"ada@example.com"

@@ -321,7 +321,7 @@ _TUNING: Final[dict[str, dict[str, str]]] = {
         "partition/places.py": "_AHEAD _PAUSE_EVERY _MAX_RELEASED",
         "partition/owner.py": "_READ",
         "partition/rows.py": "_NEXT_LOOK_MS _LOOKED_AT",
-        "partition/runner.py": "_UNFINISHED",
+        "partition/runner.py": "RECORDS_FOR_A_POST",
         "partition/timeout.py": "_BATCH",
         "cache/filler.py": "MAX_ENTRIES MAX_CACHE_BYTES MAX_RESULTS _PIECE",
         "cache/redis.py": "_CONNECTIONS",

@@ -6,7 +6,7 @@ from collections import Counter
 import msgspec
 import pytest
 
-from stream_app.domain.delivery.recorder import WriteBatch
+from stream_app.domain.delivery.recorder import CommitStep
 from stream_app.domain.lane.admission import AdmissionRequest, Grant, Held
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.limits.budget import BudgetPolicy
@@ -65,7 +65,7 @@ class Queueing:
         )
 
     async def send(self, one: InFlight, ask: AdmissionRequest | None = None) -> Grant | Held:
-        def write_ahead(grant: Grant, now_ms: int) -> WriteBatch:
+        def write_ahead(grant: Grant, now_ms: int) -> CommitStep:
             self.gone.append(one)
             return nothing_ahead(grant, now_ms)
 

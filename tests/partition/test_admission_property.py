@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from msgspec.structs import replace
 
-from stream_app.domain.delivery.recorder import WriteBatch
+from stream_app.domain.delivery.recorder import CommitStep
 from stream_app.domain.lane.admission import AdmissionRequest, Grant, Held
 from stream_app.domain.model.outcome import Accepted, Refused
 from stream_app.domain.plan import Actor
@@ -115,7 +115,7 @@ class Admissions(RuleBasedStateMachine):
         self.loop.run_until_complete(main)  # type: ignore[arg-type]  # a coroutine
 
     async def _ask(self, lead: Lead, request: AdmissionRequest) -> None:
-        def ahead(grant: Grant, now_ms: int) -> WriteBatch:
+        def ahead(grant: Grant, now_ms: int) -> CommitStep:
             assert grant.destination.workspace == lead.workspace
             if not request.not_before_ms:
                 arrivals = self.granted[lead.workspace, lead.record.source]

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from stream_app.domain.delivery.recorder import WriteBatch
+from stream_app.domain.delivery.recorder import CommitStep
 from stream_app.domain.model.messages import Callback, Meter, Status
 from stream_app.domain.model.seen import Seen
 from stream_app.partition.ports import Observer
@@ -172,7 +172,7 @@ class Timed(Observer):
     def __init__(self) -> None:
         self.took: list[tuple[str, int]] = []
 
-    def committed(self, steps: Sequence[WriteBatch], records: int, seconds: float) -> None:
+    def committed(self, steps: Sequence[CommitStep], records: int, seconds: float) -> None:
         self.took += [
             (duration.until, duration.ms // 1_000) for step in steps for duration in step.durations
         ]

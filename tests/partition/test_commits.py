@@ -9,7 +9,7 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from stream_app.domain.delivery.recorder import WriteBatch
+from stream_app.domain.delivery.recorder import CommitStep
 from stream_app.domain.delivery.state_machine import lane_key
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.model.errors import Aborted
@@ -40,8 +40,8 @@ class SlowStateStore(MemoryStateStore):
         self.committed.append(list(records))
 
 
-def _step(name: str, workspace: str = "acme") -> WriteBatch:
-    return WriteBatch(
+def _step(name: str, workspace: str = "acme") -> CommitStep:
+    return CommitStep(
         [(name.encode(), b"row")],
         [Record("events", name.encode(), b"event")],
         [],
@@ -176,7 +176,7 @@ async def test_steps_that_follow_a_transaction_within_the_spacing_share_the_next
 async def test_a_row_that_has_expired_is_deleted_after_the_step_that_writes_it() -> None:
     store = SlowStateStore()
     row = b'{"at_ms": 0}'
-    step = WriteBatch([(b"k/c-1", row)], [], [], "")
+    step = CommitStep([(b"k/c-1", row)], [], [], "")
     await Committing(store).commits.submit(step)
     [committed] = store.committed
     assert [record.value for record in committed if record.key == b"k/c-1"] == [row, None]

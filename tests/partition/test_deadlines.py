@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from stream_app.domain.delivery.recorder import WriteBatch
+from stream_app.domain.delivery.recorder import CommitStep
 from stream_app.domain.delivery.state_machine import Delivery, delivery_key
 from stream_app.domain.model.messages import StatusEvent
 from stream_app.partition.deadlines import DeadlineQueue
@@ -101,9 +101,9 @@ async def test_a_lead_waits_for_a_callback_if_its_destination_had_callbacks_when
     queue, _ = waiting(Rows(0, 10**12), {})
     event = StatusEvent("o#2", "id0", status, 2, 0, "o", due_at_ms=9 if callbacks else None)
     before = msgspec.structs.replace(event, id="o#1", status="sending", seq=1)
-    queue.note(WriteBatch([(key(0), b""), (b"p/acme/ada", b"id0")], [], [before, event]))
+    queue.note(CommitStep([(key(0), b""), (b"p/acme/ada", b"id0")], [], [before, event]))
     assert len(queue) == (waits or status != "accepted")
-    queue.note(WriteBatch([(key(0), b"")], [], [event, before]))
+    queue.note(CommitStep([(key(0), b"")], [], [event, before]))
     assert len(queue) == (waits or status != "accepted"), "only the last event counts"
 
 

@@ -7,13 +7,13 @@ from unittest.mock import patch
 
 import pytest
 
+from stream_app.domain.cached_results import erased_by
 from stream_app.domain.commands import CommandAnswer
 from stream_app.domain.lead.identity import people
 from stream_app.domain.limits.budget import BudgetPolicy
 from stream_app.domain.model.errors import Aborted
 from stream_app.domain.model.records import ConsumedRecord
 from stream_app.domain.model.topics import ERASED_LAG_MS
-from stream_app.domain.result import erased_by
 from tests.support.partition.degrading import ADA, DegradingBench
 from tests.support.partition.virtual import fail, virtual_time
 

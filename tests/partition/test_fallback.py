@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from stream_app.cache.filler import MemoryCache
+from stream_app.domain.cached_results import CacheEntry
 from stream_app.domain.delivery.state_machine import delivery_key
 from stream_app.domain.lead.identity import company, people
 from stream_app.domain.limits.breaker import BreakerPolicy
@@ -16,7 +17,6 @@ from stream_app.domain.limits.budget import BudgetPolicy
 from stream_app.domain.model.outcome import Refused
 from stream_app.domain.model.records import ConsumedRecord
 from stream_app.domain.plan import Workspace
-from stream_app.domain.result import CacheEntry
 from stream_app.partition import fallback
 from tests.simulation.client import MemoryStateStore
 from tests.support.narrow import present

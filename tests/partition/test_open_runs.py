@@ -92,7 +92,7 @@ async def test_what_is_known_of_runs_follows_each_row_and_is_what_a_scan_would_f
     await bench.serve()
     bench.publish_leads(6)
     await asyncio.sleep(15.0)
-    runs = bench.partition.state.runs
+    runs = bench.partition.state.open_runs
     assert runs.open().keys() == {"acme-main"}
     await asyncio.sleep(30.0)
     scanned = OpenRuns(bench.plan)

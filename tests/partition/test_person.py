@@ -6,13 +6,13 @@ from typing import Final
 import msgspec
 import pytest
 
+from stream_app.domain.cached_results import CachedField, CacheEntry, person_slot
 from stream_app.domain.delivery.suppression import lead_row
 from stream_app.domain.lead.identity import people, person_key
 from stream_app.domain.limits.budget import BudgetPolicy
 from stream_app.domain.model.messages import Scalar
 from stream_app.domain.model.outcome import Poison
 from stream_app.domain.model.records import Record
-from stream_app.domain.result import CachedField, CacheEntry, person_slot
 from tests.support.partition.degrading import ADA, DegradingBench
 from tests.support.partition.virtual import now_ms, virtual_time
 

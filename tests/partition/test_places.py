@@ -1,4 +1,4 @@
-"""Places of records under way, records taken ahead, acks in their order, and pauses: each up to its
+"""Places of records under way, records read ahead, acks in their order, and pauses: each up to its
 limit.
 """
 
@@ -10,7 +10,7 @@ import pytest
 from stream_app.domain.plan import DeliveryPolicy
 from stream_app.partition.ack_tracker import AckTracker
 from stream_app.partition.in_flight import InFlight
-from stream_app.partition.places import MAX_UNDER_WAY_BYTES, MAX_WAITING_BYTES, Limiter, TakenAhead
+from stream_app.partition.places import MAX_UNDER_WAY_BYTES, MAX_WAITING_BYTES, Limiter, ReadAhead
 from tests.support.partition.bench import Bench
 from tests.support.partition.virtual import CommitsAtOnce, RecordingStream, consumed, virtual_time
 
@@ -64,7 +64,7 @@ def test_records_under_way_are_bounded_by_bytes_and_one_always_goes() -> None:
 )
 @virtual_time
 async def test_records_are_taken_ahead_up_to_a_number_and_to_bytes(records: int, size: int) -> None:
-    ahead = TakenAhead(msgspec.structs.replace(DeliveryPolicy(), max_waiting=2))
+    ahead = ReadAhead(msgspec.structs.replace(DeliveryPolicy(), max_waiting=2))
     taken = [
         InFlight(consumed(number, b"x" * size), "hot", asyncio.Event(), Limiter(9))
         for number in range(records)

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from stream_app.domain.delivery.envelope import read_envelope
-from stream_app.domain.delivery.recorder import WriteBatch
+from stream_app.domain.delivery.recorder import CommitStep
 from stream_app.domain.delivery.state_machine import delivery_key, lane_key, read_delivery
 from stream_app.domain.delivery.suppression import Suppression, erased_row
 from stream_app.domain.lane.settlement import Settlement
@@ -225,7 +225,7 @@ async def test_no_copy_of_a_lead_erased_in_its_post_has_fields(
         erased_row("acme", "id0"),
         msgspec.json.encode(Suppression("erased", now_ms(), "c1", "jane")),
     )
-    await bench.partition.state.commits.submit(WriteBatch([erased], [], []))
+    await bench.partition.state.commits.submit(CommitStep([erased], [], []))
     await asyncio.sleep(200.0)
     topics = bench.plan.topics
     names = [topics.dlq, topics.parked, *map(topics.wait, bench.plan.replay.tiers_s)]

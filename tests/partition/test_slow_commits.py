@@ -80,7 +80,7 @@ async def test_no_more_calls_are_under_way_than_twice_what_the_rate_needs() -> N
     for _ in range(200):
         held_s = bench.partition.state.lanes["acme"].concurrency.held_ms / 1000
         assert 0.4 < held_s < 1.0, "a commit and a POST, or two commits and a POST"
-        assert bench.partition.state.admission.in_flight <= 2 * PER_S * 1.0
+        assert bench.partition.state.admission.posts_in_flight <= 2 * PER_S * 1.0
         await asyncio.sleep(0.05)
 
 

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from stream_app.domain.dead_letter.replay import redriven, returning
 from stream_app.domain.delivery.envelope import Envelope, read_envelope
-from stream_app.domain.delivery.recorder import WriteBatch
+from stream_app.domain.delivery.recorder import CommitStep
 from stream_app.domain.delivery.suppression import Suppression, erased_row, person_row
 from stream_app.domain.lead.identity import plain_id
 from stream_app.domain.model.messages import ImportSummary, StatusEvent
@@ -101,7 +101,7 @@ async def test_the_parked_copy_of_an_erased_lead_has_no_fields(row: bytes, is_er
     reason: Any = "erased" if row.startswith(b"e/") else "suppressed"
     suppression = Suppression(reason, now_ms(), "c1", "jane")
     await bench.partition.state.commits.submit(
-        WriteBatch([(row, msgspec.json.encode(suppression))], [], []),
+        CommitStep([(row, msgspec.json.encode(suppression))], [], []),
     )
     del bench.plan.destinations["acme-main"]
     await bench.come_back(dead_letter, returning(read_envelope(dead_letter), dead_letter.record_id))

@@ -13,7 +13,7 @@ from stream_app.board.read_model.board_query import BoardQueries
 from stream_app.board.read_model.store import LogPosition, ReadModel, Sources
 from stream_app.client.results.answers import Account, ByState, Yield
 from stream_app.domain.books.money import BooksReport
-from stream_app.domain.delivery.recorder import WriteBatch
+from stream_app.domain.delivery.recorder import CommitStep
 from stream_app.domain.model.records import ConsumedRecord
 from stream_app.domain.model.topics import Retention
 from stream_app.domain.plan import Plan
@@ -82,7 +82,7 @@ def numbers_of_metrics(tape: Tape) -> Numbers:
     registry = CollectorRegistry()
     numbers = Counter[tuple[str, ...]]()
     events = [event for _, _, event in tape.events()]
-    WorkerMetrics(registry, _SILENT).committed([WriteBatch([], [], events)], len(events), 0.1)
+    WorkerMetrics(registry, _SILENT).committed([CommitStep([], [], events)], len(events), 0.1)
     for family in registry.collect():
         for sample in family.samples:
             labels = sample.labels

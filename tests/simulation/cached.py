@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from stream_app.cache.filler import MemoryCache
+from stream_app.domain.cached_results import DAY_MS, CachedField, CacheEntry, person_slot
 from stream_app.domain.lead.identity import people
 from stream_app.domain.model.messages import Result, Scalar, StatusEvent
 from stream_app.domain.plan import Plan
-from stream_app.domain.result import DAY_MS, CachedField, CacheEntry, person_slot
 from tests.simulation.answers import History
 from tests.simulation.persons import Input, fields_of
 

@@ -8,7 +8,7 @@ from unittest.mock import patch
 
 import msgspec
 
-from stream_app.domain.delivery.recorder import DeliveryRecorder, WriteBatch
+from stream_app.domain.delivery.recorder import CommitStep, DeliveryRecorder
 from stream_app.domain.delivery.resolve import ResolvedLead
 from stream_app.partition.commits import Commits
 from stream_app.partition.fallback import Fallback
@@ -33,13 +33,13 @@ def answer_comes_after_its_row() -> Patch:
 
     def submit(
         self: Commits,
-        step: WriteBatch,
+        step: CommitStep,
         in_flight: InFlight | None = None,
     ) -> asyncio.Future[None]:
         if step.events or not step.records:
             return real(self, step, in_flight)
         committed = real(self, msgspec.structs.replace(step, records=[]), in_flight)
-        alone = WriteBatch([], step.records, [])
+        alone = CommitStep([], step.records, [])
         asyncio.get_running_loop().call_later(0.02, real, self, alone)
         return committed
 

@@ -6,7 +6,7 @@ from weakref import WeakKeyDictionary
 
 import msgspec
 
-from stream_app.domain.delivery.recorder import DeliveryRecorder, WriteBatch
+from stream_app.domain.delivery.recorder import CommitStep, DeliveryRecorder
 from stream_app.domain.lane import settlement
 from stream_app.domain.lane.admission import AdmissionRequest, Grant, Held
 from stream_app.domain.lane.settlement import Settlement
@@ -105,7 +105,7 @@ def not_after_ignored() -> Patch:
 def no_dead_letter_with_the_last_failure() -> Patch:
     real = DeliveryRecorder.step
 
-    def step(self: DeliveryRecorder[Any], *records: Record) -> WriteBatch:
+    def step(self: DeliveryRecorder[Any], *records: Record) -> CommitStep:
         return real(self) if self.row.state == "dead_lettered" else real(self, *records)
 
     return patch.object(DeliveryRecorder, "step", step)

@@ -77,11 +77,11 @@ def family(base: str, kind: str) -> Callable[[], Iterable[Schedule]]:
 def unguarded(broken: Patch) -> Patch:
     """Broken, and the guard away that would end the process at the first illegal step."""
 
-    def step(row: Delivery, state: Status, now_ms: int, **changes: object) -> Delivery:
+    def moved(row: Delivery, state: Status, now_ms: int, **changes: object) -> Delivery:
         return msgspec.structs.replace(row, state=state, seq=row.seq + 1, at_ms=now_ms, **changes)
 
     stack = ExitStack()
-    stack.enter_context(patch.object(history, "step", step))
+    stack.enter_context(patch.object(history, "moved", moved))
     stack.enter_context(broken)
     return stack
 

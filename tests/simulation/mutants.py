@@ -16,7 +16,7 @@ from stream_app.domain.delivery import resolve as seen
 from stream_app.domain.delivery import state_machine as delivery
 from stream_app.domain.delivery import without_row
 from stream_app.domain.delivery.envelope import Envelope, read_envelope
-from stream_app.domain.delivery.recorder import AdmittedPost, DeliveryRecorder, WriteBatch
+from stream_app.domain.delivery.recorder import AdmittedPost, CommitStep, DeliveryRecorder
 from stream_app.domain.delivery.resolve import ResolvedLead
 from stream_app.domain.delivery.state_machine import Delivery, Verdict
 from stream_app.domain.lane.admission import Grant, Held
@@ -75,7 +75,7 @@ def headers_of_producers_are_believed() -> Patch:
 
 @mutant("2")
 def ack_before_the_commit() -> Patch:
-    async def commit_last(self: Commits, in_flight: InFlight, step: WriteBatch) -> None:
+    async def commit_last(self: Commits, in_flight: InFlight, step: CommitStep) -> None:
         self.submit(step)
 
     return patch.object(Commits, "commit_last", commit_last)
@@ -88,10 +88,10 @@ def no_write_ahead() -> Patch:
         grant: Grant,
         now_ms: int,
         read: Any,
-    ) -> WriteBatch:
+    ) -> CommitStep:
         self.go("sending", now_ms, reservation=grant.reservation, webhook_id=grant.webhook_id)
         # row and events come with the next step
-        return WriteBatch([], [], [], grant.destination.workspace)
+        return CommitStep([], [], [], grant.destination.workspace)
 
     return patch.object(DeliveryRecorder, "write_ahead", write_ahead)
 
@@ -274,9 +274,9 @@ def _generous(init: Callable[..., None]) -> Callable[..., None]:
 def mark_row_missing() -> Patch:
     step_without_row = without_row.step_without_row
 
-    def unmarked(*args: Any, **more: Any) -> WriteBatch:
+    def unmarked(*args: Any, **more: Any) -> CommitStep:
         step = step_without_row(*args, **more)
-        return WriteBatch([], step.records, step.events)
+        return CommitStep([], step.records, step.events)
 
     return patch.object(without_row, "step_without_row", unmarked)
 
@@ -312,9 +312,9 @@ def marks_are_asked_for_before_waiting() -> Patch:
         )
         await real(self, in_flight)
 
-    asked_now = Commits.is_concluded
+    asked_now = Commits.end_if_concluded
 
-    async def is_concluded(self: Commits, in_flight: InFlight, origin: str = "") -> bool:
+    async def end_if_concluded(self: Commits, in_flight: InFlight, origin: str = "") -> bool:
         if in_flight.consumed.record_id not in early:  # a callback or a command
             return await asked_now(self, in_flight, origin)
         mark = early[in_flight.consumed.record_id]
@@ -324,7 +324,7 @@ def marks_are_asked_for_before_waiting() -> Patch:
 
     stack = ExitStack()
     stack.enter_context(patch.object(LeadPipeline, "process", process))
-    stack.enter_context(patch.object(Commits, "is_concluded", is_concluded))
+    stack.enter_context(patch.object(Commits, "end_if_concluded", end_if_concluded))
     return stack
 
 
@@ -347,7 +347,7 @@ def person_not_looked_up() -> Patch:
 def person_known_only_once_sent() -> Patch:
     real = DeliveryRecorder.step
 
-    def step(self: LeadRecorder, *records: Record) -> WriteBatch:
+    def step(self: LeadRecorder, *records: Record) -> CommitStep:
         if self.row.state != "sending":
             self._once = {
                 key: value for key, value in self._once.items() if key not in self.resolved.aliases

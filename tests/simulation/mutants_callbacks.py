@@ -11,7 +11,7 @@ from unittest.mock import patch
 import msgspec
 
 from stream_app.domain.callback import interpret as answer
-from stream_app.domain.delivery.recorder import WriteBatch
+from stream_app.domain.delivery.recorder import CommitStep
 from stream_app.domain.delivery.state_machine import Delivery, Meeting, match_callback
 from stream_app.domain.lane import settlement
 from stream_app.domain.lane.holds import HoldReason, reason_of
@@ -57,11 +57,11 @@ def waiting_lead_is_not_recalled() -> Patch:
 def callback_leaves_no_mark() -> Patch:
     real = Commits.commit_last
 
-    async def commit_last(self: Commits, in_flight: InFlight, step: WriteBatch) -> None:
+    async def commit_last(self: Commits, in_flight: InFlight, step: CommitStep) -> None:
         kept = [
             (key, value) for key, value in step.rows if not key.startswith(b"o/leads.callbacks/")
         ]
-        await real(self, in_flight, WriteBatch(kept, step.records, step.events, step.workspace))
+        await real(self, in_flight, CommitStep(kept, step.records, step.events, step.workspace))
 
     return patch.object(Commits, "commit_last", commit_last)
 

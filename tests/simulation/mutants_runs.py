@@ -140,9 +140,9 @@ def repeated_announcements() -> Iterable[Schedule]:
 
 @mutant("6", hunt=repeated_announcements)
 def an_announcement_that_comes_again_is_reported_again() -> Patch:
-    real = Commits.is_concluded
+    real = Commits.end_if_concluded
 
-    async def is_concluded(self: Commits, in_flight: InFlight, origin: str = "") -> bool:
+    async def end_if_concluded(self: Commits, in_flight: InFlight, origin: str = "") -> bool:
         return in_flight.source != "callback" and await real(self, in_flight, origin)
 
-    return patch.object(Commits, "is_concluded", is_concluded)
+    return patch.object(Commits, "end_if_concluded", end_if_concluded)

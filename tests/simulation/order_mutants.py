@@ -6,7 +6,7 @@ from unittest.mock import patch
 
 import msgspec
 
-from stream_app.domain.delivery.recorder import WriteBatch
+from stream_app.domain.delivery.recorder import CommitStep
 from stream_app.partition.admission import AdmissionQueue
 from stream_app.partition.commits import Commits
 from stream_app.partition.in_flight import InFlight
@@ -45,10 +45,10 @@ def no_memory_of_commands() -> Patch:
 def answered_in_a_step_of_its_own() -> Patch:
     commit_last = Commits.commit_last
 
-    async def in_two(self: Commits, in_flight: InFlight, step: WriteBatch) -> None:
+    async def in_two(self: Commits, in_flight: InFlight, step: CommitStep) -> None:
         if _answers(step):
-            await self.submit(WriteBatch(step.rows, [], [], step.workspace))
-            step = WriteBatch([], step.records, [], "")
+            await self.submit(CommitStep(step.rows, [], [], step.workspace))
+            step = CommitStep([], step.records, [], "")
         await commit_last(self, in_flight, step)
 
     return patch.object(Commits, "commit_last", in_two)
@@ -58,7 +58,7 @@ def answered_in_a_step_of_its_own() -> Patch:
 def answered_before_the_lane_is_written() -> Patch:
     commit_last = Commits.commit_last
 
-    async def without(self: Commits, in_flight: InFlight, step: WriteBatch) -> None:
+    async def without(self: Commits, in_flight: InFlight, step: CommitStep) -> None:
         await commit_last(
             self,
             in_flight,
@@ -73,5 +73,5 @@ def no_second_request() -> Patch:
     return patch.object(AdmissionQueue, "ask_again", lambda self: None)
 
 
-def _answers(step: WriteBatch) -> bool:
+def _answers(step: CommitStep) -> bool:
     return any(record.topic == "leads.audit" for record in step.records)

@@ -49,14 +49,14 @@ def the_replay_of_a_replaced_dead_letter_is_sent() -> Patch:
         verdict = delivery.classify_record(row, envelope, now_ms, freshness_ms)
         return "fresh" if verdict == "done" and row and row.origin != envelope.origin else verdict
 
-    asked = Commits.is_concluded
+    asked = Commits.end_if_concluded
 
-    async def is_concluded(self: Commits, in_flight: InFlight, origin: str = "") -> bool:
+    async def end_if_concluded(self: Commits, in_flight: InFlight, origin: str = "") -> bool:
         return in_flight.source not in PRIORITY and await asked(self, in_flight, origin)
 
     stack = ExitStack()
     stack.enter_context(_classified(classify_record))
-    stack.enter_context(patch.object(Commits, "is_concluded", is_concluded))
+    stack.enter_context(patch.object(Commits, "end_if_concluded", end_if_concluded))
     return stack
 
 

@@ -20,11 +20,11 @@ import msgspec
 from stream_app.board.read_model.history import EVENT_COLUMNS
 from stream_app.board.read_model.project import Projector
 from stream_app.board.read_model.tables import PEOPLE_INDEXES, TABLES
+from stream_app.domain.cached_results import DAY_MS
 from stream_app.domain.delivery.envelope import WorkspaceKeys
 from stream_app.domain.model.errors import StreamAppError
 from stream_app.domain.model.records import KafkaRecord
 from stream_app.domain.model.topics import Retention, TopicNames
-from stream_app.domain.result import DAY_MS
 
 _LOOKED_AT: Final = 5_000  # records per sweep: a million take 200 sweeps
 _CACHE_KIB: Final = 65_536

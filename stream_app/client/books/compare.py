@@ -39,6 +39,7 @@ from stream_app.domain.books.records import (
     elect,
     rank_of,
 )
+from stream_app.domain.cached_results import DAY_MS
 from stream_app.domain.delivery.envelope import lead_envelope, read_envelope
 from stream_app.domain.delivery.state_machine import Delivery, open_costs
 from stream_app.domain.lane.lane import Lane
@@ -48,7 +49,6 @@ from stream_app.domain.model.records import ConsumedRecord
 from stream_app.domain.model.text import count
 from stream_app.domain.model.untrusted import UNREADABLE
 from stream_app.domain.plan import Plan
-from stream_app.domain.result import DAY_MS
 
 STATUSES: Final[tuple[Status, ...]] = get_args(Status)
 

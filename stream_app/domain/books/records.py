@@ -12,7 +12,7 @@ from typing import Annotated, Final, Literal, get_args
 
 import msgspec
 
-from stream_app.domain.delivery.state_machine import NEXT, RESUMABLE, SETTLED
+from stream_app.domain.delivery.state_machine import NEXT, PAID_OR_SERVED, RESUMABLE
 from stream_app.domain.limits.budget import Reservation
 from stream_app.domain.model.messages import ImportSummary, Meter, Status
 from stream_app.domain.model.numbers import Amount, TimeMs, Whole
@@ -418,7 +418,7 @@ def _against_row(history: RecordEvents, evidence: RecordFacts, terms: Terms) -> 
         return ""
     if status == "parked" and history.rerouted and history.seq == 2:
         return ""  # It was parked at once after its detour, before it took a row.
-    if status in SETTLED and (status != "accepted" or evidence.final):
+    if status in PAID_OR_SERVED and (status != "accepted" or evidence.final):
         if history.at_ms < terms.stale_ms:
             return ""
         return f"{status}, and its row is gone before the freshness window: it could be paid twice"

@@ -22,7 +22,7 @@ import msgspec
 
 from stream_app.domain.commands import MAX_TEXT_CHARACTERS, CommandAnswer
 from stream_app.domain.dead_letter.causes import Filter, LetterKind, LetterSource
-from stream_app.domain.delivery.state_machine import SETTLED, Delivery
+from stream_app.domain.delivery.state_machine import PAID_OR_SERVED, Delivery
 from stream_app.domain.model.numbers import TimeMs, Whole
 from stream_app.domain.model.outcome import scrub
 from stream_app.domain.model.text import count
@@ -81,7 +81,7 @@ def fate(kind: LetterKind, seq: int, row: Delivery | None, *, uncertain: bool) -
         return "as_input"
     if row is None:
         return "no_row"
-    if row.state in SETTLED:
+    if row.state in PAID_OR_SERVED:
         return "delivered"
     if row.final:
         return "ended"
@@ -111,7 +111,7 @@ def can_be_given_up(kind: LetterKind, origin: str, seq: int, row: Delivery | Non
         return "no_row" if kind == "failed" else "goes"
     if row.origin != origin:
         return "replaced"
-    if row.state in SETTLED:
+    if row.state in PAID_OR_SERVED:
         return "delivered"
     if row.final and row.state != "rejected_invalid":
         return "ended"

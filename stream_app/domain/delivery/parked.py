@@ -18,8 +18,8 @@ from stream_app.domain.delivery.state_machine import (
     delivery_key,
     forced_key,
     lead_of,
+    moved,
     open_costs,
-    step,
     unreported,
 )
 from stream_app.domain.lane.lane import Lane
@@ -192,7 +192,7 @@ def _cost_settled(
     if what.not_at_clay:
         text += f", because Clay has no such row; {_STILL_PARKED}"
     if _is_parked(mine) and what.at_clay:
-        ended = step(mine, "confirmed", now_ms, **changes, final=True)
+        ended = moved(mine, "confirmed", now_ms, **changes, final=True)
         about = ended
     else:
         ended = replace(mine, **changes)
@@ -255,7 +255,7 @@ def given_up(
     now_ms: int,
 ) -> Settled:
     """Return the step that ends a parked lead, because it is not to be sent any more."""
-    ended = step(row, "suppressed", now_ms, final=True)
+    ended = moved(row, "suppressed", now_ms, final=True)
     event = event_of(plan, ended, *lead_of(key), Reason(reason, text))
     return Settled(lane, (key, _json.encode(ended)), event, f"{event.lead_id}: {text}")
 

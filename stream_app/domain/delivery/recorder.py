@@ -24,9 +24,9 @@ from stream_app.domain.delivery.state_machine import (
     forced_key,
     mark_key,
     may_be_at_clay,
+    moved,
     next_version,
     set_apart,
-    step,
     unreported,
 )
 from stream_app.domain.lane.admission import Grant
@@ -91,11 +91,12 @@ class Duration(msgspec.Struct, frozen=True, gc=False):
     ms: int
 
 
-class WriteBatch(msgspec.Struct, frozen=True, gc=False):
+class CommitStep(msgspec.Struct, frozen=True, gc=False):
     """One step: what must be committed together. A transaction commits many steps, each as a whole.
 
     Attributes:
-        rows: The changed rows by key; None deletes a row.
+        rows: The changed rows by key; None deletes a row. In a step that moves a lead, its own row
+            is the first one.
         records: All other records.
         events: The status events among the records, for metrics.
         workspace: The workspace whose lane changed; '' if none did.
@@ -122,19 +123,19 @@ class AdmittedPost(msgspec.Struct, frozen=True, gc=False):
 
 
 class DeliveryRecorder(Generic[LeadT_co]):
-    """Moves one lead's row step by step, and keeps the events until the next `step`.
+    """Moves one lead's row, and keeps the events of each move until the next `step`.
 
-    `replaced` is the row of the lead's earlier history. If it is a dead letter, the first batch
+    `replaced` is the row of the lead's earlier history. If it is a dead letter, the first step
     ends it, so that copies of it that come back are not sent. A marker keeps a redelivery from
-    repeating the events of that history. The alias rows `aliases` are written with the first batch,
+    repeating the events of that history. The alias rows `aliases` are written with the first step,
     too.
 
     Attributes:
         resolved: What the record is about.
         row: The lead's row as it is now.
-        seen: What Clay sent about a test lead, for the next event.
+        seen: What Clay sent about a test lead of `doctor`, for the next event.
         estimated: The meters whose cost the answer does not say, for the next event.
-        estimate: What is booked for a last answer that does not say its cost.
+        booked_estimate: What is booked for a last answer that does not say its cost.
         yields: What the answer has of the columns that count, for the next event.
     """
 
@@ -151,7 +152,7 @@ class DeliveryRecorder(Generic[LeadT_co]):
         self.seen: Seen | None = None
         self.yields = _NO_YIELD
         self.estimated: tuple[Meter, ...] = ()
-        self.estimate = NO_COST
+        self.booked_estimate = NO_COST
         self._plan = plan
         self._events: list[StatusEvent] = []
         self._durations: tuple[Duration, ...] = ()
@@ -172,7 +173,7 @@ class DeliveryRecorder(Generic[LeadT_co]):
         grant: Grant,
         now_ms: int,
         read: Read,
-    ) -> WriteBatch:
+    ) -> CommitStep:
         """Return the step that must be committed before the POST.
 
         It also links the identifiers of the lead's person. `read` returns the row of a key as it is
@@ -180,7 +181,7 @@ class DeliveryRecorder(Generic[LeadT_co]):
         """
         resolved = self.resolved
         results = self.row.results
-        # What is read now replaces the alias rows that were given for this batch.
+        # What is read now replaces the alias rows that were given for this step.
         if resolved.lead.force:
             # From now on a correction finds this delivery, so its row continues the versions of the
             # delivery before.
@@ -218,7 +219,7 @@ class DeliveryRecorder(Generic[LeadT_co]):
         before = self.row
         if state == "accepted" and why.http_status is not None:
             fields["accepted_at_ms"] = now_ms
-        self.row = step(before, state, now_ms, **fields)
+        self.row = moved(before, state, now_ms, **fields)
         if self.row.final and not before.final:
             self._measure()
         self.emit(why, spent, before)
@@ -327,8 +328,8 @@ class DeliveryRecorder(Generic[LeadT_co]):
             earlier = NO_COST if before is None else unreported(before)
             now = unreported(row)
             more.update(
-                estimated_credits=now.credits + self.estimate.credits - earlier.credits,
-                estimated_actions=now.actions + self.estimate.actions - earlier.actions,
+                estimated_credits=now.credits + self.booked_estimate.credits - earlier.credits,
+                estimated_actions=now.actions + self.booked_estimate.actions - earlier.actions,
             )
         if row.seq == 1 and resolved.envelope.parent_id:
             more.update(parent_id=resolved.envelope.parent_id, sampled=resolved.envelope.sampled)
@@ -361,7 +362,7 @@ class DeliveryRecorder(Generic[LeadT_co]):
             self.estimated = ()
         self._events.append(msgspec.structs.replace(event, **more) if more else event)
 
-    def step(self, *records: Record) -> WriteBatch:
+    def step(self, *records: Record) -> CommitStep:
         """Return the step to commit: the row, the events since the last step, and `records`.
 
         The first step has the alias rows, too.
@@ -376,7 +377,7 @@ class DeliveryRecorder(Generic[LeadT_co]):
         written = [event_record(self._plan, event) for event in events]
         workspace = self.resolved.destination.workspace
         changed = workspace if workspace in self._plan.workspaces else ""
-        return WriteBatch(rows, [*written, *records], events, changed, durations)
+        return CommitStep(rows, [*written, *records], events, changed, durations)
 
     def copy(
         self,

@@ -95,12 +95,12 @@ RESUBMITTABLE: Final = frozenset[Status]({"rejected_invalid", "expired", "suppre
 lead then begins a new history.
 """
 
-SETTLED: Final = CALLBACK | {"accepted", "confirmed", "served_from_cache"}
+PAID_OR_SERVED: Final = CALLBACK | {"accepted", "confirmed", "served_from_cache"}
 """The lead is paid for or served. The freshness window starts here, and after it the lead may be
 bought again.
 """
 
-_PRICED: Final = SETTLED - {"served_from_cache"}
+_PRICED: Final = PAID_OR_SERVED - {"served_from_cache"}
 """In these states, what was booked for the last POST is what it cost. An answer from the cache says
 nothing about an earlier POST.
 """
@@ -186,7 +186,8 @@ class Reason(msgspec.Struct, frozen=True, gc=False):
         reason: A stable code.
         text: The reason in words, scrubbed.
         http_status: Clay's status, if it answered.
-        due_at_ms: When the lead continues automatically, epoch ms; None if it does not.
+        due_at_ms: When the lead continues automatically, epoch ms: its next attempt, the end of its
+            grace, or the deadline of its callback. None if nothing is due.
         saved: The estimated credits that were saved because an earlier result answered the lead.
         excerpt: The beginning of Clay's answer, scrubbed.
     """
@@ -389,7 +390,7 @@ def begin(
     )
 
 
-def step(row: Delivery, state: Status, now_ms: int, **changes: object) -> Delivery:
+def moved(row: Delivery, state: Status, now_ms: int, **changes: object) -> Delivery:
     """Return the row after one legal step.
 
     Raises:

@@ -17,7 +17,7 @@ from stream_app.domain.delivery.envelope import (
     named_workspace,
     pseudonymous_key,
 )
-from stream_app.domain.delivery.recorder import NO_IMPORT, WriteBatch, event_record
+from stream_app.domain.delivery.recorder import NO_IMPORT, CommitStep, event_record
 from stream_app.domain.delivery.resolve import LeadRef
 from stream_app.domain.delivery.state_machine import CONCLUDED, Read, Reason, mark_key
 from stream_app.domain.lead.identity import identify
@@ -36,7 +36,7 @@ def rejection(
     bad: Unreadable,
     now_ms: int,
     read: Read,
-) -> WriteBatch:
+) -> CommitStep:
     """Return the step that concludes a record that is no valid lead, with a dead letter.
 
     The record has no row, so the step has one event and a marker. It has no event if a marker says
@@ -53,7 +53,7 @@ def rejection(
     """
     for marker in mark_key(consumed.record_id), mark_key(envelope.origin):
         if read(marker) is not None:
-            return WriteBatch([(marker, CONCLUDED)], [], [])
+            return CommitStep([(marker, CONCLUDED)], [], [])
     name = lead.workspace or (consumed.key or b"").decode("utf-8", "replace")
     name = named_workspace(name, plan.workspaces, bad.reason)
     why = Reason(bad.reason, bad.text)
@@ -82,7 +82,7 @@ def _id_of(lead: Lead | Unreadable) -> str:
     return identity.lead_id if identity is not None else ""
 
 
-def without_value(plan: Plan, run: Sequence[ConsumedRecord], now_ms: int) -> WriteBatch:
+def without_value(plan: Plan, run: Sequence[ConsumedRecord], now_ms: int) -> CommitStep:
     """Return the step that concludes a run of records without a value: one event for all.
 
     Each record gets a marker of its own. After a crash they come again in other pieces, because
@@ -129,7 +129,7 @@ def step_without_row(
     *records: Record,
     destination: Destination | None = None,
     lead: Lead | Unreadable | None = None,
-) -> WriteBatch:
+) -> CommitStep:
     """Return the step of a record that has no row.
 
     The step has one event, and a marker that makes a redelivery do nothing. `records` are written
@@ -162,7 +162,7 @@ def step_without_row(
         dead_letter=envelope.dead_letter,
         **several,
     )
-    return WriteBatch(
+    return CommitStep(
         [(mark_key(consumed.record_id), CONCLUDED)],
         [event_record(plan, event), *records],
         [event],

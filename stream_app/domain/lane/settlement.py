@@ -55,7 +55,7 @@ class Settlement(msgspec.Struct, frozen=True):
         wait_until_ms: Before this time the lane sends nothing, epoch ms.
         text: The text of the lead's event.
         spent: What was booked for the lead.
-        run: Failures of the lane in a row, including this one.
+        in_a_row: How many failures the lane has in a row, including this one.
         alone: True if no other lead of the lane waits or is in flight.
     """
 
@@ -63,17 +63,17 @@ class Settlement(msgspec.Struct, frozen=True):
     wait_until_ms: int
     text: str = ""
     spent: Reservation | None = None
-    run: int = 0
+    in_a_row: int = 0
     alone: bool = True
 
     def attempts(self, before: int) -> int:
         """Return the lead's failed attempts, including this one.
 
-        An outage must not make dead letters. A failure within a run of other leads' failures is the
-        start of an outage, and does not count. A failure within a run of the lead's own failures
-        does not count either while other leads can show whether the lead or Clay is at fault.
+        An outage must not make dead letters. A failure after those of other leads is the start of
+        an outage, and does not count. A failure after the lead's own does not count either while
+        other leads can show whether the lead or Clay is at fault.
         """
-        return before + (self.counts and self.run <= (before + 1 if self.alone else 1))
+        return before + (self.counts and self.in_a_row <= (before + 1 if self.alone else 1))
 
 
 def settled(
@@ -419,8 +419,9 @@ def _refused(
         lane = msgspec.structs.replace(lane, rate=blocked)
     after, _ = _breaker_of(lane, grant, alone_fails)
     counts = was_closed and (free or after.phase == "closed")
-    run = 0 if free else after.consecutive
-    return lane, Settlement(counts, max(now_ms, lane.rate.blocked_until_ms), run=run, alone=alone)
+    in_a_row = 0 if free else after.consecutive
+    wait_until_ms = max(now_ms, lane.rate.blocked_until_ms)
+    return lane, Settlement(counts, wait_until_ms, in_a_row=in_a_row, alone=alone)
 
 
 def _breaker_of(

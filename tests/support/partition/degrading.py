@@ -7,12 +7,18 @@ from typing import Any, Final
 import msgspec
 
 from stream_app.cache.filler import MemoryCache
+from stream_app.domain.cached_results import (
+    DAY_MS,
+    CachedField,
+    CacheEntry,
+    company_slot,
+    person_slot,
+)
 from stream_app.domain.dead_letter.replay import returning
 from stream_app.domain.delivery.envelope import read_envelope
 from stream_app.domain.lead.identity import company, people
 from stream_app.domain.limits.budget import BudgetPolicy
 from stream_app.domain.model.messages import Scalar
-from stream_app.domain.result import DAY_MS, CachedField, CacheEntry, company_slot, person_slot
 from tests.simulation.schedule import Setup
 from tests.support.narrow import present
 from tests.support.partition.bench import Bench

@@ -9,7 +9,7 @@ from random import Random
 from typing import Any, Final, ParamSpec, TypeVar
 
 from stream_app.clock import Clock
-from stream_app.domain.delivery.recorder import WriteBatch
+from stream_app.domain.delivery.recorder import CommitStep
 from stream_app.domain.lane.admission import Grant
 from stream_app.domain.model.records import ConsumedRecord
 from stream_app.domain.plan import Plan
@@ -121,15 +121,15 @@ class CommitsAtOnce(Commits):
     def __init__(self) -> None:
         pass
 
-    def submit(self, step: WriteBatch, in_flight: InFlight | None = None) -> asyncio.Future[None]:
+    def submit(self, step: CommitStep, in_flight: InFlight | None = None) -> asyncio.Future[None]:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         done.set_result(None)
         return done
 
 
-def nothing_ahead(grant: Grant, now_ms: int) -> WriteBatch:
+def nothing_ahead(grant: Grant, now_ms: int) -> CommitStep:
     """Write nothing ahead of a POST."""
-    return WriteBatch([], [], [])
+    return CommitStep([], [], [])
 
 
 def consumed(offset: int, value: bytes | None = b"{}", topic: str = "leads") -> ConsumedRecord:

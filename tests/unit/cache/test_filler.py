@@ -14,10 +14,7 @@ import pytest
 
 from stream_app.cache import filler as fillers
 from stream_app.cache.filler import CacheFiller, MemoryCache
-from stream_app.domain.model.errors import BrokerUnavailable, UnreadableBatch
-from stream_app.domain.model.messages import Result
-from stream_app.domain.plan import CachePolicy
-from stream_app.domain.result import (
+from stream_app.domain.cached_results import (
     DAY_MS,
     PEOPLE_HEADER,
     CachedField,
@@ -26,6 +23,9 @@ from stream_app.domain.result import (
     person_slot,
     tombstone,
 )
+from stream_app.domain.model.errors import BrokerUnavailable, UnreadableBatch
+from stream_app.domain.model.messages import Result
+from stream_app.domain.plan import CachePolicy
 from tests.board.model_records import Made
 from tests.support.partition.virtual import virtual_time
 

@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from stream_app.cache.redis import RedisCache, RedisLink, redis_link, redis_problem, tls_options
-from stream_app.domain.result import NOTHING_CACHED, CachedField, CacheEntry
+from stream_app.domain.cached_results import NOTHING_CACHED, CachedField, CacheEntry
 from tests.support.partition.virtual import virtual_time
 
 CEO = CacheEntry({"title": CachedField("CEO", 1, "people")})

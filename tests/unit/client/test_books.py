@@ -28,13 +28,13 @@ from stream_app.domain.books.records import (
     StatusTotals,
     column,
 )
+from stream_app.domain.cached_results import DAY_MS
 from stream_app.domain.delivery.state_machine import NEXT, Delivery
 from stream_app.domain.lane.lane import Lane
 from stream_app.domain.model.messages import RESEND, RESEND_ORDERED, Status, StatusEvent
 from stream_app.domain.model.records import ConsumedRecord, Headers
 from stream_app.domain.model.topics import Retention
 from stream_app.domain.plan import Workspace
-from stream_app.domain.result import DAY_MS
 from tests.board.model_records import Made
 from tests.simulation.bases import bases, rare
 from tests.simulation.schedule import Schedule, drawn

@@ -8,10 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream_app.cache.local_facts import local_facts
-from stream_app.domain.lead.identity import company, people
-from stream_app.domain.model.messages import FieldOrigin, Result, Scalar
-from stream_app.domain.plan import CachePolicy
-from stream_app.domain.result import (
+from stream_app.domain.cached_results import (
     DAY_MS,
     MAX_CACHED_FIELDS,
     MAX_ENTRY_BYTES,
@@ -29,6 +26,9 @@ from stream_app.domain.result import (
     person_slot,
     slots_of,
 )
+from stream_app.domain.lead.identity import company, people
+from stream_app.domain.model.messages import FieldOrigin, Result, Scalar
+from stream_app.domain.plan import CachePolicy
 from tests.support.narrow import present
 
 NOW = 1_790_000_000_000

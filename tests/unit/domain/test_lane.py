@@ -375,10 +375,10 @@ def test_a_suspension_lasts_longer_than_the_budget_that_keeps_its_probe_back() -
         )
 
 
-def test_an_attempt_in_a_run_of_others_failures_is_an_outages() -> None:
+def test_an_attempt_after_failures_of_others_is_an_outages() -> None:
     """A lead used up its attempts before the breaker opened: an outage made a dead letter."""
     lane = LANE
-    runs = []
+    in_a_row = []
     for _ in range(3):
         lane, entry = _entry(lane)
         lane, report = settled(
@@ -389,8 +389,8 @@ def test_an_attempt_in_a_run_of_others_failures_is_an_outages() -> None:
             NOW_MS,
             0.5,
         )
-        runs.append(report.run)
-    assert runs == [1, 2, 3]
+        in_a_row.append(report.in_a_row)
+    assert in_a_row == [1, 2, 3]
 
 
 def test_a_late_failure_counts_for_the_health_and_for_nothing_else() -> None:

@@ -31,7 +31,7 @@ from stream_app.domain.dead_letter.replay import (
     tier_s,
 )
 from stream_app.domain.delivery.envelope import Envelope
-from stream_app.domain.delivery.state_machine import Delivery, classify_record, step
+from stream_app.domain.delivery.state_machine import Delivery, classify_record, moved
 from stream_app.domain.delivery.state_machine import begin as begin_row
 from stream_app.domain.model.outcome import UnsentReason
 from stream_app.domain.model.records import ConsumedRecord
@@ -298,12 +298,12 @@ class Partition(RuleBasedStateMachine):
                 self.sent_back[lead] += 1
                 self.posted[lead] = 0
             self.rounds[lead, envelope.epoch, self.sent_back[lead]] += 1
-            row = step(row, "replayed", self.now_ms, replay=envelope.replay, epoch=envelope.epoch)
+            row = moved(row, "replayed", self.now_ms, replay=envelope.replay, epoch=envelope.epoch)
         else:
             assert verdict == "done", verdict
             return
         assert row.replay <= MAX_REPLAYS
-        self._send(lead, step(row, "sending", self.now_ms), outcome)
+        self._send(lead, moved(row, "sending", self.now_ms), outcome)
 
     def _send(self, lead: int, row: Delivery, outcome: str) -> None:
         assert not self.posted[lead], (
@@ -312,21 +312,21 @@ class Partition(RuleBasedStateMachine):
         self.posted[lead] += outcome != "failed"
         if outcome == "accepted":
             self.delivered[lead] += 1
-            self.rows[lead] = step(row, "accepted", self.now_ms, final=True)
+            self.rows[lead] = moved(row, "accepted", self.now_ms, final=True)
         elif outcome == "unanswered":
-            row = step(step(row, "accepted", self.now_ms), "callback_overdue", self.now_ms)
+            row = moved(moved(row, "accepted", self.now_ms), "callback_overdue", self.now_ms)
             self._park(lead, msgspec.structs.replace(row, sends=row.sends + 1))
         elif outcome == "uncertain":
-            self._park(lead, step(row, "send_uncertain", self.now_ms, sends=row.sends + 1))
+            self._park(lead, moved(row, "send_uncertain", self.now_ms, sends=row.sends + 1))
         elif row.replay >= MAX_REPLAYS:
             self._park(lead, row)
         else:
-            row = step(row, "dead_lettered", self.now_ms)
+            row = moved(row, "dead_lettered", self.now_ms)
             self.rows[lead] = row
             self.dlq.append((lead, self._dead_letter(row)))
 
     def _park(self, lead: int, row: Delivery) -> None:
-        row = step(row, "parked", self.now_ms)
+        row = moved(row, "parked", self.now_ms)
         self.rows[lead] = row
         self.parks[lead, row.epoch, self.sent_back[lead]] += 1
         self.parked.append((lead, self._dead_letter(row)))

@@ -186,7 +186,7 @@ def test_the_outcome_of_a_probe_whose_suspension_was_lifted_meanwhile_begins_non
 
 
 @pytest.mark.parametrize(
-    ("counts", "run", "alone", "attempts"),
+    ("counts", "in_a_row", "alone", "attempts"),
     [
         (True, 1, True, 3),
         (True, 3, True, 3),
@@ -199,11 +199,11 @@ def test_the_outcome_of_a_probe_whose_suspension_was_lifted_meanwhile_begins_non
 )
 def test_a_failure_counts_for_the_lead_unless_others_fail_as_well(
     counts: bool,
-    run: int,
+    in_a_row: int,
     alone: bool,
     attempts: int,
 ) -> None:
-    assert Settlement(counts, 0, run=run, alone=alone).attempts(2) == attempts
+    assert Settlement(counts, 0, in_a_row=in_a_row, alone=alone).attempts(2) == attempts
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_a_refusal_says_whether_another_lead_could_show_the_difference(
         in_flight,
         others_wait,
     )
-    assert settlement == Settlement(True, END_MS, run=1, alone=alone)
+    assert settlement == Settlement(True, END_MS, in_a_row=1, alone=alone)
 
 
 @pytest.mark.parametrize(

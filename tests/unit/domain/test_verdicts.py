@@ -19,10 +19,10 @@ from stream_app.domain.delivery.state_machine import (
     mark_key,
     marked_record,
     may_be_at_clay,
+    moved,
     next_version,
     passed_key,
     passed_offset,
-    step,
 )
 from stream_app.domain.model.messages import Status
 
@@ -182,10 +182,10 @@ def test_a_history_begins_or_goes_on_where_its_copy_was(
 
 
 def test_a_step_counts_one_and_its_time_never_goes_back() -> None:
-    rows = [step(ROW, "replayed", at_ms) for at_ms in (999, 1_001)]
+    rows = [moved(ROW, "replayed", at_ms) for at_ms in (999, 1_001)]
     assert [(row.seq, row.at_ms) for row in rows] == [(8, 1_000), (8, 1_001)]
     with pytest.raises(ValueError, match="illegal step dead_lettered -> enriched of leads/0/1"):
-        step(ROW, "enriched", 2_000)
+        moved(ROW, "enriched", 2_000)
 
 
 def test_keys_of_rows_are_read_as_they_were_made() -> None:

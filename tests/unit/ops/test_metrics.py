@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
 from stream_app.domain.commands import CommandAnswer
-from stream_app.domain.delivery.recorder import Duration, WriteBatch
+from stream_app.domain.delivery.recorder import CommitStep, Duration
 from stream_app.domain.limits.meters import Meter
 from stream_app.domain.model.errors import Aborted
 from stream_app.domain.model.messages import RESENDS, StatusEvent
@@ -42,7 +42,7 @@ TRACE = "0af7651916cd43dd8448eb211c80319c"
 
 def emit(metrics: WorkerMetrics, *events: StatusEvent) -> None:
     """Report a transaction with these events."""
-    metrics.committed([WriteBatch([], [], list(events))], 1, 0.1)
+    metrics.committed([CommitStep([], [], list(events))], 1, 0.1)
 
 
 @pytest.mark.parametrize("reason", sorted(RESENDS))
@@ -177,7 +177,7 @@ def test_the_times_of_leads_are_shown_by_destination() -> None:
         Duration("done", "people", 100_000),
         Duration("done", "people", 2 * 86_400_000),
     )
-    metrics.committed([WriteBatch([], [], [], durations=durations)], 1, 0.1)
+    metrics.committed([CommitStep([], [], [], durations=durations)], 1, 0.1)
 
     def value(name: str, **labels: str) -> float | None:
         return registry.get_sample_value(f"stream_app_{name}", {"destination": "people"} | labels)
@@ -218,7 +218,7 @@ def test_series_do_not_grow_with_the_number_of_workspaces() -> None:
             StatusEvent("o#1", "lead", "accepted", 1, 0, "o", workspace=name, destination=name),
         )
         metrics.posted(name, Accepted(200, 1), TRACE)
-        metrics.committed([WriteBatch([], [], [], durations=(Duration("done", name, 1),))], 1, 0.1)
+        metrics.committed([CommitStep([], [], [], durations=(Duration("done", name, 1),))], 1, 0.1)
     series = {
         metric.name: len({tuple(sample.labels.values()) for sample in metric.samples})
         for metric in registry.collect()

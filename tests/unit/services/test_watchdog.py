@@ -147,7 +147,7 @@ async def test_a_recovery_without_end_and_a_dead_owner_are_named() -> None:
     bench.publish("id0", "p0")
     await asyncio.sleep(1)
     assert list(worker.under_way({LEADS: False})) == ["partition 0 commits nothing"]
-    bench.partition.runner.runs = False
+    bench.partition.runner.is_resumed = False
     assert list(worker.under_way({LEADS: False})) == ["partition 0 is being taken over again"]
 
 
