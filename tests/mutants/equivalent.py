@@ -55,6 +55,9 @@ _EQUIVALENT: Final[dict[str, list[tuple[str, ...]]]] = {
             "since_ms: int = -1",
         ),
     ],
+    "a level is one more than that of the value around it": [
+        ("domain/model/seen.py", "level < _MAX_LEVELS", "level != _MAX_LEVELS"),
+    ],
     "a key has no more than three parts": [
         ("client/people.py", "len(parts) < 3", "len(parts) != 3", "len(parts) is not 3"),
     ],

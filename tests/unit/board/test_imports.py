@@ -111,9 +111,11 @@ def test_the_newest_import_comes_first_and_pages_continue(model: ReadModel, ask:
 
 
 def test_a_rerouted_lead_belongs_to_its_import_once(model: ReadModel, ask: Queries) -> None:
-    take(model, event(NAMES, "crm-1", "received", 2, import_id="march"))
-    take(model, event(NAMES, "crm-1", "rerouted", 1, import_id="march"))
-    assert only(ask).columns == {"under_way": 1}
+    summary = ImportSummary(rows=2, refused=0, leads=2)
+    of_march: dict[str, Any] = {"import_id": "march", "import_summary": summary}
+    take(model, event(NAMES, "crm-1", "received", 2, **of_march))
+    take(model, event(NAMES, "crm-1", "rerouted", 1, **of_march))
+    assert only(ask).columns == {"under_way": 1, "waiting": 1}
 
 
 def test_an_import_goes_with_its_last_record(model: ReadModel, ask: Queries, path: Path) -> None:
