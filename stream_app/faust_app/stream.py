@@ -80,9 +80,8 @@ class PartitionStream:
         """Mark a record as finished.
 
         The committed offset passes the record when all before it are acked too (`ExactOffsets`),
-        whatever the order of the acks. A record whose
-        generation has ended is given up: another process may own the partition now, and a stop must
-        not wait for an ack that no one takes.
+        whatever the order of the acks. A record whose generation has ended is given up: another
+        process may own the partition now, and a stop must not wait for an ack that no one takes.
         """
         event = self._held.pop(consumed.offset, None)
         if event is None:

@@ -99,7 +99,7 @@ class AdmissionQueue:
         """How many POSTs are under way in this partition."""
         return sum(queue.posts_in_flight for queue in self._queues)
 
-    def in_flight_of(self, workspace: str) -> int:
+    def posts_in_flight_of(self, workspace: str) -> int:
         """How many POSTs of one lane are under way."""
         queue = self._queues.get(workspace)
         return queue.posts_in_flight if queue is not None else 0

@@ -119,7 +119,7 @@ class CommandPipeline:
                 result,
                 consumed.partition,
                 now_ms,
-                under_way=self._admission.in_flight_of(name),
+                under_way=self._admission.posts_in_flight_of(name),
                 lane=self._lanes.view(name) if has_lane else None,
             )
         workspace = answer.workspace if answer.lane is not None else ""

@@ -117,7 +117,7 @@ async def test_of_a_lane_no_more_are_under_way_than_its_present_limit() -> None:
     ask = AdmissionRequest(bench.plan.destinations["acme-main"], patient=True)
     sending = [asyncio.create_task(bench.send(in_flight(offset), ask)) for offset in range(10)]
     await asyncio.sleep(100.0)
-    assert bench.queue.in_flight_of("acme") == 5
+    assert bench.queue.posts_in_flight_of("acme") == 5
     assert len(bench.gone) == 5
     for done in 5, 6:
         entry = of_type(Grant, await sending[0])
@@ -126,7 +126,7 @@ async def test_of_a_lane_no_more_are_under_way_than_its_present_limit() -> None:
         bench.queue.settle(quick, Accepted(200, 1), has_slot=True)
         bench.queue.pump()
         await asyncio.sleep(100.0)
-        assert bench.queue.in_flight_of("acme") == 5
+        assert bench.queue.posts_in_flight_of("acme") == 5
         assert len(bench.gone) == done + 1
 
 
