@@ -52,7 +52,7 @@ async def read_evidence(
                 without_value[_place(record)] = consumed(record).records
             elif origin is None:
                 inputs[_place(record)] = _workspace(record)
-                if who := _people(record):
+                if who := people_of(record.value):
                     people[_place(record)] = who
             if record.offset >= passed.get((topic, record.partition), 0):
                 coming.add(origin or _place(record))
@@ -117,20 +117,22 @@ def _workspace(record: Any) -> str:
         return ""
 
 
-def _people(record: Any) -> set[str]:
-    """Return the id and the strong identifiers of its lead, each with the workspace.
+def people_of(value: bytes) -> set[str]:
+    """Return the id and the strong identifiers of a record's lead, each with the workspace.
 
     Empty if it is no lead.
     """
     try:
-        lead = _lead.decode(record.value)
+        lead = _lead.decode(value)
     except msgspec.DecodeError:
         return set()
     strong = lead.lead_id, lead.fields.get("email"), lead.fields.get("linkedin_url")
     trick = (lead.source or "").partition(f"{HOSTILE}: ")[2]
     if trick in POISON:
         return set()
-    # what it says of others counts for nothing: it may name their id, and a second person
+    # What it says of others counts for nothing: it may name their id, and a second person. Two that
+    # forge the same id have the same lead, which is none of the one to whom the id belongs.
     if trick:
-        strong = None, lead.fields.get("email"), None
+        forged = f"forged {lead.lead_id}" if lead.lead_id else None
+        strong = forged, lead.fields.get("email"), None
     return {f"{lead.workspace} {name}" for name in strong if name}

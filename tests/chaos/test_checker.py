@@ -3,6 +3,7 @@ evidence.
 """
 
 import itertools
+import json
 from collections import Counter
 from typing import Any
 
@@ -13,7 +14,9 @@ from stream_app.domain.lane.lane import Lane
 from stream_app.domain.limits.budget import Budget, Period
 from stream_app.domain.model.messages import Status, StatusEvent
 from tests.chaos.checker import Checker, Evidence
+from tests.chaos.evidence import people_of
 from tests.e2e.fleet import Request
+from tests.e2e.load import HOSTILE
 
 
 def event(origin: str, seq: int, status: Status, reason: str = "") -> StatusEvent:
@@ -265,3 +268,17 @@ def test_the_report_of_a_lead_has_events_and_requests_in_order() -> None:
     assert [line.split()[0] for line in reported] == sorted(line.split()[0] for line in reported)
     assert any("accepted" in line for line in reported)
     assert any("429" in line for line in reported)
+
+
+def test_two_records_that_forge_one_id_are_of_one_lead_which_is_not_its_owners() -> None:
+    """A campaign reported the second one as a duplicate of nothing, when its load drew two."""
+
+    def lead(email: str, source: str = "") -> bytes:
+        about = {"lead_id": "p-ada", "workspace": "w0", "source": source}
+        return json.dumps({"fields": {"email": email}, **about}).encode()
+
+    first = people_of(lead("eve@example.com", f"{HOSTILE}: forged id"))
+    second = people_of(lead("mallory@example.com", f"{HOSTILE}: forged id"))
+    owner = people_of(lead("ada@example.com"))
+    assert first & second
+    assert not first & owner
