@@ -13,7 +13,6 @@ from attrs import define, field
 from stream_app.clock import Clock
 from stream_app.domain.delivery.recorder import CommitStep
 from stream_app.domain.lane.admission import Poll
-from stream_app.domain.lane.holds import KEY_REFUSED
 from stream_app.domain.limits.balance import balance_reading
 from stream_app.domain.plan import Plan
 from stream_app.partition.commits import Commits
@@ -69,11 +68,7 @@ class Balances:
         """
         destinations = self._plan.destinations_of(name)
         routine = next((place for place in destinations if place.kind == "routine"), None)
-        stopped = self._lanes[name].suspension
-        if routine is not None and stopped is not None and stopped.reason == KEY_REFUSED:
-            # Clay would refuse this question, too, and the question would take a lead's probe.
-            return False
-        if routine is None or isinstance(self._tokens.take(routine), Poll):
+        if routine is None or isinstance(self._tokens.take(routine, may_probe=False), Poll):
             return True
         # The next try is a minute away, so no token is kept for it meanwhile.
         self._tokens.end(name)

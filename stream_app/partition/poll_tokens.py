@@ -32,8 +32,11 @@ class PollTokens:
     _waiting: set[str] = field(init=False, factory=set)
     _leads_turn: set[str] = field(init=False, factory=set)
 
-    def take(self, destination: Destination) -> Poll | PollHeld:
-        """Take a token to poll a run of this destination, or say why its lane gives none."""
+    def take(self, destination: Destination, *, may_probe: bool = True) -> Poll | PollHeld:
+        """Take a token to poll a run of this destination, or say why its lane gives none.
+
+        `may_probe`: as in `decide_poll`.
+        """
         name = destination.workspace
         now_ms = self._clock.now_ms()
         policy = self._lanes.policy(name)
@@ -42,7 +45,13 @@ class PollTokens:
             self._waiting.add(name)
             after_ms = rate.interval_ms(policy.rate, self._lanes[name].rate)
             return PollHeld(now_ms + after_ms, for_token=True)
-        self._lanes[name], answer = decide_poll(policy, self._lanes[name], destination, now_ms)
+        self._lanes[name], answer = decide_poll(
+            policy,
+            self._lanes[name],
+            destination,
+            now_ms,
+            may_probe=may_probe,
+        )
         if isinstance(answer, Poll):
             self._leads_turn.add(name)
             self._waiting.discard(name)

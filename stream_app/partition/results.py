@@ -123,9 +123,10 @@ class ResultPipeline:
     def _poll_lane(self, name: str, now_ms: int) -> None:
         """Ask for each run of the lane that may be asked for now, and set when to poll again."""
         if name in self._doubted and self._busy[name] < _AT_ONCE:
-            answer = self._tokens.take(self._doubted[name])
-            if isinstance(answer, Poll):
-                self._start(name, self._ask_balance(self._doubted.pop(name), answer))
+            asked = self._doubted[name]
+            if isinstance(self._tokens.take(asked, may_probe=False), Poll):
+                del self._doubted[name]
+                self._start(name, self._ask_balance(asked))
         moved = 0
         # At the bound, the lane is polled again when one of its requests ends (`_start`).
         while self._busy[name] < _AT_ONCE and (opened := self._polls.due(name, now_ms)) is not None:
@@ -296,7 +297,7 @@ class ResultPipeline:
         if self._failed[alias] >= MAX_FAILED_IN_A_ROW and not suspension.holds(stopped, alias):
             self._doubted[destination.workspace] = destination
 
-    async def _ask_balance(self, asked: Destination, poll: Poll) -> None:
+    async def _ask_balance(self, asked: Destination) -> None:
         """Ask for the balance of a workspace whose leads fail. Without credits, suspend."""
         name = asked.workspace
         balance = await self._runs.balance(name)

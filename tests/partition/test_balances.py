@@ -11,6 +11,7 @@ import pytest
 from stream_app.domain.books.bill import billed_days
 from stream_app.domain.limits.balance import Reading
 from stream_app.domain.model.outcome import Denied
+from stream_app.domain.model.run import RunDenied
 from stream_app.domain.views.lane import LaneView
 from stream_app.partition.balances import READ_EVERY_MS
 from tests.simulation.schedule import Setup
@@ -149,3 +150,18 @@ async def test_no_balance_is_asked_for_while_clay_refuses_the_key() -> None:
     await bench.serve_for(100.0)
     assert bench.lane().suspension is not None
     assert bench.clay.balances == 0
+
+
+@virtual_time
+async def test_a_balance_takes_no_probe_of_a_hold_that_only_a_poll_or_a_lead_can_lift() -> None:
+    """A probe that it took would be nobody's until its lease ends."""
+    bench = Paying()
+    bench.change_destination(callback_deadline_s=7_200.0)
+    bench.clay.of_run = {"run_1": RunDenied(402, "HTTP: upgrade your plan")}
+    bench.publish_leads(1)
+    await bench.serve_for(5_000.0)
+    stop = bench.lane().suspension
+    assert stop is not None
+    assert bench.clay.balances >= 7
+    first_s = bench.plan.workspaces["acme"].suspension.probe_s
+    assert stop.backoff_ms == first_s * 1_000 * 2**stop.probe, "each probe was a poll"

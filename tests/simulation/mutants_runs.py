@@ -75,7 +75,7 @@ def no_second_look_behind_an_answer() -> Patch:
 
 @mutant("5", hunt=crowd_of_runs)
 def polls_without_a_token() -> Patch:
-    return patch.object(poll_tokens, "decide_poll", lambda policy, lane, *_: (lane, Poll()))
+    return patch.object(poll_tokens, "decide_poll", lambda policy, lane, *_, **__: (lane, Poll()))
 
 
 @mutant("2", "4", "6", hunt=frozen_while_they_ask)

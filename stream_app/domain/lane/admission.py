@@ -291,6 +291,8 @@ def decide_poll(
     lane: Lane,
     destination: Destination,
     now_ms: int,
+    *,
+    may_probe: bool = True,
 ) -> tuple[Lane, Poll | PollHeld]:
     """Decide whether the results of a run of this destination may be asked for now.
 
@@ -298,6 +300,8 @@ def decide_poll(
     workspace's key, only a probe goes, because one poll shows whether the key is good again. If it
     refused a poll for another reason, the first one that is sent when the probe is due is that
     probe, so that no lead is. Keep the returned lane in any case.
+
+    `may_probe`: False for a question about the balance, whose answer lifts no suspension.
     """
     mode = mode_of(policy, lane)
     if mode == "open":
@@ -308,12 +312,19 @@ def decide_poll(
     probe = None
     through_ms = 0
     if suspended is not None and suspended.reason == KEY_REFUSED:
+        if not may_probe:
+            return lane, PollHeld(now_ms + _ASK_AGAIN_MS)
         suspended, answer = suspension.permit(policy.suspension, suspended, now_ms)
         if isinstance(answer, Wait):
             lane = msgspec.structs.replace(lane, suspension=suspended)
             return lane, PollHeld(answer.until_ms)
         probe = answer
-    elif suspended is not None and suspended.by_poll and suspended.destination == destination.alias:
+    elif (
+        may_probe
+        and suspended is not None
+        and suspended.by_poll
+        and suspended.destination == destination.alias
+    ):
         through_ms = suspended.since_ms
         suspended, answer = suspension.permit(policy.suspension, suspended, now_ms)
         probe = None if isinstance(answer, Wait) else answer

@@ -99,3 +99,13 @@ def test_one_poll_is_the_probe_of_a_refused_key() -> None:
     lane, other = decide_poll(POLICY, lane, PEOPLE, due_ms)
     assert isinstance(other, PollHeld)
     assert other.until_ms > due_ms
+
+
+@pytest.mark.parametrize("reason", ["http_401", "http_402"])
+def test_a_question_whose_answer_lifts_no_hold_takes_no_probe(reason: str) -> None:
+    stopped = msgspec.structs.replace(suspended(reason), by_poll=True)
+    lane = msgspec.structs.replace(LANE, suspension=stopped)
+    due_ms = NOW_MS + int(POLICY.suspension.probe_s * 1000)
+    after, answer = decide_poll(POLICY, lane, PEOPLE, due_ms, may_probe=False)
+    assert after.suspension == stopped
+    assert isinstance(answer, PollHeld if reason == "http_401" else Poll)
