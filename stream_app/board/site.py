@@ -235,7 +235,7 @@ def _overview(site: Site, moment: Moment) -> Overview:
     counts = site.queries.status_sums(None)
     by_name: dict[str, LaneView | None] = dict.fromkeys([*site.settings.workspaces, *unreadable])
     by_name |= {view.workspace: view for view in views}
-    left = untaken(site, moment) or {}
+    left = untaken(moment) or {}
     waiting = waiting_in(left, site.settings.names.namespace)
     not_readable = set(unreadable)
     facts = [
@@ -272,7 +272,7 @@ def one_lane(site: Site, moment: Moment, workspace: str) -> ListedLane | None:
         return None
     facts = lane_facts(
         site,
-        waiting_in(untaken(site, moment) or {}, site.settings.names.namespace),
+        waiting_in(untaken(moment) or {}, site.settings.names.namespace),
         workspace,
         view,
         with_others=True,
@@ -286,7 +286,7 @@ def one_lane(site: Site, moment: Moment, workspace: str) -> ListedLane | None:
     return lane_of(site, facts, findings, moment)
 
 
-def untaken(site: Site, moment: Moment) -> dict[Place, Waiting] | None:
+def untaken(moment: Moment) -> dict[Place, Waiting] | None:
     """Return the records that no worker has taken, by lead topic and partition.
 
     None if Kafka does not answer.

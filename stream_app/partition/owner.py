@@ -165,7 +165,6 @@ class PartitionOwner:
             clock=state.clock,
             observer=state.observer,
             store=store,
-            rows=state.rows,
             lanes=state.lanes,
             deadlines=state.deadlines,
             commits=state.commits,

@@ -39,7 +39,6 @@ from stream_app.partition.deadlines import DeadlineQueue, LeadWithDeadline
 from stream_app.partition.endings import Endings, empty_record
 from stream_app.partition.lanes import Lanes
 from stream_app.partition.ports import Observer, StateStore
-from stream_app.partition.rows import Rows
 
 _BATCH: Final = 200  # Leads that are moved on together.
 _MAX_SLEEP_S: Final = 60.0  # The wall clock may step while the loop's clock does not.
@@ -59,7 +58,6 @@ class TimeoutPipeline:
     _clock: Clock
     _observer: Observer
     _store: StateStore
-    _rows: Rows
     _lanes: Lanes
     _deadlines: DeadlineQueue
     _commits: Commits

@@ -122,7 +122,7 @@ def backlog_page(site: Site, moment: Moment, query: Query) -> PageData:
     after = number(query, "after") or 0
     of = "producers" if word(query, "of") == "producers" else ""
     about: dict[str, object] = {"topic": topic, "partition": partition, "of": of}
-    left = untaken(site, moment)
+    left = untaken(moment)
     if left is None:
         return {"waiting": None, "rows": [], "after": 0, "back": 0, **about}
     names = site.settings.names
@@ -154,7 +154,7 @@ def backlog_page(site: Site, moment: Moment, query: Query) -> PageData:
 def waiting_page(site: Site, moment: Moment, search: Search) -> PageData:
     """Return the result of a search, with what blocks each record."""
     views = site.views({record.workspace for record in search.matches}, moment.now_ms)
-    waiting = waiting_in(untaken(site, moment) or {}, site.settings.names.namespace)
+    waiting = waiting_in(untaken(moment) or {}, site.settings.names.namespace)
     leads = [
         waiting_lead(
             search,
@@ -183,7 +183,7 @@ def books_page(site: Site, moment: Moment, query: Query) -> PageData:
             rows[count.workspace][count.column] += count.leads
         else:
             not_leads[count.status] += count.leads
-    left = untaken(site, moment)
+    left = untaken(moment)
     inputs = sorted(site.settings.names.inputs)
     whole = None if left is None else sum_of(left, inputs)
     on_kafka = None if whole is None else whole.records

@@ -83,7 +83,7 @@ def now_page(site: Site, moment: Moment, query: Query) -> PageData:
         "credits": credits_,
         "credits_without_limit": without_limit,
         "saved": sum(day.saved for day in queries.days("")),
-        "waiting": None if (waiting := untaken(site, moment)) is None else sum_of(waiting),
+        "waiting": None if (waiting := untaken(moment)) is None else sum_of(waiting),
         "parked": seen.in_columns("parked"),
         "dlq": dlq,
         "overdue": sum(count.leads for count in seen.counts if count.status in OVERDUE),
